@@ -1,0 +1,46 @@
+"""The shared trunk: MobileNetV1 (Howard et al. 2017, arXiv 1704.04861), its cost, and weights from other projects.
+
+Names are loaded on first use (PEP 562), so that `python -m backbone --help` answers without waiting for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from backbone.errors import InputError
+
+if TYPE_CHECKING:
+    from backbone.cost import count
+    from backbone.mobilenet import MobileNetV1, Numerics, Preprocessing, normalize, scaled_image_size
+    from backbone.pretrained import Pretrained, load_pretrained, read_pretrained
+
+__all__ = [
+    "InputError",
+    "MobileNetV1",
+    "Numerics",
+    "Preprocessing",
+    "Pretrained",
+    "count",
+    "load_pretrained",
+    "normalize",
+    "read_pretrained",
+    "scaled_image_size",
+]
+
+_HOME = {
+    "MobileNetV1": "mobilenet",
+    "Numerics": "mobilenet",
+    "Preprocessing": "mobilenet",
+    "normalize": "mobilenet",
+    "scaled_image_size": "mobilenet",
+    "count": "cost",
+    "Pretrained": "pretrained",
+    "load_pretrained": "pretrained",
+    "read_pretrained": "pretrained",
+}
+
+if not TYPE_CHECKING:  # the type checker reads the imports above, so a misspelt name is still found
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module 'backbone' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"backbone.{_HOME[name]}"), name)
