@@ -1,0 +1,207 @@
+"""Augmentation: the only file that knows albumentations, and SSD's random crop as a transform of our own.
+
+Ours, because `BBoxSafeRandomCrop` and its kin keep every box: with 11 boxes in a picture their median crop is 90 % of
+the area, where SSD's is about half, and small objects never become large ones.
+"""
+
+import os
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # on import it would ask PyPI for its newest version
+
+import albumentations as A
+import cv2
+import numpy as np
+
+Transform = Callable[..., dict[str, Any]]
+
+
+class Transformed(NamedTuple):
+    """What `apply` returns; boxes in px of the transformed image, `0 <= x1 < x2 <= W`, 1 px or more each way."""
+
+    image: np.ndarray  # uint8 (H, W, 3)
+    boxes_xyxy: np.ndarray  # float32 (N, 4)
+    labels: np.ndarray  # int64 (N,)
+    crowd_xyxy: np.ndarray  # float32 (M, 4)
+
+
+class SSDRandomCrop(A.DualTransform):
+    """SSD's crop with the seven options of TF's `ssd_random_crop` (object_detection/core/preprocessor.py).
+
+    15 % of the images stay whole. Otherwise one minimum overlap is drawn, and then windows of 0.1 to 1 of the area and
+    0.5 to 2 in width to height, until one covers that fraction of at least one object; if none of 50 does, the image
+    stays whole. As in TF an image without objects counts as one object.
+    Deviation: TF keeps a box by the drawn overlap, which at 0 keeps slivers; here, as in the SSD paper (section 2.2), a
+    box is kept, clipped, when its centre lies in the window, and a window must hold at least one centre.
+    Crowd regions (sixth column 1) choose no window and keep whatever part of them is left: they only say "do not look".
+    """
+
+    MIN_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+    AREA = (0.1, 1.0)
+    ASPECT = (0.5, 2.0)
+    ATTEMPTS = 50
+
+    _targets = (A.core.type_definitions.Targets.IMAGE, A.core.type_definitions.Targets.BBOXES)
+
+    def __init__(self, p: float = 0.85) -> None:
+        super().__init__(p=p)
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draws the window, `crop` = (x1, y1, x2, y2) in whole px; all attempts at once, the first that serves."""
+        height, width = params["shape"][:2]
+        boxes = data["bboxes"]  # (N, 6), 0 to 1 of the image
+        objects = boxes[boxes[:, 5] == 0, :4] if len(boxes) else np.zeros((0, 4))
+        if not len(objects):
+            objects = np.array([[0.0, 0.0, 1.0, 1.0]])
+        objects = objects * (width, height, width, height)
+        windows = self._windows(height, width)
+        if not len(windows):  # a strip so thin that no window of these proportions is large enough
+            return {"crop": (0, 0, width, height)}
+
+        top_left = np.maximum(windows[:, None, :2], objects[None, :, :2])  # (W, N, 2)
+        bottom_right = np.minimum(windows[:, None, 2:], objects[None, :, 2:])
+        shared = np.clip(bottom_right - top_left, 0, None).prod(axis=2)  # (W, N)
+        covered = shared / np.maximum((objects[:, 2:] - objects[:, :2]).prod(axis=1), 1e-9)
+        # the slack lets "all of it" survive the rounding of the boxes' fractions
+        enough = (covered >= self.py_random.choice(self.MIN_OVERLAPS) - 1e-6).any(axis=1)
+        serves = np.flatnonzero(enough & _holds_centre(windows[:, None], objects[None]).any(axis=1))
+        return {"crop": tuple(windows[serves[0]].tolist()) if len(serves) else (0, 0, width, height)}
+
+    def _windows(self, height: int, width: int) -> np.ndarray:
+        """Up to ATTEMPTS windows (W, 4) xyxy inside the image, drawn as TF draws them: ratio, height, then place."""
+        draw = self.random_generator.random((4, self.ATTEMPTS))
+        ratio = self.ASPECT[0] + draw[0] * (self.ASPECT[1] - self.ASPECT[0])  # width / height
+        smallest = np.sqrt(self.AREA[0] * height * width / ratio)
+        largest = np.minimum(np.minimum(height, width / ratio), np.sqrt(self.AREA[1] * height * width / ratio))
+        window_height = smallest + draw[1] * (largest - smallest)
+        rows = np.maximum(np.rint(window_height), 1).astype(int)
+        columns = np.clip(np.rint(window_height * ratio), 1, width).astype(int)
+        x1 = (draw[2] * (width - columns + 1)).astype(int)
+        y1 = (draw[3] * (height - rows + 1)).astype(int)
+        return np.stack([x1, y1, x1 + columns, y1 + rows], axis=1)[smallest <= largest]
+
+    def apply(self, img: np.ndarray, crop: tuple[int, int, int, int], **params: Any) -> np.ndarray:
+        """Cuts the window out of the image."""
+        x1, y1, x2, y2 = crop
+        return img[y1:y2, x1:x2]
+
+    def apply_to_bboxes(self, bboxes: np.ndarray, crop: tuple[int, int, int, int], **params: Any) -> np.ndarray:
+        """Keeps boxes whose centre is in the window, and crowds that touch it, clipped; fractions in and out."""
+        if not len(bboxes):
+            return bboxes
+        height, width = params["shape"][:2]
+        x1, y1, x2, y2 = crop
+        boxes = bboxes.copy()
+        boxes[:, :4] *= (width, height, width, height)
+        keep = _holds_centre(np.array(crop), boxes) | (boxes[:, 5] == 1)
+        boxes = boxes[keep]
+        boxes[:, :4] = (boxes[:, :4] - (x1, y1, x1, y1)) / (x2 - x1, y2 - y1, x2 - x1, y2 - y1)
+        boxes[:, :4] = boxes[:, :4].clip(0, 1)  # a crowd outside has no area left and is dropped by BboxParams
+        return boxes
+
+
+def _holds_centre(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Whether each window (..., 4) holds the centre of each box (..., 4+); xyxy in px, broadcast against each other."""
+    centre = (boxes[..., :2] + boxes[..., 2:4]) / 2
+    return ((windows[..., :2] <= centre) & (centre < windows[..., 2:4])).all(axis=-1)
+
+
+class Squash(A.DualTransform):
+    """Resizes to `height` x `width` px without regard to the aspect, as SSD does; boxes, being fractions, stay.
+
+    Bilinear up to a shrink of 2.5, area-averaged beyond: up to there the two look alike (two taps span two pixels) and
+    bilinear costs a sixth; beyond, bilinear would skip pixels and alias.
+    """
+
+    _targets = (A.core.type_definitions.Targets.IMAGE, A.core.type_definitions.Targets.BBOXES)
+
+    class InitSchema(A.core.transforms_interface.BaseTransformInitSchema):
+        """The arguments albumentations lets through."""
+
+        height: int
+        width: int
+
+    def __init__(self, height: int, width: int, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.height, self.width = height, width
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        """Resizes the image."""
+        shrink = max(img.shape[0] / self.height, img.shape[1] / self.width)
+        interpolation = cv2.INTER_AREA if shrink > 2.5 else cv2.INTER_LINEAR
+        return cv2.resize(img, (self.width, self.height), interpolation=interpolation)
+
+    def apply_to_bboxes(self, bboxes: np.ndarray, **params: Any) -> np.ndarray:
+        """Leaves the boxes as they are."""
+        return bboxes
+
+
+def build_train_transform(image_size: tuple[int, int]) -> Transform:
+    """SSD's crop, squash to `image_size` (H, W) px, horizontal flip, light colour; the colour on the small picture.
+
+    Light, because heavy augmentation costs small networks accuracy (torchvision's SSDlite: 14.2 -> 15.2 by lightening).
+    Brightness is SSD's 32 of 255, hue its 18 of 360 degrees; contrast and saturation are milder than its 0.5 to 1.5.
+    """
+    return _compose(
+        [
+            SSDRandomCrop(),
+            Squash(*image_size),
+            A.HorizontalFlip(p=0.5),
+            A.RandomBrightnessContrast(brightness_limit=32 / 255, contrast_limit=0.25, p=0.5),
+            A.HueSaturationValue(hue_shift_limit=9, sat_shift_limit=30, val_shift_limit=0, p=0.5),
+        ]
+    )
+
+
+def build_eval_transform(image_size: tuple[int, int]) -> Transform:
+    """Squash to `image_size` (H, W) px and nothing else."""
+    return _compose([Squash(*image_size)])
+
+
+def apply(
+    transform: Transform,
+    image: np.ndarray,
+    boxes_xyxy: np.ndarray,
+    labels: np.ndarray,
+    crowd_xyxy: np.ndarray,
+    seed: int,
+) -> Transformed:
+    """Applies a transform built above, all of its randomness from `seed`.
+
+    `image` uint8 (H, W, 3); `boxes_xyxy` (N, 4) with `labels` (N,) and `crowd_xyxy` (M, 4) in its px. Boxes are clipped
+    to the image; zero, inverted and NaN boxes are dropped, and what the transform leaves under 1 px.
+    """
+    # One generator for the whole chain. set_random_seed() would give each transform its own with the same seed, so
+    # that every one draws the same numbers: an image would be flipped exactly when it is also brightened.
+    transform.set_random_state(np.random.default_rng(seed), random.Random(seed))  # type: ignore[attr-defined]
+    boxes = np.zeros((len(boxes_xyxy) + len(crowd_xyxy), 6))  # x1, y1, x2, y2, label, crowd
+    boxes[: len(boxes_xyxy), :4] = boxes_xyxy
+    boxes[: len(boxes_xyxy), 4] = labels
+    boxes[len(boxes_xyxy) :, :4] = crowd_xyxy
+    boxes[len(boxes_xyxy) :, 5] = 1
+    boxes = boxes[np.isfinite(boxes).all(axis=1)]
+    result = transform(image=image, bboxes=boxes)
+    boxes = result["bboxes"].reshape(-1, 6) if len(result["bboxes"]) else np.zeros((0, 6))
+    crowd = boxes[:, 5] == 1
+    return Transformed(
+        result["image"],
+        boxes[~crowd, :4].astype(np.float32),
+        boxes[~crowd, 4].astype(np.int64),
+        boxes[crowd, :4].astype(np.float32),
+    )
+
+
+def _compose(transforms: list[A.BasicTransform]) -> Transform:
+    # min_width and min_height: what a crop leaves of a box must still be a pixel; checked once, at the end. The labels
+    # travel as columns of the boxes, since label_fields would return them as floats and cost a copy each.
+    boxes = A.BboxParams(
+        format="pascal_voc",
+        clip=True,
+        filter_invalid_bboxes=True,
+        min_width=1,
+        min_height=1,
+        check_each_transform=False,
+    )
+    return A.Compose(transforms, bbox_params=boxes)
