@@ -1,0 +1,253 @@
+"""The only LightningCLI: `fit`, `validate` and `test` of every task, each in one new run folder."""
+
+import difflib
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from backbone.errors import InputError
+from tasks.accelerator import best_precision, keep_freed_memory
+from tasks.runs import AtomicCheckpointIO, new_run, newest_checkpoint, point_latest, read_checkpoint
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# What the data tell the model; never read from a checkpoint or the command line.
+LINKS = ("categories", "input_size")
+INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+
+
+def run(
+    task: str,
+    module_class: type[LightningModule],
+    datamodule_class: type[LightningDataModule],
+    args: Sequence[str],
+) -> int:
+    """Run `fit`, `validate` or `test` of a task as given in `args`; return the exit code.
+
+    Without a config and a data root it is the built-in sample. Settings count in this order: command line, config,
+    checkpoint, default. InputError where what the user gave cannot be used, before anything is written.
+    """
+    keep_freed_memory()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # their banners
+    for message in _NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message=message)
+    command, *rest = args
+    checkpoint_path = _option(rest, "ckpt_path")
+    has_config = bool({"-c", "--config"} & {arg.split("=")[0] for arg in rest})
+    if command == "fit":
+        run_config = Path(checkpoint_path).parent.parent / "config.yaml" if checkpoint_path else None
+        if run_config and not has_config and run_config.is_file():
+            rest = ["--config", str(run_config), *rest]  # a resumed run is the same run
+        elif not has_config and not checkpoint_path and _option(rest, "data.root") is None:
+            rest = ["--config", str(CONFIGS / task / "sample.yaml"), *rest]
+    elif checkpoint_path is None and not {"-h", "--help", "--print_config"} & set(rest):
+        root = Path(_option(rest, "trainer.default_root_dir") or "runs")
+        checkpoint_path = str(newest_checkpoint(task, root))
+        print(f"checkpoint: {checkpoint_path}")
+        rest = [*rest, "--ckpt_path", checkpoint_path]
+    checkpoint = read_checkpoint(checkpoint_path, task) if checkpoint_path else None
+    try:
+        _Cli(task, module_class, datamodule_class, checkpoint, [command, *rest])
+    except SystemExit as stop:  # --help, a mistake in the arguments, Ctrl-C
+        return int(stop.code or 0)
+    return 0
+
+
+class _Parser(LightningArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong in one line, with the nearest name there is, and exit with 2."""
+        message = " ".join(message.split())
+        for word in message.replace('"', " ").replace("'", " ").split():
+            name = word.strip(".,:").removeprefix("--").split("=")[0]
+            if "." in name and (near := difflib.get_close_matches(name, list(self._names()), n=1)) and near[0] != name:
+                message += f" Did you mean --{near[0]}?"
+                break
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _names(self) -> set[str]:
+        parsers = [self, *(getattr(self._subcommands_action, "_name_parser_map", {}) or {}).values()]
+        return {action.dest for parser in parsers for action in parser._actions if action.dest}
+
+
+class _Cli(LightningCLI):
+    def __init__(
+        self,
+        task: str,
+        module_class: type[LightningModule],
+        datamodule_class: type[LightningDataModule],
+        checkpoint: dict[str, Any] | None,
+        args: Sequence[str],
+    ) -> None:
+        self.task = task
+        self.checkpoint = checkpoint
+        super().__init__(
+            module_class,
+            datamodule_class,
+            parser_class=_Parser,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            # Its own precedence lets a checkpoint override the command line; ours is in `add_arguments_to_parser`.
+            load_from_checkpoint_support=False,
+            trainer_defaults={
+                "max_epochs": 100,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 10,
+                "gradient_clip_val": 10.0,
+                "use_distributed_sampler": False,  # the data modules shard by themselves, without padding in evaluation
+                "enable_model_summary": False,
+            },
+            args=list(args),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skip = {"model", "datamodule", "weights_only", "verbose"}
+        return {
+            "fit": skip | {"train_dataloaders", "val_dataloaders"},
+            "validate": skip | {"dataloaders"},
+            "test": skip | {"dataloaders"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for name in LINKS:
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        if self.checkpoint:
+            for room, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+                known = {action.dest for action in parser._actions}
+                saved = {f"{room}.{name}": value for name, value in self.checkpoint.get(key, {}).items()}
+                parser.set_defaults({n: v for n, v in saved.items() if n in known and n.split(".")[1] not in LINKS})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep Lightning from letting the checkpoint override the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        if self.checkpoint:  # the numerics belong to the weights, which come from the checkpoint
+            self.config[self.subcommand].model.numerics = self.checkpoint["hyper_parameters"]["numerics"]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config: Namespace = self._get(self.config_init, "trainer")
+        root = Path(config.get("default_root_dir") or "runs")
+        self.run_dir = new_run(self.task, root)
+        self.best = ModelCheckpoint(
+            self.run_dir / "checkpoints", "best", monitor=self.model.monitor, mode="max", enable_version_counter=False
+        )
+        last = ModelCheckpoint(
+            self.run_dir / "checkpoints",
+            "last",
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            save_on_exception=True,
+            enable_version_counter=False,
+        )
+        callbacks = config.get("callbacks") or []
+        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), self.best, last]
+        if config.get("enable_progress_bar") is not False:
+            config["callbacks"].append(TQDMProgressBar())  # also where rich happens to be installed
+        if config.get("logger") in (None, True):
+            config["logger"] = CSVLogger(root, name=self.task, version=self.run_dir.name)
+        config["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO()]
+        if config.get("precision") is None:
+            mps = torch.backends.mps.is_available()
+            config["precision"] = best_precision("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+        return super().instantiate_trainer(**kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        ours, theirs = self.datamodule.categories, (self.checkpoint or {}).get("hyper_parameters", {}).get("categories")
+        if theirs is not None and ours != theirs:
+            raise InputError(
+                f"the checkpoint was trained for {_classes(theirs)}, but the data under "
+                f"{self.datamodule.hparams.root} have {_classes(ours)}; give the data it was trained for, or start "
+                "from its trunk alone with --model.weights."
+            )
+
+    def fit(self, model: LightningModule, **kwargs: Any) -> None:
+        self._guarded(self.trainer.fit, model, **kwargs)
+        if self.best.best_model_path:  # none after --trainer.fast_dev_run
+            kwargs["ckpt_path"] = self.best.best_model_path
+            self._guarded(self.trainer.validate, model, verbose=False, **kwargs)
+        self._finish()
+
+    def validate(self, model: LightningModule, **kwargs: Any) -> None:
+        self._guarded(self.trainer.validate, model, verbose=False, **kwargs)
+        self._finish()
+
+    def test(self, model: LightningModule, **kwargs: Any) -> None:
+        self._guarded(self.trainer.test, model, verbose=False, **kwargs)
+        self._finish()
+
+    def _guarded(self, function: Any, model: LightningModule, **kwargs: Any) -> None:
+        """Call a method of the trainer; turn Ctrl-C and a checkpoint that does not fit into plain words."""
+        try:
+            function(model, weights_only=True, **kwargs)
+        except SystemExit:
+            last = self.run_dir / "checkpoints" / "last.ckpt"
+            if self.trainer.interrupted and last.is_file():
+                print(f"\ninterrupted and saved; go on with: python -m tasks.{self.task} fit --ckpt_path {last}")
+            raise SystemExit(INTERRUPTED) from None
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            reason = str(error).split("\n")[1].strip()
+            raise InputError(
+                f"--ckpt_path {kwargs['ckpt_path']} does not fit the model asked for ({reason}); leave out the "
+                "--model options that change its shape."
+            ) from None
+        finally:
+            if self.trainer.is_global_zero and self.run_dir.is_dir():
+                if self.datamodule.bad_images:
+                    rows = [f"{name}\t{reason}\n" for name, reason in sorted(self.datamodule.bad_images.items())]
+                    (self.run_dir / "bad_images.txt").write_text("".join(rows))
+                point_latest(self.run_dir)
+
+    def _finish(self) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        figures = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        for name, meaning in self.model.headline.items():
+            for split in ("val", "test"):
+                if f"{split}/{name}" in figures:
+                    print(f"{meaning} {figures[f'{split}/{name}']:.3f}  ({split}/{name})")
+        if self.datamodule.bad_images:
+            print(f"{len(self.datamodule.bad_images)} images were left out: {self.run_dir / 'bad_images.txt'}")
+        if self.run_dir.is_dir():
+            print(f"pictures: {self.run_dir / 'pictures'}\nrun: {self.run_dir}")
+
+
+# Lightning's remarks to programmers; each is on purpose here.
+_NOT_FOR_USERS = (
+    ".*does not have many workers.*",  # two cores are shared by loader and training
+    ".*Checkpoint directory .* exists and is not empty.*",  # the validation after a fit
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ".*The number of training batches .* is smaller than the logging interval.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+)
+
+
+def _option(args: Sequence[str], name: str) -> str | None:
+    """The value of `--name VALUE` or `--name=VALUE`, None where it is not given."""
+    for i, arg in enumerate(args):
+        if arg == f"--{name}" and i + 1 < len(args):
+            return args[i + 1]
+        if arg.startswith(f"--{name}="):
+            return arg.split("=", 1)[1]
+    return None
+
+
+def _classes(categories: dict[int, str]) -> str:
+    names = [f"{name} (id {number})" for number, name in categories.items()]
+    return f"{len(names)} classes: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"

@@ -1,0 +1,163 @@
+"""Training and evaluation of the detector: wiring only."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from backbone import InputError, MobileNetV1, Numerics, load_pretrained, read_pretrained
+from tasks.detection.anchors import decode
+from tasks.detection.loss import focal_loss, multibox_loss
+from tasks.detection.matcher import match
+from tasks.detection.metrics import Detections, evaluate, gather, to_coco_results
+from tasks.detection.model import SSD, set_class_prior
+from tasks.detection.postprocess import Boxes, postprocess
+from tasks.detection.report import write_report
+from tasks.optim import EMA, build_optimizer, freeze, parameter_groups, restore_rates, warmup_cosine
+
+
+class DetectionModule(LightningModule):
+    """An SSD with its loss, optimizer and COCO evaluation; every argument is a plain value and is in the checkpoint.
+
+    `categories` maps each original id to its name, `input_size` is (height, width) in pixels; both come from the data.
+    `weights` is any file that `backbone.read_pretrained` takes; `numerics` (a dict of `Numerics`) comes along with it.
+    `trunk_lr_mult` 0 freezes the trunk with its norms. `lr` is that of the whole batch.
+    """
+
+    monitor = "val/map"
+    headline = {"map": "COCO mAP", "map_50": "AP50   "}  # noqa: RUF012  what the command prints at its end
+
+    def __init__(
+        self,
+        categories: dict[int, str],
+        input_size: tuple[int, int],
+        head: Literal["ssd", "ssdlite"] = "ssd",
+        width_mult: float = 1.0,
+        weights: str | None = None,
+        numerics: dict[str, Any] | None = None,
+        loss: Literal["multibox", "focal"] = "multibox",
+        optimizer: Literal["sgd", "rmsprop", "adamw"] = "sgd",
+        lr: float = 0.05,
+        weight_decay: float = 4e-5,
+        warmup_steps: int = 500,
+        trunk_lr_mult: float = 1.0,
+        ema_decay: float = 0.999,
+        class_agnostic: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        pretrained = read_pretrained(weights) if weights and numerics is None else None
+        of_weights = pretrained.numerics if pretrained else Numerics.from_dict(numerics) if numerics else Numerics()
+        self.hparams["numerics"] = dataclasses.asdict(of_weights)
+        self.category_ids = np.array(list(categories), dtype=np.int64)  # by label
+        trunk = MobileNetV1(width_mult, numerics=of_weights)
+        if pretrained:
+            load_pretrained(trunk, pretrained)
+        self.model = SSD(trunk, len(categories) + (loss == "multibox"), head)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if loss == "focal":
+            set_class_prior(self.model, 0.01)
+        self._found: dict[int, Detections] = {}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        """Loss of one batch; None where no image of it could be read."""
+        self.trainer.datamodule.note_bad(batch["bad"])
+        if not len(batch["images"]):
+            return None
+        answer = self.model(batch["images"])
+        anchors_xyxy = decode(torch.zeros_like(answer.anchors), answer.anchors)
+        matches = match(anchors_xyxy, batch["boxes_xyxy"], batch["crowd_xyxy"])
+        loss_function = multibox_loss if self.hparams.loss == "multibox" else focal_loss
+        losses = loss_function(*answer, matches, batch["boxes_xyxy"], batch["labels"])
+        loss = losses.classes + losses.boxes
+        if not loss.isfinite():
+            raise InputError(
+                f"the loss is {loss.item()} at step {self.global_step} on images {batch['image_ids']}; look at these "
+                "images, or train with a lower --model.lr."
+            )
+        sizes = {"batch_size": len(batch["images"])}
+        self.log("train/loss", loss, prog_bar=True, **sizes)
+        self.log_dict({"train/loss_classes": losses.classes, "train/loss_boxes": losses.boxes}, **sizes)
+        return loss
+
+    def detect(self, images: Tensor, sizes: Tensor) -> list[Boxes]:
+        """Detect in uint8 (B, 3, H, W) images; boxes in the pixels of photographs of (height, width) `sizes` (B, 2)."""
+        return postprocess(
+            self.model(images),
+            len(self.category_ids),
+            tuple(images.shape[-2:]),
+            sizes.tolist(),
+            class_agnostic=self.hparams.class_agnostic,
+        )
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Keep what is found in the batch's images."""
+        self.trainer.datamodule.note_bad(batch["bad"])
+        if len(batch["images"]):
+            for image_id, found in zip(batch["image_ids"], self.detect(batch["images"], batch["sizes"]), strict=True):
+                boxes, scores, labels = (value.cpu().numpy() for value in found)
+                self._found[image_id] = Detections(boxes, scores, self.category_ids[labels])
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the validation images."""
+        self._score("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Score the test images."""
+        self._score("test")
+
+    def _score(self, split: Literal["val", "test"]) -> None:
+        """Log COCO's figures; outside `fit`, write metrics, tables and pictures into the run folder too."""
+        found = gather(self._found)
+        self._found = {}
+        results = [row for image_id, boxes in found.items() for row in to_coco_results(image_id, boxes)]
+        ground_truth = self.trainer.datamodule.ground_truth(split)
+        scores = evaluate(ground_truth, results, image_ids=found)
+        self.log_dict({f"{split}/{name}": value for name, value in scores.figures.items() if name != "map"})
+        self.log(f"{split}/map", scores.figures["map"], prog_bar=True)
+        if self.trainer.state.fn != "fit" and self.trainer.log_dir and self.trainer.is_global_zero:
+            write_report(
+                Path(self.trainer.log_dir),
+                split=split,
+                scores=scores,
+                ground_truth=ground_truth,
+                results=results,
+                image_ids=found,
+                open_image=lambda image_id: self.trainer.datamodule.photograph(split, image_id),
+            )
+
+    def train(self, mode: bool = True) -> "DetectionModule":
+        """Set the mode of all but a frozen trunk, which keeps its norms' statistics."""
+        super().train(mode)
+        if self.hparams.trunk_lr_mult == 0:
+            freeze(self.model.trunk)
+        return self
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Warm up, then follow a cosine to 0 at the last step of the run."""
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise InputError("--trainer.max_epochs -1 has no end for the learning rate to fall to; give a number.")
+        groups = parameter_groups(self.model, self.model.trunk, self.hparams.trunk_lr_mult, self.hparams.weight_decay)
+        optimizer = build_optimizer(self.hparams.optimizer, groups, self.hparams.lr)
+        scheduler = warmup_cosine(optimizer, self.hparams.warmup_steps, int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Let the learning rate asked for win over a resumed checkpoint's."""
+        restore_rates(self.optimizers().optimizer, self.lr_schedulers(), self.hparams.lr)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Average the weights."""
+        return [EMA(self.hparams.ema_decay)]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say whose checkpoint it is."""
+        checkpoint["task"] = "detection"

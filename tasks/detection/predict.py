@@ -1,0 +1,100 @@
+"""`python -m tasks.detection predict`: detect in any picture or folder of pictures."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from backbone.errors import InputError
+
+
+def main(args: list[str]) -> int:
+    """Run the command; return its exit code. InputError where the source or the checkpoint cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.detection predict",
+        description="Detect in pictures; write COCO results as predictions.json, and the pictures with their boxes.",
+    )
+    parser.add_argument(
+        "--source", type=Path, metavar="FILE-or-FOLDER", help="pictures (default: the built-in sample's test images)"
+    )
+    parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
+    parser.add_argument("--min_score", type=float, default=0.3, help="least score of a drawn box (default: %(default)s)")
+    parser.add_argument(
+        "--class_agnostic", action="store_true", help="suppress overlapping boxes over all classes, not by class"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
+    options = parser.parse_args(args)
+    if not 0 <= options.min_score <= 1:
+        raise InputError(f"--min_score {options.min_score}: a score lies between 0 and 1.")
+    run = _predict(options)
+    print(f"run: {run}")
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> Path:
+    import numpy as np
+    from PIL import Image
+    from tqdm import tqdm
+
+    from data.coco import built_in_sample
+    from data.images import ImageError, open_image
+    from tasks.accelerator import keep_freed_memory
+    from tasks.detection.inference import Detector
+    from tasks.detection.metrics import Detections, to_coco_results
+    from tasks.plotting import class_color, draw_boxes
+    from tasks.runs import new_run, newest_checkpoint, point_latest
+
+    keep_freed_memory()
+    pictures = _pictures(options.source or built_in_sample() / "test")
+    detect = Detector.from_checkpoint(options.ckpt_path or newest_checkpoint("detection", options.runs))
+    detect.class_agnostic |= options.class_agnostic
+    colors = {category_id: class_color(i) for i, category_id in enumerate(detect.categories)}
+    run = new_run("detection", options.runs)
+
+    results, refused = [], []
+    ids = _image_ids(pictures)
+    for path, image_id in zip(tqdm(pictures, unit="image", disable=None), ids, strict=True):
+        try:
+            image = open_image(path)
+        except ImageError as error:
+            refused.append(error)
+            continue
+        found = detect(image, min_score=0.01)
+        rows = to_coco_results(image_id, Detections(found.boxes_xyxy, found.scores, found.category_ids))
+        results += [{**row, "file_name": path.name} for row in rows]
+        drawn = np.flatnonzero(found.scores >= options.min_score)
+        labels = [f"{found.names[i]} {found.scores[i]:.2f}" for i in drawn]
+        picture = draw_boxes(image, found.boxes_xyxy[drawn], labels, [colors[found.category_ids[i]] for i in drawn])
+        (run / "pictures").mkdir(parents=True, exist_ok=True)
+        # The name keeps its ending, so that a.jpg and a.png beside each other have a picture each.
+        Image.fromarray(picture).save(run / "pictures" / f"{path.name}.jpg", quality=92)
+    for error in refused:
+        print(f"warning: {error}", file=sys.stderr)
+    if len(refused) == len(pictures):
+        raise InputError(f"none of the {len(pictures)} pictures could be read; the first: {refused[0]}")
+    (run / "predictions.json").write_text(json.dumps(results))
+    point_latest(run)
+    confident = sum(row["score"] >= options.min_score for row in results)
+    print(f"{confident} objects of score {options.min_score} or more in {len(pictures) - len(refused)} pictures")
+    print(f"results: {run / 'predictions.json'}\npictures: {run / 'pictures'}")
+    return run
+
+
+def _pictures(source: Path) -> list[Path]:
+    """List the files at `source`: itself, or the pictures right in the folder, by their endings."""
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise InputError(f"--source {source}: there is no such file or folder.")
+    endings = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"}
+    found = sorted(path for path in source.iterdir() if path.suffix.lower() in endings)
+    if not found:
+        raise InputError(f"--source {source}: no picture ({', '.join(sorted(endings))}) lies in this folder.")
+    return found
+
+
+def _image_ids(pictures: list[Path]) -> list[int]:
+    """COCO names a picture by its id, 000000000139.jpg; where any name is no number, they count from 1 in order."""
+    if all(path.stem.isdecimal() for path in pictures) and len({int(path.stem) for path in pictures}) == len(pictures):
+        return [int(path.stem) for path in pictures]
+    return list(range(1, len(pictures) + 1))

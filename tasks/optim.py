@@ -1,0 +1,112 @@
+"""Parameter groups, the learning rate's course, and the moving average of the weights, for every task."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+# RMSprop is the paper's optimizer (section 3.2); decay 0.9, momentum 0.9 and eps 1 are TensorFlow's SSD-MobileNet's.
+_OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "rmsprop": (torch.optim.RMSprop, {"alpha": 0.9, "momentum": 0.9, "eps": 1.0}),
+    "adamw": (torch.optim.AdamW, {}),
+}
+
+
+def parameter_groups(model: nn.Module, trunk: nn.Module, trunk_lr_mult: float, weight_decay: float) -> list[dict]:
+    """Sort a model's trainable parameters by rate (`lr_mult`: trunk or head) and by decay.
+
+    Norms and biases are not decayed, and neither are depthwise filters: "little or no weight decay (l2
+    regularization) on the depthwise filters since there are so few parameters in them" (paper, section 3.2).
+    """
+    in_trunk = {id(parameter) for parameter in trunk.parameters()}
+    decayed = {
+        id(module.weight)
+        for module in model.modules()
+        if (isinstance(module, nn.Conv2d) and module.groups == 1) or isinstance(module, nn.Linear)
+    }
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in in_trunk, id(parameter) in decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr_mult": trunk_lr_mult if of_trunk else 1.0,
+            "weight_decay": weight_decay if is_decayed else 0.0,
+        }
+        for (of_trunk, is_decayed), parameters in groups.items()
+    ]
+
+
+def build_optimizer(name: str, groups: Iterable[dict], lr: float) -> Optimizer:
+    """Build "sgd", "rmsprop" or "adamw" over `parameter_groups`, each at `lr` times its `lr_mult`."""
+    optimizer_class, options = _OPTIMIZERS[name]
+    return optimizer_class([{**group, "lr": lr * group["lr_mult"]} for group in groups], lr=lr, **options)
+
+
+def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """Raise the rates linearly over `warmup_steps`, then lower them to 0 along half a cosine; step it every batch."""
+    warmup_steps = min(warmup_steps, total_steps // 5)  # a short run is not spent on warming up
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps)))
+
+    return LambdaLR(optimizer, factor)
+
+
+def restore_rates(optimizer: Optimizer, scheduler: LambdaLR, lr: float) -> None:
+    """Let the `lr` asked for now win over the one in a checkpoint that was just loaded."""
+    for i, group in enumerate(optimizer.param_groups):
+        scheduler.base_lrs[i] = group["initial_lr"] = lr * group["lr_mult"]
+        group["lr"] = scheduler.base_lrs[i] * scheduler.lr_lambdas[i](scheduler.last_epoch)
+
+
+def freeze(module: nn.Module) -> None:
+    """Hold a module as it is: no gradients, and norms that use their statistics. Call it from every `train()`."""
+    module.eval().requires_grad_(False)
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of the weights; validated, saved as `state_dict` and left in the model at the end.
+
+    The decay grows as (1 + n) / (10 + n) up to `decay`, so that a short run is not averaged with its random start
+    (TensorFlow's ExponentialMovingAverage with num_updates).
+    """
+
+    def __init__(self, decay: float) -> None:
+        self._swapped = False
+
+        @torch.no_grad()
+        def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+            n = int(count)
+            weight = 1 - min(decay, (1 + n) / (10 + n))
+            for ours, theirs in zip(averaged, current, strict=True):
+                if ours.is_floating_point():
+                    ours.lerp_(theirs, weight)
+                else:
+                    ours.copy_(theirs)  # counters of the norms
+
+        super().__init__(multi_avg_fn=average)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Restore average and live weights for training; a test needs only `state_dict`, which is the average."""
+        if self._average_model is not None:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the live weights back when a validation is interrupted, before the checkpoint is saved."""
+        if self._swapped:
+            self._swap_models(pl_module)
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self._swapped = not self._swapped

@@ -1,0 +1,83 @@
+"""Run folders, `runs/<task>/<time>/`, and the checkpoints in them."""
+
+import os
+import pickle
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from backbone.errors import InputError
+
+
+def new_run(task: str, root: Path) -> Path:
+    """Name a run folder that does not exist yet; it is made by the first who writes into it."""
+    time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, count = root / task / time, 1
+    while folder.exists():
+        count += 1
+        folder = root / task / f"{time}_{count}"
+    return folder
+
+
+def point_latest(run: Path) -> None:
+    """Let `runs/<task>/latest` point at this run, where the file system has links."""
+    link = run.parent / "latest"
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(run.name)
+    except OSError:  # Windows without the right to make links, FAT
+        return
+
+
+def newest_checkpoint(task: str, root: Path) -> Path:
+    """Find the best checkpoint of the newest run that has one; InputError where there is none."""
+    found = sorted((root / task).glob("*/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(
+            f"There is no checkpoint under {root / task}; train one with `python -m tasks.{task} fit`, "
+            "or name one with --ckpt_path."
+        )
+    return found[-1]
+
+
+def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:
+    """Read a checkpoint of this task without running any code in it; InputError says what was found instead."""
+    if not Path(path).is_file():
+        raise InputError(f"--ckpt_path {path}: there is no such file.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).split("\n")[0][:120]
+        raise InputError(f"{path} is not a checkpoint that can be read safely ({reason}); give a .ckpt of `fit`.") from None
+    if not isinstance(checkpoint, dict) or checkpoint.get("task") != task:
+        found = checkpoint.get("task") if isinstance(checkpoint, dict) else None
+        what = f"a checkpoint of the task {found!r}" if found else "not a checkpoint of this project"
+        raise InputError(
+            f"{path} is {what}; `python -m tasks.{task}` needs one that its `fit` wrote. "
+            "Weights of other projects go in with --model.weights."
+        )
+    return checkpoint
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside its place, flush it to disk, then rename: a kill leaves the old file or the new one.
+
+    Lightning's own goes through $TMPDIR, and a move between devices is a copy that a kill cuts short.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Save `checkpoint` to `path`; OSError where the disk is full or read-only, with the old file left whole."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
