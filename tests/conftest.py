@@ -1,0 +1,52 @@
+"""Small data in the true on-disk format, made by code."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+CATEGORIES = [{"id": 2, "name": "disc"}, {"id": 5, "name": "bar"}]  # ids with gaps
+
+
+def write_coco(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[int, int] = (96, 128)) -> Path:
+    """Write pictures of bright discs and dark bars on grey, (height, width) `size`, in COCO's own layout."""
+    generator = np.random.default_rng(seed)
+    height, width = size
+    (root / "annotations").mkdir(parents=True)
+    for split, count in splits.items():
+        (root / split).mkdir()
+        images, annotations = [], []
+        for i in range(count):
+            pixels = generator.integers(90, 130, (height, width, 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels)
+            draw = ImageDraw.Draw(picture)
+            images.append({"id": 10 + 3 * i, "file_name": f"{split}_{i:02}.png", "width": width, "height": height})
+            for k, category in enumerate(CATEGORIES):
+                w, h = (30, 30) if k == 0 else (46, 20)
+                x = int(generator.integers(k * width // 2, (k + 1) * width // 2 - w))
+                y = int(generator.integers(0, height - h))
+                box = (x, y, x + w - 1, y + h - 1)
+                if k == 0:
+                    draw.ellipse(box, fill=(250, 240, 60))
+                else:
+                    draw.rectangle(box, fill=(20, 20, 120))
+                row = {"id": len(annotations) + 1, "image_id": images[-1]["id"], "category_id": category["id"]}
+                annotations.append({**row, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})
+            picture.save(root / split / images[-1]["file_name"])
+        content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="session")
+def coco_root(tmp_path_factory):
+    """A folder with 8 training, 4 validation and 4 test pictures of two classes."""
+    return write_coco(tmp_path_factory.mktemp("data") / "shapes", {"train": 8, "val": 4, "test": 4})
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Run every test in a folder of its own, so that `runs/` and `datasets/` land there."""
+    monkeypatch.chdir(tmp_path)

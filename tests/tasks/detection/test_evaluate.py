@@ -1,0 +1,123 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from tasks.detection.evaluate import main
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two images, two classes with a gap in their ids, one right box, one shifted, one of the wrong class."""
+    ground_truth = {
+        "images": [{"id": 4, "width": 640, "height": 480}, {"id": 9, "width": 300, "height": 500}],
+        "categories": [{"id": 1, "name": "dog"}, {"id": 90, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 4, "category_id": 1, "bbox": [10, 10, 50, 60], "area": 3000, "iscrowd": 0},
+            {"id": 2, "image_id": 4, "category_id": 90, "bbox": [200, 100, 150, 150], "area": 22500, "iscrowd": 0},
+            {"id": 3, "image_id": 9, "category_id": 90, "bbox": [20, 20, 20, 30], "area": 600, "iscrowd": 0},
+        ],
+    }
+    results = [
+        {"image_id": 4, "category_id": 1, "bbox": [10, 10, 50, 60], "score": 0.9},
+        {"image_id": 4, "category_id": 90, "bbox": [215, 100, 150, 150], "score": 0.8},
+        {"image_id": 9, "category_id": 1, "bbox": [20, 20, 20, 30], "score": 0.95},
+    ]
+    (tmp_path / "A.json").write_text(json.dumps(ground_truth))
+    (tmp_path / "R.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+def arguments(folder, *more):
+    return ["--annotations", str(folder / "A.json"), "--results", str(folder / "R.json"), *more]
+
+
+@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
+def test_files_score_and_print_as_pycocotools_does(files, capsys, backend):
+    truth = COCO(str(files / "A.json"))
+    run = COCOeval(truth, truth.loadRes(str(files / "R.json")), "bbox")
+    run.evaluate()
+    run.accumulate()
+    capsys.readouterr()
+    run.summarize()
+    expected = capsys.readouterr().out
+
+    assert main(arguments(files, "--json", str(files / "out.json"), "--backend", backend)) == 0
+    output = capsys.readouterr()
+    assert output.out == expected
+    assert output.err == ""
+    written = json.loads((files / "out.json").read_text())
+    names = "map map_50 map_75 map_small map_medium map_large mar_1 mar_10 mar_100 mar_small mar_medium mar_large"
+    assert " ".join(written) == names
+    assert list(written.values()) == run.stats.tolist()
+    assert sorted(path.name for path in files.iterdir()) == ["A.json", "R.json", "out.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("A.json", None, "A.json does not exist"),
+        ("R.json", None, "R.json does not exist"),
+        ("A.json", "<html>", "A.json is not JSON"),
+        ("R.json", "", "R.json is not JSON"),
+        ("A.json", "[]", "A.json: found a list, not COCO annotations"),
+        ("A.json", '{"shapes": []}', "A.json has no list 'images'"),
+        ("R.json", '{"images": []}', "R.json: found an object, not COCO results"),
+        (
+            "R.json",
+            '[{"image_id": 4, "category_id": 1, "bbox": [1, 2, 3, 4], "score": NaN}]',
+            "R.json[0] has score nan",
+        ),
+        ("R.json", '[{"image_id": 5, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "R.json[0] has image_id 5"),
+    ],
+)
+def test_a_file_that_cannot_be_used_gets_one_sentence_and_exit_code_two(files, capsys, name, content, message):
+    (files / name).unlink() if content is None else (files / name).write_text(content)
+    assert main(arguments(files, "--json", str(files / "out.json"))) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert not (files / "out.json").exists()
+
+
+def test_a_folder_for_a_file_is_refused(files, capsys):
+    assert main(["--annotations", str(files), "--results", str(files / "R.json")]) == 2
+    assert "cannot be read (Is a directory)" in capsys.readouterr().err
+
+
+def test_the_figures_never_overwrite_an_input_nor_go_to_a_missing_folder(files, capsys):
+    before = (files / "A.json").read_bytes()
+    assert main(arguments(files, "--json", str(files / "A.json"))) == 2
+    assert (files / "A.json").read_bytes() == before
+    assert main(arguments(files, "--json", str(files / "no" / "out.json"))) == 2
+    assert "create it first" in capsys.readouterr().err
+
+
+def test_what_was_mended_is_one_warning_on_stderr(files, capsys):
+    ground_truth = json.loads((files / "A.json").read_text())
+    for one in ground_truth["annotations"]:
+        del one["area"]
+    (files / "A.json").write_text(json.dumps(ground_truth))
+    assert main(arguments(files)) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("warning: ")
+    assert "of 3, 3 without area" in error
+    assert error.count("\n") == 1
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys\nfrom tasks.detection.evaluate import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print('HEAVY', sorted({'numpy', 'torch', 'pycocotools', 'matplotlib'} & set(sys.modules)))"
+    )
+    root = Path(__file__).resolve().parents[3]
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
+    assert "--annotations" in run.stdout
+    assert run.stdout.endswith("HEAVY []\n")

@@ -1,0 +1,261 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backbone.errors import InputError
+from tasks.detection.metrics import evaluate
+from tasks.detection.report import KINDS, Scene, arrange, best_threshold, find_mistakes, match, worst, write_report
+from tasks.plotting import GREEN, VERMILLION, class_color
+
+DOG, CAT = 0, 1
+
+
+def scene(true, found):
+    """`true`: (box, class, crowd); `found`: (box, class, score), already by falling score."""
+    return Scene(
+        np.array([one[0] for one in true], float).reshape(-1, 4),
+        np.array([one[1] for one in true], int),
+        np.array([one[2] for one in true], bool),
+        np.array([one[0] for one in found], float).reshape(-1, 4),
+        np.array([one[1] for one in found], int),
+        np.array([one[2] for one in found], float),
+    )
+
+
+ONE_OF_EACH = scene(
+    true=[
+        ([0, 0, 100, 100], DOG, False),  # found twice
+        ([200, 0, 300, 100], CAT, False),  # taken for a dog
+        ([0, 200, 100, 300], DOG, False),  # found, badly placed
+        ([200, 200, 260, 260], CAT, False),  # found only at 0.1
+        ([400, 400, 500, 500], DOG, True),  # a crowd of dogs
+        ([300, 300, 320, 320], CAT, False),  # not found
+    ],
+    found=[
+        ([0, 0, 100, 100], DOG, 0.95),
+        ([200, 0, 300, 90], DOG, 0.9),  # on the cat: IoU 9000 / 10000
+        ([0, 0, 100, 80], DOG, 0.8),  # second on the first dog: IoU .8
+        ([60, 200, 160, 300], DOG, 0.7),  # IoU 4000 / 16000 = .25
+        ([410, 410, 450, 450], DOG, 0.65),  # inside the crowd: neither right nor wrong
+        ([410, 410, 450, 450], CAT, 0.6),  # cats have no crowd here
+        ([200, 200, 260, 260], CAT, 0.1),
+    ],
+)
+
+
+def test_each_error_is_named_once_with_its_score_and_iou():
+    mistakes = find_mistakes(5, ONE_OF_EACH, match(ONE_OF_EACH), 0.5)
+    seen = [(m.kind, m.said, m.truth, m.score, m.iou and round(m.iou, 6)) for m in mistakes]
+    assert seen == [
+        ("wrong class", DOG, CAT, 0.9, 0.9),
+        ("second box", DOG, DOG, 0.8, 0.8),
+        ("badly localised", DOG, DOG, 0.7, 0.25),
+        ("false alarm", CAT, None, 0.6, 0.0),
+        ("missed", None, CAT, 0.1, 1.0),
+        ("missed", None, CAT, None, None),
+    ]
+    assert {m.kind for m in mistakes} == set(KINDS)
+    assert {m.image_id for m in mistakes} == {5}
+
+
+def test_each_box_takes_the_free_truth_it_overlaps_most_by_falling_score():
+    assert match(ONE_OF_EACH).taken.tolist() == [0, -1, -1, -1, -2, -1, 3]
+    # both boxes fit both dogs; the surer one takes the better of the two, the other what is left
+    near = scene(
+        true=[([0, 0, 100, 100], DOG, False), ([10, 0, 110, 100], DOG, False)],
+        found=[([8, 0, 108, 100], DOG, 0.9), ([10, 0, 110, 100], DOG, 0.8)],
+    )
+    assert match(near).taken.tolist() == [1, 0]
+
+
+def test_matches_agree_with_cocos_recall():
+    rng = np.random.default_rng(0)
+    ground_truth, results = busy_case(rng, 12, 3)
+    scenes = arrange(ground_truth, results, [image["id"] for image in ground_truth["images"]])
+    taken = [match(one).taken for one in scenes.values()]
+    scores = evaluate(ground_truth, results)
+    # highest recall point with precision at IoU .5, by class, against the share of truths taken
+    for k in range(3):
+        hits = sum(int((t[s.found_class == k] >= 0).sum()) for t, s in zip(taken, scenes.values(), strict=True))
+        total = sum(int((~s.is_crowd & (s.true_class == k)).sum()) for s in scenes.values())
+        reached = np.flatnonzero(scores.precision[0, :, k] > 0).max()
+        assert reached == int(np.floor(100 * hits / total + 1e-9))
+
+
+def test_best_threshold_worked_by_hand():
+    # 4 truths. By falling score right, right, wrong, right: F1 = 2/5, 4/6, 4/7, 6/8; then two wrong ones lower it.
+    boxes = [[k * 50, 0, k * 50 + 40, 40] for k in range(4)]
+    away = [0, 500, 40, 540]
+    found = [(boxes[0], DOG, 0.9), (boxes[1], DOG, 0.8), (away, DOG, 0.7), (boxes[2], DOG, 0.6), (away, DOG, 0.5)]
+    one = scene([(box, DOG, False) for box in boxes], found)
+    assert best_threshold({1: one}, {1: match(one)}) == (0.75, 0.6)
+
+
+def test_best_threshold_keeps_tied_scores_together():
+    # one truth; a right and a wrong box of one score cannot be parted: F1 = 2 / (2 + 1), not 1
+    one = scene([([0, 0, 40, 40], DOG, False)], [([0, 0, 40, 40], DOG, 0.5), ([90, 0, 130, 40], DOG, 0.5)])
+    assert best_threshold({1: one}, {1: match(one)}) == (pytest.approx(2 / 3), 0.5)
+
+
+def test_best_threshold_without_a_right_box_lets_as_many_pass_as_there_are_objects():
+    wrong = [([300, 300, 340, 340], DOG, score) for score in (0.9, 0.8, 0.7)]
+    one = scene([([0, 0, 40, 40], DOG, False), ([50, 0, 90, 40], DOG, False)], wrong)
+    assert best_threshold({1: one}, {1: match(one)}) == (0.0, 0.8)
+    empty = scene([([0, 0, 40, 40], DOG, False)], [])
+    assert best_threshold({1: empty}, {1: match(empty)}) == (0.0, 0.0)
+
+
+def test_the_worst_are_the_surest_false_boxes_and_the_largest_misses_of_every_kind():
+    mistakes = find_mistakes(5, ONE_OF_EACH, match(ONE_OF_EACH), 0.5)
+    assert [m.kind for m in worst(mistakes, 5)] == list(KINDS)
+    missed = worst(mistakes, 5)[0]
+    assert missed.true_xyxy.tolist() == [200, 200, 260, 260]  # 60 x 60 before 20 x 20
+    assert len(worst(mistakes, 99)) == 6
+
+
+def busy_case(rng, num_images, num_classes):
+    images, annotations, results = [], [], []
+    for k in range(num_images):
+        image_id = 10 + 3 * k
+        images.append({"id": image_id, "width": 320, "height": 240, "file_name": f"{image_id}.jpg"})
+        for _ in range(int(rng.integers(1, 7))):
+            box = [*rng.uniform(0, [220, 140]), *rng.uniform(20, 100, 2)]
+            category_id = 2 * int(rng.integers(num_classes)) + 1
+            annotations.append(
+                {"image_id": image_id, "category_id": category_id, "bbox": box, "id": len(annotations) + 1}
+            )
+            annotations[-1] |= {"area": box[2] * box[3], "iscrowd": 0}
+            moved = [value + rng.normal() * 6 for value in box]
+            results.append({"image_id": image_id, "category_id": category_id, "bbox": moved, "score": rng.random()})
+            other = 2 * int(rng.integers(num_classes)) + 1
+            results.append({"image_id": image_id, "category_id": other, "bbox": moved, "score": rng.random() / 2})
+    categories = [{"id": 2 * k + 1, "name": f"class {k}"} for k in range(num_classes)]
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+def hand_case():
+    """A 200 x 200 photograph with one dog, found, and one cat, missed; "bird" has no ground truth."""
+    ground_truth = {
+        "images": [{"id": 4, "width": 200, "height": 200, "file_name": "a.jpg"}],
+        "categories": [{"id": 1, "name": "dog"}, {"id": 5, "name": "cat"}, {"id": 9, "name": "bird"}],
+        "annotations": [
+            {"id": 1, "image_id": 4, "category_id": 1, "bbox": [20, 20, 60, 60], "area": 3600, "iscrowd": 0},
+            {"id": 2, "image_id": 4, "category_id": 5, "bbox": [120, 100, 60, 80], "area": 4800, "iscrowd": 0},
+        ],
+    }
+    results = [{"image_id": 4, "category_id": 1, "bbox": [20.0, 20.0, 60.0, 60.0], "score": 0.9}]
+    return ground_truth, results
+
+
+def write(folder, ground_truth, results, open_image=None, **more):
+    scores = evaluate(ground_truth, results, **more)
+    sizes = {image["id"]: (image["height"], image["width"], 3) for image in ground_truth["images"]}
+    return write_report(
+        folder,
+        split="test",
+        scores=scores,
+        ground_truth=ground_truth,
+        results=results,
+        open_image=open_image or (lambda image_id: np.full(sizes[image_id], 90, np.uint8)),
+        **more,
+    )
+
+
+def test_the_files_hold_the_figures(tmp_path):
+    ground_truth, results = hand_case()
+    returned = write(tmp_path, ground_truth, results)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics == returned
+    # one class found whole (AP 1, less pycocotools' rounding), one not at all; no object under 32 x 32 px
+    assert metrics["test/map"] == pytest.approx(0.5)
+    assert metrics["test/map_small"] is None
+    assert metrics["test/ap/dog"] == pytest.approx(1)
+    assert metrics["test/ap/cat"] == 0
+    assert metrics["test/ap/bird"] is None
+    assert metrics["test/best_f1"] == pytest.approx(2 / 3)  # 1 right of 1 found and 2 true: 2 * 1 / (1 + 2)
+    assert metrics["test/best_f1_score"] == 0.9
+    assert json.loads((tmp_path / "predictions.json").read_text()) == results
+    with (tmp_path / "ap_by_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["class"], row["objects"], row["detections"]) for row in rows] == [
+        ("dog", "1", "1"),
+        ("cat", "1", "0"),
+        ("bird", "0", "0"),
+    ]
+    assert float(rows[0]["ap"]) == metrics["test/ap/dog"]
+    assert (rows[1]["ap_50"], rows[2]["ap"]) == ("0.0", "")
+
+
+def pixels_of(path, color):
+    return (np.asarray(Image.open(path).convert("RGB")) == color).all(axis=-1)
+
+
+def test_the_pictures_show_truth_left_predictions_right_and_the_miss(tmp_path):
+    write(tmp_path, *hand_case())
+    sheet = tmp_path / "pictures" / "detections.png"
+    tile = 400  # 200 x 200 enlarged to fit 440 x 400, twice, with a gap of 6
+    assert Image.open(sheet).width == 14 + 2 * tile + 6 + 14
+    top = int(np.argmax(pixels_of(sheet, (90, 90, 90)).mean(axis=1) > 0.5))  # below the title: the first row of tiles
+    dog, cat = pixels_of(sheet, class_color(0)), pixels_of(sheet, class_color(1))
+    left, right = slice(14, 14 + tile), slice(14 + tile + 6, 14 + 2 * tile + 6)
+    # box (20, 20, 80, 80) is (40, 40, 160, 160) after doubling, on both sides; the cat is on the left only
+    for side in (left, right):
+        assert dog[top + 160, side][40:161].all()
+    assert cat[top + 360, left][240:361].all()
+    assert not cat[:, right].any()
+
+    errors = tmp_path / "pictures" / "worst_errors.png"
+    assert pixels_of(errors, GREEN).sum() > 300
+    assert not pixels_of(errors, VERMILLION).any()  # no false box
+
+
+def test_the_precision_recall_plot_draws_each_class_in_its_color(tmp_path):
+    write(tmp_path, *hand_case())
+    plot = np.asarray(Image.open(tmp_path / "pictures" / "precision_recall.png").convert("RGB")).astype(int)
+    assert plot.shape[1] == 1430
+    for k, drawn in ((0, True), (1, True), (2, False)):  # the class without ground truth has no curve
+        near = np.abs(plot - 0.8 * np.array(class_color(k))).max(axis=-1) < 12
+        assert (near.sum() > 40) == drawn
+
+
+def test_the_same_input_gives_the_same_files(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, *busy_case(np.random.default_rng(1), 5, 25))
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert len(files) == 6
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_no_detection_and_no_truth_still_make_a_report(tmp_path):
+    ground_truth, _ = hand_case()
+    write(tmp_path, ground_truth, [])
+    assert json.loads((tmp_path / "metrics.json").read_text())["test/map"] == 0
+    assert pixels_of(tmp_path / "pictures" / "worst_errors.png", GREEN).any()  # both objects are missed
+    metrics = write(tmp_path, dict(ground_truth, annotations=[]), [])
+    assert metrics["test/map"] is None
+    assert not pixels_of(tmp_path / "pictures" / "worst_errors.png", GREEN).any()
+
+
+def test_only_the_wanted_images_are_reported(tmp_path):
+    ground_truth, results = busy_case(np.random.default_rng(2), 4, 2)
+    opened = []
+
+    def open_image(image_id):
+        opened.append(image_id)
+        return np.zeros((240, 320, 3), np.uint8)
+
+    write(tmp_path, ground_truth, results, open_image, image_ids=[13, 16])
+    assert set(opened) == {13, 16}
+
+
+def test_a_photograph_that_cannot_be_opened_is_a_grey_tile(tmp_path):
+    def open_image(image_id):
+        raise InputError("a.jpg is truncated")
+
+    write(tmp_path, *hand_case(), open_image)
+    assert pixels_of(tmp_path / "pictures" / "detections.png", (160, 160, 160)).mean() > 0.3
