@@ -139,6 +139,18 @@ class _StridedConv2d(nn.Conv2d):
         return super().forward(x)
 
 
+class _BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that takes its running statistics where a batch has one value a channel, which has no variance.
+
+    That is a 1x1 map of a single image: an extra map of a detector, or an image of 32 px.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
 def conv_norm_act(
     in_channels: int, out_channels: int, kernel: Literal[1, 3], numerics: Numerics, *, stride: int = 1, groups: int = 1
 ) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -150,7 +162,7 @@ def conv_norm_act(
         conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=False)
     # Momentum 0.03 averages over about 33 batches: TF-slim's decay of 0.9997 suits millions of steps and is far from
     # settled after a short fine-tuning; torch's own 0.1 is noisy at small batches.
-    norm = nn.BatchNorm2d(out_channels, eps=numerics.bn_eps, momentum=0.03)
+    norm = _BatchNorm2d(out_channels, eps=numerics.bn_eps, momentum=0.03)
     return conv, norm, nn.ReLU6(inplace=True) if numerics.activation == "relu6" else nn.ReLU(inplace=True)
 
 

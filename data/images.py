@@ -15,7 +15,7 @@ from backbone.errors import InputError
 MAX_PIXELS = 89_478_485
 
 # Raster formats of photographs. Not "whatever PIL knows": EPS, for one, starts Ghostscript on the file.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "MPO", "JPEG2000", "AVIF")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
 
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
 _TURN = {

@@ -6,6 +6,7 @@ albumentations' generators repeat themselves in every worker and every epoch, so
 built with the epoch it starts in. A run with 2 workers then equals one with 0, and a resumed run an uninterrupted one.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,14 +84,18 @@ def make_loader(
         drop_last=drop_last and len(sampler) > batch_size,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         # One of its own: the loader would otherwise draw from the global generator, and a resumed run, which draws
         # less often, would differ from an uninterrupted one.
         generator=torch.Generator(),
     )
 
 
-def _one_thread(worker_id: int) -> None:
-    """Workers are the parallelism; threads inside them would fight the training step for the same cores."""
+def _start_worker(worker_id: int) -> None:
+    """Workers are the parallelism; threads inside them would fight the training step for the same cores.
+
+    Ctrl-C reaches every process of the terminal: the main one alone decides when to stop, and then ends its workers.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

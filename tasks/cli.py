@@ -1,8 +1,8 @@
 """The only LightningCLI: `fit`, `validate` and `test` of every task, each in one new run folder."""
 
 import difflib
-import json
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,12 +18,11 @@ from lightning.pytorch.loggers import CSVLogger
 
 from backbone.errors import InputError
 from tasks.accelerator import best_precision, keep_freed_memory
-from tasks.runs import AtomicCheckpointIO, new_run, newest_checkpoint, point_latest, read_checkpoint
+from tasks.runs import AtomicCheckpointIO, StopBetweenSteps, new_run, newest_checkpoint, point_latest, read_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # What the data tell the model; never read from a checkpoint or the command line.
 LINKS = ("categories", "input_size")
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
 def run(
@@ -79,6 +78,13 @@ class _Parser(LightningArgumentParser):
     def _names(self) -> set[str]:
         parsers = [self, *(getattr(self._subcommands_action, "_name_parser_map", {}) or {}).values()]
         return {action.dest for parser in parsers for action in parser._actions if action.dest}
+
+
+class _Progress(TQDMProgressBar):  # the same bar whether or not rich happens to be installed
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)  # the run folder's name, cut short
+        return metrics
 
 
 class _Cli(LightningCLI):
@@ -156,8 +162,10 @@ class _Cli(LightningCLI):
         )
         callbacks = config.get("callbacks") or []
         config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), self.best, last]
+        self.stop = StopBetweenSteps()
+        config["callbacks"].append(self.stop)
         if config.get("enable_progress_bar") is not False:
-            config["callbacks"].append(TQDMProgressBar())  # also where rich happens to be installed
+            config["callbacks"].append(_Progress())
         if config.get("logger") in (None, True):
             config["logger"] = CSVLogger(root, name=self.task, version=self.run_dir.name)
         config["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO()]
@@ -193,12 +201,13 @@ class _Cli(LightningCLI):
     def _guarded(self, function: Any, model: LightningModule, **kwargs: Any) -> None:
         """Call a method of the trainer; turn Ctrl-C and a checkpoint that does not fit into plain words."""
         try:
-            function(model, weights_only=True, **kwargs)
+            with self.stop:
+                function(model, weights_only=True, **kwargs)
         except SystemExit:
             last = self.run_dir / "checkpoints" / "last.ckpt"
             if self.trainer.interrupted and last.is_file():
-                print(f"\ninterrupted and saved; go on with: python -m tasks.{self.task} fit --ckpt_path {last}")
-            raise SystemExit(INTERRUPTED) from None
+                print(f"interrupted and saved; go on with: python -m tasks.{self.task} fit --ckpt_path {last}")
+            raise SystemExit(128 + (self.stop.signal or signal.SIGINT)) from None  # as a shell reports it
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
                 raise

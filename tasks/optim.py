@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from backbone.errors import InputError
+
 # RMSprop is the paper's optimizer (section 3.2); decay 0.9, momentum 0.9 and eps 1 are TensorFlow's SSD-MobileNet's.
 _OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
@@ -49,6 +51,22 @@ def build_optimizer(name: str, groups: Iterable[dict], lr: float) -> Optimizer:
     """Build "sgd", "rmsprop" or "adamw" over `parameter_groups`, each at `lr` times its `lr_mult`."""
     optimizer_class, options = _OPTIMIZERS[name]
     return optimizer_class([{**group, "lr": lr * group["lr_mult"]} for group in groups], lr=lr, **options)
+
+
+def total_steps(trainer: Trainer) -> int:
+    """Count the optimizer steps of the whole run; InputError where it has no end.
+
+    Not `trainer.estimated_stepping_batches`: that starts the loader before a resumed run has its counters back, and
+    its workers then replay epoch 0 (Lightning #21938).
+    """
+    if trainer.max_epochs in (None, -1):
+        if trainer.max_steps == -1:
+            raise InputError("--trainer.max_epochs -1 has no end for the learning rate to fall to; give a number.")
+        return trainer.max_steps
+    batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches  # type: ignore[attr-defined]
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
 
 def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:

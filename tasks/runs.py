@@ -2,11 +2,15 @@
 
 import os
 import pickle
+import signal
+import threading
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from backbone.errors import InputError
@@ -60,6 +64,37 @@ def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:
             "Weights of other projects go in with --model.weights."
         )
     return checkpoint
+
+
+class StopBetweenSteps(Callback):
+    """Within `with stop:`, let Ctrl-C and SIGTERM stop a run before its next batch: a checkpoint continues it exactly.
+
+    A second signal stops at once. `signal` is the one received.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __enter__(self) -> None:
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *args: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        print("\nstopping after this batch (again to stop at once)", flush=True)
+
+    def _stop(self, *args: Any, **kwargs: Any) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+
+    on_train_batch_start = on_validation_batch_start = on_test_batch_start = _stop
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 CATEGORIES = [{"id": 2, "name": "disc"}, {"id": 5, "name": "bar"}]  # ids with gaps
 
 
-def write_coco(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[int, int] = (96, 128)) -> Path:
+def _write_coco(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[int, int] = (96, 128)) -> Path:
     """Write pictures of bright discs and dark bars on grey, (height, width) `size`, in COCO's own layout."""
     generator = np.random.default_rng(seed)
     height, width = size
@@ -43,7 +43,13 @@ def write_coco(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[in
 @pytest.fixture(scope="session")
 def coco_root(tmp_path_factory):
     """A folder with 8 training, 4 validation and 4 test pictures of two classes."""
-    return write_coco(tmp_path_factory.mktemp("data") / "shapes", {"train": 8, "val": 4, "test": 4})
+    return _write_coco(tmp_path_factory.mktemp("data") / "shapes", {"train": 8, "val": 4, "test": 4})
+
+
+@pytest.fixture(scope="session")
+def write_coco():
+    """The function that writes such a folder: root, {split: number of pictures}."""
+    return _write_coco
 
 
 @pytest.fixture(autouse=True)

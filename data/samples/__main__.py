@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     detection = kinds.add_parser(
         "detection",
-        help="five shapes on textured grounds, in COCO's layout (240 train, 60 val, 60 test images, 5 MB)",
+        help="five shapes on textured grounds, in COCO's layout (240 train, 60 val, 60 test images, 6 MB)",
         description="Circles, squares, triangles, stars and rings in any colour, with COCO annotations, some of them "
         "crowds. Train on it with: python -m tasks.detection fit --data.root DIR",
     )

@@ -125,31 +125,28 @@ def evaluate(
             )
         wanted = np.isin(images.ids, asked)
 
-    # Ids are replaced by positions from 1: the order stays (ties depend on it), and the libraries never meet an id
-    # that is 0 (they read it as "unmatched"), repeated, negative or too large.
-    def library_rows(rows: _Rows, **columns: np.ndarray) -> list[dict[str, Any]]:
+    # Ids are replaced by positions among the wanted, from 1: the order stays (ties depend on it), and the libraries
+    # never meet an id that is 0 (they read it as "unmatched"), repeated, negative or too large.
+    new_image = np.cumsum(wanted)
+
+    def library_table(rows: _Rows, **columns: np.ndarray) -> _Table:
         keep = wanted[rows.image]
         table = {
-            "image_id": rows.image[keep] + 1,
+            "image_id": new_image[rows.image[keep]],
             "category_id": rows.category[keep] + 1,
             "bbox": rows.boxes_xywh[keep],
             "id": np.arange(1, keep.sum() + 1),
             **{name: column[keep] for name, column in columns.items()},
         }
         keys = tuple(table)
-        return [dict(zip(keys, row, strict=True)) for row in zip(*(c.tolist() for c in table.values()), strict=True)]
+        every = [dict(zip(keys, row, strict=True)) for row in zip(*(c.tolist() for c in table.values()), strict=True)]
+        return _Table(int(wanted.sum()), len(categories.ids), every)
 
+    found_area = found.rows.boxes_xywh[:, 2] * found.rows.boxes_xywh[:, 3]
     precision, recall = _run(
         backend,
-        images=[{"id": int(i) + 1} for i in np.flatnonzero(wanted)],
-        categories=[{"id": k + 1} for k in range(len(categories.ids))],
-        truths=library_rows(truths.rows, area=truths.area, iscrowd=truths.is_crowd),
-        found=library_rows(
-            found.rows,
-            score=found.scores,
-            area=found.rows.boxes_xywh[:, 2] * found.rows.boxes_xywh[:, 3],
-            iscrowd=np.zeros(len(found.scores), np.int64),
-        ),
+        library_table(truths.rows, area=truths.area, iscrowd=truths.is_crowd),
+        library_table(found.rows, area=found_area, score=found.scores),
     )
     figures = {}
     for name, kind, iou, area, max_dets in _LINES:
@@ -194,39 +191,49 @@ def class_names(categories: Sequence[Mapping[str, Any]]) -> list[str]:
 # ------------------------------------------------------------------------------------------------ the two libraries
 
 
-def _run(
-    backend: Backend, *, images: list[dict], categories: list[dict], truths: list[dict], found: list[dict]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (10, 101, K, 4, 3) and recall (10, K, 4, 3) by IoU, recall point, class, area and detections.
+class _Table:
+    """Annotations as COCOeval asks its COCO object for them, which is always for all of them.
 
-    Both libraries get their tables ready made: pycocotools' own loader of results fails on an empty list.
+    It stands in for the libraries' COCO class: that would index the rows once more (a fifth of the whole time), and
+    pycocotools' loader of results fails on an empty list.
     """
+
+    def __init__(self, num_images: int, num_classes: int, rows: list[dict[str, Any]]) -> None:
+        self.num_images, self.num_classes, self.rows = num_images, num_classes, rows
+
+    def getImgIds(self) -> list[int]:
+        return list(range(1, self.num_images + 1))
+
+    def getCatIds(self) -> list[int]:
+        return list(range(1, self.num_classes + 1))
+
+    def getAnnIds(self, **_: object) -> range:
+        return range(len(self.rows))
+
+    def loadAnns(self, ids: range) -> list[dict[str, Any]]:
+        return [self.rows[i] for i in ids]
+
+
+def _run(backend: Backend, truth: _Table, found: _Table) -> tuple[np.ndarray, np.ndarray]:
+    """Precision (10, 101, K, 4, 3) and recall (10, K, 4, 3) by IoU, recall point, class, area and detections."""
     recall_points = RECALL_POINTS
     if backend == "faster":
-        from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
 
         recall_points = np.concatenate([RECALL_POINTS, _PROBES])
     elif backend == "pycocotools":
-        from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     else:
         raise InputError(f"evaluation backend {backend!r} is unknown; use 'faster' or 'pycocotools'.")
 
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by print
-        tables = []
-        for annotations in (truths, found):
-            table = COCO()
-            table.dataset = {"images": images, "categories": categories, "annotations": annotations}
-            table.createIndex()
-            tables.append(table)
-        run = COCOeval(*tables, "bbox")
+        run = COCOeval(truth, found, "bbox")
         run.params.recThrs = recall_points
         run.evaluate()
         run.accumulate()
     precision, recall = run.eval["precision"], run.eval["recall"]
     if backend == "faster":
-        precision = _as_pycocotools_rounds(precision, truths, len(categories))
+        precision = _as_pycocotools_rounds(precision, truth)
     return precision, recall
 
 
@@ -234,18 +241,18 @@ def _run(
 _PROBES = 2.0 ** -np.arange(-1, 31)
 
 
-def _as_pycocotools_rounds(precision: np.ndarray, truths: list[dict], num_classes: int) -> np.ndarray:
+def _as_pycocotools_rounds(precision: np.ndarray, truth: _Table) -> np.ndarray:
     """Take the probes off `faster_coco_eval`'s precision and round what is left as pycocotools does.
 
     pycocotools divides by `tp + fp + np.spacing(1)`, which differs from `tp + fp` only where that is 1: a first
     detection that is right and no second right one to follow at once has precision 1 - 2**-52, not 1. Precision at
     the recall that takes a second match, between 1/n and 2/n, tells the two apart.
     """
-    crowd, area = (np.array([row[key] for row in truths], np.float64) for key in ("iscrowd", "area"))
-    category = np.array([row["category_id"] for row in truths], np.int64) - 1
+    crowd, area = (np.array([row[key] for row in truth.rows], np.float64) for key in ("iscrowd", "area"))
+    category = np.array([row["category_id"] for row in truth.rows], np.int64) - 1
     counts = np.stack(
         [
-            np.bincount(category[(crowd == 0) & (area >= low) & (area <= high)], minlength=num_classes)
+            np.bincount(category[(crowd == 0) & (area >= low) & (area <= high)], minlength=truth.num_classes)
             for low, high in AREAS.values()
         ],
         axis=1,
@@ -342,8 +349,8 @@ def _checked_results(
     else:
         if not isinstance(results, Sequence) or isinstance(results, str):
             raise InputError(
-                f"{where}: found {_kind(results)}, not COCO results; give "
-                "a list of objects with image_id, category_id, bbox (x, y, width, height) and score (is it annotations?)."
+                f"{where}: found {_kind(results)}, not COCO results; give a list of objects with "
+                "image_id, category_id, bbox (x, y, width, height) and score (is it the annotation file?)."
             )
         rows = _rows(results, images, categories, where, names[0])
         scores = _numbers(results, "score", (), where).astype(np.float64)

@@ -18,7 +18,7 @@ from tasks.detection.metrics import Detections, evaluate, gather, to_coco_result
 from tasks.detection.model import SSD, set_class_prior
 from tasks.detection.postprocess import Boxes, postprocess
 from tasks.detection.report import write_report
-from tasks.optim import EMA, build_optimizer, freeze, parameter_groups, restore_rates, warmup_cosine
+from tasks.optim import EMA, build_optimizer, freeze, parameter_groups, restore_rates, total_steps, warmup_cosine
 
 
 class DetectionModule(LightningModule):
@@ -50,7 +50,7 @@ class DetectionModule(LightningModule):
         class_agnostic: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         pretrained = read_pretrained(weights) if weights and numerics is None else None
         of_weights = pretrained.numerics if pretrained else Numerics.from_dict(numerics) if numerics else Numerics()
         self.hparams["numerics"] = dataclasses.asdict(of_weights)
@@ -63,6 +63,7 @@ class DetectionModule(LightningModule):
         if loss == "focal":
             set_class_prior(self.model, 0.01)
         self._found: dict[int, Detections] = {}
+        self.train()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         """Loss of one batch; None where no image of it could be read."""
@@ -142,12 +143,9 @@ class DetectionModule(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Warm up, then follow a cosine to 0 at the last step of the run."""
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise InputError("--trainer.max_epochs -1 has no end for the learning rate to fall to; give a number.")
         groups = parameter_groups(self.model, self.model.trunk, self.hparams.trunk_lr_mult, self.hparams.weight_decay)
         optimizer = build_optimizer(self.hparams.optimizer, groups, self.hparams.lr)
-        scheduler = warmup_cosine(optimizer, self.hparams.warmup_steps, int(steps))
+        scheduler = warmup_cosine(optimizer, self.hparams.warmup_steps, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:

@@ -1,0 +1,221 @@
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.images import ImageError, image_size, open_image, to_array
+
+# Four flat quarters, so that golden values hold after JPEG too: red green / blue grey, 64 x 48 px.
+QUARTERS = np.zeros((48, 64, 3), np.uint8)
+QUARTERS[:24, :32], QUARTERS[:24, 32:] = (200, 20, 30), (20, 180, 40)
+QUARTERS[24:, :32], QUARTERS[24:, 32:] = (10, 40, 220), (128, 128, 128)
+
+
+def quarters_of(pixels):
+    """The colour at the middle of each quarter, row by row."""
+    h, w = pixels.shape[:2]
+    return [pixels[y, x].tolist() for y in (h // 4, 3 * h // 4) for x in (w // 4, 3 * w // 4)]
+
+
+EXPECTED = quarters_of(QUARTERS)
+
+
+def assert_rgb(pixels, expected, tolerance=0):
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 3
+    assert pixels.shape[2] == 3
+    np.testing.assert_allclose(quarters_of(pixels), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("a.png", 0), ("a.bmp", 0), ("a.tif", 0), ("a.ppm", 0), ("a.jpg", 4), ("a.webp", 8)]
+)
+def test_rgb_files_of_every_format_give_their_colours(tmp_path, name, tolerance):
+    Image.fromarray(QUARTERS).save(tmp_path / name)
+    assert_rgb(open_image(tmp_path / name), EXPECTED, tolerance)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    grey = QUARTERS[..., 0]
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    assert_rgb(open_image(tmp_path / "a.png"), [[v] * 3 for v in (200, 20, 10, 128)])
+
+
+def test_one_bit_becomes_black_and_white(tmp_path):
+    Image.fromarray(QUARTERS[..., 0] > 100).save(tmp_path / "a.png")
+    assert_rgb(open_image(tmp_path / "a.png"), [[255] * 3, [0] * 3, [0] * 3, [255] * 3])
+
+
+SIXTEEN_BIT = np.zeros((48, 64), np.uint16)
+SIXTEEN_BIT[:24, :32], SIXTEEN_BIT[:24, 32:] = 65535, 32768
+SIXTEEN_BIT[24:, :32], SIXTEEN_BIT[24:, 32:] = 257, 129
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "pgm", "tif int32"])
+def test_16_bit_grey_is_scaled_by_257_and_not_cut_at_255(tmp_path, kind):
+    path = tmp_path / f"a.{kind.split()[0]}"
+    values = SIXTEEN_BIT.astype(np.int32) if "int32" in kind else SIXTEEN_BIT
+    Image.fromarray(values).save(path)
+    # 32768 / 257 = 127.5 rounds up; 257 / 257 = 1; 129 / 257 = .502 rounds up
+    assert_rgb(open_image(path), [[255] * 3, [128] * 3, [1] * 3, [1] * 3])
+
+
+def test_integers_beyond_16_bits_and_floats_are_refused_for_want_of_a_white(tmp_path):
+    Image.fromarray(np.full((8, 8), 70000, np.int32)).save(tmp_path / "i.tif")
+    with pytest.raises(ImageError, match=r"i\.tif: pixel values 70000 to 70000 are outside 16 bits"):
+        open_image(tmp_path / "i.tif")
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(ImageError, match=r"f\.tif: 32-bit floating-point"):
+        open_image(tmp_path / "f.tif")
+
+
+def test_transparency_is_shown_on_white_whatever_colour_lies_under_it(tmp_path):
+    alpha = np.zeros((48, 64), np.uint8)
+    alpha[:24], alpha[24:, :32], alpha[24:, 32:] = 255, 0, 51  # 51 is one fifth
+    Image.fromarray(np.dstack([QUARTERS, alpha])).save(tmp_path / "rgba.png")
+    faint = round(128 * 0.2 + 255 * 0.8)
+    assert_rgb(open_image(tmp_path / "rgba.png"), [*EXPECTED[:2], [255] * 3, [faint] * 3], 1)
+    Image.fromarray(np.dstack([QUARTERS[..., 0], alpha]), "LA").save(tmp_path / "la.png")
+    assert_rgb(open_image(tmp_path / "la.png"), [[200] * 3, [20] * 3, [255] * 3, [faint] * 3], 1)
+
+
+def palette_image():
+    indices = np.zeros((48, 64), np.uint8)
+    indices[:24, 32:], indices[24:, :32], indices[24:, 32:] = 1, 2, 3
+    image = Image.fromarray(indices, "P")
+    image.putpalette([v for colour in EXPECTED for v in colour])
+    return image
+
+
+def test_palette_gives_its_colours_and_its_transparent_entry_white(tmp_path):
+    palette_image().save(tmp_path / "p.png")
+    assert_rgb(open_image(tmp_path / "p.png"), EXPECTED)
+    palette_image().save(tmp_path / "t.png", transparency=2)
+    assert_rgb(open_image(tmp_path / "t.png"), [*EXPECTED[:2], [255] * 3, EXPECTED[3]])
+
+
+def test_cmyk_jpeg_is_not_inverted(tmp_path):
+    Image.fromarray(QUARTERS).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as stored:
+        assert stored.mode == "CMYK"
+    assert_rgb(open_image(tmp_path / "a.jpg"), EXPECTED, 8)
+
+
+def test_the_first_frame_of_an_animation_is_the_image(tmp_path):
+    second = Image.fromarray(np.full_like(QUARTERS, 255))
+    palette_image().save(tmp_path / "a.gif", save_all=True, append_images=[second.convert("P")])
+    assert_rgb(open_image(tmp_path / "a.gif"), EXPECTED)
+
+
+# What each EXIF orientation asks for, in numpy: an oracle that is not PIL.
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a),
+}
+
+
+def save_oriented(path, orientation, pixels=QUARTERS):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied_once(tmp_path, orientation, name):
+    save_oriented(tmp_path / name, orientation)
+    expected = UPRIGHT[orientation](QUARTERS)
+    np.testing.assert_array_equal(open_image(tmp_path / name), expected)
+    assert image_size(tmp_path / name) == expected.shape[:2]
+
+
+def test_the_annotated_size_decides_whether_the_image_is_turned(tmp_path):
+    save_oriented(tmp_path / "a.png", 6)
+    assert open_image(tmp_path / "a.png", annotated_size=(64, 48)).shape == (64, 48, 3)
+    np.testing.assert_array_equal(open_image(tmp_path / "a.png", annotated_size=(48, 64)), QUARTERS)
+    with pytest.raises(ImageError, match=r"a\.png: the image is 48 x 64 px but its annotation says 100 x 50 px"):
+        open_image(tmp_path / "a.png", annotated_size=(50, 100))
+
+
+def test_a_large_jpeg_may_be_decoded_smaller_but_not_below_at_least(tmp_path):
+    large = QUARTERS.repeat(10, 0).repeat(10, 1)  # 480 x 640
+    save_oriented(tmp_path / "a.jpg", 6, large)
+    small = open_image(tmp_path / "a.jpg", at_least=(160, 120))  # upright it is 640 x 480: a quarter fits
+    assert small.shape == (160, 120, 3)
+    assert_rgb(small, quarters_of(UPRIGHT[6](QUARTERS)), 4)
+    assert open_image(tmp_path / "a.jpg", at_least=(161, 120)).shape == (320, 240, 3)
+
+
+def png_of_size(width, height):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [9_460, 20_000])  # just over the limit, where PIL warns; and where it refuses
+def test_a_decompression_bomb_is_refused_from_its_header(tmp_path, side):
+    (tmp_path / "bomb.png").write_bytes(png_of_size(side, side))
+    for look in (open_image, image_size):
+        with pytest.raises(ImageError, match=r"bomb\.png: .*limit of 89,478,485 px; replace or remove"):
+            look(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"\n <!DOCTYPE html><html><body>404</body></html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a Git LFS pointer"),
+        (b"just some words", "it is not an image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "it is not an image of a known format"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_its_name_and_what_it_is(tmp_path, content, reason):
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match=rf"x\.jpg: {reason}"):
+        open_image(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_a_truncated_file_is_refused(tmp_path, name, part):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(ImageError, match=rf"{name}: it cannot be decoded \("):
+        open_image(tmp_path / name)
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):
+    with pytest.raises(ImageError, match=r"no\.jpg: there is no such file"):
+        open_image(tmp_path / "no.jpg")
+    with pytest.raises(ImageError, match=r"it cannot be read \(Is a directory\)"):
+        open_image(tmp_path)
+
+
+def test_the_error_survives_the_way_out_of_a_worker():
+    error = pickle.loads(pickle.dumps(ImageError("a.jpg", "it is empty")))
+    assert (error.file, error.reason, str(error)) == (
+        "a.jpg",
+        "it is empty",
+        "a.jpg: it is empty; replace or remove the file.",
+    )
+
+
+def test_images_in_memory_become_rgb_or_are_refused():
+    assert_rgb(to_array(palette_image()), EXPECTED)
+    np.testing.assert_array_equal(to_array(QUARTERS), QUARTERS)
+    with pytest.raises(ImageError, match=r"shape is \(48, 64\) of uint8"):
+        to_array(QUARTERS[..., 0])

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, DistributedSampler
+
+from data.loading import EpochSampler, make_loader, sample_seed
+
+
+def indices(sampler):
+    return [index for _, index in sampler]
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    def order(seed, epoch):
+        return indices(EpochSampler(100, seed=seed, shuffle=True, epoch=epoch))
+
+    assert order(0, 3) == order(0, 3)
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(5)}) == 15
+    later = EpochSampler(100, seed=0, shuffle=True)
+    later.set_epoch(3)
+    assert list(later) == [(3, index) for index in order(0, 3)]
+    assert sorted(order(0, 3)) == list(range(100))
+
+
+def test_without_shuffling_the_order_is_that_of_the_file():
+    assert list(EpochSampler(4, seed=0, shuffle=False, epoch=2)) == [(2, 0), (2, 1), (2, 2), (2, 3)]
+
+
+@pytest.mark.parametrize("size", [7, 8, 2, 1])
+def test_training_shards_are_equally_long_and_evaluation_shards_repeat_nothing(size):
+    ranks = range(3)
+    train = [EpochSampler(size, seed=1, shuffle=True, rank=r, num_replicas=3) for r in ranks]
+    lengths = {len(indices(s)) for s in train}
+    assert lengths == {-(-size // 3)} == {len(s) for s in train}
+    assert {i for s in train for i in indices(s)} == set(range(size))
+
+    evaluation = [EpochSampler(size, seed=1, shuffle=False, rank=r, num_replicas=3) for r in ranks]
+    assert sorted(i for s in evaluation for i in indices(s)) == list(range(size))
+    assert [len(s) for s in evaluation] == [len(indices(s)) for s in evaluation]
+
+
+def test_start_skips_once_and_leaves_the_length_of_an_epoch():
+    whole = EpochSampler(10, seed=0, shuffle=True, epoch=4)
+    resumed = EpochSampler(10, seed=0, shuffle=True, epoch=4, start=6)
+    assert len(resumed) == 10
+    assert list(resumed) == list(whole)[6:] == list(resumed)  # iterating twice in that epoch skips twice
+    for sampler in (whole, resumed):
+        sampler.set_epoch(5)
+    assert list(resumed) == list(whole)
+    assert len(list(resumed)) == 10
+
+
+def test_lightning_leaves_the_sampler_in_place_because_it_is_a_distributed_one():
+    assert isinstance(EpochSampler(1, seed=0, shuffle=True), DistributedSampler)
+
+
+def test_sample_seeds_never_meet():
+    seeds = {sample_seed(s, e, i) for s in range(4) for e in range(10) for i in range(100)}
+    assert len(seeds) == 4000
+    assert sample_seed(1, 2, 3) == sample_seed(1, 2, 3)
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+class Drawn(Dataset):
+    """Each sample a random number of its own, and the threads of the process that drew it."""
+
+    def __getitem__(self, item):
+        return np.random.default_rng(sample_seed(0, *item)).random(), torch.get_num_threads()
+
+
+def test_two_workers_draw_what_none_draws_and_the_global_generator_is_left_alone():
+    def draw(num_workers):
+        sampler = EpochSampler(7, seed=0, shuffle=True)
+        loader = make_loader(Drawn(), sampler, batch_size=2, num_workers=num_workers, collate=list)
+        epochs = []
+        for epoch in range(2):
+            sampler.set_epoch(epoch)
+            epochs.append([[value for value, _ in batch] for batch in loader])
+        return epochs
+
+    before = torch.get_rng_state()
+    alone, shared = draw(0), draw(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert alone == shared
+    assert len({value for epoch in alone for batch in epoch for value in batch}) == 14
+
+
+def test_workers_run_on_one_thread():
+    sampler = EpochSampler(2, seed=0, shuffle=False)
+    loader = make_loader(Drawn(), sampler, batch_size=2, num_workers=1, collate=list)
+    assert [threads for batch in loader for _, threads in batch] == [1, 1]
+
+
+@pytest.mark.parametrize(("size", "batches"), [(7, 3), (6, 3), (2, 1), (1, 1)])
+def test_the_incomplete_last_batch_is_dropped_only_where_another_is_left(size, batches):
+    sampler = EpochSampler(size, seed=0, shuffle=True)
+    loader = make_loader(Drawn(), sampler, batch_size=2, num_workers=0, collate=list, drop_last=True)
+    assert len(list(loader)) == len(loader) == batches
