@@ -1,6 +1,6 @@
 """Post-processing against a loop over classes, at its worst: an untrained net's flat scores, 90 classes, 1,917 anchors.
 
-    python benchmarks/postprocess.py [--images N]
+python benchmarks/postprocess.py [--images N]
 """
 
 import argparse

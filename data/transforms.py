@@ -138,7 +138,7 @@ class Squash(A.DualTransform):
         return bboxes
 
 
-def build_train_transform(image_size: tuple[int, int]) -> Transform:
+def build_train_transform(image_size: tuple[int, int], crop_probability: float = 0.85) -> Transform:
     """SSD's crop, squash to `image_size` (H, W) px, horizontal flip, light colour; the colour on the small picture.
 
     Light, because heavy augmentation costs small networks accuracy (torchvision's SSDlite: 14.2 -> 15.2 by lightening).
@@ -146,7 +146,7 @@ def build_train_transform(image_size: tuple[int, int]) -> Transform:
     """
     return _compose(
         [
-            SSDRandomCrop(),
+            SSDRandomCrop(p=crop_probability),
             Squash(*image_size),
             A.HorizontalFlip(p=0.5),
             A.RandomBrightnessContrast(brightness_limit=32 / 255, contrast_limit=0.25, p=0.5),

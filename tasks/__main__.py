@@ -1,4 +1,4 @@
-"""`python -m tasks`: the paper's application tables (10 to 14), counted from the real models, beside its own figures."""
+"""`python -m tasks`: the paper's application tables (10 to 14), counted from the real models, beside its figures."""
 
 import argparse
 import json
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from backbone.__main__ import print_columns
 
 DESCRIPTION = """\
-Print the application tables of the MobileNet paper (Howard et al. 2017, arXiv 1704.04861) for the tasks that exist here,
-counted from their models, beside the figures the paper prints. So far: Table 13, object detection on COCO.
+Print the application tables of the MobileNet paper (Howard et al. 2017, arXiv 1704.04861) for the tasks that exist
+here, counted from their models, beside the figures the paper prints. So far: Table 13, object detection on COCO.
 """
 
 

@@ -147,6 +147,8 @@ class _Cli(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self._get(self.config_init, "trainer")
+        if config.max_epochs == -1 and config.max_steps == -1:
+            raise InputError("--trainer.max_epochs -1 has no end for the learning rate to fall to; give a number.")
         root = Path(config.get("default_root_dir") or "runs")
         self.run_dir = new_run(self.task, root)
         self.best = ModelCheckpoint(
@@ -182,6 +184,8 @@ class _Cli(LightningCLI):
                 f"{self.datamodule.hparams.root} have {_classes(ours)}; give the data it was trained for, or start "
                 "from its trunk alone with --model.weights."
             )
+
+        self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before a run folder is made
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
         self._guarded(self.trainer.fit, model, **kwargs)

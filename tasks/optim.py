@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from backbone.errors import InputError
-
 # RMSprop is the paper's optimizer (section 3.2); decay 0.9, momentum 0.9 and eps 1 are TensorFlow's SSD-MobileNet's.
 _OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
@@ -50,18 +48,18 @@ def parameter_groups(model: nn.Module, trunk: nn.Module, trunk_lr_mult: float, w
 def build_optimizer(name: str, groups: Iterable[dict], lr: float) -> Optimizer:
     """Build "sgd", "rmsprop" or "adamw" over `parameter_groups`, each at `lr` times its `lr_mult`."""
     optimizer_class, options = _OPTIMIZERS[name]
-    return optimizer_class([{**group, "lr": lr * group["lr_mult"]} for group in groups], lr=lr, **options)
+    return optimizer_class([{**group, "lr": lr * group["lr_mult"]} for group in groups], **options)
 
 
 def total_steps(trainer: Trainer) -> int:
-    """Count the optimizer steps of the whole run; InputError where it has no end.
+    """Count the optimizer steps of the whole run; ValueError where it has no end.
 
     Not `trainer.estimated_stepping_batches`: that starts the loader before a resumed run has its counters back, and
     its workers then replay epoch 0 (Lightning #21938).
     """
     if trainer.max_epochs in (None, -1):
         if trainer.max_steps == -1:
-            raise InputError("--trainer.max_epochs -1 has no end for the learning rate to fall to; give a number.")
+            raise ValueError("a run without an end has no learning rate to fall to: give max_epochs or max_steps")
         return trainer.max_steps
     batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches  # type: ignore[attr-defined]
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
@@ -107,11 +105,10 @@ class EMA(WeightAveraging):
         def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
             n = int(count)
             weight = 1 - min(decay, (1 + n) / (10 + n))
-            for ours, theirs in zip(averaged, current, strict=True):
-                if ours.is_floating_point():
-                    ours.lerp_(theirs, weight)
-                else:
-                    ours.copy_(theirs)  # counters of the norms
+            if averaged[0].is_floating_point():  # AveragedModel calls once for each dtype
+                torch._foreach_lerp_(averaged, current, weight)
+            else:  # counters of the norms
+                torch._foreach_copy_(averaged, current)
 
         super().__init__(multi_avg_fn=average)
 

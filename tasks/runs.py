@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -55,7 +54,9 @@ def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0][:120]
-        raise InputError(f"{path} is not a checkpoint that can be read safely ({reason}); give a .ckpt of `fit`.") from None
+        raise InputError(
+            f"{path} is not a checkpoint that can be read safely ({reason}); give a .ckpt of `fit`."
+        ) from None
     if not isinstance(checkpoint, dict) or checkpoint.get("task") != task:
         found = checkpoint.get("task") if isinstance(checkpoint, dict) else None
         what = f"a checkpoint of the task {found!r}" if found else "not a checkpoint of this project"

@@ -20,7 +20,13 @@ def test_config_trains_validates_and_leaves_a_whole_run(config, coco_root, capsy
     given = ["--config", str(config), "--data.root", str(coco_root), "--data.version", "", *QUICK]
     assert MAIN[task](["fit", *given]) == 0
     run = Path(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("run: "))
-    assert {path.name for path in run.iterdir()} >= {"config.yaml", "checkpoints", "metrics.csv", "metrics.json", "pictures"}
+    assert {path.name for path in run.iterdir()} >= {
+        "config.yaml",
+        "checkpoints",
+        "metrics.csv",
+        "metrics.json",
+        "pictures",
+    }
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert (Path("runs") / task / "latest").resolve() == run.resolve()
     asked, used = yaml.safe_load(config.read_text()), yaml.safe_load((run / "config.yaml").read_text())

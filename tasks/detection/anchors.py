@@ -5,6 +5,7 @@ square or not, has its anchors and a checkpoint loads at any of them.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ ANCHOR_SHAPES: tuple[tuple[tuple[float, float], ...], ...] = (
     ((0.1, 1.0), (0.2, 2.0), (0.2, 0.5)),
     *(
         (*((scale, ratio) for ratio in (1.0, 2.0, 0.5, 3.0, 1 / 3)), ((scale * following) ** 0.5, 1.0))
-        for scale, following in zip(_SCALES[1:-1], _SCALES[2:], strict=True)
+        for scale, following in pairwise(_SCALES[1:])
     ),
 )
 

@@ -40,7 +40,7 @@ class Detector:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> "Detector":
-        """Build the network that the checkpoint describes, with its averaged weights; InputError as `read_checkpoint`."""
+        """Build the network that a checkpoint describes, with its averaged weights; InputError as `read_checkpoint`."""
         checkpoint = read_checkpoint(path, "detection")
         settings: dict[str, Any] = checkpoint["hyper_parameters"]
         categories = settings["categories"]
@@ -71,5 +71,3 @@ class Detector:
         boxes, scores, labels = (value.cpu().numpy() for value in found)
         ids = np.array(list(self.categories), dtype=np.int64)[labels]
         return Found(boxes, scores, [self.categories[i] for i in ids.tolist()], ids)
-
-

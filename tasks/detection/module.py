@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from backbone import InputError, MobileNetV1, Numerics, load_pretrained, read_pretrained
 from tasks.detection.anchors import decode
@@ -59,31 +60,37 @@ class DetectionModule(LightningModule):
         if pretrained:
             load_pretrained(trunk, pretrained)
         self.model = SSD(trunk, len(categories) + (loss == "multibox"), head)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)
         if loss == "focal":
             set_class_prior(self.model, 0.01)
         self._found: dict[int, Detections] = {}
         self.train()
 
+    @property
+    def _data(self) -> Any:  # Trainer does not declare it
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         """Loss of one batch; None where no image of it could be read."""
-        self.trainer.datamodule.note_bad(batch["bad"])
+        self._data.note_bad(batch["bad"])
         if not len(batch["images"]):
             return None
         answer = self.model(batch["images"])
         anchors_xyxy = decode(torch.zeros_like(answer.anchors), answer.anchors)
         matches = match(anchors_xyxy, batch["boxes_xyxy"], batch["crowd_xyxy"])
-        loss_function = multibox_loss if self.hparams.loss == "multibox" else focal_loss
-        losses = loss_function(*answer, matches, batch["boxes_xyxy"], batch["labels"])
+        loss_function = multibox_loss if self.hparams["loss"] == "multibox" else focal_loss
+        truth = batch["boxes_xyxy"], batch["labels"]
+        losses = loss_function(answer.class_logits, answer.box_codes, answer.anchors, matches, *truth)
         loss = losses.classes + losses.boxes
         if not loss.isfinite():
             raise InputError(
                 f"the loss is {loss.item()} at step {self.global_step} on images {batch['image_ids']}; look at these "
                 "images, or train with a lower --model.lr."
             )
-        sizes = {"batch_size": len(batch["images"])}
-        self.log("train/loss", loss, prog_bar=True, **sizes)
-        self.log_dict({"train/loss_classes": losses.classes, "train/loss_boxes": losses.boxes}, **sizes)
+        count = len(batch["images"])
+        self.log("train/loss", loss, prog_bar=True, batch_size=count)
+        parts = {"train/loss_classes": losses.classes, "train/loss_boxes": losses.boxes}
+        self.log_dict(parts, batch_size=count)
         return loss
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Boxes]:
@@ -91,14 +98,14 @@ class DetectionModule(LightningModule):
         return postprocess(
             self.model(images),
             len(self.category_ids),
-            tuple(images.shape[-2:]),
+            (images.shape[-2], images.shape[-1]),
             sizes.tolist(),
-            class_agnostic=self.hparams.class_agnostic,
+            class_agnostic=self.hparams["class_agnostic"],
         )
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep what is found in the batch's images."""
-        self.trainer.datamodule.note_bad(batch["bad"])
+        self._data.note_bad(batch["bad"])
         if len(batch["images"]):
             for image_id, found in zip(batch["image_ids"], self.detect(batch["images"], batch["sizes"]), strict=True):
                 boxes, scores, labels = (value.cpu().numpy() for value in found)
@@ -119,7 +126,7 @@ class DetectionModule(LightningModule):
         found = gather(self._found)
         self._found = {}
         results = [row for image_id, boxes in found.items() for row in to_coco_results(image_id, boxes)]
-        ground_truth = self.trainer.datamodule.ground_truth(split)
+        ground_truth = self._data.ground_truth(split)
         scores = evaluate(ground_truth, results, image_ids=found)
         self.log_dict({f"{split}/{name}": value for name, value in scores.figures.items() if name != "map"})
         self.log(f"{split}/map", scores.figures["map"], prog_bar=True)
@@ -131,30 +138,32 @@ class DetectionModule(LightningModule):
                 ground_truth=ground_truth,
                 results=results,
                 image_ids=found,
-                open_image=lambda image_id: self.trainer.datamodule.photograph(split, image_id),
+                open_image=lambda image_id: self._data.photograph(split, image_id),
             )
 
     def train(self, mode: bool = True) -> "DetectionModule":
         """Set the mode of all but a frozen trunk, which keeps its norms' statistics."""
         super().train(mode)
-        if self.hparams.trunk_lr_mult == 0:
+        if self.hparams["trunk_lr_mult"] == 0:
             freeze(self.model.trunk)
         return self
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Warm up, then follow a cosine to 0 at the last step of the run."""
-        groups = parameter_groups(self.model, self.model.trunk, self.hparams.trunk_lr_mult, self.hparams.weight_decay)
-        optimizer = build_optimizer(self.hparams.optimizer, groups, self.hparams.lr)
-        scheduler = warmup_cosine(optimizer, self.hparams.warmup_steps, total_steps(self.trainer))
+        asked = self.hparams
+        groups = parameter_groups(self.model, self.model.trunk, asked["trunk_lr_mult"], asked["weight_decay"])
+        optimizer = build_optimizer(asked["optimizer"], groups, asked["lr"])
+        scheduler = warmup_cosine(optimizer, asked["warmup_steps"], total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
         """Let the learning rate asked for win over a resumed checkpoint's."""
-        restore_rates(self.optimizers().optimizer, self.lr_schedulers(), self.hparams.lr)
+        scheduler = cast(LambdaLR, self.trainer.lr_scheduler_configs[0].scheduler)
+        restore_rates(self.trainer.optimizers[0], scheduler, self.hparams["lr"])
 
     def configure_callbacks(self) -> list[Callback]:
         """Average the weights."""
-        return [EMA(self.hparams.ema_decay)]
+        return [EMA(self.hparams["ema_decay"])]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say whose checkpoint it is."""

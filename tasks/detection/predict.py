@@ -18,7 +18,9 @@ def main(args: list[str]) -> int:
         "--source", type=Path, metavar="FILE-or-FOLDER", help="pictures (default: the built-in sample's test images)"
     )
     parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
-    parser.add_argument("--min_score", type=float, default=0.3, help="least score of a drawn box (default: %(default)s)")
+    parser.add_argument(
+        "--min_score", type=float, default=0.3, help="least score of a drawn box (default: %(default)s)"
+    )
     parser.add_argument(
         "--class_agnostic", action="store_true", help="suppress overlapping boxes over all classes, not by class"
     )
@@ -45,8 +47,8 @@ def _predict(options: argparse.Namespace) -> Path:
     from tasks.runs import new_run, newest_checkpoint, point_latest
 
     keep_freed_memory()
-    pictures = _pictures(options.source or built_in_sample() / "test")
     detect = Detector.from_checkpoint(options.ckpt_path or newest_checkpoint("detection", options.runs))
+    pictures = _pictures(options.source or built_in_sample() / "test")
     detect.class_agnostic |= options.class_agnostic
     colors = {category_id: class_color(i) for i, category_id in enumerate(detect.categories)}
     run = new_run("detection", options.runs)
@@ -68,8 +70,8 @@ def _predict(options: argparse.Namespace) -> Path:
         (run / "pictures").mkdir(parents=True, exist_ok=True)
         # The name keeps its ending, so that a.jpg and a.png beside each other have a picture each.
         Image.fromarray(picture).save(run / "pictures" / f"{path.name}.jpg", quality=92)
-    for error in refused:
-        print(f"warning: {error}", file=sys.stderr)
+    for unreadable in refused:
+        print(f"warning: {unreadable}", file=sys.stderr)
     if len(refused) == len(pictures):
         raise InputError(f"none of the {len(pictures)} pictures could be read; the first: {refused[0]}")
     (run / "predictions.json").write_text(json.dumps(results))

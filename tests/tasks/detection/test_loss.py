@@ -49,7 +49,7 @@ def test_multibox_equals_torchvisions_loss_where_nothing_collides():
 
     theirs = TorchvisionSSD.compute_loss(
         Reference,
-        [{"boxes": b, "labels": l + 1} for b, l in zip(boxes, labels, strict=True)],
+        [{"boxes": b, "labels": label + 1} for b, label in zip(boxes, labels, strict=True)],
         {"bbox_regression": codes, "cls_logits": logits},
         [ANCHORS_XYXY] * 3,
         list(matches),

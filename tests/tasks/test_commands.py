@@ -1,0 +1,60 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from backbone import InputError
+from tasks.__main__ import main as tables
+from tasks.commands import dispatch
+
+
+@pytest.mark.parametrize("module", ["tasks.detection", "backbone", "tasks", "data.samples"])
+def test_help_answers_without_importing_torch(module, tmp_path):
+    script = (
+        "import runpy, sys\n"
+        f"sys.argv = ['x', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module({module!r}, run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: python -m " + module)
+
+
+def test_every_task_starts_as_a_module(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.detection", "nonsense"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "'nonsense' is not a command of python -m tasks.detection; use one of fit," in done.stderr
+
+
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(capsys):
+    def refuse(args):
+        raise InputError("photo.jpg: it is empty; replace it.")
+
+    assert dispatch("x", "about", {"go": ("help", refuse)}, ["go"]) == 2
+    assert capsys.readouterr().err == "error: photo.jpg: it is empty; replace it.\n"
+
+
+def test_our_own_mistake_keeps_its_traceback():
+    def broken(args):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        dispatch("x", "about", {"go": ("help", broken)}, ["go"])
+
+
+def test_table_13_counts_what_the_paper_prints(capsys):
+    assert tables(["--json"]) == 0
+    rows = {row["model"]: row for row in json.loads(capsys.readouterr().out)}
+    ssd, lite = rows["SSD 300, MobileNet"], rows["SSDLite 320, MobileNet"]
+    assert (ssd["params"], round(ssd["mult_adds"] / 1e9, 3)) == (6_819_839, 1.237)
+    assert (lite["params"], round(lite["mult_adds"] / 1e9, 3)) == (5_100_661, 1.309)
+    assert (ssd["paper_params"], ssd["paper_mult_adds"]) == (6_800_000, 1_200_000_000)
+    assert tables([]) == 0
+    assert "6,819,839" in capsys.readouterr().out

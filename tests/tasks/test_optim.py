@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from backbone import MobileNetV1
+from tasks.optim import EMA, build_optimizer, parameter_groups, restore_rates, warmup_cosine
+
+
+def small_model():
+    trunk = MobileNetV1(0.25)
+    return nn.ModuleDict({"trunk": trunk, "head": nn.Conv2d(trunk.channels[32], 6, 1)}), trunk
+
+
+def test_norms_biases_and_depthwise_filters_are_not_decayed_and_the_trunk_has_its_rate():
+    model, trunk = small_model()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, trunk, 0.1, 4e-5)
+    found = {
+        names[id(parameter)]: (group["lr_mult"], group["weight_decay"])
+        for group in groups
+        for parameter in group["params"]
+    }
+    assert found.keys() == set(names.values())
+    assert found["head.weight"] == (1.0, 4e-5)
+    assert found["head.bias"] == (1.0, 0.0)
+    assert found["trunk.stem.0.weight"] == (0.1, 4e-5)
+    assert found["trunk.stem.1.weight"] == (0.1, 0.0)
+    assert found["trunk.blocks.3.0.weight"] == (0.1, 0.0)  # depthwise
+    assert found["trunk.blocks.3.3.weight"] == (0.1, 4e-5)  # 1x1
+    assert sum(decay > 0 for _, decay in found.values()) == 1 + 13 + 1  # stem, thirteen 1x1, head
+
+
+def test_frozen_parameters_are_in_no_group():
+    model, trunk = small_model()
+    trunk.requires_grad_(False)
+    found = [parameter for group in parameter_groups(model, trunk, 0.0, 0.1) for parameter in group["params"]]
+    assert {id(parameter) for parameter in found} == {id(model["head"].weight), id(model["head"].bias)}
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (0, 1 / 11),
+        (4, 5 / 11),
+        (9, 10 / 11),
+        (10, 1.0),
+        (55, 0.5),  # half-way from 10 to 100
+        (32, 0.5 + 0.5 * math.cos(math.pi * 22 / 90)),
+        (100, 0.0),
+        (120, 0.0),
+    ],
+)
+def test_rate_warms_up_and_follows_a_cosine(step, factor):
+    model, trunk = small_model()
+    optimizer = build_optimizer("sgd", parameter_groups(model, trunk, 0.1, 0.0), 2.0)
+    schedule = warmup_cosine(optimizer, 10, 100)
+    for _ in range(step):
+        optimizer.step()
+        schedule.step()
+    rates = {group["lr_mult"]: group["lr"] for group in optimizer.param_groups}
+    assert rates[1.0] == pytest.approx(2.0 * factor, abs=1e-12)
+    assert rates[0.1] == pytest.approx(0.2 * factor, abs=1e-12)
+
+
+def test_warm_up_takes_a_fifth_of_a_short_run_at_most():
+    model, trunk = small_model()
+    optimizer = build_optimizer("sgd", parameter_groups(model, trunk, 1.0, 0.0), 1.0)
+    schedule = warmup_cosine(optimizer, 500, 20)
+    assert [schedule.lr_lambdas[0](step) for step in (0, 3, 4)] == pytest.approx([1 / 5, 4 / 5, 1.0])
+
+
+def test_a_new_rate_replaces_the_one_that_was_loaded():
+    model, trunk = small_model()
+    optimizer = build_optimizer("sgd", parameter_groups(model, trunk, 0.5, 0.0), 1.0)
+    schedule = warmup_cosine(optimizer, 0, 100)
+    for _ in range(50):
+        optimizer.step()
+        schedule.step()
+    restore_rates(optimizer, schedule, 0.01)
+    for group in optimizer.param_groups:
+        assert group["lr"] == pytest.approx(0.01 * group["lr_mult"] * 0.5)
+
+
+def test_average_is_the_recurrence_worked_by_hand_and_counters_are_copied():
+    """Decay (1 + n) / (10 + n), at most 0.5: 2/11 for the second value, 3/12 for the third, 0.5 from the ninth on."""
+    average = EMA(0.5)._kwargs["multi_avg_fn"]
+    ours, counter = torch.tensor([10.0]), torch.tensor(7)
+    average([ours], [torch.tensor([0.0])], torch.tensor(1))
+    assert ours.item() == pytest.approx(10 * 2 / 11)
+    average([counter], [torch.tensor(8)], torch.tensor(1))
+    assert counter.item() == 8
+    average([ours], [torch.tensor([1.0])], torch.tensor(2))
+    assert ours.item() == pytest.approx(10 * 2 / 11 * 0.25 + 0.75)
+    ours = torch.tensor([4.0])
+    average([ours], [torch.tensor([0.0])], torch.tensor(1000))
+    assert ours.item() == 2.0
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("rmsprop", torch.optim.RMSprop)])
+def test_rmsprop_has_the_papers_settings_and_sgd_its_momentum(name, kind):
+    model, trunk = small_model()
+    optimizer = build_optimizer(name, parameter_groups(model, trunk, 1.0, 0.0), 0.004)
+    assert isinstance(optimizer, kind)
+    assert optimizer.defaults["momentum"] == 0.9
+    if name == "rmsprop":
+        assert (optimizer.defaults["alpha"], optimizer.defaults["eps"]) == (0.9, 1.0)

@@ -1,0 +1,104 @@
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+
+import pytest
+import torch
+
+from backbone import InputError
+from tasks.runs import AtomicCheckpointIO, new_run, newest_checkpoint, point_latest, read_checkpoint
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+def test_a_new_run_never_has_the_name_of_one_that_exists(tmp_path):
+    first = new_run("detection", tmp_path)
+    first.mkdir(parents=True)
+    second = new_run("detection", tmp_path)
+    assert first != second
+    assert not second.exists()
+
+
+def test_latest_points_at_the_last_run(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / "detection" / name).mkdir(parents=True)
+        point_latest(tmp_path / "detection" / name)
+    assert (tmp_path / "detection" / "latest").resolve() == tmp_path / "detection" / "two"
+
+
+def test_newest_checkpoint_passes_over_runs_without_one(tmp_path):
+    for age, name in enumerate(("new", "old")):
+        path = tmp_path / "detection" / name / "checkpoints" / "best.ckpt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+    (tmp_path / "detection" / "a_test").mkdir()
+    assert newest_checkpoint("detection", tmp_path).parts[-3] == "new"
+    with pytest.raises(InputError, match="no checkpoint under"):
+        newest_checkpoint("classification", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a checkpoint", "is not a checkpoint that can be read safely"),
+        (b"", "is not a checkpoint that can be read safely"),
+        (pickle.dumps({"task": "detection", "x": Bomb()}), "is not a checkpoint that can be read safely"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path, content, message):
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(path, "detection")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_hostile_checkpoint_of_todays_format_is_refused(tmp_path):
+    torch.save({"task": "detection", "state_dict": Bomb()}, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match="that can be read safely"):
+        read_checkpoint(tmp_path / "x.ckpt", "detection")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_checkpoint_of_another_task_or_project_is_refused_by_name(tmp_path):
+    torch.save({"task": "geolocalization"}, tmp_path / "geo.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="a checkpoint of the task 'geolocalization'"):
+        read_checkpoint(tmp_path / "geo.ckpt", "detection")
+    with pytest.raises(InputError, match="not a checkpoint of this project"):
+        read_checkpoint(tmp_path / "other.ckpt", "detection")
+    with pytest.raises(InputError, match="there is no such file"):
+        read_checkpoint(tmp_path / "none.ckpt", "detection")
+
+
+def _save_for_ever(path):
+    content = {"x": torch.arange(2_000_000)}
+    while True:
+        AtomicCheckpointIO().save_checkpoint(content, path)
+
+
+def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"x": torch.arange(2_000_000)}, path)
+    for delay in (0.05, 0.11, 0.17, 0.23):
+        process = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=(path,))
+        process.start()
+        time.sleep(delay)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert torch.equal(torch.load(path, weights_only=True)["x"], torch.arange(2_000_000))
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint_and_no_remains(tmp_path):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"x": 1}, path)
+    with pytest.raises(Exception, match=r"(?i)pickle"):
+        AtomicCheckpointIO().save_checkpoint({"x": lambda: 1}, path)
+    assert torch.load(path, weights_only=True) == {"x": 1}
+    assert [found.name for found in tmp_path.iterdir()] == ["last.ckpt"]
