@@ -4,9 +4,9 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from backbone.errors import InputError
+from backbone.errors import Arguments, InputError
 
 if TYPE_CHECKING:  # torch takes seconds to import; --help and a mistyped argument should not wait for it
     from backbone.cost import LayerCost
@@ -272,17 +272,9 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, but a mistake gets the one sentence that every command of the suite gives."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; see python -m backbone --help", file=sys.stderr)
-        sys.exit(2)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code, 2 for input that cannot be used."""
-    parser = _Parser(
+    parser = Arguments(
         "python -m backbone", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--width", type=float, metavar="W", help="width multiplier, any number above 0 (default 1)")

@@ -1,4 +1,8 @@
-"""The one exception that means: the user gave something that cannot be used."""
+"""The one exception that means: the user gave something that cannot be used; and how the commands take theirs."""
+
+import argparse
+import sys
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -6,3 +10,12 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class Arguments(argparse.ArgumentParser):
+    """argparse, but a mistake gets one sentence as any other does, without the usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the sentence and exit with 2."""
+        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)

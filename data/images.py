@@ -79,8 +79,12 @@ def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
     Raises ImageError for an array of another shape or type.
     """
     if isinstance(image, Image.Image):
-        rgb = _to_rgb("the PIL image", image)
-        turn = _orientation(image)
+        try:
+            image.load()  # one that was opened lazily is read only now
+            turn = _orientation(image)
+            rgb = _to_rgb("the PIL image", image)
+        except OSError as error:
+            raise ImageError("the PIL image", f"it cannot be decoded ({error})") from error
         return np.asarray(rgb.transpose(_TURN[turn]) if turn in _TURN else rgb)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ImageError(

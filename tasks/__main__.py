@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from backbone.__main__ import print_columns
+from backbone.errors import Arguments
 
 DESCRIPTION = """\
 Print the application tables of the MobileNet paper (Howard et al. 2017, arXiv 1704.04861) for the tasks that exist
@@ -51,7 +52,7 @@ def count_detector(row: Row) -> tuple[int, int]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="python -m tasks", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print a list of JSON objects instead of a table")

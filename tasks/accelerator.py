@@ -14,12 +14,12 @@ _KEEP_MEMORY = (
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory it frees, where training runs on a Linux CPU; True if it took effect.
+    """Let this process keep the memory it frees, for training on a Linux CPU; True if it took effect.
 
     Each training step frees and asks again for hundreds of MB. By default glibc hands large blocks back to the kernel,
     which must then zero every page anew: most of the step's time (benchmarks/kept_memory.py shows the ratio).
     """
-    if not sys.platform.startswith("linux") or torch.cuda.is_available():
+    if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -12,13 +12,22 @@ from typing import Any, NoReturn
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbone.errors import InputError
 from tasks.accelerator import best_precision, keep_freed_memory
-from tasks.runs import AtomicCheckpointIO, StopBetweenSteps, new_run, newest_checkpoint, point_latest, read_checkpoint
+from tasks.runs import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    StopBetweenSteps,
+    new_run,
+    newest_checkpoint,
+    point_latest,
+    read_checkpoint,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # What the data tell the model; never read from a checkpoint or the command line.
@@ -36,7 +45,6 @@ def run(
     Without a config and a data root it is the built-in sample. Settings count in this order: command line, config,
     checkpoint, default. InputError where what the user gave cannot be used, before anything is written.
     """
-    keep_freed_memory()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # their banners
     for message in _NOT_FOR_USERS:
@@ -44,11 +52,12 @@ def run(
     command, *rest = args
     checkpoint_path = _option(rest, "ckpt_path")
     has_config = bool({"-c", "--config"} & {arg.split("=")[0] for arg in rest})
+    has_root = _option(rest, "data.root") is not None or "--data" in rest
     if command == "fit":
         run_config = Path(checkpoint_path).parent.parent / "config.yaml" if checkpoint_path else None
         if run_config and not has_config and run_config.is_file():
             rest = ["--config", str(run_config), *rest]  # a resumed run is the same run
-        elif not has_config and not checkpoint_path and _option(rest, "data.root") is None:
+        elif not has_config and not checkpoint_path and not has_root:
             rest = ["--config", str(CONFIGS / task / "sample.yaml"), *rest]
     elif checkpoint_path is None and not {"-h", "--help", "--print_config"} & set(rest):
         root = Path(_option(rest, "trainer.default_root_dir") or "runs")
@@ -57,7 +66,7 @@ def run(
         rest = [*rest, "--ckpt_path", checkpoint_path]
     checkpoint = read_checkpoint(checkpoint_path, task) if checkpoint_path else None
     try:
-        _Cli(task, module_class, datamodule_class, checkpoint, [command, *rest])
+        _Cli(task, module_class, datamodule_class, checkpoint, checkpoint_path, [command, *rest])
     except SystemExit as stop:  # --help, a mistake in the arguments, Ctrl-C
         return int(stop.code or 0)
     return 0
@@ -80,6 +89,15 @@ class _Parser(LightningArgumentParser):
         return {action.dest for parser in parsers for action in parser._actions if action.dest}
 
 
+class ValidateLastEpoch(Callback):
+    """Validate after the last epoch, whatever `check_val_every_n_epoch`: the rate ends there, and so does the best."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for a validation at the end of the epoch that begins."""
+        if trainer.max_epochs is not None and trainer.current_epoch == trainer.max_epochs - 1:
+            trainer.check_val_every_n_epoch = 1
+
+
 class _Progress(TQDMProgressBar):  # the same bar whether or not rich happens to be installed
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
@@ -94,14 +112,17 @@ class _Cli(LightningCLI):
         module_class: type[LightningModule],
         datamodule_class: type[LightningDataModule],
         checkpoint: dict[str, Any] | None,
+        checkpoint_path: str | None,
         args: Sequence[str],
     ) -> None:
         self.task = task
         self.checkpoint = checkpoint
+        self.checkpoint_path = checkpoint_path
         super().__init__(
             module_class,
             datamodule_class,
             parser_class=_Parser,
+            parser_kwargs={command: {"prog": f"python -m tasks.{task} {command}"} for command in self.subcommands()},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             # Its own precedence lets a checkpoint override the command line; ours is in `add_arguments_to_parser`.
@@ -126,6 +147,13 @@ class _Cli(LightningCLI):
             "test": skip | {"dataloaders"},
         }
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Put what is ours first in --help, before the hundred options of the trainer."""
+        parser.add_lightning_class_args(self._datamodule_class, "data")
+        parser.add_lightning_class_args(self._model_class, "model")
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in LINKS:
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
@@ -142,8 +170,10 @@ class _Cli(LightningCLI):
         """Keep Lightning from letting the checkpoint override the command line."""
 
     def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        config.ckpt_path = self.checkpoint_path  # a config's own is that of the run it was written by
         if self.checkpoint:  # the numerics belong to the weights, which come from the checkpoint
-            self.config[self.subcommand].model.numerics = self.checkpoint["hyper_parameters"]["numerics"]
+            config.model.numerics = self.checkpoint["hyper_parameters"]["numerics"]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self._get(self.config_init, "trainer")
@@ -151,9 +181,9 @@ class _Cli(LightningCLI):
             raise InputError("--trainer.max_epochs -1 has no end for the learning rate to fall to; give a number.")
         root = Path(config.get("default_root_dir") or "runs")
         self.run_dir = new_run(self.task, root)
-        self.best = ModelCheckpoint(
-            self.run_dir / "checkpoints", "best", monitor=self.model.monitor, mode="max", enable_version_counter=False
-        )
+        self.writes_nothing = bool(config.fast_dev_run)
+        resumed_from = Path(self.checkpoint_path) if self.checkpoint_path else None
+        self.best = BestCheckpoint(self.run_dir / "checkpoints", self.model.monitor, resumed_from)
         last = ModelCheckpoint(
             self.run_dir / "checkpoints",
             "last",
@@ -165,16 +195,25 @@ class _Cli(LightningCLI):
         callbacks = config.get("callbacks") or []
         config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), self.best, last]
         self.stop = StopBetweenSteps()
-        config["callbacks"].append(self.stop)
+        config["callbacks"] += [self.stop, ValidateLastEpoch()]
         if config.get("enable_progress_bar") is not False:
             config["callbacks"].append(_Progress())
-        if config.get("logger") in (None, True):
-            config["logger"] = CSVLogger(root, name=self.task, version=self.run_dir.name)
+        if (given := config.get("logger")) is not False:  # a logger of the user's comes beside ours
+            given = [] if given in (None, True) else given if isinstance(given, list) else [given]
+            config["logger"] = [CSVLogger(root, name=self.task, version=self.run_dir.name), *given]
         config["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO()]
-        if config.get("precision") is None:
+        accelerator = config.accelerator
+        if accelerator in ("auto", "gpu"):
             mps = torch.backends.mps.is_available()
-            config["precision"] = best_precision("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
-        return super().instantiate_trainer(**kwargs)
+            accelerator = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        if accelerator == "cpu":
+            keep_freed_memory()
+        if config.get("precision") is None:
+            config["precision"] = best_precision(accelerator)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:  # a GPU that is not there
+            raise InputError(f"the --trainer options do not hold: {' '.join(str(error).split())}") from error
 
     def after_instantiate_classes(self) -> None:
         ours, theirs = self.datamodule.categories, (self.checkpoint or {}).get("hyper_parameters", {}).get("categories")
@@ -184,14 +223,19 @@ class _Cli(LightningCLI):
                 f"{self.datamodule.hparams.root} have {_classes(ours)}; give the data it was trained for, or start "
                 "from its trunk alone with --model.weights."
             )
-
         self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before a run folder is made
+        if self.trainer.is_global_zero and not self.writes_nothing:
+            self.run_dir.mkdir(parents=True)  # at once, so that a run started in the same second takes another
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
+        if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.hparams["root"]:
+            print("starting from random weights; ImageNet's, by --model.weights FILE, need far fewer pictures")
         self._guarded(self.trainer.fit, model, **kwargs)
-        if self.best.best_model_path:  # none after --trainer.fast_dev_run
-            kwargs["ckpt_path"] = self.best.best_model_path
-            self._guarded(self.trainer.validate, model, verbose=False, **kwargs)
+        if not self.writes_nothing:
+            best = self.best.best_model_path
+            if not best:  # stopped by max_steps or max_time before any validation: the last weights are the best
+                self.trainer.save_checkpoint(best := str(self.run_dir / "checkpoints" / "best.ckpt"))
+            self._guarded(self.trainer.validate, model, verbose=False, **{**kwargs, "ckpt_path": best})
         self._finish()
 
     def validate(self, model: LightningModule, **kwargs: Any) -> None:
@@ -248,6 +292,9 @@ _NOT_FOR_USERS = (
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*The number of training batches .* is smaller than the logging interval.*",
     ".*Experiment logs directory .* exists and is not empty.*",
+    ".*The dirpath has changed from .*",  # a resumed run has a folder of its own
+    ".*your dataloader is not resumable.*",  # it is: data/loading.py starts where the checkpoint stands
+    ".*Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
 )
 
 

@@ -29,3 +29,6 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130  # as a shell reports Ctrl-C

@@ -1,7 +1,7 @@
 """Run folders, `runs/<task>/<time>/`, and the checkpoints in them."""
 
 import os
-import pickle
+import shutil
 import signal
 import threading
 from datetime import datetime
@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from backbone.errors import InputError
 
 
 def new_run(task: str, root: Path) -> Path:
-    """Name a run folder that does not exist yet; it is made by the first who writes into it."""
+    """Name a run folder that does not exist yet."""
     time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder, count = root / task / time, 1
     while folder.exists():
@@ -37,7 +38,11 @@ def point_latest(run: Path) -> None:
 
 def newest_checkpoint(task: str, root: Path) -> Path:
     """Find the best checkpoint of the newest run that has one; InputError where there is none."""
-    found = sorted((root / task).glob("*/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime)
+    runs = (run for run in (root / task).glob("*") if not run.is_symlink())  # `latest` is one of the others
+    found = sorted(
+        (path for run in runs if (path := run / "checkpoints" / "best.ckpt").is_file()),
+        key=lambda path: path.stat().st_mtime,
+    )
     if not found:
         raise InputError(
             f"There is no checkpoint under {root / task}; train one with `python -m tasks.{task} fit`, "
@@ -49,13 +54,13 @@ def newest_checkpoint(task: str, root: Path) -> Path:
 def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:
     """Read a checkpoint of this task without running any code in it; InputError says what was found instead."""
     if not Path(path).is_file():
-        raise InputError(f"--ckpt_path {path}: there is no such file.")
+        raise InputError(f"The checkpoint {path} does not exist; give the path of a .ckpt that `fit` wrote.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0][:120]
+    except Exception:  # torch raises whatever the bytes happen to mean as a pickle
         raise InputError(
-            f"{path} is not a checkpoint that can be read safely ({reason}); give a .ckpt of `fit`."
+            f"{path} is not a checkpoint that can be read safely (weights and plain values alone); give a .ckpt that "
+            "`fit` wrote."
         ) from None
     if not isinstance(checkpoint, dict) or checkpoint.get("task") != task:
         found = checkpoint.get("task") if isinstance(checkpoint, dict) else None
@@ -91,11 +96,37 @@ class StopBetweenSteps(Callback):
         self.signal = number
         print("\nstopping after this batch (again to stop at once)", flush=True)
 
-    def _stop(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop before a batch, unless the gradients of the last one wait for it."""
+        if self.signal is not None and batch_idx % trainer.accumulate_grad_batches == 0:
+            raise KeyboardInterrupt
+
+    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Stop before a batch."""
         if self.signal is not None:
             raise KeyboardInterrupt
 
-    on_train_batch_start = on_validation_batch_start = on_test_batch_start = _stop
+    on_test_batch_start = on_validation_batch_start
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """best.ckpt by `monitor`; a resumed run starts with the best of the run it goes on with, not from nothing."""
+
+    def __init__(self, folder: Path, monitor: str, resumed_from: Path | None) -> None:
+        super().__init__(folder, "best", monitor=monitor, mode="max", enable_version_counter=False)
+        self._resumed_from = resumed_from
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copy the best checkpoint over, and take its score as the one to beat."""
+        before = self._resumed_from.parent / "best.ckpt" if self._resumed_from else None
+        if before is None or not before.is_file() or state_dict["best_model_score"] is None:
+            return
+        path = Path(str(self.dirpath)) / "best.ckpt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(before, path)
+        self.best_model_path = self.kth_best_model_path = str(path)
+        self.best_model_score = self.kth_value = state_dict["best_model_score"]
+        self.best_k_models = {str(path): state_dict["best_model_score"]}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -1,16 +1,15 @@
 """`python -m data.samples KIND DIR`: draws a sample data set into a new folder."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from backbone.errors import InputError
+from backbone.errors import Arguments, InputError
 from data.samples.detection import write_detection_sample
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Draws the sample that the command line names; exit code 2 and one sentence where it cannot."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="python -m data.samples",
         description="Draw a small data set that a network can learn from in minutes, in the format of the real one.",
     )

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from tasks.detection.inference import Detector
 
 
-def load(checkpoint: str) -> "Detector":
+def load(checkpoint: str, device: str = "cpu") -> "Detector":
     """Load a checkpoint as a callable: a photograph's path, PIL image or array in, boxes, scores and names out.
 
     Raises InputError where the file is not a checkpoint of this task.
     """
     from tasks.detection.inference import Detector  # here, so that `--help` need not import torch
 
-    return Detector.from_checkpoint(checkpoint)
+    return Detector.from_checkpoint(checkpoint, device)

@@ -1,18 +1,17 @@
 """`python -m tasks.detection evaluate`: COCO's twelve figures for any results file, from any detector."""
 
-import argparse
 import json
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
-from backbone.errors import InputError
+from backbone.errors import Arguments, InputError
 
 
 def main(args: list[str]) -> int:
-    """Run the command; return its exit code: 2, with one sentence on stderr, where a file cannot be used."""
-    parser = argparse.ArgumentParser(
+    """Run the command; return its exit code. InputError where a file cannot be used."""
+    parser = Arguments(
         prog="python -m tasks.detection evaluate",
         description="Score a COCO results file against COCO annotations and print COCO's own twelve lines.",
     )
@@ -32,11 +31,7 @@ def main(args: list[str]) -> int:
         help="what matches the boxes; the figures are the same to the last digit (default: %(default)s)",
     )
     options = parser.parse_args(args)
-    try:
-        _evaluate(options.annotations, options.results, options.json, options.backend)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _evaluate(options.annotations, options.results, options.json, options.backend)
     return 0
 
 

@@ -39,7 +39,7 @@ class Detector:
         self._resize = build_eval_transform(input_size)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> "Detector":
+    def from_checkpoint(cls, path: str | Path, device: str = "cpu") -> "Detector":
         """Build the network that a checkpoint describes, with its averaged weights; InputError as `read_checkpoint`."""
         checkpoint = read_checkpoint(path, "detection")
         settings: dict[str, Any] = checkpoint["hyper_parameters"]
@@ -48,7 +48,7 @@ class Detector:
         model = SSD(trunk, len(categories) + (settings["loss"] == "multibox"), settings["head"])
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
         model.load_state_dict(weights)
-        return cls(model, categories, tuple(settings["input_size"]), settings["class_agnostic"])
+        return cls(model.to(device), categories, tuple(settings["input_size"]), settings["class_agnostic"])
 
     @torch.inference_mode()
     def __call__(self, photograph: str | Path | Image | np.ndarray, *, min_score: float = 0.3) -> Found:

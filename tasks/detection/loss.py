@@ -17,7 +17,7 @@ _FOCAL_ALPHA, _FOCAL_GAMMA = 0.75, 2.0
 
 
 class Losses(NamedTuple):
-    """Both parts, each summed over the batch and divided by its number of positive anchors (at least 1)."""
+    """Both parts, each summed over the batch and divided by its positive anchors; an image without one counts as 1."""
 
     classes: Tensor
     boxes: Tensor
@@ -87,4 +87,4 @@ def _targets(
 
 
 def _count(positive: Tensor) -> Tensor:
-    return positive.sum().clamp(min=1)
+    return positive.sum(dim=1).clamp(min=1).sum()

@@ -84,8 +84,8 @@ def to_coco_results(image_id: int, detections: Detections) -> list[dict[str, Any
 def gather(detections: Mapping[int, Detections]) -> dict[int, Detections]:
     """Detections by image id from all processes, on every process; in one process, the same dictionary by id.
 
-    A distributed sampler pads its shards by repeating images: as the images are keyed by id, a repeated one counts
-    once, and processes may hold different numbers of images, none included.
+    Processes may hold different numbers of images, none included; one that several hold, as after a sampler that pads
+    its shards, counts once.
     """
     import torch.distributed as dist  # here: scoring a file needs no torch
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -23,11 +24,24 @@ from tasks.optim import EMA, build_optimizer, freeze, parameter_groups, restore_
 
 
 class DetectionModule(LightningModule):
-    """An SSD with its loss, optimizer and COCO evaluation; every argument is a plain value and is in the checkpoint.
+    """An SSD with its loss, optimizer and COCO evaluation.
 
-    `categories` maps each original id to its name, `input_size` is (height, width) in pixels; both come from the data.
-    `weights` is any file that `backbone.read_pretrained` takes; `numerics` (a dict of `Numerics`) comes along with it.
-    `trunk_lr_mult` 0 freezes the trunk with its norms. `lr` is that of the whole batch.
+    Args:
+        categories: Original id to name; the data say it.
+        input_size: (height, width) in pixels; the data say it.
+        head: The paper's 1x1 predictors, or MobileNetV2's depthwise separable ones.
+        width_mult: The paper's width multiplier, any number above 0.
+        weights: Weights to start the trunk from: timm's, Keras', Hugging Face's, or a checkpoint of this project.
+        numerics: Padding, epsilon, activation, mean and std; they come along with `weights` or a checkpoint.
+        loss: Softmax with hard-negative mining (the paper's), or sigmoid focal loss.
+        optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
+        lr: Learning rate at its height.
+        weight_decay: Never on norms, biases and depthwise filters.
+        warmup_steps: Steps in which the rate rises; a fifth of the run at most.
+        trunk_lr_mult: The trunk's rate as a multiple of `lr`; 0 freezes it with its norms.
+        ema_decay: Of the average of the weights, which is what is validated and saved; 0 keeps the last.
+        class_agnostic: Suppress overlapping boxes over all classes, not by class.
+
     """
 
     monitor = "val/map"
@@ -42,16 +56,25 @@ class DetectionModule(LightningModule):
         weights: str | None = None,
         numerics: dict[str, Any] | None = None,
         loss: Literal["multibox", "focal"] = "multibox",
-        optimizer: Literal["sgd", "rmsprop", "adamw"] = "sgd",
-        lr: float = 0.05,
-        weight_decay: float = 4e-5,
-        warmup_steps: int = 500,
+        optimizer: Literal["sgd", "rmsprop", "adamw"] = "adamw",
+        lr: float = 0.002,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 100,
         trunk_lr_mult: float = 1.0,
-        ema_decay: float = 0.999,
+        ema_decay: float = 0.99,
         class_agnostic: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        for name, value, holds, wanted in (
+            ("lr", lr, lr > 0, "above 0"),
+            ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
+            ("warmup_steps", warmup_steps, warmup_steps >= 0, "0 or more"),
+            ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
+            ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
+        ):
+            if not holds:
+                raise InputError(f"--model.{name} is {value}; it must be {wanted}.")
         pretrained = read_pretrained(weights) if weights and numerics is None else None
         of_weights = pretrained.numerics if pretrained else Numerics.from_dict(numerics) if numerics else Numerics()
         self.hparams["numerics"] = dataclasses.asdict(of_weights)
@@ -70,11 +93,11 @@ class DetectionModule(LightningModule):
     def _data(self) -> Any:  # Trainer does not declare it
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        """Loss of one batch; None where no image of it could be read."""
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Loss of one batch; 0 where no image of it could be read."""
         self._data.note_bad(batch["bad"])
         if not len(batch["images"]):
-            return None
+            return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
         answer = self.model(batch["images"])
         anchors_xyxy = decode(torch.zeros_like(answer.anchors), answer.anchors)
         matches = match(anchors_xyxy, batch["boxes_xyxy"], batch["crowd_xyxy"])
@@ -117,6 +140,13 @@ class DetectionModule(LightningModule):
         """Score the validation images."""
         self._score("val")
 
+    def on_train_epoch_end(self) -> None:
+        """Let every process know the images that any of them could not read."""
+        if self.trainer.world_size > 1:
+            shards: list[Any] = [None] * self.trainer.world_size
+            dist.all_gather_object(shards, self._data.bad_images)
+            self._data.note_bad(item for shard in shards for item in shard.items())
+
     def on_test_epoch_end(self) -> None:
         """Score the test images."""
         self._score("test")
@@ -130,9 +160,10 @@ class DetectionModule(LightningModule):
         scores = evaluate(ground_truth, results, image_ids=found)
         self.log_dict({f"{split}/{name}": value for name, value in scores.figures.items() if name != "map"})
         self.log(f"{split}/map", scores.figures["map"], prog_bar=True)
-        if self.trainer.state.fn != "fit" and self.trainer.log_dir and self.trainer.is_global_zero:
+        folder = self.trainer.log_dir  # on every rank: it is a broadcast
+        if self.trainer.state.fn != "fit" and self.trainer.logger and self.trainer.is_global_zero:
             write_report(
-                Path(self.trainer.log_dir),
+                Path(cast(str, folder)),
                 split=split,
                 scores=scores,
                 ground_truth=ground_truth,

@@ -5,12 +5,12 @@ import json
 import sys
 from pathlib import Path
 
-from backbone.errors import InputError
+from backbone.errors import Arguments, InputError
 
 
 def main(args: list[str]) -> int:
     """Run the command; return its exit code. InputError where the source or the checkpoint cannot be used."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="python -m tasks.detection predict",
         description="Detect in pictures; write COCO results as predictions.json, and the pictures with their boxes.",
     )
@@ -35,6 +35,7 @@ def main(args: list[str]) -> int:
 
 def _predict(options: argparse.Namespace) -> Path:
     import numpy as np
+    import torch
     from PIL import Image
     from tqdm import tqdm
 
@@ -47,7 +48,8 @@ def _predict(options: argparse.Namespace) -> Path:
     from tasks.runs import new_run, newest_checkpoint, point_latest
 
     keep_freed_memory()
-    detect = Detector.from_checkpoint(options.ckpt_path or newest_checkpoint("detection", options.runs))
+    path = options.ckpt_path or newest_checkpoint("detection", options.runs)
+    detect = Detector.from_checkpoint(path, "cuda" if torch.cuda.is_available() else "cpu")
     pictures = _pictures(options.source or built_in_sample() / "test")
     detect.class_agnostic |= options.class_agnostic
     colors = {category_id: class_color(i) for i, category_id in enumerate(detect.categories)}
@@ -55,29 +57,36 @@ def _predict(options: argparse.Namespace) -> Path:
 
     results, refused = [], []
     ids = _image_ids(pictures)
-    for path, image_id in zip(tqdm(pictures, unit="image", disable=None), ids, strict=True):
-        try:
-            image = open_image(path)
-        except ImageError as error:
-            refused.append(error)
-            continue
-        found = detect(image, min_score=0.01)
-        rows = to_coco_results(image_id, Detections(found.boxes_xyxy, found.scores, found.category_ids))
-        results += [{**row, "file_name": path.name} for row in rows]
-        drawn = np.flatnonzero(found.scores >= options.min_score)
-        labels = [f"{found.names[i]} {found.scores[i]:.2f}" for i in drawn]
-        picture = draw_boxes(image, found.boxes_xyxy[drawn], labels, [colors[found.category_ids[i]] for i in drawn])
-        (run / "pictures").mkdir(parents=True, exist_ok=True)
-        # The name keeps its ending, so that a.jpg and a.png beside each other have a picture each.
-        Image.fromarray(picture).save(run / "pictures" / f"{path.name}.jpg", quality=92)
+    done = 0
+    try:
+        for path, image_id in zip(tqdm(pictures, unit="image", disable=None), ids, strict=True):
+            try:
+                image = open_image(path)
+            except ImageError as error:
+                refused.append(error)
+                continue
+            found = detect(image, min_score=0.01)
+            rows = to_coco_results(image_id, Detections(found.boxes_xyxy, found.scores, found.category_ids))
+            results += [{**row, "file_name": path.name} for row in rows]
+            drawn = np.flatnonzero(found.scores >= options.min_score)
+            labels = [f"{found.names[i]} {found.scores[i]:.2f}" for i in drawn]
+            picture = draw_boxes(image, found.boxes_xyxy[drawn], labels, [colors[found.category_ids[i]] for i in drawn])
+            (run / "pictures").mkdir(parents=True, exist_ok=True)
+            # The name keeps its ending, so that a.jpg and a.png beside each other have a picture each.
+            Image.fromarray(picture).save(run / "pictures" / f"{path.name}.jpg", quality=92)
+            done += 1
+    except KeyboardInterrupt:
+        if not done:
+            raise
+        print(f"\ninterrupted: what follows is of the first {done} pictures", file=sys.stderr)
     for unreadable in refused:
         print(f"warning: {unreadable}", file=sys.stderr)
-    if len(refused) == len(pictures):
+    if not done:
         raise InputError(f"none of the {len(pictures)} pictures could be read; the first: {refused[0]}")
     (run / "predictions.json").write_text(json.dumps(results))
     point_latest(run)
     confident = sum(row["score"] >= options.min_score for row in results)
-    print(f"{confident} objects of score {options.min_score} or more in {len(pictures) - len(refused)} pictures")
+    print(f"{confident} objects of score {options.min_score} or more in {done} pictures")
     print(f"results: {run / 'predictions.json'}\npictures: {run / 'pictures'}")
     return run
 

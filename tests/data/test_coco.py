@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from backbone.errors import InputError
-from data import coco
-from data.coco import CocoDataModule, collate, find_split, index_split, read_coco
+from data.coco import CocoDataModule, collate, index_split
+from data.coco_files import find_split, read_coco
 
 CATEGORIES = [{"id": 7, "name": "cat", "supercategory": "animal"}, {"id": 2, "name": "dog", "supercategory": "animal"}]
 
@@ -625,7 +625,7 @@ def test_opening_and_drawing_from_a_data_folder_changes_nothing_in_it(tmp_path):
 
 def test_the_index_holds_arrays_and_no_python_objects_per_image(tmp_path):
     root = coco_folder(tmp_path, train=content(50))
-    index = index_split(coco.read_coco(root / "annotations/instances_train.json"), "train", [root / "train"])
+    index = index_split(read_coco(root / "annotations/instances_train.json"), "train", [root / "train"])
     arrays = [value for value in vars(index).values() if isinstance(value, np.ndarray)]
     assert all(array.dtype != object for array in arrays)
     assert not any(isinstance(value, list | tuple) for value in vars(index).values())

@@ -48,6 +48,8 @@ def test_newest_checkpoint_passes_over_runs_without_one(tmp_path):
     [
         (b"not a checkpoint", "is not a checkpoint that can be read safely"),
         (b"", "is not a checkpoint that can be read safely"),
+        (b"a\nb\nc", "is not a checkpoint that can be read safely"),
+        (b"}abc", "is not a checkpoint that can be read safely"),
         (pickle.dumps({"task": "detection", "x": Bomb()}), "is not a checkpoint that can be read safely"),
     ],
 )
@@ -73,7 +75,7 @@ def test_a_checkpoint_of_another_task_or_project_is_refused_by_name(tmp_path):
         read_checkpoint(tmp_path / "geo.ckpt", "detection")
     with pytest.raises(InputError, match="not a checkpoint of this project"):
         read_checkpoint(tmp_path / "other.ckpt", "detection")
-    with pytest.raises(InputError, match="there is no such file"):
+    with pytest.raises(InputError, match="does not exist"):
         read_checkpoint(tmp_path / "none.ckpt", "detection")
 
 

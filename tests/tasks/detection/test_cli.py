@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +114,55 @@ def test_resume_goes_on_with_the_same_run_and_the_command_line_wins(trained, cap
     assert {group["initial_lr"] for group in saved["optimizer_states"][0]["param_groups"]} == {0.0123}
 
 
+def test_a_resumed_run_begins_with_the_best_of_the_one_before(trained, capsys):
+    """Ruined by its learning rate, the third epoch must not become the best."""
+    before = json.loads((trained / "metrics.json").read_text())["val/map"]
+    given = ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt"), "--trainer.max_epochs", "3", "--model.lr", "3"]
+    assert main(["fit", *given, "--model.optimizer", "adamw"]) == 0
+    run = Path(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("run: "))
+    assert json.loads((run / "metrics.json").read_text())["val/map"] >= before
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_the_last_epoch_is_validated_whatever_the_interval(coco_root, capsys):
+    given = [
+        "--data.root",
+        str(coco_root),
+        *SMALL,
+        "--trainer.max_epochs",
+        "3",
+        "--trainer.check_val_every_n_epoch",
+        "2",
+    ]
+    assert main(["fit", *given]) == 0
+    run = Path(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("run: "))
+    header, *rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()]
+    validated = {int(row[header.index("epoch")]) for row in rows if row[header.index("val/map")]}
+    assert {1, 2} <= validated
+
+
+def test_a_run_too_short_for_a_validation_still_ends_with_a_score(coco_root, capsys):
+    assert main(["fit", "--data.root", str(coco_root), *SMALL, "--trainer.max_steps", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "COCO mAP" in printed
+    assert (Path(printed.strip().splitlines()[-1].removeprefix("run: ")) / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_train_score_and_list_bad_images_as_one(write_coco, tmp_path):
+    root = write_coco(tmp_path / "data", {"train": 8, "val": 3})
+    (root / "train" / "train_03.png").write_bytes(b"")
+    given = ["--data.root", str(root), *SMALL, *SHORT, "--data.max_bad_fraction", "0.5", "--data.batch_size", "1"]
+    given += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command = [sys.executable, "-m", "tasks.detection", "fit", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = Path(done.stdout.strip().splitlines()[-1].removeprefix("run: "))
+    assert "train_03.png\tit is empty" in (run / "bad_images.txt").read_text()
+    assert len({row["image_id"] for row in json.loads((run / "predictions.json").read_text())}) == 3
+    assert [path.name for path in (tmp_path / "runs" / "detection").iterdir() if not path.is_symlink()] == [run.name]
+
+
 def test_predict_writes_results_and_pictures_for_a_folder_and_names_what_it_cannot_read(trained, coco_root, capsys):
     source = Path("photos")
     shutil.copytree(coco_root / "test", source)
@@ -204,8 +255,10 @@ def test_spoilt_data_are_one_sentence_and_no_run(kind, message, coco_root, tmp_p
         (["--model.head", "yolo"], "head"),
         (["--model.weights", "none.pth"], "none.pth"),
         (["--config", "none.yaml"], "none.yaml"),
-        (["--ckpt_path", "none.ckpt"], "--ckpt_path none.ckpt: there is no such file"),
+        (["--ckpt_path", "none.ckpt"], "The checkpoint none.ckpt does not exist"),
         (["--trainer.max_epochs", "-1"], "max_epochs"),
+        (["--model.lr", "-1"], "--model.lr is -1"),
+        (["--trainer.accelerator", "warp"], "warp"),
     ],
 )
 def test_wrong_arguments_are_one_sentence_and_no_run(args, message, coco_root, capsys):

@@ -7,7 +7,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tasks.detection.evaluate import main
+from tasks.detection.__main__ import main as command
+
+
+def main(args):
+    return command(["evaluate", *args])
 
 
 @pytest.fixture
