@@ -82,7 +82,7 @@ def draw_scene(rng: np.random.Generator, kind: str = "plain") -> tuple[np.ndarra
     if kind == "crowd":
         objects.append(_heap(canvas, rng, taken))
     for _ in range(0 if kind == "empty" else rng.integers(1, 6)):
-        radius = float(np.exp(rng.uniform(np.log(13), np.log(62))))  # boxes of about 25 to 125 px
+        radius = float(np.exp(rng.uniform(np.log(18), np.log(62))))  # boxes of about 35 to 125 px
         place = _free_place(rng, radius, taken)
         if place is not None:
             category = int(rng.choice(list(CATEGORIES)))
