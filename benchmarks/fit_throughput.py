@@ -71,8 +71,9 @@ def main() -> None:
             return [*super().configure_callbacks(), measure]
 
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--trainer.max_epochs", str(EPOCHS), "--trainer.limit_val_batches", "0", *sys.argv[1:]]
-        code = run("detection", Measured, CocoDataModule, ["fit", "--trainer.default_root_dir", folder, *options])
+        options = ["--trainer.max_epochs", str(EPOCHS), "--trainer.limit_val_batches", "0"]
+        options += ["--trainer.default_root_dir", folder]  # last, so that no config overrides them
+        code = run("detection", Measured, CocoDataModule, ["fit", *sys.argv[1:], *options])
     if code:
         raise SystemExit(code)
     fit, bare = statistics.median(measure.fit), statistics.median(measure.bare)
