@@ -15,7 +15,10 @@ def main(args: list[str]) -> int:
         description="Detect in pictures; write COCO results as predictions.json, and the pictures with their boxes.",
     )
     parser.add_argument(
-        "--source", type=Path, metavar="FILE-or-FOLDER", help="pictures (default: the built-in sample's test images)"
+        "--source",
+        type=Path,
+        metavar="FILE-or-FOLDER",
+        help="default, for a net trained on the sample: its test images",
     )
     parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
     parser.add_argument(
@@ -45,12 +48,17 @@ def _predict(options: argparse.Namespace) -> Path:
     from tasks.detection.inference import Detector
     from tasks.detection.metrics import Detections, to_coco_results
     from tasks.plotting import class_color, draw_boxes
-    from tasks.runs import new_run, newest_checkpoint, point_latest
+    from tasks.runs import new_run, newest_checkpoint, point_latest, read_checkpoint
 
     keep_freed_memory()
     path = options.ckpt_path or newest_checkpoint("detection", options.runs)
     detect = Detector.from_checkpoint(path, "cuda" if torch.cuda.is_available() else "cpu")
-    pictures = _pictures(options.source or built_in_sample() / "test")
+    if options.source is None:
+        trained_on = read_checkpoint(path, "detection")["datamodule_hyper_parameters"]["root"]
+        if trained_on is not None:
+            raise InputError(f"{path} was trained on {trained_on}; name pictures to detect in with --source.")
+        options.source = built_in_sample() / "test"
+    pictures = _pictures(options.source)
     detect.class_agnostic |= options.class_agnostic
     colors = {category_id: class_color(i) for i, category_id in enumerate(detect.categories)}
     run = new_run("detection", options.runs)

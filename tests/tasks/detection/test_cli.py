@@ -190,6 +190,11 @@ def test_predict_keeps_cocos_ids_where_the_names_are_ids(trained, coco_root, cap
     assert {row["image_id"] for row in json.loads((run / "predictions.json").read_text())} == {139}
 
 
+def test_predict_asks_for_pictures_where_the_net_is_not_the_samples(trained, capsys):
+    args = ["predict", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt")]
+    refused(args, r"was trained on .*; name pictures to detect in with --source", capsys)
+
+
 def test_load_detects_in_a_path_an_array_and_a_picture_alike(trained, coco_root):
     detect = load(trained / "checkpoints" / "best.ckpt")
     path = coco_root / "test" / "test_01.png"
