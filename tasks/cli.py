@@ -75,13 +75,16 @@ def run(
 class _Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one line, with the nearest name there is, and exit with 2."""
-        message = " ".join(message.split())
+        message = " ".join(message.split()).rstrip(".") + "."
+        hint = " The command's --help lists what there is."
         for word in message.replace('"', " ").replace("'", " ").split():
-            name = word.strip(".,:").removeprefix("--").split("=")[0]
-            if "." in name and (near := difflib.get_close_matches(name, list(self._names()), n=1)) and near[0] != name:
-                message += f" Did you mean --{near[0]}?"
+            group, _, option = word.strip(".,:").removeprefix("--").split("=")[0].partition(".")
+            known = [name.partition(".")[2] for name in self._names() if name.startswith(f"{group}.")]
+            near = difflib.get_close_matches(option, known, n=1)
+            if near and near[0] != option:
+                hint = f" Did you mean --{group}.{near[0]}?"
                 break
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {message}{hint}", file=sys.stderr)
         raise SystemExit(2)
 
     def _names(self) -> set[str]:
@@ -122,7 +125,7 @@ class _Cli(LightningCLI):
             module_class,
             datamodule_class,
             parser_class=_Parser,
-            parser_kwargs={command: {"prog": f"python -m tasks.{task} {command}"} for command in self.subcommands()},
+            parser_kwargs={"prog": f"python -m tasks.{task}"},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             # Its own precedence lets a checkpoint override the command line; ours is in `add_arguments_to_parser`.
