@@ -228,7 +228,10 @@ class _Cli(LightningCLI):
             )
         self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before a run folder is made
         if self.trainer.is_global_zero and not self.writes_nothing:
-            self.run_dir.mkdir(parents=True)  # at once, so that a run started in the same second takes another
+            try:
+                self.run_dir.mkdir(parents=True)  # at once, so that two runs never share a folder
+            except FileExistsError:
+                raise InputError(f"{self.run_dir} was taken by a run of the same second; start again.") from None
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
         if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.hparams["root"]:

@@ -51,12 +51,12 @@ def _predict(options: argparse.Namespace) -> Path:
     from tasks.runs import new_run, newest_checkpoint, point_latest, read_checkpoint
 
     keep_freed_memory()
-    path = options.ckpt_path or newest_checkpoint("detection", options.runs)
-    detect = Detector.from_checkpoint(path, "cuda" if torch.cuda.is_available() else "cpu")
+    checkpoint = options.ckpt_path or newest_checkpoint("detection", options.runs)
+    detect = Detector.from_checkpoint(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
     if options.source is None:
-        trained_on = read_checkpoint(path, "detection")["datamodule_hyper_parameters"]["root"]
+        trained_on = read_checkpoint(checkpoint, "detection")["datamodule_hyper_parameters"]["root"]
         if trained_on is not None:
-            raise InputError(f"{path} was trained on {trained_on}; name pictures to detect in with --source.")
+            raise InputError(f"{checkpoint} was trained on {trained_on}; name pictures to detect in with --source.")
         options.source = built_in_sample() / "test"
     pictures = _pictures(options.source)
     detect.class_agnostic |= options.class_agnostic
