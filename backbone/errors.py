@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class InputError(ValueError):
@@ -10,6 +10,13 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+def check_options(room: str, *rows: tuple[str, Any, bool, str]) -> None:
+    """Raise InputError for the first (name, value, whether it holds, what it must be) of `--room.name` that fails."""
+    for name, value, holds, wanted in rows:
+        if not holds:
+            raise InputError(f"--{room}.{name} is {value}; it must be {wanted}.")
 
 
 class Arguments(argparse.ArgumentParser):

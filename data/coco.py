@@ -5,7 +5,7 @@ labels run from 0 in the order of the sorted category ids; outside, and in `grou
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from backbone import scaled_image_size
-from backbone.errors import InputError
+from backbone.errors import InputError, check_options
+from data.bad_images import BadImages
 from data.coco_files import CocoFile, Split, SplitFiles, find_split, no_annotations, read_coco, say
 from data.images import ImageError, image_size, open_image
-from data.loading import EpochSampler, make_loader, sample_seed
+from data.loading import existing_folder, input_size, make_loader, sample_seed
 from data.transforms import Transform, apply, build_eval_transform, build_train_transform
 
 SAMPLE_FOLDER = Path("datasets/sample_detection")
@@ -55,8 +55,8 @@ class CocoIndex:
         """The file of the image at `position`."""
         return self.folder / self.file_names[position].decode()
 
-    def __contains__(self, file: str) -> bool:
-        return bool((self.file_names == os.path.relpath(file, self.folder).encode()).any())
+    def __contains__(self, file: object) -> bool:
+        return bool((self.file_names == os.path.relpath(str(file), self.folder).encode()).any())
 
     def summary(self) -> str:
         """One line: how many images, boxes and classes, and everything that was dropped, clipped or filled in."""
@@ -286,26 +286,17 @@ class CocoDataModule(LightningDataModule):
         self.augment = augment
         self.crop_probability = crop_probability
         self.seed = seed
-        self.input_size = _input_size(image_size, resolution_mult)  # (height, width) px
-        for name, value, good in (
-            ("batch_size", batch_size, batch_size >= 1),
-            ("num_workers", num_workers, num_workers >= 0),
-            ("val_fraction", val_fraction, 0 < val_fraction < 1),
-            ("max_bad_fraction", max_bad_fraction, 0 <= max_bad_fraction <= 1),
-            ("crop_probability", crop_probability, 0 <= crop_probability <= 1),
-            ("seed", seed, 0 <= seed < 2**32),
-        ):
-            if not good:
-                wanted = {
-                    "batch_size": "1 or more",
-                    "num_workers": "0 or more",
-                    "val_fraction": "above 0 and below 1",
-                    "max_bad_fraction": "from 0 to 1",
-                    "crop_probability": "from 0 to 1",
-                    "seed": "from 0 to 4294967295",
-                }[name]
-                raise InputError(f"--data.{name} is {value}; it must be {wanted}.")
-        self._bad: dict[Split, dict[str, str]] = {}  # file to reason
+        self.input_size = input_size(image_size, resolution_mult)  # (height, width) px
+        check_options(
+            "data",
+            ("batch_size", batch_size, batch_size >= 1, "1 or more"),
+            ("num_workers", num_workers, num_workers >= 0, "0 or more"),
+            ("val_fraction", val_fraction, 0 < val_fraction < 1, "above 0 and below 1"),
+            ("max_bad_fraction", max_bad_fraction, 0 <= max_bad_fraction <= 1, "from 0 to 1"),
+            ("crop_probability", crop_probability, 0 <= crop_probability <= 1, "from 0 to 1"),
+            ("seed", seed, 0 <= seed < 2**32, "from 0 to 4294967295"),
+        )
+        self.bad_images = BadImages(max_bad_fraction)
         self._files: dict[Path, CocoFile] = {}
         self._indices: dict[Split, CocoIndex] = {}
 
@@ -321,16 +312,13 @@ class CocoDataModule(LightningDataModule):
             if split not in self._indices:
                 self._indices[split] = index = self._index(split)
                 say(index.summary())
-                self._bad[split] = dict(index.bad)
-                self._stop_if_too_many_bad(split)
+                self.bad_images.start(split, index, index.listed, index.bad)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled, augmented, from where the trainer stands: its epoch, and within it after a resume."""
         size = self.input_size
         transform = build_train_transform(size, self.crop_probability) if self.augment else build_eval_transform(size)
-        epoch, start = self._position()
-        dataset = CocoDetection(self._indices["train"], transform, size, self.seed)
-        return self._loader(dataset, shuffle=True, epoch=epoch, start=start)
+        return self._loader(CocoDetection(self._indices["train"], transform, size, self.seed), shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
         """In the file's order, only resized, no image twice on any number of devices."""
@@ -383,37 +371,8 @@ class CocoDataModule(LightningDataModule):
         height, width = index.sizes[position].tolist()
         return open_image(index.path(position), annotated_size=(height, width) if height else None)
 
-    @property
-    def bad_images(self) -> dict[str, str]:
-        """File to reason, of every image found bad so far in any split."""
-        return {file: reason for bad in self._bad.values() for file, reason in bad.items()}
-
-    def note_bad(self, bad: Iterable[tuple[str, str]]) -> None:
-        """Notes a batch's `bad` images. Raises InputError when too many of a split cannot be used."""
-        for file, reason in bad:
-            for split, index in self._indices.items():
-                if file not in self._bad[split] and file in index:
-                    self._bad[split][file] = reason
-                    self._stop_if_too_many_bad(split)
-
-    def _stop_if_too_many_bad(self, split: Split) -> None:
-        bad, listed = self._bad[split], self._indices[split].listed
-        if len(bad) > self.max_bad_fraction * listed:
-            file, reason = next(iter(bad.items()))
-            raise InputError(
-                f"{len(bad)} of the {listed} images of the {split} split cannot be used, more than "
-                f"max_bad_fraction {self.max_bad_fraction:g} allows; the first is {file}: {reason}; "
-                "repair them, or raise --data.max_bad_fraction."
-            )
-
     def _root(self) -> Path:
-        if self.root is None:
-            return built_in_sample()
-        root = Path(self.root)
-        if not root.is_dir():
-            problem = "is not a folder" if root.exists() else "does not exist"
-            raise InputError(f"--data.root {root} {problem}; give the folder that holds the data set.")
-        return root
+        return built_in_sample() if self.root is None else existing_folder(self.root)
 
     def _found(self) -> dict[Split, SplitFiles]:
         """The splits that the folder has, at least one."""
@@ -464,55 +423,20 @@ class CocoDataModule(LightningDataModule):
             self._files[files.annotations] = read_coco(files.annotations)
         return self._files[files.annotations]
 
-    def _position(self) -> tuple[int, int]:
-        """The epoch to train next, and how many samples of it this rank has had: not 0 only after a mid-epoch resume.
-
-        `fit_loop` has its counters back by the time it asks for the loader. A checkpoint saved by a validation at the
-        end of an epoch says that the epoch is still running with its last batch done; that is the next one's start.
-        """
-        if self.trainer is None:
-            return 0, 0
-        epochs: Any = self.trainer.fit_loop.epoch_progress.current  # Any: Lightning annotates a class too general
-        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress
-        done: int = batches.current.processed
-        # Not trainer.current_epoch: that counts completed epochs, one less in a checkpoint saved on_train_epoch_end,
-        # and workers draw ahead from the order of the epoch they are given before Lightning corrects it.
-        epoch: int = epochs.processed
-        if epochs.ready == epochs.processed:  # between two epochs
-            return epoch, 0
-        if batches.is_last_batch and done == batches.current.ready:
-            return epoch + 1, 0
-        return epoch, done * self.batch_size
-
     def _eval_dataloader(self, split: Split) -> DataLoader:
         dataset = CocoDetection(self._indices[split], build_eval_transform(self.input_size), self.input_size, self.seed)
         return self._loader(dataset, shuffle=False)
 
-    def _loader(self, dataset: CocoDetection, *, shuffle: bool, epoch: int = 0, start: int = 0) -> DataLoader:
-        sampler = EpochSampler(
-            len(dataset),
-            seed=self.seed,
-            shuffle=shuffle,
-            epoch=epoch,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            num_replicas=self.trainer.world_size if self.trainer else 1,
-            start=start,
-        )
+    def _loader(self, dataset: CocoDetection, *, shuffle: bool) -> DataLoader:
         return make_loader(
             dataset,
-            sampler,
+            seed=self.seed,
+            shuffle=shuffle,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate=collate,
-            drop_last=shuffle,
+            trainer=self.trainer,
         )
-
-
-def _input_size(image_size: int | list[int], resolution_mult: float) -> tuple[int, int]:
-    sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
-    if len(sides) != 2:
-        raise InputError(f"--data.image_size is {image_size}; give one side in px, or [height, width].")
-    return scaled_image_size(sides[0], resolution_mult), scaled_image_size(sides[1], resolution_mult)
 
 
 def _same_categories(expected: dict[int, str], coco: CocoFile) -> None:

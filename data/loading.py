@@ -1,4 +1,4 @@
-"""The order of the samples, the seed of each, and the loaders.
+"""The order of the samples, the seed of each, and the loaders; what all data modules ask of their options.
 
 Two faults of the stack are cured here by one device, a sampler that yields (epoch, index):
 albumentations' generators repeat themselves in every worker and every epoch, so each sample is seeded by
@@ -8,12 +8,17 @@ built with the epoch it starts in. A run with 2 workers then equals one with 0, 
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from backbone import scaled_image_size
+from backbone.errors import InputError
 
 
 class EpochSampler(DistributedSampler):
@@ -67,21 +72,35 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
 
 def make_loader(
     dataset: Dataset,
-    sampler: EpochSampler,
     *,
+    seed: int,
+    shuffle: bool,
     batch_size: int,
     num_workers: int,
     collate: Callable[[list[Any]], Any],
-    drop_last: bool = False,
+    trainer: Trainer | None = None,
 ) -> DataLoader:
-    """The DataLoader of one split. `drop_last` holds only where more than one batch would be left to train on."""
+    """The DataLoader of one split, for this process's share of it.
+
+    With `shuffle` it begins where the trainer stands, and drops a last, smaller batch unless it is the only one.
+    """
+    epoch, start = _position(trainer, batch_size) if shuffle and trainer else (0, 0)
+    sampler = EpochSampler(
+        len(dataset),  # type: ignore[arg-type]
+        seed=seed,
+        shuffle=shuffle,
+        epoch=epoch,
+        rank=trainer.global_rank if trainer else 0,
+        num_replicas=trainer.world_size if trainer else 1,
+        start=start,
+    )
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
         collate_fn=collate,
-        drop_last=drop_last and len(sampler) > batch_size,
+        drop_last=shuffle and len(sampler) > batch_size,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker,
@@ -89,6 +108,42 @@ def make_loader(
         # less often, would differ from an uninterrupted one.
         generator=torch.Generator(),
     )
+
+
+def _position(trainer: Trainer, batch_size: int) -> tuple[int, int]:
+    """The epoch to train next, and how many samples of it this rank has had: not 0 only after a mid-epoch resume.
+
+    `fit_loop` has its counters back by the time it asks for the loader. A checkpoint saved by a validation at the
+    end of an epoch says that the epoch is still running with its last batch done; that is the next one's start.
+    """
+    epochs: Any = trainer.fit_loop.epoch_progress.current  # Any: Lightning annotates a class too general
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress
+    done: int = batches.current.processed
+    # Not trainer.current_epoch: that counts completed epochs, one less in a checkpoint saved on_train_epoch_end,
+    # and workers draw ahead from the order of the epoch they are given before Lightning corrects it.
+    epoch: int = epochs.processed
+    if epochs.ready == epochs.processed:  # between two epochs
+        return epoch, 0
+    if batches.is_last_batch and done == batches.current.ready:
+        return epoch + 1, 0
+    return epoch, done * batch_size
+
+
+def input_size(image_size: int | list[int], resolution_mult: float) -> tuple[int, int]:
+    """(height, width) in px of a side or [height, width], times the paper's resolution multiplier; or InputError."""
+    sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
+    if len(sides) != 2:
+        raise InputError(f"--data.image_size is {image_size}; give one side in px, or [height, width].")
+    return scaled_image_size(sides[0], resolution_mult), scaled_image_size(sides[1], resolution_mult)
+
+
+def existing_folder(root: str) -> Path:
+    """`--data.root` as a path. Raises InputError where it is no folder."""
+    path = Path(root)
+    if not path.is_dir():
+        problem = "is not a folder" if path.exists() else "does not exist"
+        raise InputError(f"--data.root {path} {problem}; give the folder that holds the data set.")
+    return path
 
 
 def _start_worker(worker_id: int) -> None:

@@ -272,8 +272,10 @@ class _Cli(LightningCLI):
             ) from None
         finally:
             if self.trainer.is_global_zero and self.run_dir.is_dir():
-                if self.datamodule.bad_images:
-                    rows = [f"{name}\t{reason}\n" for name, reason in sorted(self.datamodule.bad_images.items())]
+                if self.datamodule.bad_images.reasons:
+                    rows = [
+                        f"{name}\t{reason}\n" for name, reason in sorted(self.datamodule.bad_images.reasons.items())
+                    ]
                     (self.run_dir / "bad_images.txt").write_text("".join(rows))
                 point_latest(self.run_dir)
 
@@ -285,8 +287,8 @@ class _Cli(LightningCLI):
             for split in ("val", "test"):
                 if f"{split}/{name}" in figures:
                     print(f"{meaning} {figures[f'{split}/{name}']:.3f}  ({split}/{name})")
-        if self.datamodule.bad_images:
-            print(f"{len(self.datamodule.bad_images)} images were left out: {self.run_dir / 'bad_images.txt'}")
+        if self.datamodule.bad_images.reasons:
+            print(f"{len(self.datamodule.bad_images.reasons)} images were left out: {self.run_dir / 'bad_images.txt'}")
         if self.run_dir.is_dir():
             print(f"pictures: {self.run_dir / 'pictures'}\nrun: {self.run_dir}")
 

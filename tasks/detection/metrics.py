@@ -81,22 +81,6 @@ def to_coco_results(image_id: int, detections: Detections) -> list[dict[str, Any
     ]
 
 
-def gather(detections: Mapping[int, Detections]) -> dict[int, Detections]:
-    """Detections by image id from all processes, on every process; in one process, the same dictionary by id.
-
-    Processes may hold different numbers of images, none included; one that several hold, as after a sampler that pads
-    its shards, counts once.
-    """
-    import torch.distributed as dist  # here: scoring a file needs no torch
-
-    shards: list[Any] = [dict(detections)]
-    if dist.is_available() and dist.is_initialized():
-        shards = [None] * dist.get_world_size()
-        dist.all_gather_object(shards, dict(detections))
-    merged = {image_id: found for shard in shards for image_id, found in shard.items()}
-    return dict(sorted(merged.items()))
-
-
 def evaluate(
     ground_truth: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]] | np.ndarray,

@@ -6,21 +6,22 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from backbone import InputError, MobileNetV1, Numerics, load_pretrained, read_pretrained
+from backbone.errors import check_options
 from tasks.detection.anchors import decode
 from tasks.detection.loss import focal_loss, multibox_loss
 from tasks.detection.matcher import match
-from tasks.detection.metrics import Detections, evaluate, gather, to_coco_results
+from tasks.detection.metrics import Detections, evaluate, to_coco_results
 from tasks.detection.model import SSD, set_class_prior
 from tasks.detection.postprocess import Boxes, postprocess
 from tasks.detection.report import write_report
 from tasks.optim import EMA, build_optimizer, freeze, parameter_groups, restore_rates, total_steps, warmup_cosine
+from tasks.processes import gather
 
 
 class DetectionModule(LightningModule):
@@ -66,15 +67,14 @@ class DetectionModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        for name, value, holds, wanted in (
+        check_options(
+            "model",
             ("lr", lr, lr > 0, "above 0"),
             ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
             ("warmup_steps", warmup_steps, warmup_steps >= 0, "0 or more"),
             ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
             ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
-        ):
-            if not holds:
-                raise InputError(f"--model.{name} is {value}; it must be {wanted}.")
+        )
         pretrained = read_pretrained(weights) if weights and numerics is None else None
         of_weights = pretrained.numerics if pretrained else Numerics.from_dict(numerics) if numerics else Numerics()
         self.hparams["numerics"] = dataclasses.asdict(of_weights)
@@ -95,7 +95,7 @@ class DetectionModule(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; 0 where no image of it could be read."""
-        self._data.note_bad(batch["bad"])
+        self._data.bad_images.note(batch["bad"])
         if not len(batch["images"]):
             return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
         answer = self.model(batch["images"])
@@ -128,7 +128,7 @@ class DetectionModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep what is found in the batch's images."""
-        self._data.note_bad(batch["bad"])
+        self._data.bad_images.note(batch["bad"])
         if len(batch["images"]):
             for image_id, found in zip(batch["image_ids"], self.detect(batch["images"], batch["sizes"]), strict=True):
                 boxes, scores, labels = (value.cpu().numpy() for value in found)
@@ -142,10 +142,7 @@ class DetectionModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Let every process know the images that any of them could not read."""
-        if self.trainer.world_size > 1:
-            shards: list[Any] = [None] * self.trainer.world_size
-            dist.all_gather_object(shards, self._data.bad_images)
-            self._data.note_bad(item for shard in shards for item in shard.items())
+        self._data.bad_images.note(gather(self._data.bad_images.reasons).items())
 
     def on_test_epoch_end(self) -> None:
         """Score the test images."""

@@ -414,13 +414,13 @@ def test_bad_images_are_left_out_of_the_batch_noted_and_stop_the_run_when_too_ma
     assert none_left["sizes"].shape == (0, 2)
     assert none_left["bad"][1][1] == "the image is 99 x 30 px but its annotation says 40 x 30 px"
 
-    data.note_bad(none_left["bad"])
-    data.note_bad(none_left["bad"])  # the same again counts once
-    data.note_bad(collate([dataset[0, 2]])["bad"])
-    assert [Path(file).name for file in data.bad_images] == ["001.png", "002.png", "003.png"]
+    data.bad_images.note(none_left["bad"])
+    data.bad_images.note(none_left["bad"])  # the same again counts once
+    data.bad_images.note(collate([dataset[0, 2]])["bad"])
+    assert [Path(file).name for file in data.bad_images.reasons] == ["001.png", "002.png", "003.png"]
     message = r"4 of the 10 images of the train split .*max_bad_fraction 0\.3.*001\.png: it is empty.*--data\.max_bad_"
     with pytest.raises(InputError, match=message):
-        data.note_bad(collate([dataset[0, 3]])["bad"])
+        data.bad_images.note(collate([dataset[0, 3]])["bad"])
 
 
 def test_missing_files_count_as_bad_from_the_start(tmp_path):
@@ -430,7 +430,7 @@ def test_missing_files_count_as_bad_from_the_start(tmp_path):
         module(root).setup("fit")
     lenient = module(root, max_bad_fraction=0.1)
     lenient.setup("fit")
-    assert lenient.bad_images == {str(root / "train/004.png"): "there is no such file"}
+    assert lenient.bad_images.reasons == {str(root / "train/004.png"): "there is no such file"}
     assert len(lenient.train_dataloader().dataset) == 9
 
 
@@ -618,7 +618,7 @@ def test_opening_and_drawing_from_a_data_folder_changes_nothing_in_it(tmp_path):
         data.setup(stage)
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         for batch in loader:
-            data.note_bad(batch["bad"])
+            data.bad_images.note(batch["bad"])
     data.ground_truth("train")
     assert digest(root) == before
 

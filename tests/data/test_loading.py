@@ -64,17 +64,22 @@ def test_sample_seeds_never_meet():
 class Drawn(Dataset):
     """Each sample a random number of its own, and the threads of the process that drew it."""
 
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
     def __getitem__(self, item):
         return np.random.default_rng(sample_seed(0, *item)).random(), torch.get_num_threads()
 
 
 def test_two_workers_draw_what_none_draws_and_the_global_generator_is_left_alone():
     def draw(num_workers):
-        sampler = EpochSampler(7, seed=0, shuffle=True)
-        loader = make_loader(Drawn(), sampler, batch_size=2, num_workers=num_workers, collate=list)
+        loader = make_loader(Drawn(8), seed=0, shuffle=True, batch_size=2, num_workers=num_workers, collate=list)
         epochs = []
         for epoch in range(2):
-            sampler.set_epoch(epoch)
+            loader.sampler.set_epoch(epoch)
             epochs.append([[value for value, _ in batch] for batch in loader])
         return epochs
 
@@ -82,17 +87,18 @@ def test_two_workers_draw_what_none_draws_and_the_global_generator_is_left_alone
     alone, shared = draw(0), draw(2)
     assert torch.equal(torch.get_rng_state(), before)
     assert alone == shared
-    assert len({value for epoch in alone for batch in epoch for value in batch}) == 14
+    assert len({value for epoch in alone for batch in epoch for value in batch}) == 16
 
 
 def test_workers_run_on_one_thread():
-    sampler = EpochSampler(2, seed=0, shuffle=False)
-    loader = make_loader(Drawn(), sampler, batch_size=2, num_workers=1, collate=list)
+    loader = make_loader(Drawn(2), seed=0, shuffle=False, batch_size=2, num_workers=1, collate=list)
     assert [threads for batch in loader for _, threads in batch] == [1, 1]
 
 
-@pytest.mark.parametrize(("size", "batches"), [(7, 3), (6, 3), (2, 1), (1, 1)])
-def test_the_incomplete_last_batch_is_dropped_only_where_another_is_left(size, batches):
-    sampler = EpochSampler(size, seed=0, shuffle=True)
-    loader = make_loader(Drawn(), sampler, batch_size=2, num_workers=0, collate=list, drop_last=True)
+@pytest.mark.parametrize(
+    ("size", "shuffle", "batches"),
+    [(7, True, 3), (6, True, 3), (2, True, 1), (1, True, 1), (7, False, 4)],
+)
+def test_the_incomplete_last_batch_is_dropped_only_in_training_where_another_is_left(size, shuffle, batches):
+    loader = make_loader(Drawn(size), seed=0, shuffle=shuffle, batch_size=2, num_workers=0, collate=list)
     assert len(list(loader)) == len(loader) == batches

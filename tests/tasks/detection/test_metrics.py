@@ -1,11 +1,7 @@
 import contextlib
 import copy
 import io
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +16,6 @@ from tasks.detection.metrics import (
     Detections,
     evaluate,
     format_figures,
-    gather,
     to_coco_results,
 )
 
@@ -360,34 +355,3 @@ def test_the_axes_of_the_precision_table_are_pycocotools_own():
 
 def found(score):
     return Detections(np.float32([[0, 0, 1, 1]]), np.float32([score]), np.array([3]))
-
-
-def test_in_one_process_gather_gives_the_detections_back_by_id():
-    assert list(gather({9: found(0.1), 2: found(0.2)})) == [2, 9]
-
-
-def test_two_processes_gather_each_image_once_even_if_one_has_none(tmp_path):
-    # 7 images over 2 processes: the sampler repeats image 0 on the second; and a second round with an empty process
-    script = f"""
-import sys
-import numpy as np, torch.distributed as dist
-from tasks.detection.metrics import Detections, gather
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=rank, world_size=2)
-one = lambda i: Detections(np.float32([[0, 0, i, i]]), np.float32([i / 10]), np.array([i]))
-for mine in ([0, 2, 4, 6], [1, 3, 5, 0])[rank], ([], [3, 1])[rank]:
-    merged = gather({{i: one(i) for i in mine}})
-    print({{i: (d.boxes_xyxy[0, 2].item(), d.category_ids.tolist()) for i, d in merged.items()}})
-dist.destroy_process_group()
-"""
-    root = Path(__file__).resolve().parents[3]
-    env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(root))
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(rank)], stdout=subprocess.PIPE, text=True, env=env, cwd=root
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in running]
-    expected = "\n".join(str({i: (float(i), [i]) for i in ids}) for ids in (range(7), (1, 3))) + "\n"
-    assert outputs == [expected, expected]

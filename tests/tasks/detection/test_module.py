@@ -142,7 +142,9 @@ def test_a_bad_image_is_skipped_counted_and_over_the_limit_stops(write_coco, tmp
     module, datamodule = build(root)
     datamodule.max_bad_fraction = 0.2
     trainer(tmp_path, max_epochs=1).fit(module, datamodule)
-    assert datamodule.bad_images == {str(root / "train" / "train_03.png"): "it is a web page or XML, not an image"}
+    assert datamodule.bad_images.reasons == {
+        str(root / "train" / "train_03.png"): "it is a web page or XML, not an image"
+    }
     module, datamodule = build(root)
     with pytest.raises(InputError, match=r"1 of the 8 images .*train_03.png: it is a web page"):
         trainer(tmp_path, max_epochs=1).fit(module, datamodule)
@@ -156,7 +158,7 @@ def test_a_batch_of_bad_images_alone_is_passed_over(write_coco, tmp_path):
     datamodule.max_bad_fraction = 1.0
     before = {name: value.clone() for name, value in module.named_parameters()}
     trainer(tmp_path, max_epochs=1).fit(module, datamodule)
-    assert len(datamodule.bad_images) == 3
+    assert len(datamodule.bad_images.reasons) == 3
     assert all(value.isfinite().all() for value in module.state_dict().values())
     assert any(not torch.equal(value, before[name]) for name, value in module.named_parameters())
 

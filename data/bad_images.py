@@ -1,0 +1,43 @@
+"""Which images of a data set cannot be used: counted while training goes on, and fatal above a limit."""
+
+from collections.abc import Container, Iterable, Mapping
+
+from backbone.errors import InputError
+
+
+class BadImages:
+    """File to reason by split; a run stops when more than `max_fraction` of a split's images are bad."""
+
+    def __init__(self, max_fraction: float) -> None:
+        self.max_fraction = max_fraction
+        self._splits: dict[str, tuple[Container[str], int]] = {}  # the files it has, and how many were listed
+        self._bad: dict[str, dict[str, str]] = {}
+
+    def start(self, split: str, files: Container[str], listed: int, bad: Mapping[str, str] | None = None) -> None:
+        """Count for a split of `listed` images, of which `bad` are known already. Raises InputError as `note`."""
+        self._splits[split] = files, listed
+        self._bad[split] = dict(bad or {})
+        self._stop_if_too_many(split)
+
+    def note(self, bad: Iterable[tuple[str, str]]) -> None:
+        """Note a batch's (file, reason), each file once. Raises InputError when too many of a split cannot be used."""
+        for file, reason in bad:
+            for split, (files, _) in self._splits.items():
+                if file not in self._bad[split] and file in files:
+                    self._bad[split][file] = reason
+                    self._stop_if_too_many(split)
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """File to reason, of every image found bad so far in any split."""
+        return {file: reason for bad in self._bad.values() for file, reason in bad.items()}
+
+    def _stop_if_too_many(self, split: str) -> None:
+        bad, listed = self._bad[split], self._splits[split][1]
+        if len(bad) > self.max_fraction * listed:
+            file, reason = next(iter(bad.items()))
+            raise InputError(
+                f"{len(bad)} of the {listed} images of the {split} split cannot be used, more than "
+                f"max_bad_fraction {self.max_fraction:g} allows; the first is {file}: {reason}; "
+                "repair them, or raise --data.max_bad_fraction."
+            )
