@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from backbone.errors import InputError, check_options
 from data.bad_images import BadImages
-from data.coco_files import CocoFile, Split, SplitFiles, find_split, no_annotations, read_coco, say
+from data.coco_files import CocoFile, SplitFiles, find_split, no_annotations, read_coco
+from data.folders import Split, existing_folder, say
 from data.images import ImageError, image_size, open_image
-from data.loading import existing_folder, input_size, make_loader, sample_seed
-from data.transforms import Transform, apply, build_eval_transform, build_train_transform
-
-SAMPLE_FOLDER = Path("datasets/sample_detection")
+from data.loading import input_size, make_loader, sample_seed
+from data.samples import built_in_sample
+from data.transforms import Transform, apply_with_boxes, build_detection_eval, build_detection_train
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class CocoDetection(Dataset):
         rows = slice(index.offsets[position], index.offsets[position + 1])
         scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2)  # below 1 where decoded smaller
         boxes, crowd = index.boxes_xyxy[rows] * scale, index.crowd[rows]
-        result = apply(
+        result = apply_with_boxes(
             self.transform,
             image,
             boxes[~crowd],
@@ -282,7 +282,6 @@ class CocoDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.val_fraction = val_fraction
-        self.max_bad_fraction = max_bad_fraction
         self.augment = augment
         self.crop_probability = crop_probability
         self.seed = seed
@@ -317,7 +316,7 @@ class CocoDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Shuffled, augmented, from where the trainer stands: its epoch, and within it after a resume."""
         size = self.input_size
-        transform = build_train_transform(size, self.crop_probability) if self.augment else build_eval_transform(size)
+        transform = build_detection_train(size, self.crop_probability) if self.augment else build_detection_eval(size)
         return self._loader(CocoDetection(self._indices["train"], transform, size, self.seed), shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
@@ -372,7 +371,7 @@ class CocoDataModule(LightningDataModule):
         return open_image(index.path(position), annotated_size=(height, width) if height else None)
 
     def _root(self) -> Path:
-        return built_in_sample() if self.root is None else existing_folder(self.root)
+        return built_in_sample("detection") if self.root is None else existing_folder(self.root)
 
     def _found(self) -> dict[Split, SplitFiles]:
         """The splits that the folder has, at least one."""
@@ -424,7 +423,7 @@ class CocoDataModule(LightningDataModule):
         return self._files[files.annotations]
 
     def _eval_dataloader(self, split: Split) -> DataLoader:
-        dataset = CocoDetection(self._indices[split], build_eval_transform(self.input_size), self.input_size, self.seed)
+        dataset = CocoDetection(self._indices[split], build_detection_eval(self.input_size), self.input_size, self.seed)
         return self._loader(dataset, shuffle=False)
 
     def _loader(self, dataset: CocoDetection, *, shuffle: bool) -> DataLoader:
@@ -448,13 +447,3 @@ def _same_categories(expected: dict[int, str], coco: CocoFile) -> None:
         f"{coco.path}: its categories differ from those of the other splits: only here {only_here[:5]}, "
         f"only there {only_there[:5]}; give all splits the same `categories`."
     )
-
-
-def built_in_sample() -> Path:
-    """The folder of the detection sample, which is drawn on first use."""
-    if not SAMPLE_FOLDER.is_dir():
-        from data.samples.detection import write_detection_sample  # drawing code is needed this once
-
-        say(f"no --data.root given: drawing the built-in sample into {SAMPLE_FOLDER}")
-        write_detection_sample(SAMPLE_FOLDER)
-    return SAMPLE_FOLDER

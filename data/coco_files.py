@@ -4,14 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_only
 
 from backbone.errors import InputError
-
-Split = Literal["train", "val", "test"]
+from data.folders import Split, say
 
 # Annotation tools name the validation folder either way.
 _TOOL_FOLDERS: dict[str, tuple[str, ...]] = {"train": ("train",), "val": ("valid", "val"), "test": ("test",)}
@@ -256,9 +254,3 @@ def _areas(path: Path, annotations: list[dict[str, Any]]) -> np.ndarray:
             )
         areas[row] = value
     return areas
-
-
-@rank_zero_only
-def say(line: str) -> None:
-    """Print a line for the user, once in a distributed run."""
-    print(line, flush=True)

@@ -17,6 +17,13 @@ MAX_PIXELS = 89_478_485
 # Raster formats of photographs. Not "whatever PIL knows": EPS, for one, starts Ghostscript on the file.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
 
+# By these, in lower case, a folder's pictures are told from its other files.
+# fmt: off
+IMAGE_ENDINGS = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jp2",
+))
+# fmt: on
+
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -8,7 +8,6 @@ built with the epoch it starts in. A run with 2 workers then equals one with 0, 
 
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -135,15 +134,6 @@ def input_size(image_size: int | list[int], resolution_mult: float) -> tuple[int
     if len(sides) != 2:
         raise InputError(f"--data.image_size is {image_size}; give one side in px, or [height, width].")
     return scaled_image_size(sides[0], resolution_mult), scaled_image_size(sides[1], resolution_mult)
-
-
-def existing_folder(root: str) -> Path:
-    """`--data.root` as a path. Raises InputError where it is no folder."""
-    path = Path(root)
-    if not path.is_dir():
-        problem = "is not a folder" if path.exists() else "does not exist"
-        raise InputError(f"--data.root {path} {problem}; give the folder that holds the data set.")
-    return path
 
 
 def _start_worker(worker_id: int) -> None:

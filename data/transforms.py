@@ -1,9 +1,10 @@
-"""Augmentation: the only file that knows albumentations, and SSD's random crop as a transform of our own.
+"""Augmentation: the only file that knows albumentations. SSD's random crop for boxes, Inception's for whole pictures.
 
-Ours, because `BBoxSafeRandomCrop` and its kin keep every box: with 11 boxes in a picture their median crop is 90 % of
-the area, where SSD's is about half, and small objects never become large ones.
+SSD's crop is ours, because `BBoxSafeRandomCrop` and its kin keep every box: with 11 boxes in a picture their median
+crop is 90 % of the area, where SSD's is about half, and small objects never become large ones.
 """
 
+import math
 import os
 import random
 from collections.abc import Callable
@@ -17,9 +18,11 @@ import numpy as np
 
 Transform = Callable[..., dict[str, Any]]
 
+_SMOOTHED = 2.5  # the shrink above which pixels are averaged
+
 
 class Transformed(NamedTuple):
-    """What `apply` returns; boxes in px of the transformed image, `0 <= x1 < x2 <= W`, 1 px or more each way."""
+    """What `apply_with_boxes` returns; boxes in px of the new image, `0 <= x1 < x2 <= W`, 1 px or more each way."""
 
     image: np.ndarray  # uint8 (H, W, 3)
     boxes_xyxy: np.ndarray  # float32 (N, 4)
@@ -109,11 +112,7 @@ def _holds_centre(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 class Squash(A.DualTransform):
-    """Resizes to `height` x `width` px without regard to the aspect, as SSD does; boxes, being fractions, stay.
-
-    Bilinear up to a shrink of 2.5, area-averaged beyond: up to there the two look alike (two taps span two pixels) and
-    bilinear costs a sixth; beyond, bilinear would skip pixels and alias.
-    """
+    """Resizes to `height` x `width` px without regard to the aspect, as SSD does; boxes, being fractions, stay."""
 
     _targets = (A.core.type_definitions.Targets.IMAGE, A.core.type_definitions.Targets.BBOXES)
 
@@ -129,38 +128,115 @@ class Squash(A.DualTransform):
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
         """Resizes the image."""
-        shrink = max(img.shape[0] / self.height, img.shape[1] / self.width)
-        interpolation = cv2.INTER_AREA if shrink > 2.5 else cv2.INTER_LINEAR
-        return cv2.resize(img, (self.width, self.height), interpolation=interpolation)
+        return _resize(img, self.height, self.width)
 
     def apply_to_bboxes(self, bboxes: np.ndarray, **params: Any) -> np.ndarray:
         """Leaves the boxes as they are."""
         return bboxes
 
 
-def build_train_transform(image_size: tuple[int, int], crop_probability: float = 0.85) -> Transform:
-    """SSD's crop, squash to `image_size` (H, W) px, horizontal flip, light colour; the colour on the small picture.
+class AreaCrop(A.RandomResizedCrop):
+    """Inception's crop (Szegedy et al. 2015, section 6): a random part of the area, 3:4 to 4:3, resized to `size`."""
 
-    Light, because heavy augmentation costs small networks accuracy (torchvision's SSDlite: 14.2 -> 15.2 by lightening).
-    Brightness is SSD's 32 of 255, hue its 18 of 360 degrees; contrast and saturation are milder than its 0.5 to 1.5.
+    def apply(self, img: np.ndarray, crop_coords: tuple[int, int, int, int], **params: Any) -> np.ndarray:
+        """Cuts the window out and resizes it, smoothed where it shrinks much."""
+        x1, y1, x2, y2 = crop_coords
+        return _resize(img[y1:y2, x1:x2], *self.size)
+
+
+class CentralCrop(A.ImageOnlyTransform):
+    """The middle of the picture, in the proportions of `height` x `width`: `fraction` of the longest side that fits."""
+
+    class InitSchema(A.core.transforms_interface.BaseTransformInitSchema):
+        """The arguments albumentations lets through."""
+
+        height: int
+        width: int
+        fraction: float
+
+    def __init__(self, height: int, width: int, fraction: float, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.height, self.width, self.fraction = height, width, fraction
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        """Cuts and resizes."""
+        scale = self.fraction * min(img.shape[0] / self.height, img.shape[1] / self.width)
+        height = min(img.shape[0], max(1, round(scale * self.height)))
+        width = min(img.shape[1], max(1, round(scale * self.width)))
+        top, left = (img.shape[0] - height) // 2, (img.shape[1] - width) // 2
+        return _resize(img[top : top + height, left : left + width], self.height, self.width)
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear up to a shrink of _SMOOTHED, area-averaged beyond.
+
+    Up to there the two look alike (two taps span two pixels) and bilinear costs a sixth; beyond, bilinear would skip
+    pixels and alias.
     """
+    shrink = max(image.shape[0] / height, image.shape[1] / width)
+    interpolation = cv2.INTER_AREA if shrink > _SMOOTHED else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
+def build_classification_train(image_size: tuple[int, int], min_crop_area: float, random_erasing: float) -> Transform:
+    """Inception's crop of `min_crop_area` or more to `image_size` (H, W) px, flip, light colour, random erasing.
+
+    `random_erasing` is the part of the pictures that lose a rectangle of 2 to 20 % (Zhong et al. 2017, up to 40 %).
+    """
+    return A.Compose(
+        [
+            AreaCrop(image_size, scale=(min_crop_area, 1.0)),
+            A.HorizontalFlip(p=0.5),
+            *_light_colour(),
+            A.Erasing(scale=(0.02, 0.2), fill="random_uniform", p=random_erasing),
+        ]
+    )
+
+
+def build_classification_eval(image_size: tuple[int, int], central_fraction: float) -> Transform:
+    """The central `central_fraction` of a picture at `image_size` (H, W) px and nothing else."""
+    return A.Compose([CentralCrop(*image_size, central_fraction)])
+
+
+def needed_in_evaluation(image_size: tuple[int, int], central_fraction: float) -> tuple[int, int]:
+    """(height, width) px down to which a JPEG may be decoded before `build_classification_eval`'s transform.
+
+    What is left is still averaged, as the whole picture would be, so that the two differ by next to nothing.
+    """
+    factor = (_SMOOTHED + 0.1) / central_fraction
+    return round(factor * image_size[0]), round(factor * image_size[1])
+
+
+def needed_in_training(image_size: tuple[int, int], min_crop_area: float) -> tuple[int, int]:
+    """The same for `build_classification_train`: the smallest crop, at its narrowest 3:4, has the input's pixels."""
+    factor = (min_crop_area * 3 / 4) ** -0.5
+    return math.ceil(factor * image_size[0]), math.ceil(factor * image_size[1])
+
+
+def apply_to_image(transform: Transform, image: np.ndarray, seed: int) -> np.ndarray:
+    """Applies a transform of whole pictures to `image` uint8 (H, W, 3), all of its randomness from `seed`."""
+    _seed(transform, seed)
+    return transform(image=image)["image"]
+
+
+def build_detection_train(image_size: tuple[int, int], crop_probability: float = 0.85) -> Transform:
+    """SSD's crop, squash to `image_size` (H, W) px, horizontal flip, light colour; the colour on the small picture."""
     return _compose(
         [
             SSDRandomCrop(p=crop_probability),
             Squash(*image_size),
             A.HorizontalFlip(p=0.5),
-            A.RandomBrightnessContrast(brightness_limit=32 / 255, contrast_limit=0.25, p=0.5),
-            A.HueSaturationValue(hue_shift_limit=9, sat_shift_limit=30, val_shift_limit=0, p=0.5),
+            *_light_colour(),
         ]
     )
 
 
-def build_eval_transform(image_size: tuple[int, int]) -> Transform:
+def build_detection_eval(image_size: tuple[int, int]) -> Transform:
     """Squash to `image_size` (H, W) px and nothing else."""
     return _compose([Squash(*image_size)])
 
 
-def apply(
+def apply_with_boxes(
     transform: Transform,
     image: np.ndarray,
     boxes_xyxy: np.ndarray,
@@ -173,9 +249,7 @@ def apply(
     `image` uint8 (H, W, 3); `boxes_xyxy` (N, 4) with `labels` (N,) and `crowd_xyxy` (M, 4) in its px. Boxes are clipped
     to the image; zero, inverted and NaN boxes are dropped, and what the transform leaves under 1 px.
     """
-    # One generator for the whole chain. set_random_seed() would give each transform its own with the same seed, so
-    # that every one draws the same numbers: an image would be flipped exactly when it is also brightened.
-    transform.set_random_state(np.random.default_rng(seed), random.Random(seed))  # type: ignore[attr-defined]
+    _seed(transform, seed)
     boxes = np.zeros((len(boxes_xyxy) + len(crowd_xyxy), 6))  # x1, y1, x2, y2, label, crowd
     boxes[: len(boxes_xyxy), :4] = boxes_xyxy
     boxes[: len(boxes_xyxy), 4] = labels
@@ -191,6 +265,23 @@ def apply(
         boxes[~crowd, 4].astype(np.int64),
         boxes[crowd, :4].astype(np.float32),
     )
+
+
+def _light_colour() -> list[A.BasicTransform]:
+    """Colour of one picture in two: SSD's brightness (32 of 255) and hue (18 of 360 degrees), the rest milder.
+
+    Light, because heavy augmentation costs small networks accuracy (torchvision's SSDlite: 14.2 -> 15.2 by lightening).
+    """
+    return [
+        A.RandomBrightnessContrast(brightness_limit=32 / 255, contrast_limit=0.25, p=0.5),
+        A.HueSaturationValue(hue_shift_limit=9, sat_shift_limit=30, val_shift_limit=0, p=0.5),
+    ]
+
+
+def _seed(transform: Transform, seed: int) -> None:
+    # One generator for the whole chain. set_random_seed() would give each transform its own with the same seed, so
+    # that every one draws the same numbers: an image would be flipped exactly when it is also brightened.
+    transform.set_random_state(np.random.default_rng(seed), random.Random(seed))  # type: ignore[attr-defined]
 
 
 def _compose(transforms: list[A.BasicTransform]) -> Transform:

@@ -39,11 +39,14 @@ def run(
     module_class: type[LightningModule],
     datamodule_class: type[LightningDataModule],
     args: Sequence[str],
+    *,
+    needs_checkpoint: bool = True,
 ) -> int:
     """Run `fit`, `validate` or `test` of a task as given in `args`; return the exit code.
 
     Without a config and a data root it is the built-in sample. Settings count in this order: command line, config,
-    checkpoint, default. InputError where what the user gave cannot be used, before anything is written.
+    checkpoint, default. Without `needs_checkpoint` a net whose weights come whole from elsewhere is evaluated as it
+    is, not the newest run's. InputError where what the user gave cannot be used, before anything is written.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # their banners
@@ -59,7 +62,7 @@ def run(
             rest = ["--config", str(run_config), *rest]  # a resumed run is the same run
         elif not has_config and not checkpoint_path and not has_root:
             rest = ["--config", str(CONFIGS / task / "sample.yaml"), *rest]
-    elif checkpoint_path is None and not {"-h", "--help", "--print_config"} & set(rest):
+    elif checkpoint_path is None and needs_checkpoint and not {"-h", "--help", "--print_config"} & set(rest):
         root = Path(_option(rest, "trainer.default_root_dir") or "runs")
         checkpoint_path = str(newest_checkpoint(task, root))
         print(f"checkpoint: {checkpoint_path}")
@@ -176,7 +179,11 @@ class _Cli(LightningCLI):
         config = self.config[self.subcommand]
         config.ckpt_path = self.checkpoint_path  # a config's own is that of the run it was written by
         if self.checkpoint:  # the numerics belong to the weights, which come from the checkpoint
-            config.model.numerics = self.checkpoint["hyper_parameters"]["numerics"]
+            of_checkpoint = self.checkpoint["hyper_parameters"]
+            config.model.numerics = of_checkpoint["numerics"]
+            for name, value in of_checkpoint.items():  # what a config leaves to be found out was found out then
+                if name not in LINKS and config.model.get(name) is None:
+                    config.model[name] = value
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self._get(self.config_init, "trainer")
@@ -222,9 +229,9 @@ class _Cli(LightningCLI):
         ours, theirs = self.datamodule.categories, (self.checkpoint or {}).get("hyper_parameters", {}).get("categories")
         if theirs is not None and ours != theirs:
             raise InputError(
-                f"the checkpoint was trained for {_classes(theirs)}, but the data under "
-                f"{self.datamodule.hparams.root} have {_classes(ours)}; give the data it was trained for, or start "
-                "from its trunk alone with --model.weights."
+                f"the checkpoint was trained for {_classes(theirs, ours)}, but the data under "
+                f"{self.datamodule.hparams.root} have {_classes(ours, theirs)}; give the data it was trained for, or "
+                "start from its trunk alone with --model.weights."
             )
         self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before a run folder is made
         if self.trainer.is_global_zero and not self.writes_nothing:
@@ -316,6 +323,8 @@ def _option(args: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _classes(categories: dict[int, str]) -> str:
-    names = [f"{name} (id {number})" for number, name in categories.items()]
-    return f"{len(names)} classes: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+def _classes(categories: dict[int, str], others: dict[int, str]) -> str:
+    """Their number, and first those that the others have not under the same id."""
+    names = [f"{name} (id {number})" for number, name in categories.items() if others.get(number) != name]
+    names = names or [f"{name} (id {number})" for number, name in categories.items()]
+    return f"{len(categories)} classes: {', '.join(names[:8])}{', ...' if len(categories) > min(8, len(names)) else ''}"

@@ -1,5 +1,6 @@
 """Parameter groups, the learning rate's course, and the moving average of the weights, for every task."""
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -19,29 +20,42 @@ _OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
 }
 
 
-def parameter_groups(model: nn.Module, trunk: nn.Module, trunk_lr_mult: float, weight_decay: float) -> list[dict]:
-    """Sort a model's trainable parameters by rate (`lr_mult`: trunk or head) and by decay.
+def parameter_groups(
+    model: nn.Module, trunk: nn.Module, trunk_lr_mult: float, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict]:
+    """Sort a model's trainable parameters by rate (`lr_mult`) and by decay.
 
+    The head learns at 1; the trunk's last block at `trunk_lr_mult * layer_decay`, and each block before it at
+    `layer_decay` times the rate of the next (BEiT, Bao et al. 2021, appendix).
     Norms and biases are not decayed, and neither are depthwise filters: "little or no weight decay (l2
     regularization) on the depthwise filters since there are so few parameters in them" (paper, section 3.2).
     """
-    in_trunk = {id(parameter) for parameter in trunk.parameters()}
+    parts = [
+        part for child in trunk.children() for part in (child if isinstance(child, nn.ModuleList) else [child])
+    ]  # stem, block 1, block 2, ...
+    rates = {
+        id(parameter): trunk_lr_mult * layer_decay ** (len(parts) - i)
+        for i, part in enumerate(parts)
+        for parameter in part.parameters()
+    }
     decayed = {
         id(module.weight)
         for module in model.modules()
         if (isinstance(module, nn.Conv2d) and module.groups == 1) or isinstance(module, nn.Linear)
     }
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in in_trunk, id(parameter) in decayed), []).append(parameter)
+            key = id(parameter) in rates, rates.get(id(parameter), 1.0), id(parameter) in decayed
+            groups.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr_mult": trunk_lr_mult if of_trunk else 1.0,
+            "of_trunk": of_trunk,
+            "lr_mult": rate,
             "weight_decay": weight_decay if is_decayed else 0.0,
         }
-        for (of_trunk, is_decayed), parameters in groups.items()
+        for (of_trunk, rate, is_decayed), parameters in groups.items()
     ]
 
 
@@ -67,16 +81,23 @@ def total_steps(trainer: Trainer) -> int:
     return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
 
-def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """Raise the rates linearly over `warmup_steps`, then lower them to 0 along half a cosine; step it every batch."""
+def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int, head_steps: int = 0) -> LambdaLR:
+    """Raise the rates linearly over `warmup_steps`, then lower them to 0 along half a cosine; step it every batch.
+
+    In the first `head_steps` the trunk's rate is 0; its own warm-up follows.
+    """
     warmup_steps = min(warmup_steps, total_steps // 5)  # a short run is not spent on warming up
 
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps)))
+    def factor(step: int, wait: int) -> float:
+        if step < wait:
+            return 0.0
+        if step - wait < warmup_steps:
+            return (step - wait + 1) / (warmup_steps + 1)
+        start = wait + warmup_steps
+        return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - start) / max(1, total_steps - start)))
 
-    return LambdaLR(optimizer, factor)
+    waits = [head_steps if group["of_trunk"] else 0 for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [functools.partial(factor, wait=wait) for wait in waits])
 
 
 def restore_rates(optimizer: Optimizer, scheduler: LambdaLR, lr: float) -> None:

@@ -52,7 +52,41 @@ def write_coco():
     return _write_coco
 
 
+def _write_classes(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[int, int] = (48, 64)) -> Path:
+    """Write pictures with a disc, a bar or a cross somewhere on grey, as many of each class as `splits` says."""
+    generator = np.random.default_rng(seed)
+    height, width = size
+    for split, count in splits.items():
+        for name in ("bar", "cross", "disc"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture = Image.fromarray(generator.integers(90, 130, (height, width, 3), dtype=np.uint8))
+                draw = ImageDraw.Draw(picture)
+                x, y = int(generator.integers(2, width - 34)), int(generator.integers(2, height - 34))
+                if name == "disc":
+                    draw.ellipse((x, y, x + 31, y + 31), fill=(250, 240, 60))
+                else:
+                    draw.rectangle((x, y + 11, x + 31, y + 20), fill=(250, 240, 60))
+                if name == "cross":
+                    draw.rectangle((x + 11, y, x + 20, y + 31), fill=(250, 240, 60))
+                picture.save(root / split / name / f"{split}_{i:02}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def classes_root(tmp_path_factory):
+    """A folder with 4 training, 2 validation and 2 test pictures of each of three classes."""
+    return _write_classes(tmp_path_factory.mktemp("data") / "signs", {"train": 4, "val": 2, "test": 2})
+
+
+@pytest.fixture(scope="session")
+def write_classes():
+    """The function that writes such a folder: root, {split: pictures of each class}."""
+    return _write_classes
+
+
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """Run every test in a folder of its own, so that `runs/` and `datasets/` land there."""
+    """Run every test in a folder of its own, so that `runs/`, `datasets/` and what is cached land there."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))

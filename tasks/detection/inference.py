@@ -9,7 +9,7 @@ from PIL.Image import Image
 
 from backbone import MobileNetV1, Numerics
 from data.images import open_image, to_array
-from data.transforms import apply, build_eval_transform
+from data.transforms import apply_with_boxes, build_detection_eval
 from tasks.detection.model import SSD
 from tasks.detection.postprocess import postprocess
 from tasks.runs import read_checkpoint
@@ -36,7 +36,7 @@ class Detector:
         self.categories = categories
         self.input_size = input_size
         self.class_agnostic = class_agnostic
-        self._resize = build_eval_transform(input_size)
+        self._resize = build_detection_eval(input_size)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "cpu") -> "Detector":
@@ -57,7 +57,7 @@ class Detector:
         InputError where the photograph cannot be read.
         """
         image = open_image(photograph) if isinstance(photograph, str | Path) else to_array(photograph)
-        resized = apply(self._resize, image, *_NO_BOXES, seed=0).image
+        resized = apply_with_boxes(self._resize, image, *_NO_BOXES, seed=0).image
         pixels = torch.from_numpy(resized).permute(2, 0, 1)[None]  # (H, W, 3) -> (1, 3, H, W)
         device = next(self.model.parameters()).device
         [found] = postprocess(

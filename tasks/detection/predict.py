@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from backbone.errors import Arguments, InputError
@@ -40,14 +39,14 @@ def _predict(options: argparse.Namespace) -> Path:
     import numpy as np
     import torch
     from PIL import Image
-    from tqdm import tqdm
 
-    from data.coco import built_in_sample
-    from data.images import ImageError, open_image
+    from data.images import open_image
+    from data.samples import built_in_sample
     from tasks.accelerator import keep_freed_memory
     from tasks.detection.inference import Detector
     from tasks.detection.metrics import Detections, to_coco_results
     from tasks.plotting import class_color, draw_boxes
+    from tasks.predicting import for_each, pictures_at
     from tasks.runs import new_run, newest_checkpoint, point_latest, read_checkpoint
 
     keep_freed_memory()
@@ -57,59 +56,33 @@ def _predict(options: argparse.Namespace) -> Path:
         trained_on = read_checkpoint(checkpoint, "detection")["datamodule_hyper_parameters"]["root"]
         if trained_on is not None:
             raise InputError(f"{checkpoint} was trained on {trained_on}; name pictures to detect in with --source.")
-        options.source = built_in_sample() / "test"
-    pictures = _pictures(options.source)
+        options.source = built_in_sample("detection") / "test"
+    pictures = pictures_at(options.source)
     detect.class_agnostic |= options.class_agnostic
     colors = {category_id: class_color(i) for i, category_id in enumerate(detect.categories)}
+    ids = dict(zip(pictures, _image_ids(pictures), strict=True))
     run = new_run("detection", options.runs)
+    results: list[dict] = []
 
-    results, refused = [], []
-    ids = _image_ids(pictures)
-    done = 0
-    try:
-        for path, image_id in zip(tqdm(pictures, unit="image", disable=None), ids, strict=True):
-            try:
-                image = open_image(path)
-            except ImageError as error:
-                refused.append(error)
-                continue
-            found = detect(image, min_score=0.01)
-            rows = to_coco_results(image_id, Detections(found.boxes_xyxy, found.scores, found.category_ids))
-            results += [{**row, "file_name": path.name} for row in rows]
-            drawn = np.flatnonzero(found.scores >= options.min_score)
-            labels = [f"{found.names[i]} {found.scores[i]:.2f}" for i in drawn]
-            picture = draw_boxes(image, found.boxes_xyxy[drawn], labels, [colors[found.category_ids[i]] for i in drawn])
-            (run / "pictures").mkdir(parents=True, exist_ok=True)
-            # The name keeps its ending, so that a.jpg and a.png beside each other have a picture each.
-            Image.fromarray(picture).save(run / "pictures" / f"{path.name}.jpg", quality=92)
-            done += 1
-    except KeyboardInterrupt:
-        if not done:
-            raise
-        print(f"\ninterrupted: what follows is of the first {done} pictures", file=sys.stderr)
-    for unreadable in refused:
-        print(f"warning: {unreadable}", file=sys.stderr)
-    if not done:
-        raise InputError(f"none of the {len(pictures)} pictures could be read; the first: {refused[0]}")
+    def predict(path: Path) -> None:
+        image = open_image(path)
+        found = detect(image, min_score=0.01)
+        rows = to_coco_results(ids[path], Detections(found.boxes_xyxy, found.scores, found.category_ids))
+        results.extend({**row, "file_name": path.name} for row in rows)
+        drawn = np.flatnonzero(found.scores >= options.min_score)
+        labels = [f"{found.names[i]} {found.scores[i]:.2f}" for i in drawn]
+        picture = draw_boxes(image, found.boxes_xyxy[drawn], labels, [colors[found.category_ids[i]] for i in drawn])
+        (run / "pictures").mkdir(parents=True, exist_ok=True)
+        # The name keeps its ending, so that a.jpg and a.png beside each other have a picture each.
+        Image.fromarray(picture).save(run / "pictures" / f"{path.name}.jpg", quality=92)
+
+    done = for_each(pictures, predict)
     (run / "predictions.json").write_text(json.dumps(results))
     point_latest(run)
     confident = sum(row["score"] >= options.min_score for row in results)
     print(f"{confident} objects of score {options.min_score} or more in {done} pictures")
     print(f"results: {run / 'predictions.json'}\npictures: {run / 'pictures'}")
     return run
-
-
-def _pictures(source: Path) -> list[Path]:
-    """List the files at `source`: itself, or the pictures right in the folder, by their endings."""
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise InputError(f"--source {source}: there is no such file or folder.")
-    endings = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"}
-    found = sorted(path for path in source.iterdir() if path.suffix.lower() in endings)
-    if not found:
-        raise InputError(f"--source {source}: no picture ({', '.join(sorted(endings))}) lies in this folder.")
-    return found
 
 
 def _image_ids(pictures: list[Path]) -> list[int]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data import transforms
-from data.transforms import Squash, SSDRandomCrop, apply, build_eval_transform, build_train_transform
+from data.transforms import Squash, SSDRandomCrop, apply_with_boxes, build_detection_eval, build_detection_train
 
 NOTHING = np.zeros((0, 4))
 
@@ -35,7 +35,7 @@ def chain(*steps):
 
 
 def run(transform, image, boxes, seed, crowd=NOTHING):
-    return apply(transform, image, boxes, np.arange(len(boxes)), crowd, seed)
+    return apply_with_boxes(transform, image, boxes, np.arange(len(boxes)), crowd, seed)
 
 
 @pytest.mark.parametrize("size", [(240, 320), (97, 401)])
@@ -120,7 +120,7 @@ def test_an_image_without_boxes_is_cropped_and_gives_empty_arrays():
     image, _ = painted()
     shapes = {run(chain(SSDRandomCrop(p=1)), image, NOTHING, seed).image.shape for seed in range(10)}
     assert len(shapes) > 5
-    result = run(build_train_transform((64, 64)), image, NOTHING, 0)
+    result = run(build_detection_train((64, 64)), image, NOTHING, 0)
     assert (result.boxes_xyxy.shape, result.labels.shape, result.crowd_xyxy.shape) == ((0, 4), (0,), (0, 4))
     assert (result.boxes_xyxy.dtype, result.labels.dtype) == (np.float32, np.int64)
 
@@ -147,7 +147,7 @@ def test_a_crowd_keeps_the_part_that_is_left_and_chooses_no_window():
 @pytest.mark.parametrize("size", [(300, 300), (160, 224)])
 def test_the_whole_training_pipeline_keeps_every_box_on_its_pixels(size):
     image, boxes = painted()
-    train = build_train_transform(size)
+    train = build_detection_train(size)
     flips = 0
     for seed in range(120):
         result = run(train, image, boxes, seed)
@@ -169,7 +169,7 @@ def test_two_flips_are_none():
 
 def test_evaluation_squashes_and_scales_each_axis_by_its_own_factor():
     image, boxes = painted()
-    result = run(build_eval_transform((120, 80)), image, boxes, 0)
+    result = run(build_detection_eval((120, 80)), image, boxes, 0)
     assert result.image.shape == (120, 80, 3)
     np.testing.assert_allclose(result.boxes_xyxy, boxes * [0.25, 0.5, 0.25, 0.5], atol=1e-4)
     assert result.labels.tolist() == [0, 1, 2]
@@ -178,12 +178,12 @@ def test_evaluation_squashes_and_scales_each_axis_by_its_own_factor():
 def test_a_strong_shrink_averages_instead_of_skipping_pixels():
     stripes = np.zeros((300, 300, 3), np.uint8)
     stripes[:, ::3] = 255  # every third column white: the mean is 85
-    assert np.abs(run(build_eval_transform((50, 50)), stripes, NOTHING, 0).image.astype(int) - 85).max() <= 1
+    assert np.abs(run(build_detection_eval((50, 50)), stripes, NOTHING, 0).image.astype(int) - 85).max() <= 1
 
 
 def test_the_seed_alone_decides():
     image, boxes = painted()
-    first, second = build_train_transform((64, 64)), build_train_transform((64, 64))
+    first, second = build_detection_train((64, 64)), build_detection_train((64, 64))
     run(second, image, boxes, 99)  # a transform has no memory
     a, b = run(first, image, boxes, 5), run(second, image, boxes, 5)
     np.testing.assert_array_equal(a.image, b.image)
@@ -193,7 +193,7 @@ def test_the_seed_alone_decides():
 
 def test_the_steps_of_one_sample_draw_independently_of_each_other():
     image, boxes = painted(48, 64)
-    train = build_train_transform((32, 32))
+    train = build_detection_train((32, 32))
     drawn = []
     for seed in range(400):
         run(train, image, boxes, seed)
@@ -209,14 +209,14 @@ def test_the_steps_of_one_sample_draw_independently_of_each_other():
 )
 def test_an_unusable_box_is_dropped_and_the_others_stay(bad):
     image, boxes = painted()
-    result = run(build_eval_transform((240, 320)), image, np.vstack([boxes[:1], [bad], boxes[1:]]), 0)
+    result = run(build_detection_eval((240, 320)), image, np.vstack([boxes[:1], [bad], boxes[1:]]), 0)
     assert result.labels.tolist() == [0, 2, 3]
     np.testing.assert_allclose(result.boxes_xyxy, boxes, atol=1e-4)
 
 
 def test_a_box_over_the_edge_is_clipped():
     image, _ = painted()
-    result = run(build_eval_transform((240, 320)), image, np.array([[-20, 200, 50, 300]]), 0)
+    result = run(build_detection_eval((240, 320)), image, np.array([[-20, 200, 50, 300]]), 0)
     np.testing.assert_allclose(result.boxes_xyxy, [[0, 200, 50, 240]], atol=1e-4)
 
 

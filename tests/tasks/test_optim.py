@@ -71,6 +71,34 @@ def test_warm_up_takes_a_fifth_of_a_short_run_at_most():
     assert [schedule.lr_lambdas[0](step) for step in (0, 3, 4)] == pytest.approx([1 / 5, 4 / 5, 1.0])
 
 
+def test_rates_fall_from_block_to_block_by_the_layer_decay():
+    """Worked by hand: 0.5 * 0.8 ** k, k from 1 at the last of 13 blocks to 14 at the stem."""
+    model, trunk = small_model()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, trunk, 0.5, 0.0, layer_decay=0.8)
+    rates = {names[id(parameter)]: group["lr_mult"] for group in groups for parameter in group["params"]}
+    table = {"head.": 1.0, "trunk.blocks.12.": 0.4, "trunk.blocks.11.": 0.32, "trunk.blocks.10.": 0.256}
+    table |= {"trunk.blocks.6.": 0.1048576, "trunk.blocks.0.": 0.02748779, "trunk.stem.": 0.02199023}
+    for prefix, rate in table.items():
+        of_prefix = [value for name, value in rates.items() if name.startswith(prefix)]
+        assert of_prefix
+        assert of_prefix == pytest.approx([rate] * len(of_prefix), rel=1e-6)
+    assert rates.keys() == set(names.values())
+
+
+def test_the_trunk_waits_while_the_head_warms_up():
+    """10 steps of the head alone, 10 of warm-up each: half-way of the cosine is (10 + 90) / 2 later for the trunk."""
+    model, trunk = small_model()
+    optimizer = build_optimizer("sgd", parameter_groups(model, trunk, 1.0, 0.0), 1.0)
+    schedule = warmup_cosine(optimizer, 10, 100, head_steps=10)
+    of_trunk = [group["of_trunk"] for group in optimizer.param_groups]
+    factors = dict(zip(of_trunk, schedule.lr_lambdas, strict=True))
+    assert [factors[True](step) for step in (0, 9, 10, 19, 20, 60, 100)] == pytest.approx(
+        [0.0, 0.0, 1 / 11, 10 / 11, 1.0, 0.5, 0.0]
+    )
+    assert [factors[False](step) for step in (0, 9, 10, 55, 100)] == pytest.approx([1 / 11, 10 / 11, 1.0, 0.5, 0.0])
+
+
 def test_a_new_rate_replaces_the_one_that_was_loaded():
     model, trunk = small_model()
     optimizer = build_optimizer("sgd", parameter_groups(model, trunk, 0.5, 0.0), 1.0)

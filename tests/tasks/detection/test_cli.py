@@ -1,6 +1,5 @@
 """The real command, in-process: what a user types, what they see, and what is left on disk."""
 
-import hashlib
 import json
 import shutil
 import socket
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import refused, tree
 from PIL import Image
 
 from backbone import InputError
@@ -28,14 +28,6 @@ def trained(coco_root, tmp_path_factory):
     given = ["--data.root", str(coco_root), "--trainer.default_root_dir", str(folder), *SMALL, *SHORT]
     assert main(["fit", *given]) == 0
     return (folder / "detection" / "latest").resolve()
-
-
-def tree(folder):
-    return {
-        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_fit_needs_nothing_but_the_data_root_and_reaches_no_network(coco_root, monkeypatch, capsys):
@@ -192,7 +184,7 @@ def test_predict_keeps_cocos_ids_where_the_names_are_ids(trained, coco_root, cap
 
 def test_predict_asks_for_pictures_where_the_net_is_not_the_samples(trained, capsys):
     args = ["predict", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt")]
-    refused(args, r"was trained on .*; name pictures to detect in with --source", capsys)
+    refused(main, args, r"was trained on .*; name pictures to detect in with --source", capsys)
 
 
 def test_load_detects_in_a_path_an_array_and_a_picture_alike(trained, coco_root):
@@ -244,7 +236,7 @@ def broken(kind, root):
 )
 def test_spoilt_data_are_one_sentence_and_no_run(kind, message, coco_root, tmp_path, capsys):
     root = broken(kind, Path(shutil.copytree(coco_root, tmp_path / "spoilt")))
-    refused(["fit", "--data.root", str(root)], message, capsys)
+    refused(main, ["fit", "--data.root", str(root)], message, capsys)
 
 
 @pytest.mark.parametrize(
@@ -268,13 +260,13 @@ def test_spoilt_data_are_one_sentence_and_no_run(kind, message, coco_root, tmp_p
 )
 def test_wrong_arguments_are_one_sentence_and_no_run(args, message, coco_root, capsys):
     root = [] if "--data.root" in args else ["--data.root", str(coco_root)]
-    refused(["fit", *root, *args], message, capsys)
+    refused(main, ["fit", *root, *args], message, capsys)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(coco_root, capsys):
     Path("x.ckpt").write_text("hello")
     for command in ("fit", "test", "predict"):
-        refused([command, "--ckpt_path", "x.ckpt"], "x.ckpt is not a checkpoint that can be read safely", capsys)
+        refused(main, [command, "--ckpt_path", "x.ckpt"], "x.ckpt is not a checkpoint that can be read safely", capsys)
 
 
 def test_classes_of_checkpoint_and_data_that_differ_are_both_named(trained, coco_root, tmp_path, capsys):
@@ -284,22 +276,12 @@ def test_classes_of_checkpoint_and_data_that_differ_are_both_named(trained, coco
         content["categories"].append({"id": 9, "name": "star"})
         path.write_text(json.dumps(content))
     args = ["test", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt"), "--data.root", str(root)]
-    refused(args, r"trained for 2 classes: disc \(id 2\), bar \(id 5\), but .* 3 classes: .*star \(id 9\)", capsys)
+    refused(
+        main, args, r"trained for 2 classes: disc \(id 2\), bar \(id 5\), but .* 3 classes: .*star \(id 9\)", capsys
+    )
 
 
 def test_weights_of_another_width_say_what_was_found(trained, coco_root, capsys):
     weights = str(trained / "checkpoints" / "best.ckpt")  # 0.25
     args = ["fit", "--data.root", str(coco_root), "--model.weights", weights, "--model.width_mult", "0.5"]
-    refused(args, r"0\.25", capsys)
-
-
-def refused(args, message, capsys):
-    """One sentence on stderr, exit code 2, no traceback and nothing in `runs/`."""
-    import re
-
-    assert main(args) == 2
-    error = capsys.readouterr().err.strip()
-    assert re.search(message, error), error
-    assert error.startswith("error: ")
-    assert "\n" not in error
-    assert not Path("runs").exists()
+    refused(main, args, r"0\.25", capsys)

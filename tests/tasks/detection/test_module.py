@@ -4,14 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from helpers import Save, same, trainer
 from lightning.pytorch.callbacks import Callback
 
 from backbone import InputError
 from data.coco import CocoDataModule
 from tasks.detection.metrics import Detections, evaluate, to_coco_results
 from tasks.detection.module import DetectionModule
-from tasks.runs import AtomicCheckpointIO, read_checkpoint
+from tasks.runs import read_checkpoint
 
 SMALL = {"width_mult": 0.25, "warmup_steps": 2, "lr": 0.02}
 
@@ -24,49 +24,12 @@ def build(root, **settings):
     return DetectionModule(datamodule.categories, datamodule.input_size, **{**SMALL, **settings}), datamodule
 
 
-def trainer(folder, **settings):
-    settings = {"max_epochs": 4, "limit_val_batches": 0, "logger": False, "enable_checkpointing": False, **settings}
-    return Trainer(
-        default_root_dir=folder,
-        accelerator="cpu",
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        plugins=[AtomicCheckpointIO()],
-        **settings,
-    )
-
-
-class Save(Callback):
-    """Save a checkpoint where asked, and stop there."""
-
-    def __init__(self, path, *, epoch, batch=None):
-        self.path, self.epoch, self.batch = path, epoch, batch
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        if self.batch is None and trainer.current_epoch == self.epoch:
-            trainer.save_checkpoint(self.path)
-            trainer.should_stop = True
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if self.batch == batch_idx and trainer.current_epoch == self.epoch:
-            raise KeyboardInterrupt
-
-    def on_exception(self, trainer, pl_module, exception):
-        trainer.save_checkpoint(self.path)
-
-
 @pytest.fixture(scope="module")
 def four_epochs(coco_root, tmp_path_factory):
     """Weights after four epochs without a stop, no workers."""
     module, datamodule = build(coco_root)
     trainer(tmp_path_factory.mktemp("whole")).fit(module, datamodule)
     return module.state_dict()
-
-
-def same(state, other):
-    return all(torch.equal(state[name], other[name]) for name in state if not name.endswith("num_batches_tracked"))
 
 
 def test_two_workers_give_the_weights_of_none_bit_for_bit(coco_root, four_epochs, tmp_path):
@@ -140,7 +103,7 @@ def test_a_bad_image_is_skipped_counted_and_over_the_limit_stops(write_coco, tmp
     root = write_coco(tmp_path / "data", {"train": 8, "val": 2})
     (root / "train" / "train_03.png").write_bytes(b"<html>quota exceeded</html>")
     module, datamodule = build(root)
-    datamodule.max_bad_fraction = 0.2
+    datamodule.bad_images.max_fraction = 0.2
     trainer(tmp_path, max_epochs=1).fit(module, datamodule)
     assert datamodule.bad_images.reasons == {
         str(root / "train" / "train_03.png"): "it is a web page or XML, not an image"
@@ -155,7 +118,7 @@ def test_a_batch_of_bad_images_alone_is_passed_over(write_coco, tmp_path):
     for i in (1, 2, 3):
         (root / "train" / f"train_{i:02}.png").write_bytes(b"")
     module, datamodule = build(root, batch_size=1)
-    datamodule.max_bad_fraction = 1.0
+    datamodule.bad_images.max_fraction = 1.0
     before = {name: value.clone() for name, value in module.named_parameters()}
     trainer(tmp_path, max_epochs=1).fit(module, datamodule)
     assert len(datamodule.bad_images.reasons) == 3

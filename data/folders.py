@@ -1,0 +1,24 @@
+"""What every reader of a data set's folder needs; no torch, which a command's `--help` should not wait for."""
+
+from pathlib import Path
+from typing import Literal
+
+from backbone.errors import InputError
+
+Split = Literal["train", "val", "test"]
+
+
+def existing_folder(root: str | Path) -> Path:
+    """`--data.root` as a path. Raises InputError where it is no folder."""
+    path = Path(root)
+    if not path.is_dir():
+        problem = "is not a folder" if path.exists() else "does not exist"
+        raise InputError(f"--data.root {path} {problem}; give the folder that holds the data set.")
+    return path
+
+
+def say(line: str) -> None:
+    """Print a line for the user, once in a distributed run."""
+    from lightning.pytorch.utilities import rank_zero_only  # it imports torch
+
+    rank_zero_only(print)(line, flush=True)

@@ -1,0 +1,66 @@
+"""What several test files use."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from tasks.runs import AtomicCheckpointIO
+
+
+def trainer(folder, **settings):
+    settings = {"max_epochs": 4, "limit_val_batches": 0, "logger": False, "enable_checkpointing": False, **settings}
+    return Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        plugins=[AtomicCheckpointIO()],
+        **settings,
+    )
+
+
+class Save(Callback):
+    """Save a checkpoint where asked, and stop there."""
+
+    def __init__(self, path, *, epoch, batch=None):
+        self.path, self.epoch, self.batch = path, epoch, batch
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if self.batch is None and trainer.current_epoch == self.epoch:
+            trainer.save_checkpoint(self.path)
+            trainer.should_stop = True
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.batch == batch_idx and trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+    def on_exception(self, trainer, pl_module, exception):
+        trainer.save_checkpoint(self.path)
+
+
+def same(state, other):
+    return all(torch.equal(state[name], other[name]) for name in state if not name.endswith("num_batches_tracked"))
+
+
+def tree(folder):
+    return {
+        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def refused(main, args, message, capsys):
+    """One sentence on stderr, exit code 2, no traceback and nothing in `runs/`."""
+    assert main(args) == 2
+    error = capsys.readouterr().err.strip()
+    assert re.search(message, error), error
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    assert not Path("runs").exists()
