@@ -1,0 +1,44 @@
+"""`python -m tasks.classification`."""
+
+import sys
+from collections.abc import Sequence
+
+import tasks.classification
+from tasks.commands import dispatch
+
+
+def _train(args: list[str]) -> int:
+    from data.classification import ClassificationDataModule
+    from tasks.classification.module import ClassificationModule
+    from tasks.cli import run
+
+    given = {arg.split("=")[0] for arg in args}
+    # Weights of another project, and no checkpoint: their own classifier is what is to be scored.
+    as_it_is = args[0] != "fit" and "--model.weights" in given and "--ckpt_path" not in given
+    args = [*args, "--model.head", "imagenet"] if as_it_is else args
+    return run("classification", ClassificationModule, ClassificationDataModule, args, needs_checkpoint=not as_it_is)
+
+
+def _predict(args: list[str]) -> int:
+    from tasks.classification.predict import main
+
+    return main(args)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; see `python -m tasks.classification --help`."""
+    commands = {
+        "fit": ("train; with no further argument, on the built-in sample", lambda rest: _train(["fit", *rest])),
+        "validate": ("score a checkpoint on the validation images", lambda rest: _train(["validate", *rest])),
+        "test": ("score a checkpoint, or an ImageNet classifier by --model.weights, on the test images", _test),
+        "predict": ("name what is in any picture or folder of pictures", _predict),
+    }
+    return dispatch("python -m tasks.classification", tasks.classification.__doc__ or "", commands, args)
+
+
+def _test(args: list[str]) -> int:
+    return _train(["test", *args])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""A checkpoint, or another project's ImageNet classifier, as a function of a photograph."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from backbone import MobileNetV1, Numerics, load_pretrained, read_pretrained
+from data import imagenet
+from data.images import open_image, to_array
+from data.transforms import apply_to_image, build_classification_eval, needed_in_evaluation
+from tasks.classification.model import Classifier, load_classifier
+from tasks.runs import read_checkpoint
+
+
+class Classified(NamedTuple):
+    """The likeliest classes of one photograph, best first: names, and their probabilities (K,)."""
+
+    names: list[str]
+    probabilities: np.ndarray
+
+
+class PhotoClassifier:
+    """`classify(photograph)`; `model` is the network, `class_names` its outputs, `input_size` its (height, width).
+
+    Logits are divided by `temperature`, which validation chose so that probabilities mean what they say. `at_least`
+    (height, width) px is as much of a photograph as it needs, for `open_image`.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        class_names: tuple[str, ...],
+        input_size: tuple[int, int],
+        central_fraction: float = 0.875,
+        temperature: float = 1.0,
+    ) -> None:
+        self.model = model.eval()
+        self.class_names = class_names
+        self.input_size = input_size
+        self.temperature = temperature
+        self._crop = build_classification_eval(input_size, central_fraction)
+        self.at_least = needed_in_evaluation(input_size, central_fraction)
+
+    @classmethod
+    def from_file(cls, path: str | Path, device: str = "cpu") -> "PhotoClassifier":
+        """Build the network of a checkpoint of this task, or of a file that `--model.weights` takes; or InputError."""
+        if Path(path).suffix == ".ckpt":
+            return cls._from_checkpoint(path, device)
+        return cls._from_weights(path, device)
+
+    @classmethod
+    def _from_checkpoint(cls, path: str | Path, device: str) -> "PhotoClassifier":
+        checkpoint = read_checkpoint(path, "classification")
+        settings: dict[str, Any] = checkpoint["hyper_parameters"]
+        names = imagenet.class_names() if settings["head"] == "imagenet" else tuple(settings["categories"].values())
+        trunk = MobileNetV1(settings["width_mult"], numerics=Numerics.from_dict(settings["numerics"]))
+        model = Classifier(trunk, len(names))
+        model.load_state_dict({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})
+        central = checkpoint["datamodule_hyper_parameters"]["central_fraction"]
+        return cls(model.to(device), names, tuple(settings["input_size"]), central, checkpoint["temperature"])
+
+    @classmethod
+    def _from_weights(cls, path: str | Path, device: str) -> "PhotoClassifier":
+        pretrained = read_pretrained(path)
+        trunk = MobileNetV1(pretrained.width_mult, numerics=pretrained.numerics)
+        load_pretrained(trunk, pretrained)
+        model = Classifier(trunk, len(imagenet.class_names()))
+        load_classifier(model, pretrained, path)
+        side = pretrained.numerics.preprocessing.image_size
+        return cls(model.to(device), imagenet.class_names(), (side, side))
+
+    @torch.inference_mode()
+    def __call__(self, photograph: str | Path | Image | np.ndarray, *, top_k: int = 5) -> Classified:
+        """Classify a path, a PIL image or a uint8 RGB (H, W, 3) array. InputError where it cannot be read."""
+        if isinstance(photograph, str | Path):
+            image = open_image(photograph, at_least=self.at_least)
+        else:
+            image = to_array(photograph)
+        pixels = torch.from_numpy(apply_to_image(self._crop, image, seed=0)).permute(2, 0, 1)[None]  # (1, 3, H, W)
+        logits = self.model(pixels.to(self.model.head.weight.device))[0]
+        probabilities, labels = (logits / self.temperature).softmax(0).topk(min(top_k, len(self.class_names)))
+        return Classified([self.class_names[label] for label in labels.tolist()], probabilities.cpu().numpy())

@@ -1,0 +1,279 @@
+"""Training and evaluation of the classifier: wiring only."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from backbone import InputError, MobileNetV1, Numerics, load_pretrained, normalize, read_pretrained
+from backbone.errors import check_options
+from data import imagenet
+from tasks.classification.loss import cross_entropy, mix
+from tasks.classification.metrics import evaluate, fit_temperature
+from tasks.classification.model import Classifier, load_classifier
+from tasks.classification.report import write_report
+from tasks.optim import EMA, build_optimizer, freeze, parameter_groups, restore_rates, total_steps, warmup_cosine
+from tasks.processes import gather
+
+
+class ClassificationModule(LightningModule):
+    """A classifier with its loss, optimizer and evaluation.
+
+    Args:
+        categories: Label to name; the data say it.
+        input_size: (height, width) in pixels; the data say it.
+        width_mult: The paper's width multiplier, any number above 0; by default that of `weights`, or 1.
+        weights: Weights to start the trunk from: timm's, Keras', Hugging Face's, or a checkpoint of this project.
+        numerics: Padding, epsilon, activation, mean and std; they come along with `weights` or a checkpoint.
+        head: A new one for the data's classes, or the 1,000-way ImageNet classifier that comes with `weights`; the
+            data's classes are then found among ImageNet's by name.
+        dropout: Of the pooled features.
+        label_smoothing: Part of each target that all classes share.
+        mixup_alpha: Blend images and labels by a part drawn from Beta(alpha, alpha); 0 does not.
+        cutmix_alpha: The same with rectangles; where both are given they take turns.
+        optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
+        lr: Learning rate at its height.
+        weight_decay: Never on norms, biases and depthwise filters.
+        warmup_steps: Steps in which the rate rises; a fifth of the run at most.
+        head_steps: Steps at the start in which the head alone learns; a fifth of the run at most.
+        trunk_lr_mult: The trunk's rate as a multiple of `lr`; 0 freezes it with its norms.
+        layer_decay: Each block's rate as a multiple of the next one's; 1 gives all the same.
+        freeze_norms: Keep the norms' statistics as `weights` have them, for small data or small batches.
+        ema_decay: Of the average of the weights, which is what is validated and saved; 0 keeps the last.
+
+    """
+
+    output_of_label: Tensor  # the data's labels as the head counts them
+    monitor = "val/top1"
+    headline = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        categories: dict[int, str],
+        input_size: tuple[int, int],
+        width_mult: float | None = None,
+        weights: str | None = None,
+        numerics: dict[str, Any] | None = None,
+        head: Literal["new", "imagenet"] = "new",
+        dropout: float = 0.2,
+        label_smoothing: float = 0.1,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+        optimizer: Literal["sgd", "rmsprop", "adamw"] = "adamw",
+        lr: float = 0.001,
+        weight_decay: float = 0.05,
+        warmup_steps: int = 100,
+        head_steps: int = 0,
+        trunk_lr_mult: float = 1.0,
+        layer_decay: float = 1.0,
+        freeze_norms: bool = False,
+        ema_decay: float = 0.99,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        check_options(
+            "model",
+            ("dropout", dropout, 0 <= dropout < 1, "from 0 to below 1"),
+            ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "from 0 to below 1"),
+            ("mixup_alpha", mixup_alpha, mixup_alpha >= 0, "0 (none) or more"),
+            ("cutmix_alpha", cutmix_alpha, cutmix_alpha >= 0, "0 (none) or more"),
+            ("lr", lr, lr > 0, "above 0"),
+            ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
+            ("warmup_steps", warmup_steps, warmup_steps >= 0, "0 or more"),
+            ("head_steps", head_steps, head_steps >= 0, "0 or more"),
+            ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
+            ("layer_decay", layer_decay, 0 < layer_decay <= 1, "above 0 and at most 1"),
+            ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
+        )
+        pretrained = read_pretrained(weights) if weights and numerics is None else None
+        of_weights = pretrained.numerics if pretrained else Numerics.from_dict(numerics) if numerics else Numerics()
+        width_mult = width_mult or (pretrained.width_mult if pretrained else 1.0)
+        self.hparams.update(numerics=dataclasses.asdict(of_weights), width_mult=width_mult)
+        trunk = MobileNetV1(width_mult, numerics=of_weights)
+        if pretrained:
+            load_pretrained(trunk, pretrained)
+        names = tuple(categories.values())
+        self.class_names = imagenet.class_names() if head == "imagenet" else names  # of the head's outputs
+        self.model = Classifier(trunk, len(self.class_names), dropout)
+        if head == "imagenet" and numerics is None:
+            load_classifier(self.model, pretrained, weights)
+        self.model.to(memory_format=torch.channels_last)
+        outputs = _among_imagenet(names) if head == "imagenet" else range(len(names))
+        self.register_buffer("output_of_label", torch.tensor(outputs), persistent=False)
+        self.temperature = 1.0  # fitted on the validation images; travels in the checkpoint
+        self._head_steps = 0
+        self._found: dict[int, np.ndarray] = {}  # logits by position in the split
+        self.train()
+
+    @property
+    def _data(self) -> Any:  # Trainer does not declare it
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Loss of one batch; 0 where no image of it could be read."""
+        self._data.bad_images.note(batch["bad"])
+        if not len(batch["images"]):
+            return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
+        asked, model = self.hparams, self.model
+        labels = self.output_of_label[batch["labels"]]
+        with self._drawing():
+            images, targets = mix(
+                normalize(batch["images"], model.trunk.preprocessing),
+                labels,
+                len(self.class_names),
+                asked["mixup_alpha"],
+                asked["cutmix_alpha"],
+            )
+            # Not by requires_grad: DistributedDataParallel would never synchronise what it was wrapped without.
+            with torch.set_grad_enabled(not (self._head_alone() and self.trainer.world_size == 1)):
+                features = model.pool(images)
+            logits = model.classify(features)
+        loss = cross_entropy(logits, targets, asked["label_smoothing"])
+        if not loss.isfinite():
+            files = [self._data.file("train", position) for position in batch["positions"].tolist()]
+            raise InputError(
+                f"the loss is {loss.item()} at step {self.global_step} on images {files}; look at these images, or "
+                "train with a lower --model.lr."
+            )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Keep the logits of the batch's images."""
+        self._data.bad_images.note(batch["bad"])
+        if len(batch["images"]):
+            logits = self.model(batch["images"]).float().cpu().numpy()
+            self._found.update(zip(batch["positions"].tolist(), logits, strict=True))
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the validation images, and fit the temperature on them."""
+        self._score("val")
+
+    def on_train_epoch_end(self) -> None:
+        """Let every process know the images that any of them could not read."""
+        self._data.bad_images.note(gather(self._data.bad_images.reasons).items())
+
+    def on_test_epoch_end(self) -> None:
+        """Score the test images."""
+        self._score("test")
+
+    def _score(self, split: Literal["val", "test"]) -> None:
+        """Log the figures; outside `fit`, write metrics, tables and pictures into the run folder too."""
+        found = gather(self._found)
+        self._found = {}
+        if not found:  # every image of a split so small was bad, which its limit allows
+            raise InputError(f"none of the {split} images could be read; see --data.max_bad_fraction.")
+        positions = list(found)
+        logits = np.stack(list(found.values()))  # (N, outputs)
+        labels = self.output_of_label.cpu().numpy()[self._data.labels(split, positions)]  # (N,)
+        if split == "val":
+            self.temperature = fit_temperature(logits, labels)
+        scores = evaluate(logits, labels, self.temperature)
+        self.log_dict({f"{split}/{name}": value for name, value in scores.figures.items() if name != "top1"})
+        self.log(f"{split}/top1", scores.figures["top1"], prog_bar=True)
+        folder = self.trainer.log_dir  # on every rank: it is a broadcast
+        if self.trainer.state.fn == "fit" or not self.trainer.logger or not self.trainer.is_global_zero:
+            return
+        overlap, pretrained = self._data.imagenet_overlap(split), float(self.hparams["weights"] is not None)
+        if overlap and pretrained:
+            print(
+                f"imagenet_overlap {overlap:.2f}: that part of the {split} images is ImageNet's own, which pretrained "
+                "weights may have seen"
+            )
+        write_report(
+            Path(cast(str, folder)),
+            split=split,
+            scores=scores,
+            logits=logits,
+            labels=labels,
+            class_names=self.class_names,
+            files=[self._data.file(split, position) for position in positions],
+            open_image=lambda i: self._data.photograph(split, positions[i]),
+            extra={"imagenet_overlap": overlap, "pretrained": pretrained},
+        )
+
+    def _head_alone(self) -> bool:
+        return self.global_step < self._head_steps
+
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Draw dropout and mixing from (seed, step) alone, so that a resumed run draws what it would have drawn."""
+        seed = np.random.SeedSequence((self._data.hparams["seed"], self.trainer.global_rank, self.global_step))
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(seed.generate_state(1)[0]))
+            yield
+
+    def train(self, mode: bool = True) -> "ClassificationModule":
+        """Set the mode of all but a trunk that is frozen or waits, and norms that keep their statistics."""
+        super().train(mode)
+        if self.hparams["trunk_lr_mult"] == 0:
+            freeze(self.model.trunk)
+        elif self._trainer is not None and self._head_alone():
+            self.model.trunk.eval()
+        elif self.hparams["freeze_norms"]:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let the trunk join in when the head has warmed up."""
+        if self._head_steps and self.model.trunk.training == self._head_alone():
+            self.train()
+
+    def configure_optimizers(self) -> Any:
+        """Warm up, then follow a cosine to 0 at the last step of the run."""
+        asked, steps = self.hparams, total_steps(self.trainer)
+        groups = parameter_groups(
+            self.model, self.model.trunk, asked["trunk_lr_mult"], asked["weight_decay"], asked["layer_decay"]
+        )
+        optimizer = build_optimizer(asked["optimizer"], groups, asked["lr"])
+        if asked["trunk_lr_mult"] > 0:
+            self._head_steps = min(asked["head_steps"], steps // 5)
+        scheduler = warmup_cosine(optimizer, asked["warmup_steps"], steps, self._head_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Let the learning rate asked for win over a resumed checkpoint's."""
+        scheduler = cast(LambdaLR, self.trainer.lr_scheduler_configs[0].scheduler)
+        restore_rates(self.trainer.optimizers[0], scheduler, self.hparams["lr"])
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Average the weights."""
+        return [EMA(self.hparams["ema_decay"])]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say whose checkpoint it is, and keep the temperature."""
+        checkpoint["task"] = "classification"
+        checkpoint["temperature"] = self.temperature
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the temperature that was fitted with these weights."""
+        self.temperature = checkpoint["temperature"]
+
+
+def _among_imagenet(names: tuple[str, ...]) -> list[int]:
+    """Each class's label among ImageNet's 1,000. Raises InputError for a name that is not among them, or twice."""
+    found = imagenet.find_classes(names)
+    for i, (name, label) in enumerate(zip(names, found, strict=True)):
+        if label is None:
+            raise InputError(
+                f"the class {name!r} of the data is none of ImageNet's 1,000; rename its folder to ImageNet's name, or "
+                "train a head of your own with `fit`."
+            )
+        if label in found[:i]:
+            raise InputError(
+                f"the classes {names[found.index(label)]!r} and {name!r} of the data are one class of ImageNet, "
+                f"{imagenet.class_names()[label]!r}; put their pictures into one folder."
+            )
+    return [label for label in found if label is not None]

@@ -1,0 +1,376 @@
+"""What a test run leaves in its folder: figures, tables by class, pair and image, and pictures to learn from."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from backbone.errors import InputError
+from tasks.classification.metrics import ConfusedPair, Scores, confused_pairs, top_classes, wilson_interval
+from tasks.plotting import contact_sheet, fit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BLUE, _ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, as in tasks/plotting.py
+_DPI = 100
+_MOST_ROWS = 150  # of a confusion matrix that can be read; of more classes the most confused are drawn
+_FEWER_ROWS = 60
+_MOST_NUMBERED = 30  # rows up to which a cell has room for its number
+_MORE_COLUMNS = 10  # answers that are no class of the data, as an ImageNet classifier gives
+_SHEET_ERRORS = 24
+_SHEET_PAIRS = 6
+_STRIP = 3  # pictures on either side of a pair
+_THUMBNAIL = 150  # px
+_UNREADABLE_GREY = 160
+
+
+def write_report(
+    folder: Path,
+    *,
+    split: str,
+    scores: Scores,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    files: Sequence[str],
+    open_image: Callable[[int], np.ndarray],
+    extra: Mapping[str, float | None] | None = None,
+) -> dict[str, float | None]:
+    """Write the results of a run into `folder`; return what went into metrics.json.
+
+    `scores` is what `evaluate` gave for the same `logits` (N, C) and `labels` (N,); `files` names the N images, and
+    `open_image` gives the one at a position (H, W, 3) uint8 RGB; where it raises InputError a grey tile stands for it.
+
+    Written: `metrics.json` ("<split>/<figure>", also those of `extra`, and "<split>/recall/<class>" for the classes
+    that have images; null where nothing could be measured), `per_class.csv` (the worst first; classes that neither
+    have images nor were answered are left out), `confused_pairs.csv`, `predictions.csv` with probabilities after the
+    temperature, and, under `pictures/`, `confusion_matrix.png`, `calibration.png`, `worst_errors.png` and
+    `most_confused.png`. The same input gives the same files.
+    """
+    names = unique_names(class_names)
+    best, probabilities = top_classes(logits, scores.figures["temperature"])
+    pairs = confused_pairs(scores.confusion)
+
+    recall = {f"recall/{names[k]}": scores.recall[k] for k in np.flatnonzero(scores.images)}
+    metrics = {f"{split}/{name}": value for name, value in {**scores.figures, **recall, **(extra or {})}.items()}
+    flat = {name: None if value is None or np.isnan(value) else float(value) for name, value in metrics.items()}
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(
+        json.dumps(flat, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8"
+    )
+    _write_csv(folder / "per_class.csv", *_by_class(scores, names))
+    _write_csv(folder / "confused_pairs.csv", *_by_pair(scores, pairs, names))
+    _write_csv(folder / "predictions.csv", *_by_image(best, probabilities, labels, names, files))
+
+    def open_or_grey(position: int) -> np.ndarray:
+        try:
+            return open_image(position)
+        except InputError:
+            return np.full((300, 300, 3), _UNREADABLE_GREY, np.uint8)
+
+    legible = legible_names(names)
+    answers = Answers(labels, best[:, 0], probabilities[:, 0])
+    _plot_confusion(pictures / "confusion_matrix.png", scores, legible, split)
+    _plot_calibration(pictures / "calibration.png", scores, split)
+    _draw_errors(pictures / "worst_errors.png", answers, legible, files, open_or_grey)
+    _draw_pairs(pictures / "most_confused.png", answers, pairs, legible, open_or_grey)
+    return flat
+
+
+class Answers(NamedTuple):
+    """Class in truth, class answered and the answer's probability, of each image (N,)."""
+
+    truth: np.ndarray
+    said: np.ndarray
+    probability: np.ndarray
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names; one that several classes share, as ImageNet's "crane", is followed by its label."""
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
+
+
+def legible_names(names: Sequence[str]) -> list[str]:
+    """The names, each in one line; where letters are left out that the pictures' font lacks, with the label."""
+    from matplotlib.font_manager import findfont, get_font  # slow to import, and only needed here
+
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    legible = []
+    for label, name in enumerate(names):
+        whole = " ".join(name.split())
+        kept = " ".join("".join(letter if ord(letter) in known else " " for letter in whole).split())
+        legible.append(whole if kept == whole else f"{kept} (class {label})" if kept else f"class {label}")
+    return legible
+
+
+# ----------------------------------------------------------------------------------------------------------- tables
+
+Table = tuple[list[str], Iterable[Sequence[object]]]  # its head and its rows
+
+
+def _by_class(scores: Scores, names: Sequence[str]) -> Table:
+    """The worst recall first, of equal ones the class with the most images; those without images at the end."""
+    known = np.flatnonzero(~np.isnan(scores.f1))
+    order = sorted(
+        known.tolist(), key=lambda k: (not scores.images[k], np.nan_to_num(scores.recall[k]), -scores.images[k])
+    )
+    rows = []
+    for k in order:
+        wrong = scores.confusion[k].copy()
+        wrong[k] = 0
+        most = int(wrong.argmax())
+        taken_for = [names[most], wrong[most]] if wrong[most] else ["", 0]
+        shares = ("" if np.isnan(one[k]) else float(one[k]) for one in (scores.recall, scores.precision, scores.f1))
+        rows.append([k, names[k], scores.images[k], *shares, *taken_for])
+    head = ["label", "class", "images", "recall", "precision", "f1", "most_often_taken_for", "times"]
+    return head, rows
+
+
+def _by_pair(scores: Scores, pairs: Sequence[ConfusedPair], names: Sequence[str]) -> Table:
+    rows = ([names[p.truth], names[p.predicted], p.images, scores.images[p.truth], p.share] for p in pairs)
+    return ["truth", "predicted", "images", "images_of_truth", "share"], rows
+
+
+def _by_image(
+    best: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], files: Sequence[str]
+) -> Table:
+    ranks = range(1, best.shape[1] + 1)
+    head = ["file", "truth", "result", *(f"{what}_{k}" for k in ranks for what in ("class", "probability"))]
+    rows = (
+        [file, names[truth], "right" if classes[0] == truth else "wrong"]
+        + [cell for k, share in zip(classes, shares, strict=True) for cell in (names[k], f"{share:.6f}")]
+        for file, truth, classes, shares in zip(
+            files, labels.tolist(), best.tolist(), probabilities.tolist(), strict=True
+        )
+    )
+    return head, rows
+
+
+def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+# ------------------------------------------------------------------------------------------------- confusion matrix
+
+
+class MatrixPart(NamedTuple):
+    """What is drawn of a confusion matrix: `table` (R, K) or, with all other answers in a last column, (R, K + 1)."""
+
+    rows: list[int]  # classes in truth
+    columns: list[int]  # classes answered: those of the rows, then the most frequent of the classes without images
+    table: np.ndarray
+
+
+def readable_part(confusion: np.ndarray) -> MatrixPart:
+    """The classes that have images; of more than 150, the 60 in the most confused pairs."""
+    images = confusion.sum(axis=1)
+    rows = np.flatnonzero(images).tolist()
+    if len(rows) > _MOST_ROWS:
+        confused = [k for pair in confused_pairs(confusion) for k in (pair.truth, pair.predicted) if images[k]]
+        rows = sorted(list(dict.fromkeys(confused + rows))[:_FEWER_ROWS])
+    answers = np.where(images > 0, 0, confusion[rows].sum(axis=0))
+    often = np.argsort(-answers, kind="stable")[:_MORE_COLUMNS]
+    columns = rows + often[answers[often] > 0].tolist()
+    table = confusion[np.ix_(rows, columns)]
+    others = confusion[rows].sum(axis=1) - table.sum(axis=1)
+    return MatrixPart(rows, columns, np.column_stack([table, others]) if others.any() else table)
+
+
+def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str) -> None:
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    rows, columns, table = readable_part(scores.confusion)
+    num_rows, num_columns = table.shape
+    with_numbers = num_rows <= _MOST_NUMBERED
+    cell = np.clip(600 / max(1, num_columns), 34, 80) if with_numbers else np.clip(1000 / num_columns, 12, 16)  # px
+    size = min(9, 0.55 * cell)  # of the letters, in points of 1.4 px
+    width, height = max(1, num_columns) * cell, max(1, num_rows) * cell
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    axes = figure.add_axes((0, 0, 1, 1))  # the cells fill the figure, and saving it makes room for what is around them
+    num_present = int((scores.images > 0).sum())
+    right = "" if num_rows == 0 else f", {100 * scores.figures['top1']:.1f} % right"
+    title = [f"{split}: {_count(scores.images.sum(), 'image')} of {_count(num_present, 'class')}{right}"]
+    if num_rows < num_present:
+        title.append(f"the {num_rows} classes in the most confused pairs")
+    if num_rows:
+        title.append("row: truth, column: answer" + ", number: images" * with_numbers)
+        title.append("colour: share of the row, blue right, orange wrong")
+    axes.set_title("\n".join(title), loc="left", fontsize=11, pad=12)
+    if num_rows == 0:
+        axes.set_axis_off()
+        return _save(figure, path)
+
+    shares = table / table.sum(axis=1, keepdims=True)
+    norm = PowerNorm(0.5, 0, 1)  # a few per cent of confusion must show beside the diagonal
+    blues, oranges = colormaps["Blues"], colormaps["Oranges"]
+    colors = np.where(np.eye(num_rows, num_columns)[..., None], blues(norm(shares)), oranges(norm(shares)))
+    colors[table == 0] = 1
+    axes.imshow(colors, aspect="auto", interpolation="nearest")
+    heads = [_clipped(names[k]) for k in columns] + ["others"] * (num_columns - len(columns))
+    text = {"fontsize": size, "parse_math": False}  # a name may hold two dollars
+    axes.set_yticks(range(num_rows), [_clipped(names[k]) for k in rows], **text)
+    slope = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if with_numbers else {"rotation": 90}
+    axes.set_xticks(range(num_columns), heads, **text, **slope)
+    axes.set_xticks(np.arange(1, num_columns) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, num_rows) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.93", linewidth=0.6)
+    axes.tick_params(which="both", length=0)
+    if num_columns > num_rows:
+        axes.axvline(num_rows - 0.5, color="0.3", linewidth=1.2)  # beyond it: answers that no row is the truth of
+    if with_numbers:
+        for (row, column), count in np.ndenumerate(table):
+            if count:
+                color = "white" if norm(shares[row, column]) > 0.6 else "0.15"
+                axes.text(column, row, _short_count(count), ha="center", va="center", fontsize=8, color=color)
+    for k, colormap in enumerate((blues, oranges)):
+        bar = figure.add_axes((1 + (20 + 12 * k) / width, 0, 12 / width, 1))
+        figure.colorbar(ScalarMappable(norm, colormap), cax=bar, ticks=[])
+    shown = [0, 0.05, 0.2, 0.5, 1] if height > 200 else [0, 0.2, 1]
+    bar.set_yticks(shown, [f"{100 * share:.0f} %" for share in shown], fontsize=8)
+    _save(figure, path)
+
+
+def _count(count: int, of: str) -> str:
+    return f"{count:,} {of}" if count == 1 else f"{count:,} {of}{'es' if of.endswith('s') else 's'}"
+
+
+def _short_count(count: int) -> str:
+    return f"{count}" if count < 1000 else f"{count / 1000:.1f}k" if count < 9950 else f"{count / 1000:.0f}k"
+
+
+def _clipped(name: str) -> str:
+    """At most 26 letters: names that begin alike often end differently, so the middle goes."""
+    return name if len(name) <= 26 else f"{name[:14]}…{name[-11:]}"
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    # no version in the file: the same bytes from any; "tight": as large as its texts need
+    figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.2)
+
+
+# ------------------------------------------------------------------------------------------------------ calibration
+
+
+def _plot_calibration(path: Path, scores: Scores, split: str) -> None:
+    """Accuracy by confidence above, images by confidence below; as trained on the left, after T on the right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.6), dpi=_DPI, layout="constrained")
+    upper, lower = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
+    figures = scores.figures
+    left = scores.before, f"as trained: ECE {figures['ece']:.3f}", _ORANGE
+    right = scores.after, f"at temperature {figures['temperature']:.2f}: ECE {figures['ece_calibrated']:.3f}", _BLUE
+    edges = np.linspace(0, 1, len(scores.before.images) + 1)
+    most = max(1, *scores.before.images, *scores.after.images)
+    for column, (bins, title, color) in enumerate((left, right)):
+        full = bins.images > 0
+        confidence, accuracy, images = (part[full] for part in (bins.confidence, bins.accuracy, bins.images))
+        spans = [wilson_interval(round(a * n), n) for a, n in zip(accuracy, images.tolist(), strict=True)]
+        reach = np.abs(np.reshape(spans, (-1, 2)) - accuracy[:, None]).T  # (2, bins)
+        upper[column].plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle="--")
+        upper[column].errorbar(confidence, accuracy, yerr=reach, color=color, marker="o", capsize=3)
+        upper[column].set(title=title if full.any() else "no images", xlim=(0, 1), ylim=(-0.02, 1.02))
+        lower[column].bar(edges[:-1], bins.images, width=edges[1], align="edge", color=color, edgecolor="white")
+        lower[column].set(xlabel="confidence: probability of the answer", ylim=(0, 1.25 * most))
+        for start in np.flatnonzero(full):
+            where = edges[start] + edges[1] / 2, bins.images[start] + 0.03 * most
+            lower[column].text(*where, _short_count(bins.images[start]), ha="center", fontsize=8)
+        for axes in (upper[column], lower[column]):
+            axes.grid(color="0.92")
+            axes.set_axisbelow(True)
+    upper[0].set_ylabel("accuracy, with 95 % interval")
+    lower[0].set_ylabel("images")
+    figure.suptitle(
+        f"{split}: how far the probabilities can be trusted. On the dashed line: exactly; below: too sure\n"
+    )
+    figure.savefig(path, metadata={"Software": None})
+
+
+# --------------------------------------------------------------------------------------------------------- pictures
+
+
+def _draw_errors(
+    path: Path,
+    answers: Answers,
+    names: Sequence[str],
+    files: Sequence[str],
+    open_image: Callable[[int], np.ndarray],
+) -> None:
+    wrong = np.flatnonzero(answers.truth != answers.said)
+    surest = wrong[np.argsort(-answers.probability[wrong], kind="stable")][:_SHEET_ERRORS].tolist()
+    opened = tqdm(surest, "worst errors", disable=None, delay=2, leave=False)
+    tiles = [fit(open_image(i), 300, 240)[0] for i in opened]
+    captions = [
+        f"truth: {names[answers.truth[i]]}\nsaid: {names[answers.said[i]]} {answers.probability[i]:.2f}\n{files[i]}"
+        for i in surest
+    ]
+    total = _count(len(answers.truth), "image")
+    title = f"Wrong: {len(wrong):,} of {total}" if len(wrong) else f"No errors in {total}"
+    if len(wrong) > len(surest):
+        title += f"; the {len(surest)} surest of them"
+    contact_sheet(tiles, captions, path, columns=4, title=title)
+
+
+def _draw_pairs(
+    path: Path,
+    answers: Answers,
+    pairs: Sequence[ConfusedPair],
+    names: Sequence[str],
+    open_image: Callable[[int], np.ndarray],
+) -> None:
+    """Beside pictures of a class that were taken for another, pictures that are of that other."""
+    back = {(pair.truth, pair.predicted): pair for pair in pairs}
+    shown: list[ConfusedPair] = []
+    for pair in pairs:
+        if len(shown) < _SHEET_PAIRS and not any((one.predicted, one.truth) == pair[:2] for one in shown):
+            shown.append(pair)
+
+    def strip(chosen: np.ndarray) -> np.ndarray:
+        surest = np.flatnonzero(chosen)[np.argsort(-answers.probability[chosen], kind="stable")][:_STRIP].tolist()
+        thumbnails = [_thumbnail(open_image(i)) for i in surest]
+        blank = np.full((_THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
+        return np.concatenate(thumbnails + [blank] * (_STRIP - len(thumbnails)), axis=1)
+
+    def amount(pair: ConfusedPair) -> str:
+        return f"{_count(pair.images, 'image')} ({100 * pair.share:.0f} %)"
+
+    tiles, captions = [], []
+    gap = np.full((_THUMBNAIL, 24, 3), 255, np.uint8)
+    for pair in tqdm(shown, "confused pairs", disable=None, delay=2, leave=False):
+        mistaken = (answers.truth == pair.truth) & (answers.said == pair.predicted)
+        of_other = answers.truth == pair.predicted
+        recognised = of_other & (answers.said == pair.predicted)
+        right = strip(recognised if recognised.any() else of_other)
+        tiles.append(np.concatenate([strip(mistaken), gap, right], axis=1))
+        truth, other = names[pair.truth], names[pair.predicted]
+        reverse = back.get((pair.predicted, pair.truth))
+        captions.append(
+            f"left: {truth} taken for {other}, {amount(pair)}"
+            + (f"; the other way round, {amount(reverse)}" if reverse else "")
+            + (f"\nright: {other}" if of_other.any() else f"\nthe data have no image of {other}")
+        )
+    title = "The classes that were most often confused" if shown else "No class was taken for another"
+    contact_sheet(tiles, captions, path, columns=1, title=title)
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """The photograph in the middle of a white square."""
+    small, _ = fit(image, _THUMBNAIL - 6, _THUMBNAIL - 6)
+    square = np.full((_THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
+    top, left = (_THUMBNAIL - small.shape[0]) // 2, (_THUMBNAIL - small.shape[1]) // 2
+    square[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return square

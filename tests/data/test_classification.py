@@ -1,0 +1,270 @@
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from helpers import tree
+from PIL import Image
+
+from backbone import InputError
+from data import imagenet
+from data.classification import ClassificationDataModule, collate, open_labelled
+from data.images import open_image
+
+
+def module(root, **settings):
+    return ClassificationDataModule(str(root), **{"image_size": 32, "batch_size": 4, "num_workers": 0, **settings})
+
+
+def write_dogs(root, size=(60, 80)):
+    """Stanford Dogs' layout: 4 training and 2 test pictures of two breeds, red outside the dog's box, blue inside."""
+    height, width = size
+    x1, y1, x2, y2 = width // 4, height // 3, width // 2, height - 10
+    entries = {"train": [], "test": []}
+    for label, folder in enumerate(("n02088364-beagle", "n02113624-toy_poodle"), start=1):
+        (root / "Images" / folder).mkdir(parents=True)
+        (root / "Annotation" / folder).mkdir(parents=True)
+        for i in range(6):
+            pixels = np.zeros((height, width, 3), np.uint8)
+            pixels[..., 0] = 250 - i - 10 * label  # no two alike
+            pixels[y1:y2, x1:x2] = (0, 0, 250)
+            name = f"{folder}/{folder[:9]}_{i}"
+            Image.fromarray(pixels).save(root / "Images" / f"{name}.jpg", quality=95, subsampling=0)
+            box = f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2 - 1}</xmax><ymax>{y2 - 1}</ymax>"
+            (root / "Annotation" / name).write_text(
+                f"<annotation><size><width>{width}</width><height>{height}</height></size>"
+                f"<object><name>dog</name><bndbox>{box}</bndbox></object></annotation>"
+            )
+            entries["train" if i < 4 else "test"].append((f"{name}.jpg", label))
+    (root / "lists").mkdir()
+    for split, rows in entries.items():
+        files = np.empty((len(rows), 1), object)
+        files[:, 0] = [name for name, _ in rows]
+        labels = np.array([[label] for _, label in rows], np.uint8)
+        content = {"file_list": files, "annotation_list": files, "labels": labels}
+        scipy.io.savemat(root / "lists" / f"{split}_list.mat", content)
+    return root
+
+
+def test_evaluation_sees_the_middle_of_each_picture_in_the_folders_order(classes_root):
+    data = module(classes_root, image_size=[40, 32], batch_size=3)
+    data.setup("test")
+    batches = list(data.test_dataloader())
+    assert [len(batch["images"]) for batch in batches] == [3, 3]
+    images = torch.cat([batch["images"] for batch in batches])
+    positions = torch.cat([batch["positions"] for batch in batches]).tolist()
+    assert positions == [0, 1, 2, 3, 4, 5]
+    assert images.dtype == torch.uint8
+    assert batches[0]["images"].is_contiguous(memory_format=torch.channels_last)
+    for image, position in zip(images, positions, strict=True):
+        # 48 x 64 px: of the proportions 40 to 32 the largest window is 48 x 38.4; 0.875 of it is 42 x 34 (33.6)
+        photograph = open_image(classes_root / data.file("test", position))
+        expected = cv2.resize(photograph[3:45, 15:49], (32, 40), interpolation=cv2.INTER_LINEAR)
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_labels_are_the_sorted_folders_and_test_split_chooses_what_is_scored(classes_root):
+    for asked, count in (("test", 6), ("val", 6), ("train", 12), ("all", 24)):
+        data = module(classes_root, test_split=asked)
+        assert data.categories == {0: "bar", 1: "cross", 2: "disc"}
+        data.setup("test")
+        batch_of = list(data.test_dataloader())
+        labels = torch.cat([batch["labels"] for batch in batch_of]).tolist()
+        assert len(labels) == count
+        folders = [Path(data.file("test", position)).parent for position in range(count)]
+        assert [folder.name for folder in folders] == [data.categories[label] for label in labels]
+        assert {folder.parent.name for folder in folders} == ({asked} if asked != "all" else {"train", "val", "test"})
+        assert data.labels("test", list(range(count))).tolist() == labels
+
+
+def test_without_a_test_part_the_validation_part_is_scored_and_it_says_so(write_classes, tmp_path, capsys):
+    data = module(write_classes(tmp_path / "x", {"train": 2, "val": 1}))
+    data.setup("test")
+    assert "has no test part: testing on its validation images" in capsys.readouterr().out
+    assert [Path(data.file("test", i)).parts[-3] for i in range(3)] == ["val"] * 3
+
+
+@pytest.mark.parametrize("size", [(60, 80), (1200, 1600)])  # the larger is decoded at a fraction of its size
+def test_the_box_of_the_dog_is_all_that_is_seen(tmp_path, size):
+    data = module(write_dogs(tmp_path / "dogs", size), crop="bbox", central_fraction=1.0, batch_size=2)
+    data.setup("test")
+    for batch in data.test_dataloader():
+        blue = batch["images"][:, :, 3:-3, 3:-3].float().mean((2, 3))  # JPEG and resizing blur the edge
+        assert (blue[:, 2] > 240).all()
+        assert (blue[:, 0] < 8).all()
+    whole = module(tmp_path / "dogs")
+    whole.setup("test")
+    assert all((batch["images"][:, 0].float().mean((1, 2)) > 50).all() for batch in whole.test_dataloader())
+
+
+def test_a_box_beyond_the_picture_is_clipped_and_none_at_all_is_the_whole(tmp_path):
+    from data.image_folder import LabelledImages
+
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    boxes = np.array([[-5, 10, 500, 20], [np.nan] * 4, [39.6, 29.6, 60, 60], [10.4, 5.2, 20.6, 9.9]], np.float32)
+    images = LabelledImages(tmp_path, np.array([b"a.png"] * 4), np.zeros(4, np.int64), boxes)
+    assert np.array_equal(open_labelled(images, 0), pixels[10:20])
+    assert np.array_equal(open_labelled(images, 1), pixels)
+    assert np.array_equal(open_labelled(images, 2), pixels[29:, 39:])
+    assert np.array_equal(open_labelled(images, 3), pixels[5:10, 10:21])
+
+
+def test_a_box_needs_a_layout_that_has_boxes(classes_root):
+    with pytest.raises(InputError, match=r"--data.crop is bbox, but .*signs has no boxes"):
+        _ = module(classes_root, crop="bbox").categories
+
+
+def test_large_jpegs_decoded_small_look_as_they_would_whole(tmp_path):
+    """The share of a pixel's range that draft decoding changes, on a picture with structure at every scale."""
+    generator = np.random.default_rng(0)
+    layers = [
+        cv2.resize(generator.random((n, n, 3)).astype(np.float32), (1600, 1200), interpolation=cv2.INTER_CUBIC)
+        for n in (4, 16, 64, 256)
+    ]
+    picture = np.clip(np.mean(layers, 0) * 255, 0, 255).astype(np.uint8)
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(picture).save(tmp_path / "train" / name / f"{i}.jpg", quality=92)
+    data = module(tmp_path, image_size=64)
+    data.setup("validate")
+    dataset = data.val_dataloader().dataset
+    small = dataset[0, 0]["image"].astype(float)
+    assert open_image(dataset.images.path(0), at_least=dataset.at_least).shape[0] < 1200 // 2
+    dataset.at_least = None
+    whole = dataset[0, 0]["image"].astype(float)
+    assert np.abs(small - whole).mean() < 1.5
+    assert np.abs(small - whole).max() < 12
+
+
+def test_training_crops_still_have_the_inputs_pixels_after_a_small_decode(tmp_path):
+    for area in (0.08, 0.25, 1.0):
+        root = tmp_path / str(area)
+        for name in ("a", "b"):
+            (root / "train" / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (4000, 3000)).save(root / "train" / name / f"{i}.jpg")
+        data = module(root, min_crop_area=area, image_size=100)
+        data.setup("fit")
+        dataset = data.train_dataloader().dataset
+        height, width = open_image(dataset.images.path(0), at_least=dataset.at_least).shape[:2]
+        # the narrowest crop of the least area, 3:4 in either direction
+        assert min((area * height * width * 3 / 4) ** 0.5, height, width) >= 100
+        assert height < 3000
+
+
+def test_augmentation_depends_on_epoch_and_position_alone(classes_root):
+    data = module(classes_root, random_erasing=1.0)
+    data.setup("fit")
+    dataset = data.train_dataloader().dataset
+    first, again = dataset[3, 5], dataset[3, 5]
+    assert np.array_equal(first["image"], again["image"])
+    assert not np.array_equal(first["image"], dataset[4, 5]["image"])
+    plain = module(classes_root, augment=False)
+    plain.setup("fit")
+    dataset = plain.train_dataloader().dataset
+    assert np.array_equal(dataset[0, 5]["image"], dataset[7, 5]["image"])
+
+
+def test_bad_images_are_left_out_of_the_batch_and_stop_the_run_when_too_many(write_classes, tmp_path):
+    root = write_classes(tmp_path / "x", {"train": 4, "val": 1})
+    for name in ("bar/train_01.png", "disc/train_00.png"):
+        (root / "train" / name).write_bytes(b"")
+    data = module(root, max_bad_fraction=0.1)
+    data.setup("fit")
+    dataset = data.train_dataloader().dataset
+    mixed = collate([dataset[0, 0], dataset[0, 1], dataset[0, 8]])
+    assert mixed["positions"].tolist() == [0]
+    assert [Path(file).name for file, _ in mixed["bad"]] == ["train_01.png", "train_00.png"]
+    assert collate([dataset[0, 1]])["images"].shape[0] == 0
+    data.bad_images.note(mixed["bad"][:1])
+    with pytest.raises(
+        InputError, match=r"2 of the 12 images of the train split cannot be used.*train_01\.png: it is em"
+    ):
+        data.bad_images.note(mixed["bad"])
+
+
+def test_the_thousand_folders_of_imagenet_get_their_names(tmp_path):
+    picture = tmp_path / "x.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    ids = [f"n{i:08}" for i in range(1440764, 1441763)] + ["n15075141"]
+    for split in ("train", "val"):
+        for folder in ids:
+            (tmp_path / "data" / split / folder).mkdir(parents=True)
+            shutil.copy(picture, tmp_path / "data" / split / folder / "x.png")
+    data = module(tmp_path / "data")
+    assert tuple(data.categories.values()) == imagenet.class_names()
+    shutil.rmtree(tmp_path / "data" / "train" / ids[3])
+    shutil.rmtree(tmp_path / "data" / "val" / ids[3])
+    assert module(tmp_path / "data").categories[0] == "n01440764"
+
+
+def test_overlap_with_imagenet_is_the_part_of_images_in_folders_of_its_ids(tmp_path, write_classes):
+    dogs = module(write_dogs(tmp_path / "dogs"))
+    dogs.setup("test")
+    assert dogs.imagenet_overlap("test") == 1.0
+    mixed = write_classes(tmp_path / "mixed", {"train": 2, "val": 1, "test": 1})
+    for split in ("train", "val", "test"):
+        (mixed / split / "bar").rename(mixed / split / "n02113624-bar")
+    shutil.copy(mixed / "test" / "disc" / "test_00.png", mixed / "test" / "disc" / "more.png")
+    data = module(mixed)
+    data.setup("test")
+    assert data.imagenet_overlap("test") == 1 / 4
+
+
+def test_training_pictures_that_look_like_a_test_set_are_left_out_and_counted(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    pictures = [
+        cv2.resize(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
+        for _ in range(12)
+    ]
+    for i, picture in enumerate(pictures):
+        folder = tmp_path / "web" / "train" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{i}.jpg", quality=60)
+        (tmp_path / "web" / "val" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+    for name in "ab":
+        Image.fromarray(pictures[0][::-1]).save(tmp_path / "web" / "val" / name / "v.png")
+    for i in (3, 8):  # tested, at another size
+        folder = tmp_path / "exam" / "test" / "xy"[i % 2]
+        folder.mkdir(parents=True)
+        Image.fromarray(pictures[i]).resize((100, 75)).save(folder / f"{i}.png")
+        for split in ("train", "val"):
+            (tmp_path / "exam" / split / "xy"[i % 2]).mkdir(parents=True)
+            Image.new("RGB", (9, 9)).save(tmp_path / "exam" / split / "xy"[i % 2] / "n.png")
+    data = module(tmp_path / "web", without_near_duplicates_of=str(tmp_path / "exam"))
+    data.setup("fit")
+    assert "2 of 12 images left out as near-duplicates of test images" in capsys.readouterr().out
+    dataset = data.train_dataloader().dataset
+    assert sorted(int(dataset.images.path(i).stem) for i in range(len(dataset))) == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "--data.batch_size is 0; it must be 1 or more"),
+        ({"min_crop_area": 0.0}, "--data.min_crop_area is 0.0; it must be above 0 and at most 1"),
+        ({"random_erasing": 2.0}, "--data.random_erasing is 2.0; it must be from 0 to 1"),
+        ({"central_fraction": 0.0}, "--data.central_fraction is 0.0"),
+        ({"val_fraction": 1.0}, "--data.val_fraction is 1.0"),
+        ({"test_fraction": 0.0}, "--data.test_fraction is 0.0"),
+    ],
+)
+def test_options_out_of_range_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        module("x", **settings)
+
+
+def test_nothing_in_the_data_folder_changes(tmp_path):
+    root = write_dogs(tmp_path / "dogs")
+    before = tree(root)
+    data = module(root, crop="bbox")
+    for stage in ("fit", "validate", "test"):
+        data.setup(stage)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        assert sum(len(batch["images"]) for batch in loader) > 0
+    assert tree(root) == before

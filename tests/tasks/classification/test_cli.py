@@ -1,0 +1,352 @@
+"""The real command, in-process: what a user types, what they see, and what is left on disk."""
+
+import csv
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import refused, tree
+from PIL import Image
+from timm.models.efficientnet import _gen_mobilenet_v1 as timm_mobilenet_v1
+
+from backbone import InputError
+from data import imagenet
+from data.classification import ClassificationDataModule
+from tasks.classification import load
+from tasks.classification.__main__ import main
+
+SMALL = ["--model.width_mult", "0.25", "--data.image_size", "32", "--data.batch_size", "4", "--data.num_workers", "0"]
+SHORT = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
+
+
+def last_run(capsys):
+    return Path(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("run: "))
+
+
+@pytest.fixture(scope="module")
+def trained(classes_root, tmp_path_factory):
+    """A run folder of two epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    given = ["--data.root", str(classes_root), "--trainer.default_root_dir", str(folder), *SMALL, *SHORT]
+    assert main(["fit", *given]) == 0
+    return (folder / "classification" / "latest").resolve()
+
+
+@pytest.fixture(scope="module")
+def imagenet_file(tmp_path_factory):
+    """A thousand-way classifier as timm saves it, with its model: random, but no two answers alike."""
+    torch.manual_seed(0)
+    model = timm_mobilenet_v1("mobilenetv1_100", 0.25)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.7, 1.5)
+            torch.nn.init.normal_(module.bias, 0.3, 0.3)
+    torch.nn.init.normal_(model.classifier.weight, std=1.0)
+    path = tmp_path_factory.mktemp("weights") / "mobilenetv1.pth"
+    torch.save(model.state_dict(), path)
+    return path, model.eval()
+
+
+@pytest.fixture(scope="module")
+def breeds_root(classes_root, tmp_path_factory):
+    """The pictures of signs under names of ImageNet."""
+    root = tmp_path_factory.mktemp("data") / "breeds"
+    shutil.copytree(classes_root, root)
+    for split in ("train", "val", "test"):
+        for old, new in (("bar", "beagle"), ("cross", "n02110185-Siberian_husky"), ("disc", "toy_poodle")):
+            (root / split / old).rename(root / split / (new if new[0] != "n" else new[10:]))
+    return root
+
+
+def test_fit_needs_nothing_but_the_data_root_and_reaches_no_network(classes_root, monkeypatch, capsys):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    before = tree(classes_root)
+    # the last two only make it quick
+    assert main(["fit", "--data.root", str(classes_root), "--trainer.max_epochs", "1", "--data.num_workers", "0"]) == 0
+    assert tree(classes_root) == before
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[-1].startswith("run: runs/classification/")
+    assert any(line.startswith("top-1 ") for line in lines)
+
+
+def test_a_run_leaves_what_the_readme_promises(trained):
+    assert {path.name for path in trained.iterdir()} == {
+        "config.yaml",
+        "checkpoints",
+        "metrics.csv",
+        "metrics.json",
+        "predictions.csv",
+        "per_class.csv",
+        "confused_pairs.csv",
+        "pictures",
+    }
+    pictures = {"confusion_matrix.png", "calibration.png", "worst_errors.png", "most_confused.png"}
+    assert {path.name for path in (trained / "pictures").iterdir()} == pictures
+    figures = json.loads((trained / "metrics.json").read_text())
+    rows = (trained / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("val/top1")
+    best = max(float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column])
+    assert figures["val/top1"] == pytest.approx(best)
+
+
+def test_resume_goes_on_with_the_same_run_and_the_command_line_wins(trained, capsys):
+    given = [
+        "--ckpt_path",
+        str(trained / "checkpoints" / "last.ckpt"),
+        "--trainer.max_epochs",
+        "3",
+        "--model.lr",
+        "1e-5",
+    ]
+    assert main(["fit", *given]) == 0
+    config = (last_run(capsys) / "config.yaml").read_text()
+    assert "width_mult: 0.25" in config
+    assert "lr: 1.0e-05" in config
+    assert "max_epochs: 3" in config
+
+
+def test_a_run_whose_width_was_found_in_the_weights_resumes_and_tests(trained, classes_root, capsys):
+    """The config of such a run says null; a second run must not take the default instead."""
+    weights = str(trained / "checkpoints" / "best.ckpt")
+    small = [arg for arg in SMALL if arg not in ("--model.width_mult", "0.25")]
+    assert main(["fit", "--data.root", str(classes_root), "--model.weights", weights, *small, *SHORT]) == 0
+    run = last_run(capsys)
+    last = str(run / "checkpoints" / "last.ckpt")
+    assert main(["fit", "--ckpt_path", last, "--trainer.max_epochs", "3"]) == 0
+    assert main(["test", "--ckpt_path", last]) == 0
+    assert main(["test", "--config", str(run / "config.yaml"), "--ckpt_path", last]) == 0
+
+
+def test_an_imagenet_classifier_is_tested_as_it_is(imagenet_file, breeds_root, capsys):
+    path, model = imagenet_file
+    given = ["--model.weights", str(path), "--data.root", str(breeds_root), "--data.image_size", "64"]
+    assert main(["test", *given, "--data.num_workers", "0", "--trainer.precision", "32-true"]) == 0
+    run = last_run(capsys)
+    figures = json.loads((run / "metrics.json").read_text())
+    data = ClassificationDataModule(str(breeds_root), image_size=64, num_workers=0)
+    data.setup("test")
+    [batch] = data.test_dataloader()
+    with torch.no_grad():
+        logits = model(batch["images"].float() / 127.5 - 1)
+    truth = torch.tensor([250, 162, 265])[batch["labels"]]  # Siberian husky, beagle, toy poodle: capitals sort first
+    assert figures["test/top1"] == pytest.approx((logits.argmax(1) == truth).float().mean().item())
+    assert figures["test/top5"] == pytest.approx(
+        (logits.topk(5).indices == truth[:, None]).any(1).float().mean().item()
+    )
+    assert figures["test/pretrained"] == 1.0
+    with (run / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_file = {row["file"]: row for row in rows}
+    for position, answer in zip(batch["positions"].tolist(), logits.argmax(1).tolist(), strict=True):
+        assert imagenet.class_names()[answer] in by_file[data.file("test", position)].values()
+
+
+def test_an_imagenet_classifier_needs_classes_of_imagenet(imagenet_file, classes_root, capsys):
+    given = ["test", "--model.weights", str(imagenet_file[0]), "--data.root", str(classes_root)]
+    refused(main, given, r"the class 'bar' of the data is none of ImageNet's 1,000", capsys)
+
+
+def test_a_checkpoint_is_no_imagenet_classifier(trained, breeds_root, capsys):
+    given = ["test", "--model.weights", str(trained / "checkpoints" / "best.ckpt"), "--data.root", str(breeds_root)]
+    refused(main, given, r"has no ImageNet classifier; .* A checkpoint goes in with --ckpt_path", capsys)
+
+
+def test_an_imagenet_head_can_be_trained_further_and_tested_from_its_checkpoint(imagenet_file, breeds_root, capsys):
+    given = ["--model.weights", str(imagenet_file[0]), "--model.head", "imagenet", "--data.root", str(breeds_root)]
+    small = ["--data.image_size", "32", "--data.batch_size", "4", "--data.num_workers", "0"]
+    assert main(["fit", *given, *small, "--trainer.max_epochs", "1"]) == 0
+    best = last_run(capsys) / "checkpoints" / "best.ckpt"
+    assert main(["test", "--ckpt_path", str(best)]) == 0
+    assert len(load(best).class_names) == 1000
+
+
+def test_predict_writes_json_lines_and_a_sheet_and_names_what_it_cannot_read(trained, classes_root, capsys):
+    source = Path("photos")
+    source.mkdir()
+    for name in ("bar", "disc"):
+        shutil.copy(classes_root / "test" / name / "test_00.png", source / f"{name}.png")
+    (source / "broken.jpg").write_bytes(b"<html>")
+    (source / "notes.txt").write_text("not a picture")
+    best = trained / "checkpoints" / "best.ckpt"
+    assert main(["predict", "--ckpt_path", str(best), "--source", str(source), "--top_k", "2"]) == 0
+    printed = capsys.readouterr()
+    assert "broken.jpg: it is a web page" in printed.err
+    run = Path(printed.out.strip().splitlines()[-1].removeprefix("run: "))
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in rows] == ["photos/bar.png", "photos/disc.png"]
+    classify = load(best)
+    for row in rows:
+        found = classify(row["file"], top_k=2)
+        assert [answer["name"] for answer in row["classes"]] == found.names
+        assert [answer["probability"] for answer in row["classes"]] == pytest.approx(found.probabilities.tolist())
+        assert json.dumps(row) in printed.out
+    sheet = Image.open(run / "pictures" / "predictions_001.png")
+    assert sheet.size[0] >= 640
+
+
+def test_predict_takes_an_imagenet_classifier(imagenet_file, classes_root, capsys):
+    path, model = imagenet_file
+    picture = classes_root / "test" / "bar" / "test_00.png"
+    assert main(["predict", "--model.weights", str(path), "--source", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [row] = [json.loads(line) for line in lines if line.startswith("{")]
+    assert len(row["classes"]) == 5
+    found = load(path)(picture)  # at the 224 px of its training
+    pixels = np.asarray(Image.open(picture))[3:45, 11:53]  # the middle 42 px of 48 x 64
+    import cv2
+
+    resized = torch.from_numpy(cv2.resize(pixels, (224, 224), interpolation=cv2.INTER_LINEAR)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        probabilities = model(resized.float() / 127.5 - 1).softmax(1)[0]
+    assert found.names == [imagenet.class_names()[i] for i in probabilities.topk(5).indices]
+    assert found.probabilities == pytest.approx(probabilities.topk(5).values.numpy(), rel=1e-3)
+    assert [answer["name"] for answer in row["classes"]] == found.names
+
+
+def test_load_classifies_a_path_an_array_and_a_picture_alike_at_the_checkpoints_temperature(trained, classes_root):
+    classify = load(trained / "checkpoints" / "best.ckpt")
+    path = classes_root / "test" / "disc" / "test_01.png"
+    by_path = classify(path)
+    assert len(by_path.names) == 3  # there are no more classes
+    assert set(by_path.names) == {"bar", "cross", "disc"}
+    assert by_path.probabilities.sum() == pytest.approx(1.0)
+    assert (np.diff(by_path.probabilities) <= 0).all()
+    for other in (classify(Image.open(path)), classify(np.asarray(Image.open(path)))):
+        assert other.names == by_path.names
+        assert np.array_equal(other.probabilities, by_path.probabilities)
+    assert classify.temperature != 1.0
+    classify.temperature *= 2
+    flatter = classify(path)
+    ratio = np.log(by_path.probabilities[0] / by_path.probabilities[1])
+    assert np.log(flatter.probabilities[0] / flatter.probabilities[1]) == pytest.approx(ratio / 2, abs=1e-6)
+    with pytest.raises(InputError, match="there is no such file"):
+        classify("nowhere.jpg")
+
+
+def test_predictions_of_a_test_are_what_load_says(trained, classes_root, capsys):
+    best = trained / "checkpoints" / "best.ckpt"
+    assert main(["test", "--ckpt_path", str(best), "--trainer.precision", "32-true"]) == 0
+    with (last_run(capsys) / "predictions.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    classify = load(best)
+    assert len(rows) == 6
+    for row in rows:
+        found = classify(classes_root / row[0])
+        assert [cell for cell in row[2:] if cell in found.names][-3:] == found.names
+
+
+def spoil(kind, root):
+    """Spoil a copy of the data in one way."""
+    if kind == "one class":
+        for name in ("bar", "disc"):
+            for split in ("train", "val", "test"):
+                shutil.rmtree(root / split / name)
+    elif kind == "class without an image":
+        for path in (root / "train" / "disc").iterdir():
+            path.unlink()
+    elif kind == "empty":
+        shutil.rmtree(root)
+        root.mkdir()
+    elif kind == "only pictures":
+        pictures = list(root.rglob("*.png"))
+        for i, path in enumerate(pictures):
+            path.rename(root / f"{i}.png")
+        for split in ("train", "val", "test"):
+            shutil.rmtree(root / split)
+    elif kind == "unknown class in test":
+        (root / "test" / "disc").rename(root / "test" / "ring")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("one class", r"cross"),
+        ("class without an image", r"disc"),
+        ("empty", r"spoilt"),
+        ("only pictures", r"spoilt"),
+        ("unknown class in test", r"ring"),
+    ],
+)
+def test_spoilt_data_are_one_sentence_and_no_run(kind, message, classes_root, tmp_path, capsys):
+    root = spoil(kind, Path(shutil.copytree(classes_root, tmp_path / "spoilt")))
+    refused(main, ["fit", "--data.root", str(root)], message, capsys)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data.root", "nowhere"], "--data.root nowhere does not exist"),
+        (["--data.crop", "bbox"], "--data.crop is bbox, but .* has no boxes"),
+        (["--data.crop", "middle"], "crop"),
+        (["--data.without_near_duplicates_of", "nowhere"], "nowhere does not exist"),
+        (["--model.dropout", "1"], "--model.dropout is 1.0; it must be from 0 to below 1"),
+        (["--model.layer_decay", "0"], "--model.layer_decay is 0.0"),
+        (["--model.label_smoothing", "-0.1"], "--model.label_smoothing is -0.1"),
+        (["--model.mixup_alpha", "-1"], "--model.mixup_alpha is -1.0"),
+        (["--model.head", "imagenet"], "--model.head imagenet takes the classifier of --model.weights"),
+        (["--model.weights", "none.pth"], "none.pth"),
+        (["--model.layer_deacy", "0.5"], "Did you mean --model.layer_decay"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence_and_no_run(args, message, classes_root, capsys):
+    root = [] if "--data.root" in args else ["--data.root", str(classes_root)]
+    refused(main, ["fit", *root, *args], message, capsys)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--source", "nowhere"], "--source nowhere: there is no such file or folder"),
+        (["--source", "."], "no picture .* lies in this folder"),
+        (["--source", ".", "--top_k", "0"], "--top_k 0: give 1 or more"),
+        ([], "was trained on .*; name pictures to classify with --source"),
+    ],
+)
+def test_what_predict_cannot_use_is_one_sentence(args, message, trained, capsys):
+    refused(main, ["predict", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt"), *args], message, capsys)
+
+
+def test_classes_of_checkpoint_and_data_that_differ_are_both_named(trained, classes_root, tmp_path, capsys):
+    root = Path(shutil.copytree(classes_root, tmp_path / "others"))
+    for split in ("train", "val", "test"):
+        (root / split / "disc").rename(root / split / "ring")
+    args = ["test", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt"), "--data.root", str(root)]
+    refused(main, args, r"trained for 3 classes: disc \(id 2\), \.\.\., but .* have 3 classes: ring \(id 2\)", capsys)
+
+
+def test_a_checkpoint_of_another_task_is_refused_by_name(coco_root, tmp_path, capsys):
+    from tasks.detection.__main__ import main as detection
+
+    given = ["--data.root", str(coco_root), "--trainer.default_root_dir", str(tmp_path / "other")]
+    small = ["--model.width_mult", "0.25", "--data.image_size", "96", "--data.num_workers", "0"]
+    assert detection(["fit", *given, *small, "--trainer.max_steps", "1"]) == 0
+    capsys.readouterr()
+    [path] = (tmp_path / "other" / "detection").glob("2*/checkpoints/last.ckpt")
+    refused(main, ["test", "--ckpt_path", str(path)], "is a checkpoint of the task 'detection'", capsys)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_each_image_once(write_classes, tmp_path):
+    root = write_classes(tmp_path / "data", {"train": 4, "val": 3})  # 9 validation images: 5 and 4
+    (root / "train" / "bar" / "train_03.png").write_bytes(b"")
+    given = ["--data.root", str(root), *SMALL, *SHORT, "--data.max_bad_fraction", "0.5", "--data.batch_size", "1"]
+    given += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command = [sys.executable, "-m", "tasks.classification", "fit", *given, "--model.head_steps", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = Path(done.stdout.strip().splitlines()[-1].removeprefix("run: "))
+    assert "train_03.png\tit is empty" in (run / "bad_images.txt").read_text()
+    assert json.loads((run / "metrics.json").read_text())["val/images"] == 9
+    with (run / "predictions.csv").open(newline="") as file:
+        assert len({row["file"] for row in csv.DictReader(file)}) == 9
