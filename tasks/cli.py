@@ -310,6 +310,8 @@ _NOT_FOR_USERS = (
     ".*The dirpath has changed from .*",  # a resumed run has a folder of its own
     ".*your dataloader is not resumable.*",  # it is: data/loading.py starts where the checkpoint stands
     ".*Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
+    ".*Found .* module\\(s\\) in eval mode at the start of training.*",  # frozen norms, a trunk that waits for its head
+    "[\\s\\S]*Dump of a value that does not round-trip.*",  # numerics' tuples, which Numerics.from_dict makes again
 )
 
 

@@ -5,6 +5,23 @@ from pathlib import Path
 
 from backbone.errors import Arguments, InputError
 from data.samples.detection import write_detection_sample
+from data.samples.dogs import write_dogs_sample
+
+# kind: what draws it, its line of help, its description
+SAMPLES = {
+    "detection": (
+        write_detection_sample,
+        "five shapes on textured grounds, in COCO's layout (240 train, 60 val, 60 test images, 6 MB)",
+        "Circles, squares, triangles, stars and rings in any colour, with COCO annotations, some of them crowds. "
+        "Train on it with: python -m tasks.detection fit --data.root DIR",
+    ),
+    "dogs": (
+        write_dogs_sample,
+        "eight breeds of drawn dogs, in Stanford Dogs' layout (640 training, 96 test images, 7 MB)",
+        "Dogs in any colour whose breeds differ in ears, tail and coat, with the official lists and boxes. "
+        "Train on it with: python -m tasks.classification fit --data.root DIR",
+    ),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,16 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
         description="Draw a small data set that a network can learn from in minutes, in the format of the real one.",
     )
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    detection = kinds.add_parser(
-        "detection",
-        help="five shapes on textured grounds, in COCO's layout (240 train, 60 val, 60 test images, 6 MB)",
-        description="Circles, squares, triangles, stars and rings in any colour, with COCO annotations, some of them "
-        "crowds. Train on it with: python -m tasks.detection fit --data.root DIR",
-    )
-    detection.add_argument("folder", metavar="DIR", type=Path, help="folder to make; it must not exist or be empty")
+    for kind, (_, line, description) in SAMPLES.items():
+        of_kind = kinds.add_parser(kind, help=line, description=description)
+        of_kind.add_argument("folder", metavar="DIR", type=Path, help="folder to make; it must not exist or be empty")
     chosen = parser.parse_args(arguments)
     try:
-        write_detection_sample(chosen.folder)
+        SAMPLES[chosen.kind][0](chosen.folder)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
