@@ -3,11 +3,11 @@
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -98,6 +98,15 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int, hea
 
     waits = [head_steps if group["of_trunk"] else 0 for group in optimizer.param_groups]
     return LambdaLR(optimizer, [functools.partial(factor, wait=wait) for wait in waits])
+
+
+class KeepRateAsked(Callback):
+    """Let the `lr` asked for now, in the module's hyper-parameters, win over the one in a checkpoint just loaded."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the rates of all groups."""
+        [optimizer], [config] = trainer.optimizers, trainer.lr_scheduler_configs
+        restore_rates(optimizer, cast(LambdaLR, config.scheduler), pl_module.hparams["lr"])
 
 
 def restore_rates(optimizer: Optimizer, scheduler: LambdaLR, lr: float) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 
 Value = TypeVar("Value")
 
@@ -20,3 +22,12 @@ def gather(mine: Mapping[Any, Value]) -> dict[Any, Value]:
         dist.all_gather_object(shards, dict(mine))
     merged = {key: value for shard in shards for key, value in shard.items()}
     return {key: merged[key] for key in sorted(merged)}
+
+
+class ShareBadImages(Callback):
+    """Let every process know the images that any of them could not read."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note those of all processes. Raises InputError where they are too many."""
+        bad_images = trainer.datamodule.bad_images  # type: ignore[attr-defined]
+        bad_images.note(gather(bad_images.reasons).items())

@@ -8,7 +8,6 @@ ones annotated as one crowd, as COCO does it.
 import colorsys
 import json
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from backbone.errors import InputError
+from data.samples.drawing import cloud, drawn_whole
 
 IMAGES = {"train": 240, "val": 60, "test": 60}
 CATEGORIES = {1: "circle", 3: "square", 4: "triangle", 7: "star", 9: "ring"}  # with gaps, as COCO's own ids have
@@ -30,21 +29,12 @@ def write_detection_sample(folder: str | Path, seed: int = 0) -> None:
     The same `seed` gives the same pictures. It is drawn beside `folder` and moved there when complete, so that a kill
     leaves no half of one. Raises InputError where `folder` holds anything already.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not an empty folder; give a new one.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            drawn = Path(temporary) / "sample"
-            with tqdm(total=sum(IMAGES.values()), desc="drawing the sample", unit="image", delay=2) as progress:
-                for number, split in enumerate(IMAGES):
-                    _write_split(drawn, split, np.random.default_rng((seed, number)), progress)
-            drawn.replace(folder)
-    except OSError as error:
-        if folder.is_dir() and any(folder.iterdir()):
-            return  # another process, started at the same time, was the first to finish the same pictures
-        raise InputError(f"{folder} cannot be written ({error.strerror or error}); give another folder.") from error
+    with (
+        drawn_whole(folder) as drawn,
+        tqdm(total=sum(IMAGES.values()), desc="drawing the sample", unit="image", delay=2) as progress,
+    ):
+        for number, split in enumerate(IMAGES):
+            _write_split(drawn, split, np.random.default_rng((seed, number)), progress)
 
 
 def _write_split(root: Path, split: str, rng: np.random.Generator, progress: tqdm) -> None:
@@ -110,7 +100,7 @@ def _free_place(
 
 def _ground(rng: np.random.Generator) -> np.ndarray:
     """A soft two-coloured texture, float32 (HEIGHT, WIDTH, 3) in 0 to 255: cloudy noise, at times woven or striped."""
-    noise = sum(_cloud(rng, cells) / (i + 1) for i, cells in enumerate((3, 7, 17, 45)))
+    noise = sum(cloud(rng, WIDTH, HEIGHT, cells) / (i + 1) for i, cells in enumerate((3, 7, 17, 45)))
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     angle, period = rng.uniform(0, np.pi), rng.uniform(6, 28)
     waves = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)
@@ -121,12 +111,6 @@ def _ground(rng: np.random.Generator) -> np.ndarray:
     dark = _rgb(hue, max(light - 0.16, 0.08), rng.uniform(0.15, 0.5))
     bright = _rgb(hue + rng.uniform(-0.12, 0.12), light + 0.12, rng.uniform(0.15, 0.5))
     return (dark + texture[..., None] * (bright - dark)).astype(np.float32)
-
-
-def _cloud(rng: np.random.Generator, cells: int) -> np.ndarray:
-    """Smooth noise, float (HEIGHT, WIDTH), with about `cells` hills across."""
-    small = Image.fromarray(rng.random((cells, cells + 1)).astype(np.float32))
-    return np.asarray(small.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
 
 def _rgb(hue: float, lightness: float, saturation: float) -> np.ndarray:

@@ -9,7 +9,6 @@ import colorsys
 import io
 import itertools
 import math
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from scipy.io import savemat
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from backbone.errors import InputError
+from data.samples.drawing import cloud, drawn_whole
 
 DETAILS = (("prick-ear", "drop-ear"), ("curl-tail", "straight-tail"), ("saddle", "spots"))
 BREEDS = tuple(itertools.product(*DETAILS))
@@ -50,19 +49,8 @@ def write_dogs_sample(folder: str | Path, seed: int = 0) -> None:
     The same `seed` gives the same files. It is drawn beside `folder` and moved there when complete, so that a kill
     leaves no half of one. Raises InputError where `folder` holds anything already.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not an empty folder; give a new one.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            drawn = Path(temporary) / "sample"
-            _write(drawn, seed)
-            drawn.replace(folder)
-    except OSError as error:
-        if folder.is_dir() and any(folder.iterdir()):
-            return  # another process, started at the same time, was the first to finish the same pictures
-        raise InputError(f"{folder} cannot be written ({error.strerror or error}); give another folder.") from error
+    with drawn_whole(folder) as drawn:
+        _write(drawn, seed)
 
 
 def _write(root: Path, seed: int) -> None:
@@ -188,18 +176,12 @@ def _rgb(hue: float, lightness: float, saturation: float) -> np.ndarray:
     return np.array(colorsys.hls_to_rgb(hue % 1, min(max(lightness, 0.03), 0.97), saturation), np.float32) * 255
 
 
-def _cloud(rng: np.random.Generator, width: int, height: int, cells: int) -> np.ndarray:
-    """Smooth noise in 0 to 1, float32 (height, width), with about `cells` hills across."""
-    small = Image.fromarray(rng.random((cells, cells + 1)).astype(np.float32))
-    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
-
-
 def _ground(rng: np.random.Generator, width: int, height: int, horizon: float) -> np.ndarray:
     """A textured wall above a textured floor, float32 (height, width, 3) in 0 to 255."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     sides = []
     for _ in range(2):
-        texture = sum(_cloud(rng, width, height, cells) / (i + 1) for i, cells in enumerate((3, 7, 17, 45)))
+        texture = sum(cloud(rng, width, height, cells) / (i + 1) for i, cells in enumerate((3, 7, 17, 45)))
         angle, period = rng.uniform(0, np.pi), rng.uniform(8, 30)
         waves = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)
         texture = texture + rng.choice([0, 0.2]) * waves

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from backbone import InputError, MobileNetV1, Numerics, load_pretrained, normalize, read_pretrained
 from backbone.errors import check_options
@@ -20,8 +19,8 @@ from tasks.classification.loss import cross_entropy, mix
 from tasks.classification.metrics import evaluate, fit_temperature
 from tasks.classification.model import Classifier, load_classifier
 from tasks.classification.report import write_report
-from tasks.optim import EMA, build_optimizer, freeze, parameter_groups, restore_rates, total_steps, warmup_cosine
-from tasks.processes import gather
+from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
+from tasks.processes import ShareBadImages, gather
 
 
 class ClassificationModule(LightningModule):
@@ -159,10 +158,6 @@ class ClassificationModule(LightningModule):
         """Score the validation images, and fit the temperature on them."""
         self._score("val")
 
-    def on_train_epoch_end(self) -> None:
-        """Let every process know the images that any of them could not read."""
-        self._data.bad_images.note(gather(self._data.bad_images.reasons).items())
-
     def on_test_epoch_end(self) -> None:
         """Score the test images."""
         self._score("test")
@@ -243,14 +238,9 @@ class ClassificationModule(LightningModule):
         scheduler = warmup_cosine(optimizer, asked["warmup_steps"], steps, self._head_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def on_train_start(self) -> None:
-        """Let the learning rate asked for win over a resumed checkpoint's."""
-        scheduler = cast(LambdaLR, self.trainer.lr_scheduler_configs[0].scheduler)
-        restore_rates(self.trainer.optimizers[0], scheduler, self.hparams["lr"])
-
     def configure_callbacks(self) -> list[Callback]:
-        """Average the weights."""
-        return [EMA(self.hparams["ema_decay"])]
+        """Average the weights, and what every task does besides."""
+        return [EMA(self.hparams["ema_decay"]), KeepRateAsked(), ShareBadImages()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say whose checkpoint it is, and keep the temperature."""

@@ -1,0 +1,38 @@
+"""What the samples' drawings share."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from backbone.errors import InputError
+
+
+@contextlib.contextmanager
+def drawn_whole(folder: str | Path) -> Iterator[Path]:
+    """Give a folder to draw into, beside `folder` and moved there when complete: a kill leaves no half of one.
+
+    Raises InputError where `folder` holds anything already, or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not an empty folder; give a new one.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            drawn = Path(temporary) / "sample"
+            yield drawn
+            drawn.replace(folder)
+    except OSError as error:
+        if folder.is_dir() and any(folder.iterdir()):
+            return  # another process, started at the same time, was the first to finish the same pictures
+        raise InputError(f"{folder} cannot be written ({error.strerror or error}); give another folder.") from error
+
+
+def cloud(rng: np.random.Generator, width: int, height: int, cells: int) -> np.ndarray:
+    """Smooth noise in 0 to 1, float32 (height, width), with about `cells` hills across."""
+    small = Image.fromarray(rng.random((cells, cells + 1)).astype(np.float32))
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
