@@ -63,9 +63,9 @@ def build(row: Breeds | Detector) -> "nn.Module":
     from backbone.mobilenet import MobileNetV1
 
     if isinstance(row, Breeds):
-        from tasks.classification.model import Classifier
+        from tasks.pooled import PooledClassifier
 
-        return Classifier(MobileNetV1(row.width_mult), 120)
+        return PooledClassifier(MobileNetV1(row.width_mult), 120)
     from tasks.detection.model import SSD
 
     return SSD(MobileNetV1(), row.columns, row.head)  # type: ignore[arg-type]

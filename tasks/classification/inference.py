@@ -11,7 +11,8 @@ from backbone import MobileNetV1, Numerics, load_pretrained, read_pretrained
 from data import imagenet
 from data.images import open_image, to_array
 from data.transforms import apply_to_image, build_classification_eval, needed_in_evaluation
-from tasks.classification.model import Classifier, load_classifier
+from tasks.classification.model import load_classifier
+from tasks.pooled import PooledClassifier
 from tasks.runs import read_checkpoint
 
 
@@ -31,7 +32,7 @@ class PhotoClassifier:
 
     def __init__(
         self,
-        model: Classifier,
+        model: PooledClassifier,
         class_names: tuple[str, ...],
         input_size: tuple[int, int],
         central_fraction: float = 0.875,
@@ -57,7 +58,7 @@ class PhotoClassifier:
         settings: dict[str, Any] = checkpoint["hyper_parameters"]
         names = imagenet.class_names() if settings["head"] == "imagenet" else tuple(settings["categories"].values())
         trunk = MobileNetV1(settings["width_mult"], numerics=Numerics.from_dict(settings["numerics"]))
-        model = Classifier(trunk, len(names))
+        model = PooledClassifier(trunk, len(names))
         model.load_state_dict({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})
         central = checkpoint["datamodule_hyper_parameters"]["central_fraction"]
         return cls(model.to(device), names, tuple(settings["input_size"]), central, checkpoint["temperature"])
@@ -67,7 +68,7 @@ class PhotoClassifier:
         pretrained = read_pretrained(path)
         trunk = MobileNetV1(pretrained.width_mult, numerics=pretrained.numerics)
         load_pretrained(trunk, pretrained)
-        model = Classifier(trunk, len(imagenet.class_names()))
+        model = PooledClassifier(trunk, len(imagenet.class_names()))
         load_classifier(model, pretrained, path)
         side = pretrained.numerics.preprocessing.image_size
         return cls(model.to(device), imagenet.class_names(), (side, side))

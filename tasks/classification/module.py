@@ -1,7 +1,6 @@
 """Training and evaluation of the classifier: wiring only."""
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,15 +11,17 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from backbone import InputError, MobileNetV1, Numerics, load_pretrained, normalize, read_pretrained
+from backbone import InputError, normalize
 from backbone.errors import check_options
 from data import imagenet
 from tasks.classification.loss import cross_entropy, mix
 from tasks.classification.metrics import evaluate, fit_temperature
-from tasks.classification.model import Classifier, load_classifier
+from tasks.classification.model import load_classifier
 from tasks.classification.report import write_report
 from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
+from tasks.pooled import PooledClassifier
 from tasks.processes import ShareBadImages, gather
+from tasks.trunk import build_trunk
 
 
 class ClassificationModule(LightningModule):
@@ -92,16 +93,10 @@ class ClassificationModule(LightningModule):
             ("layer_decay", layer_decay, 0 < layer_decay <= 1, "above 0 and at most 1"),
             ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
         )
-        pretrained = read_pretrained(weights) if weights and numerics is None else None
-        of_weights = pretrained.numerics if pretrained else Numerics.from_dict(numerics) if numerics else Numerics()
-        width_mult = width_mult or (pretrained.width_mult if pretrained else 1.0)
-        self.hparams.update(numerics=dataclasses.asdict(of_weights), width_mult=width_mult)
-        trunk = MobileNetV1(width_mult, numerics=of_weights)
-        if pretrained:
-            load_pretrained(trunk, pretrained)
+        trunk, pretrained = build_trunk(self.hparams)
         names = tuple(categories.values())
         self.class_names = imagenet.class_names() if head == "imagenet" else names  # of the head's outputs
-        self.model = Classifier(trunk, len(self.class_names), dropout)
+        self.model = PooledClassifier(trunk, len(self.class_names), dropout)
         if head == "imagenet" and numerics is None:
             load_classifier(self.model, pretrained, weights)
         self.model.to(memory_format=torch.channels_last)

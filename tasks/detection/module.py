@@ -1,6 +1,5 @@
 """Training and evaluation of the detector: wiring only."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -10,7 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from backbone import InputError, MobileNetV1, Numerics, load_pretrained, read_pretrained
+from backbone import InputError
 from backbone.errors import check_options
 from tasks.detection.anchors import decode
 from tasks.detection.loss import focal_loss, multibox_loss
@@ -21,6 +20,7 @@ from tasks.detection.postprocess import Boxes, postprocess
 from tasks.detection.report import write_report
 from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
 from tasks.processes import ShareBadImages, gather
+from tasks.trunk import build_trunk
 
 
 class DetectionModule(LightningModule):
@@ -30,7 +30,7 @@ class DetectionModule(LightningModule):
         categories: Original id to name; the data say it.
         input_size: (height, width) in pixels; the data say it.
         head: The paper's 1x1 predictors, or MobileNetV2's depthwise separable ones.
-        width_mult: The paper's width multiplier, any number above 0.
+        width_mult: The paper's width multiplier, any number above 0; by default that of `weights`, or 1.
         weights: Weights to start the trunk from: timm's, Keras', Hugging Face's, or a checkpoint of this project.
         numerics: Padding, epsilon, activation, mean and std; they come along with `weights` or a checkpoint.
         loss: Softmax with hard-negative mining (the paper's), or sigmoid focal loss.
@@ -52,7 +52,7 @@ class DetectionModule(LightningModule):
         categories: dict[int, str],
         input_size: tuple[int, int],
         head: Literal["ssd", "ssdlite"] = "ssd",
-        width_mult: float = 1.0,
+        width_mult: float | None = None,
         weights: str | None = None,
         numerics: dict[str, Any] | None = None,
         loss: Literal["multibox", "focal"] = "multibox",
@@ -74,13 +74,8 @@ class DetectionModule(LightningModule):
             ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
             ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
         )
-        pretrained = read_pretrained(weights) if weights and numerics is None else None
-        of_weights = pretrained.numerics if pretrained else Numerics.from_dict(numerics) if numerics else Numerics()
-        self.hparams["numerics"] = dataclasses.asdict(of_weights)
+        trunk, _ = build_trunk(self.hparams)
         self.category_ids = np.array(list(categories), dtype=np.int64)  # by label
-        trunk = MobileNetV1(width_mult, numerics=of_weights)
-        if pretrained:
-            load_pretrained(trunk, pretrained)
         self.model = SSD(trunk, len(categories) + (loss == "multibox"), head)
         self.model.to(memory_format=torch.channels_last)
         if loss == "focal":

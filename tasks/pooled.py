@@ -1,0 +1,31 @@
+"""Trunk and pooled head, for every task that says something of a whole picture: uint8 images in, logits out."""
+
+import torch
+from torch import Tensor, nn
+
+from backbone import MobileNetV1, normalize
+
+
+class PooledClassifier(nn.Module):
+    """Global average pooling, dropout and one linear layer on a trunk (Table 1's last rows)."""
+
+    def __init__(self, trunk: MobileNetV1, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(trunk.channels[32], num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Uint8 (B, 3, H, W) RGB images to logits (B, num_classes)."""
+        return self.classify(self.pool(normalize(images, self.trunk.preprocessing)))
+
+    def pool(self, images: Tensor) -> Tensor:
+        """Normalised (B, 3, H, W) images to pooled features, float32 (B, channels)."""
+        return self.trunk.features(images)[32].float().mean((2, 3))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Pooled features (B, channels) to logits (B, num_classes), in float32 under autocast too."""
+        with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
+            return self.head(self.dropout(features))

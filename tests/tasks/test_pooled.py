@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from backbone import MobileNetV1, normalize
+from tasks.pooled import PooledClassifier
+
+
+def test_logits_are_the_mean_of_the_last_map_times_the_weights():
+    torch.manual_seed(0)
+    model = PooledClassifier(MobileNetV1(0.25), 7, dropout=0.9).eval()
+    images = torch.randint(0, 256, (2, 3, 96, 64), dtype=torch.uint8)
+    last = model.trunk.features(normalize(images, model.trunk.preprocessing))[32]
+    assert last.shape == (2, 256, 3, 2)
+    pooled = torch.stack([last[:, :, i, j] for i in range(3) for j in range(2)]).sum(0) / 6
+    expected = pooled @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(model(images), expected)
+
+
+def test_the_head_computes_in_float32_under_autocast():
+    model = PooledClassifier(MobileNetV1(0.25), 7).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.pool(torch.zeros(1, 3, 32, 32))
+        assert features.dtype == torch.float32
+        assert model.classify(features).dtype == torch.float32
+
+
+def test_dropout_scales_what_it_leaves_and_rests_in_evaluation():
+    torch.manual_seed(0)
+    model = PooledClassifier(MobileNetV1(0.25), 256, dropout=0.25)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.eye(256))
+    seen = model.classify(torch.ones(50, 256))
+    assert seen.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert (seen == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.equal(model.eval().classify(torch.ones(1, 256)), torch.ones(1, 256))
+
+
+def test_every_parameter_gets_a_gradient():
+    model = PooledClassifier(MobileNetV1(0.25), 5)
+    model(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
