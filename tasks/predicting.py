@@ -1,13 +1,21 @@
 """What every `predict` does around its network: find the pictures, go through them, name what cannot be read."""
 
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from backbone.errors import InputError
 from data.images import IMAGE_ENDINGS, ImageError
+from tasks.plotting import contact_sheet, fit
+from tasks.runs import new_run, point_latest
+
+_PRINTED = 20  # answers for more pictures are in the file alone
+_TILES = 60  # on a sheet
 
 
 def pictures_at(source: Path) -> list[Path]:
@@ -47,3 +55,47 @@ def for_each(pictures: Sequence[Path], predict: Callable[[Path], None]) -> int:
     if not done:
         raise InputError(f"none of the {len(pictures)} pictures could be read; the first: {refused[0]}")
     return done
+
+
+def write_answers(
+    task: str,
+    runs: Path,
+    pictures: Sequence[Path],
+    answer: Callable[[Path], tuple[np.ndarray, Mapping[str, Any], str]],
+    title: str,
+) -> Path:
+    """Write into a new run folder what `answer` says of each picture; return the folder.
+
+    `answer` gives the picture, a JSON object and a caption of a few lines. Written: predictions.jsonl, a line for each
+    picture, and under pictures/ sheets of 60. Errors as `for_each`.
+    """
+    run = new_run(task, runs)
+    lines: list[str] = []
+    tiles: list[np.ndarray] = []
+    captions: list[str] = []
+
+    def predict(path: Path) -> None:
+        image, row, caption = answer(path)
+        lines.append(json.dumps({"file": str(path), **row}, ensure_ascii=False))
+        tiles.append(fit(image, 220, 220)[0])
+        captions.append(f"{path.name}\n{caption}")
+        if len(tiles) == _TILES:
+            write_sheet()
+
+    def write_sheet() -> None:
+        number = -(-len(lines) // _TILES)
+        (run / "pictures").mkdir(parents=True, exist_ok=True)
+        sheet = run / "pictures" / f"predictions_{number:03}.png"
+        contact_sheet(tiles, captions, sheet, columns=6, title=f"{title}, sheet {number}")
+        tiles.clear()
+        captions.clear()
+
+    done = for_each(pictures, predict)
+    if tiles:
+        write_sheet()
+    (run / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    point_latest(run)
+    if done <= _PRINTED:
+        print("\n".join(lines))
+    print(f"{done} pictures: {run / 'predictions.jsonl'}\npictures: {run / 'pictures'}")
+    return run

@@ -55,13 +55,10 @@ class PhotoClassifier:
     @classmethod
     def _from_checkpoint(cls, path: str | Path, device: str) -> "PhotoClassifier":
         checkpoint = read_checkpoint(path, "classification")
-        settings: dict[str, Any] = checkpoint["hyper_parameters"]
-        names = imagenet.class_names() if settings["head"] == "imagenet" else tuple(settings["categories"].values())
-        trunk = MobileNetV1(settings["width_mult"], numerics=Numerics.from_dict(settings["numerics"]))
-        model = PooledClassifier(trunk, len(names))
-        model.load_state_dict({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})
+        model, names = build_network(checkpoint)
+        size = tuple(checkpoint["hyper_parameters"]["input_size"])
         central = checkpoint["datamodule_hyper_parameters"]["central_fraction"]
-        return cls(model.to(device), names, tuple(settings["input_size"]), central, checkpoint["temperature"])
+        return cls(model.to(device), names, size, central, checkpoint["temperature"])
 
     @classmethod
     def _from_weights(cls, path: str | Path, device: str) -> "PhotoClassifier":
@@ -84,3 +81,18 @@ class PhotoClassifier:
         logits = self.model(pixels.to(self.model.head.weight.device))[0]
         probabilities, labels = (logits / self.temperature).softmax(0).topk(min(top_k, len(self.class_names)))
         return Classified([self.class_names[label] for label in labels.tolist()], probabilities.cpu().numpy())
+
+
+def build_network(checkpoint: dict[str, Any]) -> tuple[PooledClassifier, tuple[str, ...]]:
+    """The network of a checkpoint that `read_checkpoint` read, with its averaged weights, and its classes' names."""
+    settings = checkpoint["hyper_parameters"]
+    names = imagenet.class_names() if settings["head"] == "imagenet" else tuple(settings["categories"].values())
+    trunk = MobileNetV1(settings["width_mult"], numerics=Numerics.from_dict(settings["numerics"]))
+    model = PooledClassifier(trunk, len(names))
+    model.load_state_dict({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})
+    return model, names
+
+
+def load_network(path: str | Path) -> tuple[PooledClassifier, tuple[str, ...]]:
+    """The network of a checkpoint and its classes' names, for a teacher. InputError as `read_checkpoint`."""
+    return build_network(read_checkpoint(path, "classification"))

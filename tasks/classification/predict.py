@@ -1,14 +1,10 @@
 """`python -m tasks.classification predict`: name what is in any picture or folder of pictures."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from backbone.errors import Arguments, InputError
-
-_PRINTED = 20  # answers for more pictures are in the file alone
-_TILES = 60  # on a sheet
 
 
 def main(args: list[str]) -> int:
@@ -45,50 +41,22 @@ def _predict(options: argparse.Namespace) -> Path:
     from data.images import open_image
     from tasks.accelerator import keep_freed_memory
     from tasks.classification.inference import PhotoClassifier
-    from tasks.plotting import contact_sheet, fit
-    from tasks.predicting import for_each, pictures_at
-    from tasks.runs import new_run, newest_checkpoint, point_latest
+    from tasks.predicting import pictures_at, write_answers
+    from tasks.runs import newest_checkpoint
 
     keep_freed_memory()
     file = options.weights or options.ckpt_path or newest_checkpoint("classification", options.runs)
     classify = PhotoClassifier.from_file(file, "cuda" if torch.cuda.is_available() else "cpu")
     pictures = pictures_at(options.source) if options.source else _of_the_sample(file)
-    run = new_run("classification", options.runs)
-    folder = run / "pictures"
-    rows: list[dict[str, Any]] = []
-    tiles: list[np.ndarray] = []
-    captions: list[str] = []
-    sheets = 0
 
-    def predict(path: Path) -> None:
+    def answer(path: Path) -> tuple[np.ndarray, dict[str, Any], str]:
         image = open_image(path, at_least=classify.at_least)
         found = classify(image, top_k=options.top_k)
         answers = list(zip(found.names, found.probabilities.tolist(), strict=True))
-        rows.append({"file": str(path), "classes": [{"name": name, "probability": p} for name, p in answers]})
-        tiles.append(fit(image, 220, 220)[0])
-        captions.append("\n".join([path.name, *(f"{name} {p:.2f}" for name, p in answers[:3])]))
-        if len(tiles) == _TILES:
-            write_sheet()
+        row = {"classes": [{"name": name, "probability": p} for name, p in answers]}
+        return image, row, "\n".join(f"{name} {p:.2f}" for name, p in answers[:3])
 
-    def write_sheet() -> None:
-        nonlocal sheets
-        if tiles:
-            sheets += 1
-            folder.mkdir(parents=True, exist_ok=True)
-            title = f"What {file} says, sheet {sheets}"
-            contact_sheet(tiles, captions, folder / f"predictions_{sheets:03}.png", columns=6, title=title)
-            tiles.clear()
-            captions.clear()
-
-    done = for_each(pictures, predict)
-    write_sheet()
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    (run / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    point_latest(run)
-    if done <= _PRINTED:
-        print("\n".join(lines))
-    print(f"{done} pictures classified\nresults: {run / 'predictions.jsonl'}\npictures: {folder}")
-    return run
+    return write_answers("classification", options.runs, pictures, answer, f"What {file} says")
 
 
 def _of_the_sample(file: Path) -> list[Path]:
