@@ -34,7 +34,7 @@ class Pretrained:
     """A file's weights under the trunk's own names, and what they were trained with.
 
     `classifier` is (weight (classes, channels), bias (classes,)) with ImageNet's 1000 classes in their usual order, or
-    None; `source` says in words what the file was.
+    None; `source` says in words what the file was, and `on_imagenet` whether ImageNet's pictures were learnt from.
     """
 
     state: dict[str, Tensor]
@@ -43,6 +43,7 @@ class Pretrained:
     depth_multiplier: int
     source: str
     classifier: tuple[Tensor, Tensor] | None = None
+    on_imagenet: bool = True
 
 
 class _Contents(NamedTuple):
@@ -192,7 +193,8 @@ def _from_checkpoint(path: Path, contents: _Contents, trunks: list[str]) -> Pret
         restored = Numerics.from_dict(numerics)
     except InputError as error:
         _refuse(path, f"holds this project's trunk, but its {str(error).rstrip('.')}")
-    return _assemble(path, "this project's checkpoint", tensors, _own_pairs(), restored)
+    pretrained = _assemble(path, "this project's checkpoint", tensors, _own_pairs(), restored)
+    return replace(pretrained, on_imagenet=bool(contents.hyper_parameters.get("imagenet_pretrained", False)))
 
 
 def _own_pairs() -> list[tuple[str, str]]:

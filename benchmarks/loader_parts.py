@@ -3,8 +3,8 @@
     python benchmarks/loader_parts.py [DIR]
 
 DIR is a folder with a folder of JPEG files for each class; without one, photographs of noise at every scale are made
-up, 40 kB each as Stanford Dogs'. Each part is timed alone on one core, on the same files in turn; the large ones also
-with draft decoding off, which is the ratio to look at.
+up, about 45 kB each; Stanford Dogs' are 39 kB. Each part is timed alone on one core, on the same files in turn; the
+decoding also whole, which is the ratio to look at.
 """
 
 import statistics

@@ -157,6 +157,7 @@ class ClassificationDataModule(LightningDataModule):
         self.bad_images = BadImages(max_bad_fraction)
         self._found: LabelledData | None = None
         self._splits: dict[str, LabelledImages] = {}
+        self._no_test = False
 
     @property
     def categories(self) -> dict[int, str]:
@@ -195,6 +196,11 @@ class ClassificationDataModule(LightningDataModule):
     def photograph(self, split: Split, position: int) -> np.ndarray:
         """The photograph, uint8 RGB (H, W, 3), cut to its box where the data are. Raises ImageError."""
         return open_labelled(self._splits[split], position)
+
+    @property
+    def tests_on_validation(self) -> bool:
+        """Whether validation images are among those that `test` scores."""
+        return "test" in self._splits and (self.hparams["test_split"] in ("val", "all") or self._no_test)
 
     def labels(self, split: Split, positions: list[int]) -> np.ndarray:
         """The labels, int64 (N,), of the photographs at `positions`."""
@@ -235,17 +241,23 @@ class ClassificationDataModule(LightningDataModule):
                 return _joined(list(splits.values()))
             if asked == "test" and "test" not in splits:
                 say(f"{self._root()} has no test part: testing on its validation images")
-                asked = "val"
+                asked, self._no_test = "val", True
             return splits[asked]
         images = splits["train" if split == "train" else "val"]
         other: str | None = self.hparams["without_near_duplicates_of"]
-        if other is None or split != "train":
+        if other is None:
             return images
         from data.near_duplicates import without_near_duplicates  # hashing is needed this once
 
-        tested = read_labelled(existing_folder(other), "full", 0.1, 0.1, self.hparams["seed"]).splits
+        option = "--data.without_near_duplicates_of"
+        tested = read_labelled(existing_folder(other, option), "full", 0.1, 0.1, self.hparams["seed"]).splits
         kept, removed = without_near_duplicates(images, tested.get("test", tested["val"]))
-        say(f"train: {removed:,} of {len(images):,} images left out as near-duplicates of test images in {other}")
+        say(f"{split}: {removed:,} of {len(images):,} images left out as near-duplicates of test images in {other}")
+        if len(gone := np.setdiff1d(images.labels, kept.labels)) and (split == "train" or not len(kept)):
+            raise InputError(
+                f"every {split} image of {len(gone)} classes (first: {self.categories[int(gone[0])]}) looks like "
+                f"a test image in {other}; give other pictures, or leave out {option}."
+            )
         return kept
 
     def _eval_loader(self, split: str, shuffle: bool = False) -> DataLoader:
@@ -272,6 +284,11 @@ def read_labelled(
     """Read a folder in whichever layout it has. Raises InputError where it has none."""
     if is_stanford_dogs(root):
         return read_stanford_dogs(root, val_fraction=val_fraction, seed=seed, crop=crop)
+    if root.name == "Images" and is_stanford_dogs(root.absolute().parent):
+        raise InputError(
+            f"{root} is the picture folder of Stanford Dogs, whose split and names lie beside it; give "
+            f"{root.absolute().parent}."
+        )
     if crop == "bbox":
         raise InputError(f"--data.crop is bbox, but {root} has no boxes, as Stanford Dogs' layout has; leave it out.")
     return read_image_folder(root, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)

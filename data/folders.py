@@ -8,12 +8,12 @@ from backbone.errors import InputError
 Split = Literal["train", "val", "test"]
 
 
-def existing_folder(root: str | Path) -> Path:
-    """`--data.root` as a path. Raises InputError where it is no folder."""
+def existing_folder(root: str | Path, option: str = "--data.root") -> Path:
+    """The folder that an option names, as a path. Raises InputError where it is none."""
     path = Path(root)
     if not path.is_dir():
         problem = "is not a folder" if path.exists() else "does not exist"
-        raise InputError(f"--data.root {path} {problem}; give the folder that holds the data set.")
+        raise InputError(f"{option} {path} {problem}; give the folder that holds the data set.")
     return path
 
 

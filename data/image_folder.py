@@ -5,6 +5,7 @@ So no file is opened, and the listing is kept outside the data (data/cache.py): 
 those that it was listed with is not listed again.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -66,14 +67,17 @@ class LabelledData:
     notes: tuple[str, ...]  # sentences to print once at the start: what was set aside, dropped, counted
 
 
-def stratified_part(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Which to set aside, bool (N,): of each class, drawn by `seed`, the same part of its images.
+def stratified_part(labels: np.ndarray, names: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Which to set aside, bool (N,): of each class the same part of its images, drawn by `seed` and their `names`.
+
+    By names, bytes (N,), and not by positions: pictures that are added later leave the others where they are.
 
     Of n images of a class round(n * fraction), but at least one, and always one fewer than n, so that every class
     keeps an image to train on; of a class with a single image, none.
     """
-    by_class = np.random.default_rng(seed).permutation(len(labels))
-    by_class = by_class[np.argsort(labels[by_class], kind="stable")]  # by class, in random order within one
+    key = seed.to_bytes(8, "little")
+    drawn = (int.from_bytes(hashlib.blake2b(name, digest_size=8, key=key).digest()) for name in names.tolist())
+    by_class = np.lexsort((np.fromiter(drawn, np.uint64, len(names)), labels))  # by class, in random order within one
     _, first, of, counts = np.unique(labels[by_class], return_index=True, return_inverse=True, return_counts=True)
     wanted = np.minimum(np.rint(counts * fraction).clip(min=1), counts - 1)
     aside = np.zeros(len(labels), dtype=bool)
@@ -285,14 +289,15 @@ def _draw(images: LabelledImages, val_fraction: float, test_fraction: float, see
             f"--data.val_fraction {val_fraction:g} and --data.test_fraction {test_fraction:g} together leave nothing "
             "to train on; lower them."
         )
-    val = stratified_part(images.labels, val_fraction, seed)
+    val = stratified_part(images.labels, images.file_names, val_fraction, seed)
     if not val.any():
         raise InputError(
             f"{images.folder} has one image of each class, and none to set aside for validation; add images."
         )
     test = np.zeros(len(images), dtype=bool)
     if test_fraction:
-        test[~val] = stratified_part(images.labels[~val], test_fraction / (1 - val_fraction), seed)
+        rest = images.take(~val)
+        test[~val] = stratified_part(rest.labels, rest.file_names, test_fraction / (1 - val_fraction), seed)
     parts: dict[Split, np.ndarray] = {"train": ~val & ~test, "val": val, "test": test}
     return {split: part for split, part in parts.items() if part.any()}
 

@@ -93,7 +93,9 @@ def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
         except OSError as error:
             raise ImageError("the PIL image", f"it cannot be decoded ({error})") from error
         return np.asarray(rgb.transpose(_TURN[turn]) if turn in _TURN else rgb)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if not isinstance(image, np.ndarray):
+        raise ImageError("the photograph", f"it is of type {type(image).__name__}, not a path, a PIL image or an array")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ImageError(
             "the array", f"its shape is {image.shape} of {image.dtype}, not (H, W, 3) of uint8 in RGB order"
         )

@@ -119,7 +119,7 @@ def read_stanford_dogs(
         boxes_xyxy=boxes,
     )
     position = np.arange(len(everything))
-    aside = stratified_part(train_labels, val_fraction, seed)
+    aside = stratified_part(train_labels, everything.file_names[: len(train)], val_fraction, seed)
     if not aside.any():
         raise InputError(f"{train_list} has one image of each class, and none to set aside for validation; add images.")
     notes.append(

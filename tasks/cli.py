@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -53,9 +54,11 @@ def run(
     for message in _NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
     command, *rest = args
-    checkpoint_path = _option(rest, "ckpt_path")
+    checkpoint_path = option(rest, "ckpt_path")
+    if checkpoint_path:  # through `latest`, which soon is another run
+        checkpoint_path = os.path.realpath(checkpoint_path)
     has_config = bool({"-c", "--config"} & {arg.split("=")[0] for arg in rest})
-    has_root = _option(rest, "data.root") is not None or "--data" in rest
+    has_root = option(rest, "data.root") is not None or "--data" in rest
     if command == "fit":
         run_config = Path(checkpoint_path).parent.parent / "config.yaml" if checkpoint_path else None
         if run_config and not has_config and run_config.is_file():
@@ -63,7 +66,7 @@ def run(
         elif not has_config and not checkpoint_path and not has_root:
             rest = ["--config", str(CONFIGS / task / "sample.yaml"), *rest]
     elif checkpoint_path is None and needs_checkpoint and not {"-h", "--help", "--print_config"} & set(rest):
-        root = Path(_option(rest, "trainer.default_root_dir") or "runs")
+        root = Path(option(rest, "trainer.default_root_dir") or "runs")
         checkpoint_path = str(newest_checkpoint(task, root))
         print(f"checkpoint: {checkpoint_path}")
         rest = [*rest, "--ckpt_path", checkpoint_path]
@@ -182,13 +185,16 @@ class _Cli(LightningCLI):
             of_checkpoint = self.checkpoint["hyper_parameters"]
             config.model.numerics = of_checkpoint["numerics"]
             for name, value in of_checkpoint.items():  # what a config leaves to be found out was found out then
-                if name not in LINKS and config.model.get(name) is None:
+                if name not in LINKS and name in config.model and config.model[name] is None:
                     config.model[name] = value
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self._get(self.config_init, "trainer")
         if config.max_epochs == -1 and config.max_steps == -1:
             raise InputError("--trainer.max_epochs -1 has no end for the learning rate to fall to; give a number.")
+        for name in ("max_epochs", "max_steps", "accumulate_grad_batches"):
+            if config[name] == 0:
+                raise InputError(f"--trainer.{name} is 0; it must be 1 or more.")
         root = Path(config.get("default_root_dir") or "runs")
         self.run_dir = new_run(self.task, root)
         self.writes_nothing = bool(config.fast_dev_run)
@@ -283,7 +289,7 @@ class _Cli(LightningCLI):
                     rows = [
                         f"{name}\t{reason}\n" for name, reason in sorted(self.datamodule.bad_images.reasons.items())
                     ]
-                    (self.run_dir / "bad_images.txt").write_text("".join(rows))
+                    (self.run_dir / "bad_images.txt").write_text("".join(rows), "utf-8", "backslashreplace")
                 point_latest(self.run_dir)
 
     def _finish(self) -> None:
@@ -315,7 +321,7 @@ _NOT_FOR_USERS = (
 )
 
 
-def _option(args: Sequence[str], name: str) -> str | None:
+def option(args: Sequence[str], name: str) -> str | None:
     """The value of `--name VALUE` or `--name=VALUE`, None where it is not given."""
     for i, arg in enumerate(args):
         if arg == f"--{name}" and i + 1 < len(args):
@@ -327,6 +333,6 @@ def _option(args: Sequence[str], name: str) -> str | None:
 
 def _classes(categories: dict[int, str], others: dict[int, str]) -> str:
     """Their number, and first those that the others have not under the same id."""
-    names = [f"{name} (id {number})" for number, name in categories.items() if others.get(number) != name]
-    names = names or [f"{name} (id {number})" for number, name in categories.items()]
+    different = {number: name for number, name in categories.items() if others.get(number) != name} or categories
+    names = [f"{' '.join(name.split())} (id {number})" for number, name in different.items()]
     return f"{len(categories)} classes: {', '.join(names[:8])}{', ...' if len(categories) > min(8, len(names)) else ''}"

@@ -88,6 +88,7 @@ def contact_sheet(
     cell = max((tile.shape[1] for tile in tiles), default=0)
     columns = max(1, min(columns, len(tiles)))
     width = max(columns * (cell + margin) + margin, 640)
+    captions = [text.encode("utf-8", "replace").decode() for text in captions]  # a name need not be valid UTF-8
     wrapped = [[one for line in text.split("\n") for one in _wrapped(line, font, cell)] for text in captions]
     heading = _wrapped(title, bold, width - 2 * margin)
     rows = [range(first, min(first + columns, len(tiles))) for first in range(0, len(tiles), columns)]

@@ -26,7 +26,10 @@ def pictures_at(source: Path) -> list[Path]:
         raise InputError(f"--source {source}: there is no such file or folder.")
     found = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
     if not found:
-        raise InputError(f"--source {source}: no picture ({', '.join(sorted(IMAGE_ENDINGS))}) lies in this folder.")
+        endings = ", ".join(sorted(IMAGE_ENDINGS))
+        raise InputError(
+            f"--source {source}: no picture ({endings}) lies in this folder; folders in it are not searched."
+        )
     return found
 
 
@@ -93,9 +96,11 @@ def write_answers(
     done = for_each(pictures, predict)
     if tiles:
         write_sheet()
-    (run / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    # A name that is no UTF-8 stays readable JSON: \udcff is its escape too.
+    text = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+    (run / "predictions.jsonl").write_bytes(text)
     point_latest(run)
     if done <= _PRINTED:
-        print("\n".join(lines))
+        print(text.decode(), end="")
     print(f"{done} pictures: {run / 'predictions.jsonl'}\npictures: {run / 'pictures'}")
     return run

@@ -115,11 +115,17 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path, monitor: str, resumed_from: Path | None) -> None:
         super().__init__(folder, "best", monitor=monitor, mode="max", enable_version_counter=False)
         self._resumed_from = resumed_from
+        self._stage = ""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note whether this is a `fit`: a validation or a test loads the state too."""
+        self._stage = stage
+        super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the best checkpoint over, and take its score as the one to beat."""
         before = self._resumed_from.parent / "best.ckpt" if self._resumed_from else None
-        if before is None or not before.is_file() or state_dict["best_model_score"] is None:
+        if self._stage != "fit" or before is None or not before.is_file() or state_dict["best_model_score"] is None:
             return
         path = Path(str(self.dirpath)) / "best.ckpt"
         path.parent.mkdir(parents=True, exist_ok=True)

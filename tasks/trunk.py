@@ -19,6 +19,7 @@ def build_trunk(options: MutableMapping[str, Any]) -> tuple[MobileNetV1, Pretrai
     if width_mult is None:
         width_mult = pretrained.width_mult if pretrained else 1.0
     options["width_mult"], options["numerics"] = width_mult, dataclasses.asdict(of_weights)
+    options["imagenet_pretrained"] = pretrained is not None and pretrained.on_imagenet
     trunk = MobileNetV1(width_mult, numerics=of_weights)
     if pretrained:
         load_pretrained(trunk, pretrained)

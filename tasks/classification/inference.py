@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from backbone import MobileNetV1, Numerics, load_pretrained, read_pretrained
+from backbone import InputError, MobileNetV1, Numerics, load_pretrained, read_pretrained
 from data import imagenet
 from data.images import open_image, to_array
 from data.transforms import apply_to_image, build_classification_eval, needed_in_evaluation
@@ -42,6 +42,7 @@ class PhotoClassifier:
         self.class_names = class_names
         self.input_size = input_size
         self.temperature = temperature
+        self.of_boxes = False  # trained on pictures cut to their object, as photographs are to be then
         self._crop = build_classification_eval(input_size, central_fraction)
         self.at_least = needed_in_evaluation(input_size, central_fraction)
 
@@ -58,7 +59,9 @@ class PhotoClassifier:
         model, names = build_network(checkpoint)
         size = tuple(checkpoint["hyper_parameters"]["input_size"])
         central = checkpoint["datamodule_hyper_parameters"]["central_fraction"]
-        return cls(model.to(device), names, size, central, checkpoint["temperature"])
+        classify = cls(model.to(device), names, size, central, checkpoint["temperature"] or 1.0)
+        classify.of_boxes = checkpoint["datamodule_hyper_parameters"]["crop"] == "bbox"
+        return classify
 
     @classmethod
     def _from_weights(cls, path: str | Path, device: str) -> "PhotoClassifier":
@@ -73,6 +76,8 @@ class PhotoClassifier:
     @torch.inference_mode()
     def __call__(self, photograph: str | Path | Image | np.ndarray, *, top_k: int = 5) -> Classified:
         """Classify a path, a PIL image or a uint8 RGB (H, W, 3) array. InputError where it cannot be read."""
+        if top_k < 1:
+            raise InputError(f"top_k is {top_k}; it must be 1 or more.")
         if isinstance(photograph, str | Path):
             image = open_image(photograph, at_least=self.at_least)
         else:

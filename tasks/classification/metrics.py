@@ -157,9 +157,9 @@ def expected_calibration_error(bins: Reliability) -> float:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T within `TEMPERATURES` for which softmax(logits / T) gives the labels the least negative log-likelihood.
 
-    Temperature scaling after Guo et al. (2017), section 4.2; fit it on other images than it is judged on. A share of
-    1 / (N + 1) of each label is spread over all classes, after Platt (1999, section 2.2): a small set without an error
-    would ask for T = 0, and a large one does not notice. 1 where every T is as good. Raises InputError as `evaluate`.
+    Temperature scaling after Guo et al. (2017), section 4.2; fit it on other images than it is judged on. Half the
+    square of log T is added to the sum over the images: a small set without an error would ask for T = 0, and a large
+    one does not notice. So T is 1 where every T is as good. Raises InputError as `evaluate`.
     """
     from scipy.optimize import brentq  # here: slow to import, and only needed once in a run
 
@@ -167,22 +167,20 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     if len(logits) == 0:
         return 1.0
     shifted = logits - logits.max(axis=1, keepdims=True)  # (N, C), so that exp() cannot overflow
-    doubt = 1 / (len(logits) + 1)
-    own = np.take_along_axis(shifted, labels[:, None], axis=1).mean(dtype=np.float64)
-    wanted = (1 - doubt) * own + doubt * shifted.mean(dtype=np.float64)
+    wanted = np.take_along_axis(shifted, labels[:, None], axis=1).mean(dtype=np.float64)
 
     lowest, highest = np.log(TEMPERATURES)
     with tqdm(desc="fitting the temperature", unit=" tries", disable=None, delay=2, leave=False) as progress:
 
         def slope(log_t: float) -> float:
-            """Of the mean NLL over 1 / T, in which it is convex: the mean logit expected, less the one wanted."""
+            """Over 1 / T, of the mean: the logit expected, less the one wanted, and the pull of log T towards 0."""
             progress.update()
             total = 0.0
             for rows in _blocks(logits):
                 weights = np.exp(shifted[rows] * np.float32(np.exp(-log_t)))  # (B, C)
                 expected = np.einsum("bc,bc->b", weights, shifted[rows]) / weights.sum(axis=1)  # (B,)
                 total += float(expected.sum(dtype=np.float64))
-            return total / len(logits) - wanted
+            return (total - log_t * np.exp(log_t)) / len(logits) - wanted
 
         at_lowest, at_highest = slope(lowest), slope(highest)
         if at_lowest == at_highest == 0:

@@ -14,7 +14,7 @@ def load_classifier(model: PooledClassifier, pretrained: Pretrained | None, file
         raise InputError("--model.head imagenet takes the classifier of --model.weights; name a file that has one.")
     if pretrained.classifier is None:
         raise InputError(
-            f"{file} ({pretrained.source}) has no ImageNet classifier; use it to start `fit`, or name a file with one."
+            f"{pretrained.source} has no ImageNet classifier; use it to start `fit`, or name a file with one."
             + (" A checkpoint goes in with --ckpt_path." if Path(str(file)).suffix == ".ckpt" else "")
         )
     weight, bias = pretrained.classifier

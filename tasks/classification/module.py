@@ -34,7 +34,7 @@ class ClassificationModule(LightningModule):
         weights: Weights to start the trunk from: timm's, Keras', Hugging Face's, or a checkpoint of this project.
         numerics: Padding, epsilon, activation, mean and std; they come along with `weights` or a checkpoint.
         head: A new one for the data's classes, or the 1,000-way ImageNet classifier that comes with `weights`; the
-            data's classes are then found among ImageNet's by name.
+            data's classes are then found among ImageNet's by name. `test --model.weights` without a checkpoint is so.
         dropout: Of the pooled features.
         label_smoothing: Part of each target that all classes share.
         mixup_alpha: Blend images and labels by a part drawn from Beta(alpha, alpha); 0 does not.
@@ -102,8 +102,8 @@ class ClassificationModule(LightningModule):
         self.model.to(memory_format=torch.channels_last)
         outputs = _among_imagenet(names) if head == "imagenet" else range(len(names))
         self.register_buffer("output_of_label", torch.tensor(outputs), persistent=False)
-        self.temperature = 1.0  # fitted on the validation images; travels in the checkpoint
-        self._head_steps = 0
+        self.temperature: float | None = None  # fitted on the validation images; travels in the checkpoint
+        self._head_steps: int | None = None  # known when the run's length is, and then kept by its checkpoints
         self._found: dict[int, np.ndarray] = {}  # logits by position in the split
         self.train()
 
@@ -118,7 +118,7 @@ class ClassificationModule(LightningModule):
             return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
         asked, model = self.hparams, self.model
         labels = self.output_of_label[batch["labels"]]
-        with self._drawing():
+        with self._drawing(batch_idx):
             images, targets = mix(
                 normalize(batch["images"], model.trunk.preprocessing),
                 labels,
@@ -168,13 +168,15 @@ class ClassificationModule(LightningModule):
         labels = self.output_of_label.cpu().numpy()[self._data.labels(split, positions)]  # (N,)
         if split == "val":
             self.temperature = fit_temperature(logits, labels)
-        scores = evaluate(logits, labels, self.temperature)
+        scores = evaluate(logits, labels, self.temperature or 1.0)
+        if self.temperature is None:  # another project's classifier, for which none was fitted
+            scores.figures.update(dict.fromkeys(("temperature", "nll_calibrated", "ece_calibrated"), float("nan")))
         self.log_dict({f"{split}/{name}": value for name, value in scores.figures.items() if name != "top1"})
         self.log(f"{split}/top1", scores.figures["top1"], prog_bar=True)
         folder = self.trainer.log_dir  # on every rank: it is a broadcast
         if self.trainer.state.fn == "fit" or not self.trainer.logger or not self.trainer.is_global_zero:
             return
-        overlap, pretrained = self._data.imagenet_overlap(split), float(self.hparams["weights"] is not None)
+        overlap, pretrained = self._data.imagenet_overlap(split), self.hparams["imagenet_pretrained"]
         if overlap and pretrained:
             print(
                 f"imagenet_overlap {overlap:.2f}: that part of the {split} images is ImageNet's own, which pretrained "
@@ -189,16 +191,21 @@ class ClassificationModule(LightningModule):
             class_names=self.class_names,
             files=[self._data.file(split, position) for position in positions],
             open_image=lambda i: self._data.photograph(split, positions[i]),
-            extra={"imagenet_overlap": overlap, "pretrained": pretrained},
+            extra={
+                "imagenet_overlap": overlap,
+                "imagenet_pretrained": float(pretrained),
+                "temperature_fitted_on_these": float(split == "val" or self._data.tests_on_validation),
+            },
         )
 
     def _head_alone(self) -> bool:
-        return self.global_step < self._head_steps
+        return self.global_step < (self._head_steps or 0)
 
     @contextlib.contextmanager
-    def _drawing(self) -> Iterator[None]:
-        """Draw dropout and mixing from (seed, step) alone, so that a resumed run draws what it would have drawn."""
-        seed = np.random.SeedSequence((self._data.hparams["seed"], self.trainer.global_rank, self.global_step))
+    def _drawing(self, batch_idx: int) -> Iterator[None]:
+        """Draw dropout and mixing from seed, step and batch, so that a resumed run draws what it would have drawn."""
+        rank, step = self.trainer.global_rank, self.global_step  # several accumulated batches share a step
+        seed = np.random.SeedSequence((self._data.hparams["seed"], rank, step, batch_idx))
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(int(seed.generate_state(1)[0]))
             yield
@@ -228,8 +235,8 @@ class ClassificationModule(LightningModule):
             self.model, self.model.trunk, asked["trunk_lr_mult"], asked["weight_decay"], asked["layer_decay"]
         )
         optimizer = build_optimizer(asked["optimizer"], groups, asked["lr"])
-        if asked["trunk_lr_mult"] > 0:
-            self._head_steps = min(asked["head_steps"], steps // 5)
+        if self._head_steps is None:  # a resumed run, of another length maybe, has it from its checkpoint
+            self._head_steps = min(asked["head_steps"], steps // 5) if asked["trunk_lr_mult"] > 0 else 0
         scheduler = warmup_cosine(optimizer, asked["warmup_steps"], steps, self._head_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -238,13 +245,16 @@ class ClassificationModule(LightningModule):
         return [EMA(self.hparams["ema_decay"]), KeepRateAsked(), ShareBadImages()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say whose checkpoint it is, and keep the temperature."""
+        """Say whose checkpoint it is, and keep the temperature and how long the head was alone."""
         checkpoint["task"] = "classification"
         checkpoint["temperature"] = self.temperature
+        checkpoint["head_steps"] = self._head_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the temperature that was fitted with these weights."""
+        """Take what was found with these weights."""
         self.temperature = checkpoint["temperature"]
+        self._head_steps = checkpoint["head_steps"]
+        self.hparams["imagenet_pretrained"] = checkpoint["hyper_parameters"]["imagenet_pretrained"]
 
 
 def _among_imagenet(names: tuple[str, ...]) -> list[int]:

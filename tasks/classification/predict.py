@@ -47,6 +47,8 @@ def _predict(options: argparse.Namespace) -> Path:
     keep_freed_memory()
     file = options.weights or options.ckpt_path or newest_checkpoint("classification", options.runs)
     classify = PhotoClassifier.from_file(file, "cuda" if torch.cuda.is_available() else "cpu")
+    if classify.of_boxes:
+        print("note: this net learnt from pictures cut to the dog's box (--data.crop bbox); give it such pictures")
     pictures = pictures_at(options.source) if options.source else _of_the_sample(file)
 
     def answer(path: Path) -> tuple[np.ndarray, dict[str, Any], str]:

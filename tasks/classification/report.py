@@ -93,7 +93,7 @@ class Answers(NamedTuple):
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """The names; one that several classes share, as ImageNet's "crane", is followed by its label."""
+    """The names; one that several classes share, is followed by its label."""
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
 
@@ -155,7 +155,7 @@ def _by_image(
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(head)
         writer.writerows(rows)

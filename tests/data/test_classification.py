@@ -268,3 +268,20 @@ def test_nothing_in_the_data_folder_changes(tmp_path):
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         assert sum(len(batch["images"]) for batch in loader) > 0
     assert tree(root) == before
+
+
+def test_a_training_set_of_nothing_but_test_pictures_is_refused(write_classes, tmp_path):
+    root = write_classes(tmp_path / "web", {"train": 2, "val": 1, "test": 2})
+    for name in ("bar", "cross"):
+        for i in range(2):  # the same pictures, larger
+            picture = Image.open(root / "train" / name / f"train_{i:02}.png")
+            picture.resize((128, 96)).save(root / "test" / name / f"test_{i:02}.png")
+    data = module(root, without_near_duplicates_of=str(root))
+    with pytest.raises(InputError, match=r"every train image of 2 classes \(first: bar\) looks like a test image"):
+        data.setup("fit")
+
+
+def test_the_picture_folder_of_stanford_dogs_is_no_folder_of_classes(tmp_path):
+    root = write_dogs(tmp_path / "dogs")
+    with pytest.raises(InputError, match=r"Images is the picture folder of Stanford Dogs.*; give .*dogs\."):
+        _ = module(root / "Images").categories

@@ -168,17 +168,30 @@ def test_labelled_images_give_paths_parts_and_membership(tmp_path, monkeypatch):
 )
 def test_of_each_class_the_wanted_part_is_set_aside_and_one_image_stays(size, fraction, aside):
     labels = np.random.default_rng(0).permutation(np.repeat([4, 7, 9], [size, 50, size]))  # labels with gaps
-    part = stratified_part(labels, fraction, seed=3)
+    part = stratified_part(labels, np.arange(len(labels)).astype("S"), fraction, seed=3)
     assert [int(part[labels == label].sum()) for label in (4, 9)] == [aside, aside]
 
 
 def test_the_part_is_drawn_by_the_seed_and_evenly():
     labels = np.repeat(np.arange(3), 20)
-    parts = [stratified_part(labels, 0.25, seed) for seed in range(400)]
-    assert (stratified_part(labels, 0.25, 7) == parts[7]).all()
+    names = np.arange(60).astype("S")
+    parts = [stratified_part(labels, names, 0.25, seed) for seed in range(400)]
+    order = np.random.default_rng(0).permutation(60)
+    assert (stratified_part(labels[order], names[order], 0.25, 7) == parts[7][order]).all()
     assert (parts[7] != parts[8]).any()
     # each image is drawn with probability 1/4: in 400 draws 100 times, standard deviation 8.7
     assert np.abs(np.sum(parts, axis=0) - 100).max() < 40
+
+
+def test_a_picture_that_is_added_leaves_the_others_nearly_where_they_are(tmp_path):
+    """30 of a class, 3 and 3 of them set aside: one more may at most push one picture over each of two limits."""
+    root = tree(tmp_path / "set", {"a": 30, "b": 30})
+    before = {name: split for split, images in read_image_folder(root).splits.items() for name in files(images)}
+    (root / "a" / "new.jpg").touch()
+    after = {name: split for split, images in read_image_folder(root).splits.items() for name in files(images)}
+    moved = [name for name, split in before.items() if after[name] != split]
+    assert len(moved) <= 2
+    assert not any(before[name] == "train" for name in moved)  # what was trained on is tested by nobody
 
 
 def test_one_folder_is_divided_into_parts_that_share_no_image(tmp_path):

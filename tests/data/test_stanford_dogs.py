@@ -106,8 +106,8 @@ def test_the_official_lists_are_the_splits_and_a_part_of_training_is_validation(
     data = read_stanford_dogs(root, val_fraction=0.2, seed=3)
     assert names(data.splits["test"]) == [name for name, _ in rows(11, 14)]
     np.testing.assert_array_equal(data.splits["test"].labels, np.repeat([0, 1, 2], 4))
-    aside = stratified_part(np.repeat([0, 1, 2], 10), 0.2, 3)
     listed = np.array([name for name, _ in rows(1, 10)])
+    aside = stratified_part(np.repeat([0, 1, 2], 10), listed.astype("S"), 0.2, 3)
     assert names(data.splits["train"]) == listed[~aside].tolist()
     assert names(data.splits["val"]) == listed[aside].tolist()
     np.testing.assert_array_equal(np.bincount(data.splits["val"].labels), [2, 2, 2])

@@ -6,9 +6,11 @@ import time
 
 import pytest
 import torch
+from helpers import trainer
+from lightning.pytorch import LightningModule
 
 from backbone import InputError
-from tasks.runs import AtomicCheckpointIO, new_run, newest_checkpoint, point_latest, read_checkpoint
+from tasks.runs import AtomicCheckpointIO, BestCheckpoint, new_run, newest_checkpoint, point_latest, read_checkpoint
 
 
 class Bomb:
@@ -104,3 +106,53 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_and_no_remains(tmp_path):
         AtomicCheckpointIO().save_checkpoint({"x": lambda: 1}, path)
     assert torch.load(path, weights_only=True) == {"x": 1}
     assert [found.name for found in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Scored(LightningModule):
+    """A module whose score after each epoch is given, so that it is known which was the best."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = scores
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).sum()
+
+    def validation_step(self, batch, batch_idx):
+        if self.trainer.state.fn == "fit":
+            self.log("val/score", self.scores[self.current_epoch])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(torch.ones(2, 1))
+
+    val_dataloader = train_dataloader
+
+
+@pytest.mark.parametrize(
+    ("scores", "epoch"),
+    [([0.3, 0.2, 0.9, 0.5], 2), ([0.3, 0.2, 0.1, 0.2], 0)],  # the resumed run improves on the one before, or does not
+)
+def test_a_resumed_runs_best_is_the_best_of_both_also_after_its_last_validation(scores, epoch, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    settings = {"limit_val_batches": 1, "enable_checkpointing": True}
+    best = BestCheckpoint(first, "val/score", None)
+    running = trainer(tmp_path, max_epochs=2, callbacks=[best], **settings)
+    running.fit(Scored(scores))
+    running.save_checkpoint(first / "last.ckpt")
+    best = BestCheckpoint(second, "val/score", first / "last.ckpt")
+    running = trainer(tmp_path, max_epochs=4, callbacks=[best], **settings)
+    module = Scored(scores)
+    running.fit(module, ckpt_path=first / "last.ckpt", weights_only=True)
+    before = (second / "best.ckpt").read_bytes()
+    assert torch.load(second / "best.ckpt", weights_only=True)["epoch"] == epoch
+    running.validate(module, ckpt_path=best.best_model_path, weights_only=True, verbose=False)  # as `fit` ends
+    assert (second / "best.ckpt").read_bytes() == before
+    other = BestCheckpoint(tmp_path / "third", "val/score", second / "best.ckpt")
+    trainer(tmp_path, callbacks=[other], **settings).validate(
+        module, ckpt_path=second / "best.ckpt", weights_only=True, verbose=False
+    )
+    assert not (tmp_path / "third").exists()  # a validation alone has no best of its own

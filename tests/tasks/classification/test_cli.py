@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -127,6 +128,54 @@ def test_a_run_whose_width_was_found_in_the_weights_resumes_and_tests(trained, c
     assert main(["test", "--config", str(run / "config.yaml"), "--ckpt_path", last]) == 0
 
 
+def test_a_run_resumes_through_the_link_to_the_latest(classes_root, capsys):
+    assert main(["fit", "--data.root", str(classes_root), *SMALL, "--trainer.max_epochs", "1"]) == 0
+    latest = str(Path("runs/classification/latest/checkpoints/last.ckpt"))  # which soon is another run
+    assert main(["fit", "--ckpt_path", latest, "--trainer.max_epochs", "2"]) == 0
+    assert (last_run(capsys) / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_a_longer_resume_does_not_send_the_trunk_back_to_wait(classes_root, capsys):
+    given = ["--data.root", str(classes_root), *SMALL, "--model.head_steps", "100", "--model.warmup_steps", "0"]
+    assert main(["fit", *given, "--trainer.max_epochs", "4"]) == 0  # 12 steps, 2 of them the head's alone
+    last = last_run(capsys) / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["head_steps"] == 2
+    assert main(["fit", "--ckpt_path", str(last), "--trainer.max_epochs", "30", "--trainer.max_steps", "15"]) == 0
+    assert torch.load(last_run(capsys) / "checkpoints" / "last.ckpt", weights_only=True)["head_steps"] == 2
+
+
+def test_weights_are_of_imagenet_only_where_somebody_learnt_from_it(trained, imagenet_file, classes_root, capsys):
+    """From scratch, from our own checkpoint, and from a file of ImageNet's through a checkpoint of ours."""
+    small = [arg for arg in SMALL if arg not in ("--model.width_mult", "0.25")]
+    given = ["fit", "--data.root", str(classes_root), *small, "--trainer.max_steps", "1"]
+    said = []
+    for weights in (trained / "checkpoints" / "best.ckpt", imagenet_file[0]):
+        assert main([*given, "--model.weights", str(weights)]) == 0
+        run = last_run(capsys)
+        said.append(json.loads((run / "metrics.json").read_text())["val/imagenet_pretrained"])
+    assert main([*given, "--model.weights", str(run / "checkpoints" / "best.ckpt")]) == 0
+    best = last_run(capsys) / "checkpoints" / "best.ckpt"
+    assert main(["test", "--ckpt_path", str(best)]) == 0
+    said.append(json.loads((last_run(capsys) / "metrics.json").read_text())["test/imagenet_pretrained"])
+    assert said == [0.0, 1.0, 1.0]
+
+
+def test_names_that_are_no_utf8_reach_the_end_of_fit_and_predict(classes_root, tmp_path, capsys):
+    root = Path(shutil.copytree(classes_root, tmp_path / "odd"))
+    for split in ("train", "val", "test"):
+        [first, *_] = sorted((root / split / "disc").iterdir())
+        first.rename(root / split / "disc" / os.fsdecode(b"\xff\xfe.png"))
+    (root / "train" / "bar" / "train_00.png").write_bytes(b"")
+    given = ["--data.root", str(root), *SMALL, *SHORT, "--data.max_bad_fraction", "0.5"]
+    assert main(["fit", *given]) == 0
+    run = last_run(capsys)
+    assert "\\udcff\\udcfe.png" in (run / "predictions.csv").read_text("utf-8")
+    best = str(run / "checkpoints" / "best.ckpt")
+    assert main(["predict", "--ckpt_path", best, "--source", str(root / "test" / "disc")]) == 0
+    rows = (last_run(capsys) / "predictions.jsonl").read_text("utf-8").splitlines()
+    assert {json.loads(row)["file"] for row in rows} == {str(path) for path in (root / "test" / "disc").iterdir()}
+
+
 def test_an_imagenet_classifier_is_tested_as_it_is(imagenet_file, breeds_root, capsys):
     path, model = imagenet_file
     given = ["--model.weights", str(path), "--data.root", str(breeds_root), "--data.image_size", "64"]
@@ -143,12 +192,19 @@ def test_an_imagenet_classifier_is_tested_as_it_is(imagenet_file, breeds_root, c
     assert figures["test/top5"] == pytest.approx(
         (logits.topk(5).indices == truth[:, None]).any(1).float().mean().item()
     )
-    assert figures["test/pretrained"] == 1.0
+    assert figures["test/imagenet_pretrained"] == 1.0
+    assert figures["test/temperature"] is figures["test/ece_calibrated"] is None
     with (run / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     by_file = {row["file"]: row for row in rows}
     for position, answer in zip(batch["positions"].tolist(), logits.argmax(1).tolist(), strict=True):
         assert imagenet.class_names()[answer] in by_file[data.file("test", position)].values()
+
+
+def test_an_imagenet_classifier_is_tested_at_the_size_of_its_training(imagenet_file, breeds_root, capsys):
+    given = ["test", "--model.weights", str(imagenet_file[0]), "--data.root", str(breeds_root)]
+    assert main([*given, "--data.num_workers", "0"]) == 0
+    assert "image_size: 224" in (last_run(capsys) / "config.yaml").read_text()
 
 
 def test_an_imagenet_classifier_needs_classes_of_imagenet(imagenet_file, classes_root, capsys):
@@ -229,8 +285,15 @@ def test_load_classifies_a_path_an_array_and_a_picture_alike_at_the_checkpoints_
     flatter = classify(path)
     ratio = np.log(by_path.probabilities[0] / by_path.probabilities[1])
     assert np.log(flatter.probabilities[0] / flatter.probabilities[1]) == pytest.approx(ratio / 2, abs=1e-6)
-    with pytest.raises(InputError, match="there is no such file"):
-        classify("nowhere.jpg")
+    for photograph, message in (
+        ("nowhere.jpg", "there is no such file"),
+        (np.zeros((0, 5, 3), np.uint8), "its shape is"),
+        (123, "it is of type int"),
+    ):
+        with pytest.raises(InputError, match=message):
+            classify(photograph)
+    with pytest.raises(InputError, match="top_k is 0"):
+        classify(path, top_k=0)
 
 
 def test_predictions_of_a_test_are_what_load_says(trained, classes_root, capsys):
@@ -289,13 +352,15 @@ def test_spoilt_data_are_one_sentence_and_no_run(kind, message, classes_root, tm
         (["--data.root", "nowhere"], "--data.root nowhere does not exist"),
         (["--data.crop", "bbox"], "--data.crop is bbox, but .* has no boxes"),
         (["--data.crop", "middle"], "crop"),
-        (["--data.without_near_duplicates_of", "nowhere"], "nowhere does not exist"),
+        (["--data.without_near_duplicates_of", "nowhere"], "--data.without_near_duplicates_of nowhere does not exist"),
         (["--model.dropout", "1"], "--model.dropout is 1.0; it must be from 0 to below 1"),
         (["--model.layer_decay", "0"], "--model.layer_decay is 0.0"),
         (["--model.label_smoothing", "-0.1"], "--model.label_smoothing is -0.1"),
         (["--model.mixup_alpha", "-1"], "--model.mixup_alpha is -1.0"),
         (["--model.head", "imagenet"], "--model.head imagenet takes the classifier of --model.weights"),
         (["--model.weights", "none.pth"], "none.pth"),
+        (["--trainer.accumulate_grad_batches", "0"], "--trainer.accumulate_grad_batches is 0; it must be 1 or more"),
+        (["--trainer.max_epochs", "0"], "--trainer.max_epochs is 0"),
         (["--model.layer_deacy", "0.5"], "Did you mean --model.layer_decay"),
     ],
 )

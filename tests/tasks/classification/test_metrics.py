@@ -217,23 +217,37 @@ def test_no_other_temperature_has_a_lower_likelihood_and_an_overconfident_net_is
     assert held_out["top1"] == evaluate(logits[1::2], labels[1::2]).figures["top1"]
 
 
-def test_a_set_without_an_error_keeps_the_doubt_of_one_image():
-    # All right by a margin m, so bare likelihood wants T = 0. With one image in N + 1 of any of C classes, the truth
-    # should get 1 - (C - 1) / C / (N + 1), here 1 - 2 / 3 / 21: exp(m / T) = p / ((1 - p) / 2).
-    labels = np.arange(20) % 3
-    logits = np.where(np.arange(3) == labels[:, None], 6.0, 0.0).astype(np.float32)
-    wanted = 1 - 2 / 3 / 21
-    assert fit_temperature(logits, labels) == pytest.approx(6 / np.log(wanted / ((1 - wanted) / 2)), rel=1e-3)
+def test_a_set_without_an_error_keeps_some_doubt_and_none_gets_worse():
+    """All right by a margin of 6, so bare likelihood wants T = 0: N ln(1 + 2 exp(-6 / T)) + (ln T)^2 / 2 on a grid."""
+    for count in (3, 20, 3000):
+        labels = np.arange(count) % 3
+        logits = np.where(np.arange(3) == labels[:, None], 6.0, 0.0).astype(np.float32)
+        grid = np.exp(np.linspace(np.log(0.05), np.log(20), 200_001))
+        wanted = grid[np.argmin(count * np.log1p(2 * np.exp(-6 / grid)) + np.log(grid) ** 2 / 2)]
+        assert fit_temperature(logits, labels) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_few_images_of_many_classes_are_never_made_worse():
+    """The images the temperature is fitted on, with more classes than images: their likelihood must not fall."""
+    generator = np.random.default_rng(0)
+    for sharpness in (1.0, 5.0, 20.0):
+        labels = generator.integers(0, 1000, 38)
+        logits = sharpness * generator.normal(size=(38, 1000)).astype(np.float32)
+        logits[np.arange(30), labels[:30]] += 5 * sharpness  # most are right
+        temperature = fit_temperature(logits, labels)
+        figures = evaluate(logits, labels, temperature).figures
+        assert figures["nll_calibrated"] <= figures["nll"] + 1e-9
 
 
 def test_temperatures_stay_within_their_bounds():
     labels = np.arange(30) % 3
     one_hot = (np.arange(3) == labels[:, None]).astype(np.float32)
-    assert fit_temperature(-9 * one_hot, labels) == TEMPERATURES[1]  # all wrong: nothing is too flat
-    assert fit_temperature(0.01 * one_hot, labels) == TEMPERATURES[0]  # all right, hardly told apart
+    many = np.repeat(one_hot, 100_000, axis=0), np.repeat(labels, 100_000)
+    assert fit_temperature(-9 * many[0], many[1]) == TEMPERATURES[1]  # all wrong: nothing is too flat
+    assert fit_temperature(0.01 * many[0], many[1]) == TEMPERATURES[0]  # all right, hardly told apart
     assert TEMPERATURES[0] <= fit_temperature(9 * one_hot[:1], labels[:1]) <= TEMPERATURES[1]
-    assert fit_temperature(0 * one_hot + 3, labels) == 1.0  # no temperature changes these
-    assert fit_temperature(one_hot[:, :1], 0 * labels) == 1.0  # nor these
+    assert fit_temperature(0 * one_hot + 3, labels) == pytest.approx(1.0)  # no temperature changes these
+    assert fit_temperature(one_hot[:, :1], 0 * labels) == pytest.approx(1.0)  # nor these
 
 
 # ------------------------------------------------------------------------------------------------------------ pairs

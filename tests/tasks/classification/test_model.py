@@ -12,7 +12,7 @@ def test_a_classifier_goes_into_the_head_and_a_file_without_one_is_refused():
     load_classifier(model, Pretrained({}, Numerics(), 0.25, 1, "a test", (weight, bias)), "x.h5")
     assert torch.equal(model.head.weight, weight)
     assert torch.equal(model.head.bias, bias)
-    with pytest.raises(InputError, match=r"x.safetensors \(a test\) has no ImageNet classifier"):
+    with pytest.raises(InputError, match=r"a test has no ImageNet classifier"):
         load_classifier(model, Pretrained({}, Numerics(), 0.25, 1, "a test"), "x.safetensors")
     with pytest.raises(InputError, match=r"goes in with --ckpt_path"):
         load_classifier(model, Pretrained({}, Numerics(), 0.25, 1, "a test"), "x.ckpt")

@@ -135,7 +135,7 @@ def test_the_temperature_is_fitted_on_validation_and_travels_with_the_weights(cl
     assert module.temperature == pytest.approx(expected, rel=1e-3)
     assert read_checkpoint(path, "classification")["temperature"] == module.temperature
     fresh, datamodule = build(classes_root)
-    assert fresh.temperature == 1.0
+    assert fresh.temperature is None
     trainer(tmp_path).test(fresh, datamodule, ckpt_path=path, weights_only=True, verbose=False)
     assert fresh.temperature == module.temperature
 
@@ -174,6 +174,15 @@ def test_a_bad_image_is_skipped_counted_and_over_the_limit_stops(write_classes, 
         trainer(tmp_path, max_epochs=1).fit(module, datamodule)
 
 
+def test_accumulated_batches_draw_each_their_own(classes_root, tmp_path, monkeypatch):
+    seen = []
+    module, datamodule = build(classes_root, dropout=0.5)
+    classify = module.model.classify
+    monkeypatch.setattr(module.model, "classify", lambda x: seen.append(torch.rand(1).item()) or classify(x))
+    trainer(tmp_path, max_epochs=2, accumulate_grad_batches=3).fit(module, datamodule)
+    assert len(seen) == len(set(seen)) == 6
+
+
 @pytest.mark.slow
 def test_it_overfits_twelve_pictures(classes_root, tmp_path):
     module, datamodule = build(
@@ -195,5 +204,5 @@ def test_metrics_file_is_flat_json(classes_root, tmp_path):
     figures = json.loads((tmp_path / "x" / "y" / "metrics.json").read_text())
     assert all(isinstance(value, int | float | None) for value in figures.values())
     assert figures["test/imagenet_overlap"] == 0.0
-    assert figures["test/pretrained"] == 0.0
+    assert figures["test/imagenet_pretrained"] == 0.0
     assert {"test/top1", "test/top1_low", "test/top1_high", "test/ece", "test/ece_calibrated"} <= figures.keys()
