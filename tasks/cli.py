@@ -240,6 +240,8 @@ class _Cli(LightningCLI):
                 "start from its trunk alone with --model.weights."
             )
         self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before a run folder is made
+        if self.subcommand == "fit" and hasattr(self.model, "prepare_fit"):
+            self.model.prepare_fit(self.datamodule)
         if self.trainer.is_global_zero and not self.writes_nothing:
             try:
                 self.run_dir.mkdir(parents=True)  # at once, so that two runs never share a folder

@@ -85,6 +85,44 @@ def write_classes():
     return _write_classes
 
 
+def _write_faces(root: Path, splits: dict[str, int], unlabelled: int = 0, seed: int = 0) -> Path:
+    """Write CelebA's layout, and `unlabelled/`: grey 48 x 40 pictures with a bright disc, a bar, both or none."""
+    generator = np.random.default_rng(seed)
+    (root / "img_align_celeba").mkdir(parents=True)
+    (root / "unlabelled").mkdir()
+    rows, parts = [], []
+    for i in range(sum(splits.values()) + unlabelled):
+        disc, bar = (int(generator.random() < 0.5) for _ in range(2))
+        picture = Image.fromarray(generator.integers(90, 130, (48, 40, 3), dtype=np.uint8))
+        draw = ImageDraw.Draw(picture)
+        if disc:
+            draw.ellipse((8, 4, 24, 20), fill=(250, 240, 60))
+        if bar:
+            draw.rectangle((6, 30, 34, 38), fill=(20, 20, 120))
+        name = f"{i + 1:06}.jpg"
+        if i >= sum(splits.values()):
+            picture.save(root / "unlabelled" / name, quality=95)
+            continue
+        picture.save(root / "img_align_celeba" / name, quality=95)
+        rows.append(f"{name} {2 * disc - 1:2} {2 * bar - 1:2}")
+        parts.append(f"{name} {np.searchsorted(np.cumsum(list(splits.values())), i, side='right')}")
+    (root / "list_attr_celeba.txt").write_text("\n".join([str(len(rows)), "Disc Bar", *rows]) + "\n")
+    (root / "list_eval_partition.txt").write_text("\n".join(parts) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def faces_root(tmp_path_factory):
+    """A folder in CelebA's layout: 8 training, 6 validation and 6 test pictures, and 8 without labels."""
+    return _write_faces(tmp_path_factory.mktemp("data") / "faces", {"train": 8, "val": 6, "test": 6}, unlabelled=8)
+
+
+@pytest.fixture(scope="session")
+def write_faces():
+    """The function that writes such a folder: root, {split: number of pictures}, unlabelled."""
+    return _write_faces
+
+
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
     """Run every test in a folder of its own, so that `runs/`, `datasets/` and what is cached land there."""

@@ -7,10 +7,15 @@ import yaml
 
 from tasks.classification.__main__ import main as classification
 from tasks.detection.__main__ import main as detection
+from tasks.face_attributes.__main__ import main as face_attributes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # the command, and the fixture that gives it small data
-TASKS = {"classification": (classification, "classes_root"), "detection": (detection, "coco_root")}
+TASKS = {
+    "classification": (classification, "classes_root"),
+    "detection": (detection, "coco_root"),
+    "face_attributes": (face_attributes, "faces_root"),
+}
 QUICK = ["--data.num_workers", "0", "--data.batch_size", "2", "--trainer.max_epochs", "1"]
 QUICK += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
 QUICK += ["--trainer.check_val_every_n_epoch", "1", "--trainer.enable_progress_bar", "false"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from backbone.errors import Arguments, InputError
 from data.samples.detection import write_detection_sample
 from data.samples.dogs import write_dogs_sample
+from data.samples.faces import write_faces_sample
 
 # kind: what draws it, its line of help, its description
 SAMPLES = {
@@ -20,6 +21,12 @@ SAMPLES = {
         "eight breeds of drawn dogs, in Stanford Dogs' layout (640 training, 96 test images, 7 MB)",
         "Dogs in any colour whose breeds differ in ears, tail and coat, with the official lists and boxes. "
         "Train on it with: python -m tasks.classification fit --data.root DIR",
+    ),
+    "faces": (
+        write_faces_sample,
+        "drawn faces with 19 attributes, in CelebA's layout (400 train, 150 val, 400 test, 3000 unlabelled, 13 MB)",
+        "Faces of drawn persons, with CelebA's lists of attributes, splits and identities, and a folder of unlabelled "
+        "ones. Train on it with: python -m tasks.face_attributes fit --data.root DIR --data.unlabelled DIR/unlabelled",
     ),
 }
 

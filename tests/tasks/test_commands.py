@@ -10,7 +10,16 @@ from tasks.commands import dispatch
 
 
 @pytest.mark.parametrize(
-    "module", ["tasks.detection", "tasks.classification", "backbone", "tasks", "data.samples", "data.stanford_dogs"]
+    "module",
+    [
+        "tasks.detection",
+        "tasks.classification",
+        "tasks.face_attributes",
+        "backbone",
+        "tasks",
+        "data.samples",
+        "data.stanford_dogs",
+    ],
 )
 def test_help_answers_without_importing_torch(module, tmp_path):
     script = (
@@ -60,9 +69,17 @@ def test_table_10_counts_what_the_paper_prints(capsys):
     assert [row["paper_top1"] for row in rows] == [83.3, 81.9, 81.9, 80.5]
 
 
+def test_table_12_counts_what_the_paper_prints_but_for_the_smallest_nets(capsys):
+    assert tables(["--json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out) if row["table"] == 12]
+    assert [round(row["mult_adds"] / 1e6, 1) for row in rows] == [567.8, 149.0, 40.8, 185.4, 48.7, 13.3]
+    assert [round(row["params"] / 1e6, 2) for row in rows] == [3.25, 0.84, 0.22, 3.25, 0.84, 0.22]
+    assert [row["paper_map"] for row in rows] == [88.7, 88.1, 87.2, 88.1, 87.7, 86.4]
+
+
 def test_table_13_counts_what_the_paper_prints(capsys):
     assert tables(["--json"]) == 0
-    rows = {row["model"]: row for row in json.loads(capsys.readouterr().out)}
+    rows = {row["model"]: row for row in json.loads(capsys.readouterr().out) if row["table"] == 13}
     ssd, lite = rows["SSD 300, MobileNet"], rows["SSDLite 320, MobileNet"]
     assert (ssd["params"], round(ssd["mult_adds"] / 1e9, 3)) == (6_819_839, 1.237)
     assert (lite["params"], round(lite["mult_adds"] / 1e9, 3)) == (5_100_661, 1.309)

@@ -1,0 +1,135 @@
+"""What a module asks its teacher in training: online, or out of a cache that is filled first."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from backbone.errors import InputError
+from tasks.distillation.cache import Manifest, TeacherCache, fill, keys_digest
+from tasks.distillation.teachers import Ensemble, Teacher, load_teacher
+
+TeacherOption = str | list[dict[str, Any]] | None
+
+
+def build_teacher(
+    asked: TeacherOption, names: Sequence[str], probabilities: Literal["softmax", "sigmoid"]
+) -> Teacher | Ensemble | None:
+    """The teacher that `--model.teacher` names, with an answer for each of `names`; None where it names none.
+
+    A text is a source of `load_teacher`. A list has a mapping of `load_teacher`'s arguments for each teacher, and
+    `share`, its weight among them (1 by default). Raises InputError where one cannot be loaded or does not know a name.
+    """
+    if asked is None:
+        return None
+    if isinstance(asked, str):
+        return load_teacher(asked).matched(names)
+    teachers, shares = [], []
+    for options in asked:
+        given = dict(options)
+        shares.append(float(given.pop("share", 1.0)))
+        try:
+            teachers.append(load_teacher(**given).matched(names))
+        except TypeError as error:
+            raise InputError(f"--model.teacher has {options}, which cannot be read: {error}.") from error
+    return teachers[0] if len(teachers) == 1 else Ensemble(teachers, probabilities, shares)
+
+
+class Lessons:
+    """A teacher's answers to training batches; plain, so that it is in no checkpoint.
+
+    Without `cache` the teacher is asked about the very pixels that the student sees. With one, it is asked once about
+    each of the data's fixed views (`--data.views`), and what it said is read from then on; with `cache_only` it is not
+    even loaded.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher | Ensemble | None,
+        answers: int,
+        data: Any,
+        device: torch.device,
+        *,
+        cache: str | None = None,
+        cache_only: bool = False,
+    ) -> None:
+        self._data = data
+        self.teacher = None if teacher is None else teacher.to(device)
+        self._cache = self._open(cache, cache_only, answers, device) if cache else None
+
+    def __call__(self, batch: Mapping[str, Any], images: Tensor) -> Tensor:
+        """Its answers, float32 (B, K), about a batch's `images` uint8 (B, 3, H, W)."""
+        if self._cache is not None:
+            return self._cache.read(batch["view"].cpu(), batch["positions"].cpu()).to(images.device)
+        assert self.teacher is not None  # without a cache there is one
+        return self.teacher(images, [self._data.file("train", position) for position in batch["positions"].tolist()])
+
+    def __deepcopy__(self, memo: dict) -> "Lessons":
+        return self  # an average of the student's weights needs no second teacher
+
+    def _open(self, folder: str, cache_only: bool, answers: int, device: torch.device) -> TeacherCache:
+        data, views = self._data, self._data.hparams["views"]
+        keys = data.train_keys()
+        manifest = Manifest(
+            None if self.teacher is None else self.teacher.digest,
+            data.train_view_transform_id(),
+            keys_digest(keys),
+            views,
+            len(keys),
+            answers,
+        )
+        cache = TeacherCache.open(folder, manifest, cache_only=cache_only)
+        if self.teacher is None:
+            return cache
+        for view, position in zip(*cache.sample(), strict=True):
+            for batch in data.train_views(int(view), [int(position)]):
+                if len(batch["images"]):
+                    cache.verify(view, position, self.teacher(batch["images"].to(device)))
+        together = dist.is_available() and dist.is_initialized()
+        rank, ranks = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        missing = {view: cache.missing(view)[rank::ranks] for view in range(views)}
+
+        def batches() -> Any:
+            for view, positions in missing.items():
+                if not len(positions):
+                    continue
+                answered = [np.zeros(0, np.int64)]
+                for batch in data.train_views(view, positions.tolist()):
+                    data.bad_images.note(batch["bad"])
+                    answered.append(batch["positions"].numpy())
+                    yield batch["view"], batch["positions"], batch["images"].to(device)
+                cache.skip(view, np.setdiff1d(positions, np.concatenate(answered)))
+
+        total = sum(map(len, missing.values()))
+        fill(cache, self.teacher, batches(), total=total, file=lambda position: data.file("train", position))
+        if together:
+            dist.barrier()
+        return cache
+
+
+def check_lessons(options: Mapping[str, Any], views: int) -> None:
+    """Raise InputError where the options of a teacher contradict each other, or `views` of the data."""
+    teacher, weight, cache = options["teacher"], options["teacher_weight"], options["cache"]
+    if teacher is None and not (options["cache_only"] and cache):
+        for name in ("cache", "cache_only"):
+            if options[name]:
+                raise InputError(
+                    f"--model.{name} is {options[name]}, but there is no --model.teacher to ask; name one."
+                )
+    if options["cache_only"] and not cache:
+        raise InputError("--model.cache_only is true, but there is no --model.cache; name the folder.")
+    if not 0 <= weight <= 1:
+        raise InputError(f"--model.teacher_weight is {weight}; it must be from 0 (labels alone) to 1 (no labels).")
+    if cache and views < 1:
+        raise InputError(
+            "--model.cache keeps answers for fixed views of each picture, but --data.views is 0, a new view every "
+            "epoch; give --data.views 8, say."
+        )
+    if cache and options["mixup_alpha"] > 0:
+        raise InputError(
+            f"--model.mixup_alpha is {options['mixup_alpha']}, but a --model.cache has no answers about mixed "
+            "pictures; leave one of them out."
+        )

@@ -1,0 +1,281 @@
+"""Training and evaluation of face attributes: wiring only."""
+
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from backbone import InputError
+from backbone.errors import check_options
+from tasks.distillation.lessons import Lessons, TeacherOption, build_teacher, check_lessons
+from tasks.distillation.losses import binary_kl, check_temperature, masked_bce, mse_logits
+from tasks.distillation.teachers import Ensemble, Teacher
+from tasks.face_attributes.metrics import by_subgroup, choose_thresholds, evaluate
+from tasks.face_attributes.report import write_model_card, write_report
+from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
+from tasks.pooled import PooledClassifier
+from tasks.processes import ShareBadImages, gather
+from tasks.trunk import build_trunk
+
+
+class FaceAttributesModule(LightningModule):
+    """A net of K attributes, taught by labels, by a teacher or by both, and its evaluation.
+
+    Args:
+        categories: Number to name of the attributes; the data say it.
+        input_size: (height, width) in pixels; the data say it.
+        width_mult: The paper's width multiplier, any number above 0; by default that of `weights`, or 1.
+        weights: Weights to start the trunk from: timm's, Keras', Hugging Face's, or a checkpoint of this project.
+        numerics: Padding, epsilon, activation, mean and std; they come along with `weights` or a checkpoint.
+        dropout: Of the pooled features; the paper needs no regularisation where a teacher answers.
+        teacher: What answers: a checkpoint (x.ckpt), "torchvision:NAME" or "timm:NAME" in a list with `weights`, a
+            program (x.pt, x.pt2), "package.module:function", or a list of several with shares. None: labels alone.
+        teacher_weight: The teacher's part of the loss; the rest is the labels'. At 1 no label is looked at.
+        temperature: Softens both sides of the teacher's loss.
+        distance: From the teacher: divergence of each attribute's probability, or squared error of the logits.
+        cache: Folder to keep the teacher's answers in; needs --data.views.
+        cache_only: Take all answers from the cache; the teacher is not loaded.
+        mixup_alpha: Blend pictures, for student and teacher alike, by a part drawn from Beta(alpha, alpha).
+        optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
+        lr: Learning rate at its height.
+        weight_decay: Never on norms, biases and depthwise filters; the paper needs none with a teacher.
+        warmup_steps: Steps in which the rate rises; a fifth of the run at most.
+        trunk_lr_mult: The trunk's rate as a multiple of `lr`; 0 freezes it with its norms.
+        ema_decay: Of the average of the weights, which is what is validated and saved; 0 keeps the last.
+        subgroups: Attributes by which the model card divides the pictures.
+
+    """
+
+    monitor = "val/map"
+    headline = {"map": "mean AP", "balanced_accuracy": "balanced accuracy"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        categories: dict[int, str],
+        input_size: tuple[int, int],
+        width_mult: float | None = None,
+        weights: str | None = None,
+        numerics: dict[str, Any] | None = None,
+        dropout: float = 0.0,
+        teacher: TeacherOption = None,
+        teacher_weight: float = 1.0,
+        temperature: float = 1.0,
+        distance: Literal["kl", "mse_logits"] = "kl",
+        cache: str | None = None,
+        cache_only: bool = False,
+        mixup_alpha: float = 0.0,
+        optimizer: Literal["sgd", "rmsprop", "adamw"] = "adamw",
+        lr: float = 0.002,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 100,
+        trunk_lr_mult: float = 1.0,
+        ema_decay: float = 0.99,
+        subgroups: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        check_options(
+            "model",
+            ("dropout", dropout, 0 <= dropout < 1, "from 0 to below 1"),
+            ("mixup_alpha", mixup_alpha, mixup_alpha >= 0, "0 (none) or more"),
+            ("lr", lr, lr > 0, "above 0"),
+            ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
+            ("warmup_steps", warmup_steps, warmup_steps >= 0, "0 or more"),
+            ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
+            ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
+        )
+        check_temperature(temperature)
+        self._taught = teacher is not None or cache_only
+        if mixup_alpha > 0 and not (self._taught and teacher_weight == 1):
+            raise InputError(
+                f"--model.mixup_alpha is {mixup_alpha}, but labels of blended faces mean nothing; it needs a "
+                "--model.teacher and --model.teacher_weight 1."
+            )
+        self.names = tuple(categories.values())
+        for name in subgroups or ():
+            if name not in self.names:
+                raise InputError(f"--model.subgroups has {name!r}, which is none of {', '.join(self.names)}.")
+        trunk, _ = build_trunk(self.hparams)
+        self.model = PooledClassifier(trunk, len(self.names), dropout)
+        self.model.to(memory_format=torch.channels_last)
+        self.thresholds = np.full(len(self.names), 0.5)  # of probability; chosen on validation, in the checkpoint
+        self._teacher: Teacher | Ensemble | None = None
+        self._lessons: Lessons | None = None
+        self._found: dict[int, np.ndarray] = {}  # logits by position in the split, and the teacher's beneath them
+        self.train()
+
+    @property
+    def _data(self) -> Any:  # Trainer does not declare it
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def prepare_fit(self, data: Any) -> None:
+        """Load the teacher, and find what contradicts the data, before anything is written. Raises InputError."""
+        asked = self.hparams
+        check_lessons(asked, data.hparams["views"])
+        if not self._taught:
+            data.need_labels("without a --model.teacher")
+        elif asked["teacher_weight"] < 1:
+            data.need_labels(f"with --model.teacher_weight {asked['teacher_weight']}")
+        if not asked["cache_only"]:
+            self._teacher = build_teacher(asked["teacher"], self.names, "sigmoid")
+
+    def setup(self, stage: str) -> None:
+        """Prepare, where the command has not."""
+        if stage == "fit" and self._teacher is None:
+            self.prepare_fit(self._data)
+
+    def on_fit_start(self) -> None:
+        """Fill the teacher's cache."""
+        if self._taught:
+            cache = {name: self.hparams[name] for name in ("cache", "cache_only")}
+            self._lessons = Lessons(self._teacher, len(self.names), self._data, self.device, **cache)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Loss of one batch; 0 where no image of it could be read."""
+        self._data.bad_images.note(batch["bad"])
+        images, asked = batch["images"], self.hparams
+        if not len(images):
+            return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
+        if asked["mixup_alpha"] > 0:
+            images = self._blended(images)
+        logits = self.model(images)
+        loss = logits.new_zeros(())
+        parts = {}
+        weight = asked["teacher_weight"] if self._lessons is not None else 0.0
+        if self._lessons is not None and weight > 0:
+            answers = self._lessons(batch, images)
+            if asked["distance"] == "kl":
+                parts["train/loss_teacher"] = binary_kl(logits, answers, asked["temperature"])
+            else:
+                parts["train/loss_teacher"] = mse_logits(logits, answers)
+            loss = loss + weight * parts["train/loss_teacher"]
+        if weight < 1:
+            parts["train/loss_labels"] = masked_bce(logits, batch["targets"])
+            loss = loss + (1 - weight) * parts["train/loss_labels"]
+        if not loss.isfinite():
+            files = [self._data.file("train", position) for position in batch["positions"].tolist()]
+            raise InputError(
+                f"the loss is {loss.item()} at step {self.global_step} on images {files}; look at these images, or "
+                "train with a lower --model.lr."
+            )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
+        self.log_dict(parts, batch_size=len(images))
+        return loss
+
+    def _blended(self, images: Tensor) -> Tensor:
+        """Each picture with the next, uint8 again: the same for student and teacher, and for a resumed run."""
+        alpha = self.hparams["mixup_alpha"]
+        draw = np.random.default_rng((self._data.hparams["seed"], self.trainer.global_rank, self.global_step))
+        part = float(draw.beta(alpha, alpha))
+        return (part * images + (1 - part) * images.roll(1, 0)).round().to(torch.uint8)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Keep the logits of the batch's images, and outside `fit` the teacher's."""
+        self._data.bad_images.note(batch["bad"])
+        if not len(batch["images"]):
+            return
+        answers = [self.model(batch["images"]).float()]
+        if self._teacher is not None and self.trainer.state.fn != "fit":
+            answers.append(self._teacher(batch["images"]))
+        both = torch.stack(answers, 1).cpu().numpy()  # (B, 1 or 2, K)
+        self._found.update(zip(batch["positions"].tolist(), both, strict=True))
+
+    test_step = validation_step
+
+    def on_validation_start(self) -> None:
+        """Load the teacher for a comparison, where it is at hand."""
+        if self.trainer.state.fn == "fit" or self._teacher is not None:
+            return
+        try:
+            self._teacher = build_teacher(self.hparams["teacher"], self.names, "sigmoid")
+        except InputError as error:
+            print(f"without the teacher's figures: {error}")
+        if self._teacher is not None:
+            self._teacher.to(self.device)
+
+    on_test_start = on_validation_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the validation images, and choose the thresholds on them."""
+        self._score("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Score the test images."""
+        self._score("test")
+
+    def _score(self, split: Literal["val", "test"]) -> None:
+        """Log the figures; outside `fit`, write metrics, tables, pictures and a model card into the run folder too."""
+        found = gather(self._found)
+        self._found = {}
+        if not found:
+            raise InputError(f"none of the {split} images could be read; see --data.max_bad_fraction.")
+        positions = list(found)
+        answers = np.stack(list(found.values()))  # (N, 1 or 2, K)
+        logits, teacher = answers[:, 0], answers[:, 1] if answers.shape[1] == 2 else None
+        targets = self._data.targets(split, positions)
+        if split == "val":
+            self.thresholds = choose_thresholds(logits, targets)
+        scores = evaluate(logits, targets, self.thresholds, teacher)
+        self.log_dict({f"{split}/{name}": value for name, value in scores.figures.items() if name != "map"})
+        self.log(f"{split}/map", scores.figures["map"], prog_bar=True)
+        folder = self.trainer.log_dir  # on every rank: it is a broadcast
+        if self.trainer.state.fn == "fit" or not self.trainer.logger or not self.trainer.is_global_zero:
+            return
+        asked = self.hparams
+        write_report(
+            Path(cast(str, folder)),
+            split=split,
+            scores=scores,
+            logits=logits,
+            targets=targets,
+            attributes=self.names,
+            files=[self._data.file(split, position) for position in positions],
+            thresholds=self.thresholds,
+            open_image=lambda i: self._data.photograph(split, positions[i]),
+            teacher=teacher,
+        )
+        groups = [self.names.index(name) for name in asked["subgroups"] or ()]
+        height, width = asked["input_size"]
+        write_model_card(
+            Path(cast(str, folder)) / "model_card.md",
+            model=f"A MobileNet of width {asked['width_mult']:g} for pictures of {height} x {width} px.",
+            data=f"Scored on {len(positions):,} pictures of {self._data.hparams['root'] or 'the built-in sample'}.",
+            licence=self._data.licence,
+            split=split,
+            scores=scores,
+            attributes=self.names,
+            subgroups={self.names[k]: by_subgroup(logits, targets, targets[:, k], self.thresholds) for k in groups},
+            teacher=None if asked["teacher"] is None else f"{asked['teacher']}.",
+        )
+
+    def train(self, mode: bool = True) -> "FaceAttributesModule":
+        """Set the mode of all but a frozen trunk, which keeps its norms' statistics."""
+        super().train(mode)
+        if self.hparams["trunk_lr_mult"] == 0:
+            freeze(self.model.trunk)
+        return self
+
+    def configure_optimizers(self) -> Any:
+        """Warm up, then follow a cosine to 0 at the last step of the run."""
+        asked = self.hparams
+        groups = parameter_groups(self.model, self.model.trunk, asked["trunk_lr_mult"], asked["weight_decay"])
+        optimizer = build_optimizer(asked["optimizer"], groups, asked["lr"])
+        scheduler = warmup_cosine(optimizer, asked["warmup_steps"], total_steps(self.trainer))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Average the weights, and what every task does besides."""
+        return [EMA(self.hparams["ema_decay"]), KeepRateAsked(), ShareBadImages()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say whose checkpoint it is, and keep the thresholds."""
+        checkpoint["task"] = "face_attributes"
+        checkpoint["thresholds"] = self.thresholds.tolist()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the thresholds that were chosen with these weights."""
+        self.thresholds = np.array(checkpoint["thresholds"])

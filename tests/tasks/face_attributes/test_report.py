@@ -1,0 +1,348 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backbone.errors import InputError
+from tasks.face_attributes import report
+from tasks.face_attributes.metrics import by_subgroup, evaluate
+from tasks.face_attributes.report import surest_errors, write_model_card, write_report
+
+NAMES = ["Hat", "Smiling", "Eyeglasses", "Bald"]
+BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
+GREY = (160, 160, 160)
+
+
+def color_of(position):
+    return 40 + 40 * (position % 5), 90, 200 - 40 * (position % 5)
+
+
+def photograph(position):
+    return np.full((60, 80, 3), color_of(position), np.uint8)
+
+
+def write(folder, logits, targets, names=NAMES, thresholds=None, teacher=None, open_image=photograph, **more):
+    logits, targets = np.asarray(logits, np.float32), np.asarray(targets, np.int8)
+    scores = evaluate(logits, targets, thresholds, teacher)
+    metrics = write_report(
+        folder,
+        split="test",
+        scores=scores,
+        logits=logits,
+        targets=targets,
+        attributes=names,
+        files=[f"images/{k}.jpg" for k in range(len(logits))],
+        thresholds=thresholds,
+        open_image=open_image,
+        teacher=teacher,
+        **more,
+    )
+    return scores, metrics
+
+
+def noisy(num_images, num_attributes, seed=0, noise=1.0):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 2, (num_images, num_attributes)).astype(np.int8)
+    return (2 * targets - 1 + noise * rng.normal(size=targets.shape)).astype(np.float32), targets
+
+
+def rows_of(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def is_color(image, color):
+    return (image == np.asarray(color, np.uint8)).all(axis=-1)
+
+
+@pytest.fixture
+def captions(monkeypatch):
+    """What is written under the tiles; without the picture that matplotlib takes half a second for."""
+    written = []
+    sheet = report.contact_sheet
+    monkeypatch.setattr(report, "_plot_attributes", lambda *_: None)
+    monkeypatch.setattr(
+        report,
+        "contact_sheet",
+        lambda tiles, texts, *rest, **more: [written.extend(texts), sheet(tiles, texts, *rest, **more)],
+    )
+    return written
+
+
+# "Hat": the second of four has it, AP 1/2. "Smiling": perfect. "Eyeglasses": nobody has them. "Bald": unknown but one.
+LOGITS = np.float32([[2, 3, -1, 0], [1, 2, -1, 0], [-1, -2, 1, 0], [-2, -3, -1, 0]])
+TARGETS = np.int8([[0, 1, 0, -1], [1, 1, 0, -1], [0, 0, 0, -1], [0, 0, 0, 1]])
+THRESHOLDS = np.array([0.8, 0.5, 0.5, 0.5])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faces")
+    extra = {"labelled_fraction": 0.25, "seconds": None}
+    return folder, *write(folder, LOGITS, TARGETS, thresholds=THRESHOLDS, teacher=2 * LOGITS[:, ::-1], extra=extra)
+
+
+def test_the_figures_file_is_flat_and_holds_the_scores_and_what_the_caller_adds(written):
+    folder, scores, returned = written
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics == returned
+    assert metrics["test/ap/Hat"] == 0.5
+    assert metrics["test/ap/Smiling"] == 1
+    assert metrics["test/map"] == 0.75
+    assert metrics["test/attributes_left_out"] == 2
+    assert metrics["test/labelled_fraction"] == 0.25
+    assert metrics["test/seconds"] is None
+    assert {name for name in metrics if "/ap/" in name} == {"test/ap/Hat", "test/ap/Smiling"}
+    for name, value in scores.figures.items():
+        assert metrics[f"test/{name}"] == value
+    assert {"test/teacher_map", "test/teacher_agreement", "test/teacher_kl"} <= set(metrics)
+
+
+def test_the_table_of_attributes_begins_with_the_worst_and_ends_with_those_left_out(written):
+    folder, scores, _ = written
+    rows = rows_of(folder / "per_attribute.csv")
+    assert [row["attribute"] for row in rows] == ["Hat", "Smiling", "Eyeglasses", "Bald"]
+    # from 0.8 on only logit 2 (0.88) is a yes, and wrong: F1 0, and two of three noes are right
+    assert {
+        name: rows[0][name] for name in ("ap", "base_rate", "threshold", "f1", "accuracy", "known", "positive")
+    } == {
+        **{"ap": "0.5", "base_rate": "0.25", "threshold": "0.8", "f1": "0.0", "accuracy": "0.5"},
+        **{"known": "4", "positive": "1"},
+    }
+    assert float(rows[0]["balanced_accuracy"]) == pytest.approx((0 + 2 / 3) / 2)
+    assert [row["ap"] for row in rows[2:]] == ["", ""]
+    assert (rows[2]["accuracy"], rows[3]["known"]) == ("0.75", "1")
+    for row in rows:
+        assert float(row["teacher_kl"]) == scores.teacher_kl[NAMES.index(row["attribute"])]
+
+
+@pytest.mark.usefixtures("captions")
+def test_without_a_teacher_there_are_no_columns_of_one(tmp_path):
+    write(tmp_path, LOGITS, TARGETS)
+    assert not [name for name in rows_of(tmp_path / "per_attribute.csv")[0] if "teacher" in name]
+
+
+def test_every_image_has_the_probability_of_each_attribute(written):
+    rows = rows_of(written[0] / "predictions.csv")
+    assert rows[1] == {
+        **{"file": "images/1.jpg", "Hat": "0.731059", "Smiling": "0.880797"},
+        **{"Eyeglasses": "0.268941", "Bald": "0.500000"},
+    }
+    assert len(rows) == 4
+
+
+# -------------------------------------------------------------------------------------------------------- the bars
+
+
+def bars_of(path, count):
+    """Length of each bar as a part of the widest possible, from the top; found by their colour."""
+    image = pixels(path)
+    blue = is_color(image, BLUE)
+    left = np.flatnonzero(blue.sum(axis=0) > 10 * count)[0]  # where all bars begin
+    rows = np.flatnonzero(blue[:, left + 1])
+    starts = rows[np.append(True, np.diff(rows) > 1)]
+    assert len(starts) == count
+    return [(np.flatnonzero(blue[start + 1, : left + 570])[-1] + 1 - left) / 560 for start in starts], left, starts
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 40])
+def test_the_bars_are_as_long_as_the_average_precision_the_shortest_on_top(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(report, "_draw_errors", lambda *_: None)
+    logits, targets = noisy(200, count, noise=3.0)
+    scores, _ = write(tmp_path, logits, targets, [f"attribute {k}" for k in range(count)])
+    lengths, left, starts = bars_of(tmp_path / "pictures" / "per_attribute.png", count)
+    assert lengths == pytest.approx(sorted(scores.ap), abs=0.006)  # 3 px: the spine and soft edges
+    if count > 1:
+        assert set(np.diff(starts)) <= {23, 24, 25}
+    image = pixels(tmp_path / "pictures" / "per_attribute.png")
+    for k, start in zip(np.argsort(scores.ap), starts, strict=True):
+        dark = np.flatnonzero(is_color(image[start + 6], (0, 0, 0))[left + 20 : left + 560])
+        assert (dark.mean() + 20) / 560 == pytest.approx(scores.base_rate[k], abs=0.005)
+
+
+def test_the_teachers_average_precision_is_a_diamond_on_the_bar(written):
+    folder, scores, _ = written
+    path = folder / "pictures" / "per_attribute.png"
+    lengths, left, starts = bars_of(path, 2)  # those that can be measured
+    assert lengths[0] == pytest.approx(0.5, abs=0.004)
+    for k, start in zip((0, 1), starts, strict=True):
+        orange = np.flatnonzero(is_color(pixels(path)[start + 7, : left + 570], ORANGE))
+        assert (orange.mean() - left) / 560 == pytest.approx(scores.teacher_ap[k], abs=0.006)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("num_images", [0, 1])
+def test_where_nothing_can_be_measured_there_still_is_a_report(tmp_path, num_images):
+    _, metrics = write(tmp_path, np.zeros((num_images, 4)), np.full((num_images, 4), -1))
+    assert metrics["test/map"] is None
+    assert len(rows_of(tmp_path / "predictions.csv")) == num_images
+    for name in ("per_attribute", "worst_errors"):
+        assert (pixels(tmp_path / "pictures" / f"{name}.png") < 100).any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_name_is_drawn_without_a_warning_and_kept_in_the_tables(tmp_path):
+    names = ["眼鏡", "🎩 hat", "$\\frac{$", "_hidden", "n" * 200]
+    logits, targets = noisy(30, 5)
+    targets[:, 0] = 0  # its name is in the title
+    write(tmp_path, logits, targets, names)
+    assert {row["attribute"] for row in rows_of(tmp_path / "per_attribute.csv")} == set(names)
+    assert pixels(tmp_path / "pictures" / "per_attribute.png").shape[1] < 1200
+
+
+# ------------------------------------------------------------------------------------------------------- the sheet
+
+
+def test_the_surest_errors_say_what_was_said_and_what_is_so(tmp_path, captions):
+    logits = np.float32([[4, 0], [-3, 5], [1, -3], [-1, -6]])
+    targets = np.int8([[0, -1], [1, 0], [1, 0], [0, 1]])
+    thresholds = np.array([0.5, 0.25])
+    write(tmp_path, logits, targets, NAMES[:2], thresholds, teacher=np.zeros((4, 2), np.float32))
+    # from the threshold's logit, -1.10, the second attribute is wrong by 6.1 and by 4.9, the first by 4 and by 3, of
+    # which the last is in an image that has come already
+    assert captions == [
+        "said Smiling 0.99, is not\nyes from 0.25; teacher 0.50; 1 more wrong\nimages/1.jpg",
+        "missed Smiling 0.00, has it\nyes from 0.25; teacher 0.50\nimages/3.jpg",
+        "said Hat 0.98, is not\nteacher 0.50\nimages/0.jpg",
+    ]
+
+
+def test_the_tiles_are_the_photographs_and_an_unreadable_one_is_grey(tmp_path, captions):
+    def open_image(position):
+        if position == 1:
+            raise InputError("images/1.jpg is truncated")
+        return photograph(position)
+
+    write(tmp_path, [[3], [2], [1], [-1]], [[0], [0], [0], [0]], NAMES[:1], open_image=open_image)
+    assert captions[0] == "said Hat 0.95, is not\nimages/0.jpg"
+    sheet = pixels(tmp_path / "pictures" / "worst_errors.png")
+    top = np.flatnonzero(is_color(sheet, color_of(0)).any(axis=1))[0]  # 60 x 80 fits into 240 x 240 as 180 x 240
+    across = sheet[top + 90]
+    assert [tuple(across[14 + k * 254 + 120].tolist()) for k in range(3)] == [color_of(0), GREY, color_of(2)]
+
+
+def test_one_attribute_does_not_fill_the_sheet_while_others_have_errors():
+    # 6 attributes of which the first is wrong most surely in 30 images, the others in 5 images of their own
+    logits, targets = np.full((55, 6), -9.0, np.float32), np.zeros((55, 6), np.int8)
+    logits[:30, 0] = np.linspace(8, 9, 30)
+    for k in range(1, 6):
+        logits[25 + 5 * k : 30 + 5 * k, k] = k
+    chosen, errors = surest_errors(logits, targets, np.full(6, 0.5), 24)
+    assert chosen[:5] == [(29, 0), (28, 0), (27, 0), (26, 0), (25, 0)]
+    assert [k for _, k in chosen[5:]] == [5] * 5 + [4] * 5 + [3] * 5 + [2] * 4
+    assert errors.tolist() == [1] * 55
+    only_one, _ = surest_errors(logits[:30], targets[:30], np.full(6, 0.5), 24)
+    assert only_one == [(k, 0) for k in range(29, 5, -1)]
+    # at the ends of what a threshold can be
+    assert len(surest_errors(logits, targets, np.zeros(6), 24)[0]) == 24
+    assert surest_errors(logits, targets, np.ones(6), 24)[0] == []
+
+
+def test_the_same_input_gives_the_same_files(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        logits, targets = noisy(40, 6)
+        write(tmp_path / name, logits, targets, [f"attribute {k}" for k in range(6)], teacher=logits + 1)
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert [str(file) for file in files] == [
+        "metrics.json",
+        "per_attribute.csv",
+        "pictures/per_attribute.png",
+        "pictures/worst_errors.png",
+        "predictions.csv",
+    ]
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+# ------------------------------------------------------------------------------------------------------- model card
+
+
+def card(path, names=NAMES, subgroups=None, teacher=None, licence="", data="Faces drawn by code.", thresholds=None):
+    logits, targets = noisy(60, len(names))
+    targets[:, 0] = 1  # left out
+    scores = evaluate(logits, targets, thresholds, None if teacher is None else logits)
+    write_model_card(
+        path,
+        model="0.25 MobileNet at 128 x 128.",
+        data=data,
+        licence=licence,
+        split="test",
+        scores=scores,
+        attributes=names,
+        subgroups=subgroups or {},
+        teacher=teacher,
+    )
+    return path.read_text("utf-8"), scores
+
+
+def table(text, head):
+    """Rows of the table whose head begins so, by their first cell."""
+    lines = text.splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith(f"| {head} |"))
+    rows = {}
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        first, *rest = (cell.strip() for cell in line.strip("|").split("|"))
+        assert len(rest) == lines[start].count("|") - 2
+        rows[first] = rest
+    return rows
+
+
+def test_the_card_says_the_figures_the_data_and_what_it_is_not_for(tmp_path):
+    text, scores = card(tmp_path / "model_card.md")
+    figures = table(text, "figure")
+    assert figures["mean average precision"] == [f"{scores.figures['map']:.3f}"]
+    assert figures["balanced accuracy"] == [f"{scores.figures['balanced_accuracy']:.3f}"]
+    assert not [name for name in figures if "teacher" in name]
+    assert "60 images, means over 3 attributes; 1 left out" in text
+    for said in (
+        "0.25 MobileNet at 128 x 128. It says yes or no to 4 attributes",
+        "Faces drawn by code. The data name no licence",
+        "To identify a person",
+        "sexual orientation",
+        "Article 5(1)(g)",
+        "Annex III, 1(b)",
+        "Article 50(3)",
+        "Labels are opinions",
+        "no attribute was named",
+    ):
+        assert said in text, said
+    assert "CelebA" not in text
+    assert "commercial" not in text
+    assert "teacher" not in text
+    assert "ethnic origin" not in text  # no such attribute here
+
+
+def test_celebas_terms_and_its_sensitive_attributes_are_told(tmp_path):
+    licence = "CelebA is for non-commercial research only (its agreement, point 1)."
+    text, _ = card(tmp_path / "card.md", ["Eyeglasses", "Male", "Pale_Skin"], licence=licence, teacher="a ResNet-50.")
+    assert licence in text
+    assert "no commercial use" in text
+    assert "no record that they agreed" in text
+    assert "- `Male`, `Pale_Skin`: such attributes judge" in text
+    assert "teacher's errors too: a ResNet-50." in text
+    figures = table(text, "figure")
+    assert figures["KL divergence from the teacher, nats"] == ["0.000"]
+    assert figures["share of decisions that are the teacher's"] == ["1.000"]
+
+
+def test_the_subgroups_are_a_table_with_two_rows_for_each_attribute_named(tmp_path):
+    logits, targets = noisy(80, 4, seed=3)
+    subgroups = {name: by_subgroup(logits, targets, targets[:, k]) for k, name in ((1, "Smiling"), (3, "a|b"))}
+    subgroups["nobody"] = by_subgroup(logits, targets, np.zeros(80, np.int8))
+    rows = table(card(tmp_path / "card.md", subgroups=subgroups)[0], "images")
+    assert list(rows) == [
+        *("with `Smiling`", "without `Smiling`", "with `a/b`", "without `a/b`", "with `nobody`", "without `nobody`")
+    ]
+    part = subgroups["Smiling"]["without"]
+    names = ("map", "base_rate", "balanced_accuracy", "f1", "accuracy")
+    assert rows["without `Smiling`"] == [str(int(part["images"])), "3", *(f"{part[name]:.3f}" for name in names)]
+    assert rows["with `nobody`"] == ["0", "0", *["not measured"] * 5]
