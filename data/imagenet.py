@@ -15,7 +15,10 @@ def class_names() -> tuple[str, ...]:
 
 
 def is_imagenet_id(folder: str) -> bool:
-    """Whether a class folder, "n02088364" or "n02088364-beagle", is named by an id of ImageNet."""
+    """Whether a class folder, "n02088364" or "n02088364-beagle", is named as ImageNet's are, by an id in their range.
+
+    Ids of the larger ImageNet between the first and the last of the 1,000 are taken for them.
+    """
     found = re.match(r"n(\d{8})(?!\d)", folder)
     return found is not None and _FIRST_ID <= int(found[1]) <= _LAST_ID
 
@@ -37,4 +40,4 @@ def find_classes(names: Sequence[str]) -> list[int | None]:
 
 
 def _letters(name: str) -> str:
-    return re.sub(r"[\W_]", "", name)
+    return re.sub(r"[\W_]", "", re.sub(r"^n\d{8}[-_ ]+", "", name))  # n02088364-beagle is beagle

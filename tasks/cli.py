@@ -55,7 +55,7 @@ def run(
         warnings.filterwarnings("ignore", message=message)
     command, *rest = args
     checkpoint_path = option(rest, "ckpt_path")
-    if checkpoint_path:  # through `latest`, which soon is another run
+    if checkpoint_path and os.path.exists(checkpoint_path):  # noqa: PTH110  # not `latest`, which soon is another run
         checkpoint_path = os.path.realpath(checkpoint_path)
     has_config = bool({"-c", "--config"} & {arg.split("=")[0] for arg in rest})
     has_root = option(rest, "data.root") is not None or "--data" in rest

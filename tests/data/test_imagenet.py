@@ -18,6 +18,7 @@ def test_the_names_are_imagenets_in_their_usual_order():
 def test_classes_are_found_by_letters_and_digits_alone():
     found = find_classes(["Siberian husky", "toy-poodle", "BEAGLE", "black_and_tan_coonhound", "griffin"])
     assert found == [250, 265, 162, 165, None]
+    assert find_classes(["n02088364-beagle", "n02110185 Siberian husky", "n02088364"]) == [162, 250, None]
 
 
 def test_a_dog_is_told_from_a_garment():
