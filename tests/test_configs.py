@@ -21,6 +21,7 @@ QUICK += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "
 QUICK += ["--trainer.check_val_every_n_epoch", "1", "--trainer.enable_progress_bar", "false"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_config_trains_validates_and_leaves_a_whole_run(config, request, capsys):
     task = config.parent.name

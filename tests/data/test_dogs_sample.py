@@ -167,6 +167,7 @@ def test_pictures_of_two_breeds_are_alike_but_for_the_details():
             np.testing.assert_allclose(other[~(ears | tail | coat)].astype(int), pixels[~(ears | tail | coat)], atol=2)
 
 
+@pytest.mark.slow
 def test_colours_place_and_size_tell_nothing(monkeypatch):
     """Linear classifiers on them stay near chance, one in eight, and far above it where colour does tell the class."""
     monkeypatch.setattr(dogs, "_SUPERSAMPLING", 1)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tasks.processes import gather
 
 
@@ -12,6 +14,7 @@ def test_in_one_process_its_own_entries_come_back_by_key():
     assert list(gather({9: "b", 2: "a"}).items()) == [(2, "a"), (9, "b")]
 
 
+@pytest.mark.slow
 def test_two_processes_gather_each_entry_once_even_if_one_has_none(tmp_path):
     # 7 images over 2 processes: the sampler repeats image 0 on the second; and a second round with an empty process
     script = f"""

@@ -22,6 +22,8 @@ from data.classification import ClassificationDataModule
 from tasks.classification import load
 from tasks.classification.__main__ import main
 
+pytestmark = pytest.mark.slow  # whole commands
+
 SMALL = ["--model.width_mult", "0.25", "--data.image_size", "32", "--data.batch_size", "4", "--data.num_workers", "0"]
 SHORT = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
 
@@ -401,7 +403,6 @@ def test_a_checkpoint_of_another_task_is_refused_by_name(coco_root, tmp_path, ca
     refused(main, ["test", "--ckpt_path", str(path)], "is a checkpoint of the task 'detection'", capsys)
 
 
-@pytest.mark.slow
 def test_two_processes_train_and_score_each_image_once(write_classes, tmp_path):
     root = write_classes(tmp_path / "data", {"train": 4, "val": 3})  # 9 validation images: 5 and 4
     (root / "train" / "bar" / "train_03.png").write_bytes(b"")
@@ -417,7 +418,6 @@ def test_two_processes_train_and_score_each_image_once(write_classes, tmp_path):
         assert len({row["file"] for row in csv.DictReader(file)}) == 9
 
 
-@pytest.mark.slow
 def test_the_sample_is_learnt_from_nothing(capsys):
     """Two thirds of the sample's schedule; 3 times the chance of 1 in 8 is far below what it reaches."""
     quick = ["--trainer.max_epochs", "22", "--trainer.enable_progress_bar", "false"]

@@ -17,6 +17,8 @@ from backbone import InputError
 from tasks.detection import load
 from tasks.detection.__main__ import main
 
+pytestmark = pytest.mark.slow  # whole commands
+
 SMALL = ["--model.width_mult", "0.25", "--data.image_size", "96", "--data.batch_size", "4", "--data.num_workers", "0"]
 SHORT = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
 
@@ -140,7 +142,6 @@ def test_a_run_too_short_for_a_validation_still_ends_with_a_score(coco_root, cap
     assert (Path(printed.strip().splitlines()[-1].removeprefix("run: ")) / "checkpoints" / "best.ckpt").is_file()
 
 
-@pytest.mark.slow
 def test_two_processes_train_score_and_list_bad_images_as_one(write_coco, tmp_path):
     root = write_coco(tmp_path / "data", {"train": 8, "val": 3})
     (root / "train" / "train_03.png").write_bytes(b"")

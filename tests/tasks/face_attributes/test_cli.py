@@ -13,6 +13,8 @@ from backbone import InputError
 from tasks.face_attributes import load
 from tasks.face_attributes.__main__ import main
 
+pytestmark = pytest.mark.slow  # whole commands
+
 SMALL = ["--model.width_mult", "0.25", "--data.image_size", "32", "--data.batch_size", "4", "--data.num_workers", "0"]
 SHORT = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
 
