@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.classification import collate
 from data.image_folder import read_image_folder
 from data.images import open_image
+from data.photographs import collate
 from data.transforms import (
     apply_to_image,
     build_classification_eval,
@@ -67,7 +67,10 @@ def measure(files: list[Path], title: str) -> None:
     small = [open_image(file, at_least=in_training) for file in files]
     cropped = [apply_to_image(train, image, seed=i) for i, image in enumerate(small)]
     count = len(files)
-    samples = [{"image": image, "label": 0, "position": i} for i, image in enumerate(cropped)]
+    samples = [
+        {"image": image, "answers": {"labels": np.int64(0)}, "position": i, "view": 0}
+        for i, image in enumerate(cropped)
+    ]
     batch = (samples * BATCH)[:BATCH]
     whole = milliseconds(lambda i: open_image(files[i]), count)
     print(f"{title}: ms an image on one core")

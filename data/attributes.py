@@ -5,7 +5,6 @@ CelebA itself is read by data/celeba.py. A label is 1, 0 or UNKNOWN; CelebA's -1
 
 import csv
 import difflib
-import importlib.metadata
 import io
 import os
 from collections import Counter
@@ -15,25 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from backbone.errors import InputError, check_options
-from data.bad_images import BadImages
 from data.folders import Split, existing_folder, say
-from data.images import IMAGE_ENDINGS, ImageError, open_image
-from data.loading import input_size, make_loader, sample_seed
+from data.image_list import ImageList
+from data.images import IMAGE_ENDINGS
+from data.photographs import PhotographsDataModule
 from data.samples import built_in_sample
-from data.transforms import (
-    Transform,
-    apply_to_image,
-    build_classification_eval,
-    build_classification_train,
-    needed_in_evaluation,
-    needed_in_training,
-)
 
 UNKNOWN = -1  # a target that nobody gave: neither loss nor metrics look at it
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of CelebA's numbers 0, 1, 2
@@ -46,28 +34,11 @@ _NO_VALUE = -2  # anything else
 
 
 @dataclass(frozen=True)
-class AttributeImages:
-    """The images of one split, packed: a list of objects would be copied page by page into every worker."""
+class AttributeImages(ImageList):
+    """The images of one split, with what is known of K attributes of each."""
 
-    folder: Path  # file_names are relative to it
-    file_names: np.ndarray  # UTF-8 bytes (N,), dtype S*
     targets: np.ndarray  # int8 (N, K): 1 has it, 0 has not, UNKNOWN
     identities: np.ndarray | None = None  # int64 (N,): the person, -1 unknown
-
-    def __len__(self) -> int:
-        return len(self.file_names)
-
-    def path(self, position: int) -> Path:
-        """The file of the image at `position`."""
-        return self.folder / os.fsdecode(self.file_names[position])  # not decode(): a name need not be valid UTF-8
-
-    def __contains__(self, file: object) -> bool:
-        return bool((self.file_names == os.fsencode(os.path.relpath(str(file), self.folder))).any())
-
-    def take(self, positions: np.ndarray) -> "AttributeImages":
-        """The images at `positions`, (M,) of integers or a mask of bool (N,), in that order."""
-        identities = None if self.identities is None else self.identities[positions]
-        return AttributeImages(self.folder, self.file_names[positions], self.targets[positions], identities)
 
 
 @dataclass(frozen=True)
@@ -375,76 +346,7 @@ def _refuse_unreadable(error: OSError) -> None:
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
-class AttributePhotographs(Dataset):
-    """Samples of one split: `[(epoch, position)]` gives a dict for `collate`, augmented as a function of both.
-
-    `at_least` (height, width) px is the size that a JPEG is decoded to or above. With `views` above 0 a picture has
-    that many views, and epochs take turns among them; at 0 every epoch has one of its own.
-    """
-
-    def __init__(
-        self, images: AttributeImages, transform: Transform, at_least: tuple[int, int], seed: int, views: int
-    ) -> None:
-        self.images = images
-        self.transform = transform
-        self.at_least = at_least
-        self.seed = seed
-        self.views = views
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
-        epoch, position = item
-        targets = self.images.targets[position]
-        try:
-            image = open_image(self.images.path(position), at_least=self.at_least)
-        except ImageError as error:
-            return {"bad": (error.file, error.reason), "targets": targets}
-        view = epoch % self.views if self.views else epoch
-        seed = sample_seed(self.seed, view, position)
-        return {
-            "image": apply_to_image(self.transform, image, seed),
-            "targets": targets,
-            "position": position,
-            "view": view,
-        }
-
-
-class _OneView(Dataset):
-    """Of a data set of [(view, position)] one view of those at `positions`, int64 (N,), in that order."""
-
-    def __init__(self, dataset: AttributePhotographs, view: int, positions: np.ndarray) -> None:
-        self.dataset = dataset
-        self.view = view
-        self.positions = positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
-        return self.dataset[self.view, int(self.positions[item[1]])]
-
-
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """The batch of attributes: bad samples are left out of all but `bad`.
-
-    images uint8 (B, 3, H, W) RGB, channels last in memory; targets int8 (B, K); positions (in the split) and view int64
-    (B,); bad list of (file, reason). Where every sample is bad, B is 0.
-    """
-    good = [sample for sample in samples if "bad" not in sample]
-    images = np.stack([sample["image"] for sample in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
-    targets = np.stack([sample["targets"] for sample in samples])[["bad" not in sample for sample in samples]]
-    return {
-        "images": torch.from_numpy(images).permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W)
-        "targets": torch.from_numpy(targets),
-        "positions": torch.tensor([sample["position"] for sample in good], dtype=torch.int64),
-        "view": torch.tensor([sample["view"] for sample in good], dtype=torch.int64),
-        "bad": [sample["bad"] for sample in samples if "bad" in sample],
-    }
-
-
-class AttributesDataModule(LightningDataModule):
+class AttributesDataModule(PhotographsDataModule):
     """Photographs with attributes: CelebA, or a CSV `path,attribute,...`; and any folder of pictures without labels.
 
     Args:
@@ -471,6 +373,8 @@ class AttributesDataModule(LightningDataModule):
         seed: Of the order, the augmentation, the split, the fractions and the shuffled labels.
 
     """
+
+    answers = ("targets",)
 
     def __init__(
         self,
@@ -508,22 +412,9 @@ class AttributesDataModule(LightningDataModule):
                 "above 0 where there is no --data.unlabelled",
             ),
             ("unlabelled_fraction", unlabelled_fraction, 0 <= unlabelled_fraction <= 1, "from 0 to 1"),
-            ("views", views, views >= 0, "0 (a new one every epoch) or more"),
-            ("views", views, augment or views <= 1, "0 or 1 where --data.augment is false, as all look the same"),
-            ("batch_size", batch_size, batch_size >= 1, "1 or more"),
-            ("num_workers", num_workers, num_workers >= 0, "0 or more"),
-            ("val_fraction", val_fraction, 0 < val_fraction < 1, "above 0 and below 1"),
-            ("test_fraction", test_fraction, 0 < test_fraction < 1, "above 0 and below 1"),
-            ("max_bad_fraction", max_bad_fraction, 0 <= max_bad_fraction <= 1, "from 0 to 1"),
-            ("min_crop_area", min_crop_area, 0 < min_crop_area <= 1, "above 0 and at most 1"),
-            ("random_erasing", random_erasing, 0 <= random_erasing <= 1, "from 0 to 1"),
-            ("central_fraction", central_fraction, 0 < central_fraction <= 1, "above 0 and at most 1"),
-            ("seed", seed, 0 <= seed < 2**32, "from 0 to 4294967295"),
         )
-        self.input_size = input_size(image_size, resolution_mult)  # (height, width) px
-        self.bad_images = BadImages(max_bad_fraction)
+        self.prepare()
         self._found: AttributeData | None = None
-        self._splits: dict[str, AttributeImages] = {}
 
     @property
     def categories(self) -> dict[int, str]:
@@ -535,43 +426,6 @@ class AttributesDataModule(LightningDataModule):
         """One sentence for the model card; empty where the data's terms are not known."""
         return self._data().licence
 
-    def setup(self, stage: str) -> None:
-        """Finds and checks what `stage` needs, and prints one line for each split."""
-        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        for split in wanted.get(stage, ()):
-            if split not in self._splits:
-                if not self._splits:
-                    for note in self._data().notes:
-                        say(note)
-                images = self._splits[split] = self._train() if split == "train" else self._scored(split)
-                labelled = int((images.targets != UNKNOWN).any(1).sum())
-                without = f", {len(images) - labelled:,} of them without labels" if labelled < len(images) else ""
-                say(
-                    f"{split}: {len(images):,} images{without}, {len(self._data().attributes)} attributes, "
-                    f"in {images.folder}"
-                )
-                self.bad_images.start(split, images, len(images))
-
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled, augmented, from where the trainer stands: its epoch, and within it after a resume."""
-        return self._loader(self._training_set(), shuffle=True)
-
-    def val_dataloader(self) -> DataLoader:
-        """In the list's order, the middle of each photograph, none twice on any number of devices."""
-        return self._loader(self._photographs("val"), shuffle=False)
-
-    def test_dataloader(self) -> DataLoader:
-        """As `val_dataloader`."""
-        return self._loader(self._photographs("test"), shuffle=False)
-
-    def train_views(self, view: int, positions: Sequence[int]) -> DataLoader:
-        """One view of the training images at `positions`, in that order, and none else on any number of devices.
-
-        It has the pixels that training will see, so that a teacher's answers to it can be kept.
-        """
-        chosen = _OneView(self._training_set(), view, np.array(positions, dtype=np.int64))
-        return self._loader(chosen, shuffle=False, everything=True)
-
     def need_labels(self, why: str) -> None:
         """Raises InputError, with `why` they are needed, where no training image has a label."""
         targets = self._splits["train"].targets
@@ -581,37 +435,9 @@ class AttributesDataModule(LightningDataModule):
                 "--data.labelled_fraction, or give data that have them."
             )
 
-    def train_keys(self) -> list[str]:
-        """The files of the training set in the order of their positions, relative to the data set's folder."""
-        images = self._splits["train"]
-        root, folder = (f"{os.path.abspath(path)}/" for path in (self._folder(), images.folder))  # noqa: PTH100
-        files = [os.path.normpath(folder + os.fsdecode(name)) for name in images.file_names.tolist()]
-        # relpath() alone takes seconds for CelebA
-        return [file[len(root) :] if file.startswith(root) else os.path.relpath(file, root) for file in files]
-
-    def train_view_transform_id(self) -> str:
-        """What decides the pixels of a training view but the file itself: transform, sizes, seed and versions."""
-        dataset = self._training_set()
-        versions = ", ".join(
-            f"{name} {importlib.metadata.version(name)}"
-            for name in ("albumentations", "opencv-python-headless", "numpy", "pillow")
-        )
-        return (
-            f"{' '.join(repr(dataset.transform).split())}; decoded at {dataset.at_least} or above; "
-            f"seed {dataset.seed}; views {dataset.views}; {versions}"
-        )
-
-    def photograph(self, split: Split, position: int) -> np.ndarray:
-        """The photograph, uint8 RGB (H, W, 3). Raises ImageError."""
-        return open_image(self._splits[split].path(position))
-
     def targets(self, split: Split, positions: list[int]) -> np.ndarray:
         """The targets, int8 (N, K), of the photographs at `positions`."""
         return self._splits[split].targets[positions]
-
-    def file(self, split: Split, position: int) -> str:
-        """Its path, relative to the data set's folder."""
-        return os.path.relpath(self._splits[split].path(position), self._folder())
 
     def _root(self) -> Path:
         root: str | None = self.hparams["root"]
@@ -636,6 +462,17 @@ class AttributesDataModule(LightningDataModule):
                 found = replace(found, licence="")  # drawn in CelebA's layout, but nobody's photographs
             self._found = found if asked["attributes"] is None else _only(found, asked["attributes"])
         return self._found
+
+    def _notes(self) -> tuple[str, ...]:
+        return self._data().notes
+
+    def _read(self, split: str) -> AttributeImages:
+        return self._train() if split == "train" else self._scored(split)
+
+    def _said(self, images: AttributeImages) -> str:
+        labelled = int((images.targets != UNKNOWN).any(1).sum())
+        without = f", {len(images) - labelled:,} of them without labels" if labelled < len(images) else ""
+        return f"{len(images):,} images{without}, {len(self._data().attributes)} attributes,"
 
     def _train(self) -> AttributeImages:
         asked, splits = self.hparams, self._data().splits
@@ -673,33 +510,6 @@ class AttributesDataModule(LightningDataModule):
         splits = self._data().splits
         asked: Any = self.hparams["test_split"] if split == "test" else split
         return _joined([splits[name] for name in SPLITS]) if asked == "all" else splits[asked]
-
-    def _training_set(self) -> AttributePhotographs:
-        asked, size = self.hparams, self.input_size
-        if not asked["augment"]:
-            return self._photographs("train")
-        transform = build_classification_train(size, asked["min_crop_area"], asked["random_erasing"])
-        at_least = needed_in_training(size, asked["min_crop_area"])
-        return AttributePhotographs(self._splits["train"], transform, at_least, asked["seed"], asked["views"])
-
-    def _photographs(self, split: str) -> AttributePhotographs:
-        """As they are evaluated: one view of each."""
-        size, fraction = self.input_size, self.hparams["central_fraction"]
-        transform, at_least = build_classification_eval(size, fraction), needed_in_evaluation(size, fraction)
-        return AttributePhotographs(self._splits[split], transform, at_least, self.hparams["seed"], views=1)
-
-    def _loader(self, dataset: Any, *, shuffle: bool, everything: bool = False) -> DataLoader:
-        """With `everything` the whole of it on this device, and without workers where they would not pay."""
-        asked = self.hparams
-        return make_loader(
-            dataset,
-            seed=asked["seed"],
-            shuffle=shuffle,
-            batch_size=asked["batch_size"],
-            num_workers=0 if everything and len(dataset) <= asked["batch_size"] else asked["num_workers"],
-            collate=collate,
-            trainer=None if everything else self.trainer,
-        )
 
 
 def _only(data: AttributeData, names: list[str]) -> AttributeData:

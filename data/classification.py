@@ -3,61 +3,18 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
 
-from backbone.errors import InputError, check_options
+from backbone.errors import InputError
 from data import imagenet
-from data.bad_images import BadImages
 from data.folders import Split, existing_folder, say
 from data.image_folder import LabelledData, LabelledImages, read_image_folder
-from data.images import ImageError, image_size, open_image
-from data.loading import input_size, make_loader, sample_seed
+from data.images import image_size, open_image
+from data.photographs import PhotographsDataModule
 from data.samples import built_in_sample
 from data.stanford_dogs import is_stanford_dogs, read_stanford_dogs
-from data.transforms import (
-    Transform,
-    apply_to_image,
-    build_classification_eval,
-    build_classification_train,
-    needed_in_evaluation,
-    needed_in_training,
-)
-
-
-class LabelledPhotographs(Dataset):
-    """Samples of one split: `[(epoch, position)]` gives a dict for `collate`, augmented as a function of both.
-
-    `at_least` (height, width) px is the size that a JPEG is decoded to or above; None decodes it whole.
-    """
-
-    def __init__(
-        self, images: LabelledImages, transform: Transform, at_least: tuple[int, int] | None, seed: int
-    ) -> None:
-        self.images = images
-        self.transform = transform
-        self.at_least = at_least
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
-        epoch, position = item
-        try:
-            image = open_labelled(self.images, position, self.at_least)
-        except ImageError as error:
-            return {"bad": (error.file, error.reason)}
-        seed = sample_seed(self.seed, epoch, position)
-        return {
-            "image": apply_to_image(self.transform, image, seed),
-            "label": int(self.images.labels[position]),
-            "position": position,
-        }
 
 
 def open_labelled(images: LabelledImages, position: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
@@ -80,23 +37,7 @@ def open_labelled(images: LabelledImages, position: int, at_least: tuple[int, in
     return image[rows, int(x1 * across) : max(int(x1 * across) + 1, round(x2 * across))]
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """The batch of a classifier: bad samples are left out of all but `bad`.
-
-    images uint8 (B, 3, H, W) RGB, channels last in memory; labels and positions (in the split) int64 (B,); bad list of
-    (file, reason). Where every sample is bad, B is 0.
-    """
-    good = [sample for sample in samples if "bad" not in sample]
-    images = np.stack([sample["image"] for sample in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
-    return {
-        "images": torch.from_numpy(images).permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W)
-        "labels": torch.tensor([sample["label"] for sample in good], dtype=torch.int64),
-        "positions": torch.tensor([sample["position"] for sample in good], dtype=torch.int64),
-        "bad": [sample["bad"] for sample in samples if "bad" in sample],
-    }
-
-
-class ClassificationDataModule(LightningDataModule):
+class ClassificationDataModule(PhotographsDataModule):
     """Labelled photographs: Stanford Dogs in its official layout, or a folder with a folder for each class.
 
     Args:
@@ -111,6 +52,8 @@ class ClassificationDataModule(LightningDataModule):
         test_split: Which images `test` scores.
         without_near_duplicates_of: Another data set's folder; training images that look like its test images are left
             out. For web pictures, before a fine-tuning on that data set.
+        views: Augmented views of each training image, which take turns by the epoch, so that a teacher's answers to
+            them can be kept; at 0 every epoch has a new one.
         max_bad_fraction: A run stops when more than this part of a split's images cannot be read.
         augment: Crop, flip, colour and erase the training images.
         min_crop_area: Smallest part of a photograph's area in a training crop.
@@ -119,6 +62,9 @@ class ClassificationDataModule(LightningDataModule):
         seed: Of the order, the augmentation and the split.
 
     """
+
+    answers = ("labels",)
+    opened = staticmethod(open_labelled)
 
     def __init__(
         self,
@@ -132,6 +78,7 @@ class ClassificationDataModule(LightningDataModule):
         test_fraction: float = 0.1,
         test_split: Literal["test", "val", "train", "all"] = "test",
         without_near_duplicates_of: str | None = None,
+        views: int = 0,
         max_bad_fraction: float = 0.01,
         augment: bool = True,
         min_crop_area: float = 0.25,
@@ -141,61 +88,14 @@ class ClassificationDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        check_options(
-            "data",
-            ("batch_size", batch_size, batch_size >= 1, "1 or more"),
-            ("num_workers", num_workers, num_workers >= 0, "0 or more"),
-            ("val_fraction", val_fraction, 0 < val_fraction < 1, "above 0 and below 1"),
-            ("test_fraction", test_fraction, 0 < test_fraction < 1, "above 0 and below 1"),
-            ("max_bad_fraction", max_bad_fraction, 0 <= max_bad_fraction <= 1, "from 0 to 1"),
-            ("min_crop_area", min_crop_area, 0 < min_crop_area <= 1, "above 0 and at most 1"),
-            ("random_erasing", random_erasing, 0 <= random_erasing <= 1, "from 0 to 1"),
-            ("central_fraction", central_fraction, 0 < central_fraction <= 1, "above 0 and at most 1"),
-            ("seed", seed, 0 <= seed < 2**32, "from 0 to 4294967295"),
-        )
-        self.input_size = input_size(image_size, resolution_mult)  # (height, width) px
-        self.bad_images = BadImages(max_bad_fraction)
+        self.prepare()
         self._found: LabelledData | None = None
-        self._splits: dict[str, LabelledImages] = {}
         self._no_test = False
 
     @property
     def categories(self) -> dict[int, str]:
         """Label to name, in the order of the class folders."""
         return dict(enumerate(self._data().class_names))
-
-    def setup(self, stage: str) -> None:
-        """Finds and checks what `stage` needs, and prints one line for each split."""
-        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        for split in wanted.get(stage, ()):
-            if split not in self._splits:
-                if not self._splits:
-                    for note in self._data().notes:
-                        say(note)
-                images = self._splits[split] = self._images(split)
-                classes = f"{len(np.unique(images.labels)):,} of {len(self._data().class_names):,} classes"
-                say(f"{split}: {len(images):,} images of {classes} in {images.folder}")
-                self.bad_images.start(split, images, len(images))
-
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled, augmented, from where the trainer stands: its epoch, and within it after a resume."""
-        asked = self.hparams
-        if not asked["augment"]:
-            return self._eval_loader("train", shuffle=True)
-        transform = build_classification_train(self.input_size, asked["min_crop_area"], asked["random_erasing"])
-        return self._loader("train", transform, needed_in_training(self.input_size, asked["min_crop_area"]))
-
-    def val_dataloader(self) -> DataLoader:
-        """In the folder's order, the middle of each photograph, none twice on any number of devices."""
-        return self._eval_loader("val")
-
-    def test_dataloader(self) -> DataLoader:
-        """As `val_dataloader`."""
-        return self._eval_loader("test")
-
-    def photograph(self, split: Split, position: int) -> np.ndarray:
-        """The photograph, uint8 RGB (H, W, 3), cut to its box where the data are. Raises ImageError."""
-        return open_labelled(self._splits[split], position)
 
     @property
     def tests_on_validation(self) -> bool:
@@ -206,10 +106,6 @@ class ClassificationDataModule(LightningDataModule):
         """The labels, int64 (N,), of the photographs at `positions`."""
         return self._splits[split].labels[positions]
 
-    def file(self, split: Split, position: int) -> str:
-        """Its path, relative to the data set's folder."""
-        return os.path.relpath(self._splits[split].path(position), self._root())
-
     def imagenet_overlap(self, split: Split) -> float:
         """The part of a split's images whose class folder has an id of ImageNet, such as all of Stanford Dogs'.
 
@@ -218,7 +114,7 @@ class ClassificationDataModule(LightningDataModule):
         known = np.array([imagenet.is_imagenet_id(folder) for folder in self._data().class_folders])
         return float(known[self._splits[split].labels].mean())
 
-    def _root(self) -> Path:
+    def _folder(self) -> Path:
         root: str | None = self.hparams["root"]
         return built_in_sample("dogs") if root is None else existing_folder(root)
 
@@ -226,21 +122,27 @@ class ClassificationDataModule(LightningDataModule):
         if self._found is None:
             asked = self.hparams
             found = read_labelled(
-                self._root(), asked["crop"], asked["val_fraction"], asked["test_fraction"], asked["seed"]
+                self._folder(), asked["crop"], asked["val_fraction"], asked["test_fraction"], asked["seed"]
             )
             if len(found.class_folders) == 1000 and all(map(imagenet.is_imagenet_id, found.class_folders)):
                 found = replace(found, class_names=imagenet.class_names())  # ids in order are the labels in order
             self._found = found
         return self._found
 
-    def _images(self, split: str) -> LabelledImages:
+    def _notes(self) -> tuple[str, ...]:
+        return self._data().notes
+
+    def _said(self, images: LabelledImages) -> str:
+        return f"{len(images):,} images of {len(np.unique(images.labels)):,} of {len(self.categories):,} classes"
+
+    def _read(self, split: str) -> LabelledImages:
         splits = self._data().splits
         if split == "test":
             asked = self.hparams["test_split"]
             if asked == "all":
                 return _joined(list(splits.values()))
             if asked == "test" and "test" not in splits:
-                say(f"{self._root()} has no test part: testing on its validation images")
+                say(f"{self._folder()} has no test part: testing on its validation images")
                 asked, self._no_test = "val", True
             return splits[asked]
         images = splits["train" if split == "train" else "val"]
@@ -259,23 +161,6 @@ class ClassificationDataModule(LightningDataModule):
                 f"a test image in {other}; give other pictures, or leave out {option}."
             )
         return kept
-
-    def _eval_loader(self, split: str, shuffle: bool = False) -> DataLoader:
-        size, fraction = self.input_size, self.hparams["central_fraction"]
-        transform = build_classification_eval(size, fraction)
-        return self._loader(split, transform, needed_in_evaluation(size, fraction), shuffle)
-
-    def _loader(self, split: str, transform: Transform, at_least: tuple[int, int], shuffle: bool = True) -> DataLoader:
-        asked = self.hparams
-        return make_loader(
-            LabelledPhotographs(self._splits[split], transform, at_least, asked["seed"]),
-            seed=asked["seed"],
-            shuffle=shuffle,
-            batch_size=asked["batch_size"],
-            num_workers=asked["num_workers"],
-            collate=collate,
-            trainer=self.trainer,
-        )
 
 
 def read_labelled(

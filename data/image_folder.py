@@ -21,6 +21,7 @@ from tqdm import tqdm
 from backbone.errors import InputError, check_options
 from data import cache
 from data.folders import Split, existing_folder
+from data.image_list import ImageList
 from data.images import IMAGE_ENDINGS
 
 _SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {  # in any case
@@ -33,28 +34,11 @@ _WANTED = "wanted are train/<class>/, val/<class>/ and test/<class>/ with images
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """The images of one split, packed: a list of objects would be copied page by page into every worker."""
+class LabelledImages(ImageList):
+    """The images of one split, of one class each."""
 
-    folder: Path  # file_names are relative to it
-    file_names: np.ndarray  # UTF-8 bytes (N,), dtype S*
     labels: np.ndarray  # int64 (N,) from 0
     boxes_xyxy: np.ndarray | None = None  # float32 (N, 4) px of the upright photograph, NaN: none; None: whole pictures
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def path(self, position: int) -> Path:
-        """The file of the image at `position`."""
-        return self.folder / os.fsdecode(self.file_names[position])  # not decode(): a name need not be valid UTF-8
-
-    def __contains__(self, file: object) -> bool:
-        return bool((self.file_names == os.fsencode(os.path.relpath(str(file), self.folder))).any())
-
-    def take(self, positions: np.ndarray) -> "LabelledImages":
-        """The images at `positions`, (M,) of integers or a mask of bool (N,), in that order."""
-        boxes = None if self.boxes_xyxy is None else self.boxes_xyxy[positions]
-        return LabelledImages(self.folder, self.file_names[positions], self.labels[positions], boxes)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,9 @@
 """What a test run leaves in its folder: figures, tables by class, pair and image, and pictures to learn from."""
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -13,12 +11,8 @@ from tqdm import tqdm
 from backbone.errors import InputError
 from tasks.classification.metrics import ConfusedPair, Scores, confused_pairs, top_classes, wilson_interval
 from tasks.plotting import contact_sheet, fit
+from tasks.reporting import BLUE, DPI, ORANGE, clipped, count_of, legible, save_figure, write_csv, write_json
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_BLUE, _ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, as in tasks/plotting.py
-_DPI = 100
 _MOST_ROWS = 150  # of a confusion matrix that can be read; of more classes the most confused are drawn
 _FEWER_ROWS = 60
 _MOST_NUMBERED = 30  # rows up to which a cell has room for its number
@@ -59,15 +53,12 @@ def write_report(
 
     recall = {f"recall/{names[k]}": scores.recall[k] for k in np.flatnonzero(scores.images)}
     metrics = {f"{split}/{name}": value for name, value in {**scores.figures, **recall, **(extra or {})}.items()}
-    flat = {name: None if value is None or np.isnan(value) else float(value) for name, value in metrics.items()}
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(
-        json.dumps(flat, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8"
-    )
-    _write_csv(folder / "per_class.csv", *_by_class(scores, names))
-    _write_csv(folder / "confused_pairs.csv", *_by_pair(scores, pairs, names))
-    _write_csv(folder / "predictions.csv", *_by_image(best, probabilities, labels, names, files))
+    flat = write_json(folder / "metrics.json", metrics)
+    write_csv(folder / "per_class.csv", *_by_class(scores, names))
+    write_csv(folder / "confused_pairs.csv", *_by_pair(scores, pairs, names))
+    write_csv(folder / "predictions.csv", *_by_image(best, probabilities, labels, names, files))
 
     def open_or_grey(position: int) -> np.ndarray:
         try:
@@ -75,12 +66,12 @@ def write_report(
         except InputError:
             return np.full((300, 300, 3), _UNREADABLE_GREY, np.uint8)
 
-    legible = legible_names(names)
+    shown_as = legible(names, "class")
     answers = Answers(labels, best[:, 0], probabilities[:, 0])
-    _plot_confusion(pictures / "confusion_matrix.png", scores, legible, split)
+    _plot_confusion(pictures / "confusion_matrix.png", scores, shown_as, split)
     _plot_calibration(pictures / "calibration.png", scores, split)
-    _draw_errors(pictures / "worst_errors.png", answers, legible, files, open_or_grey)
-    _draw_pairs(pictures / "most_confused.png", answers, pairs, legible, open_or_grey)
+    _draw_errors(pictures / "worst_errors.png", answers, shown_as, files, open_or_grey)
+    _draw_pairs(pictures / "most_confused.png", answers, pairs, shown_as, open_or_grey)
     return flat
 
 
@@ -96,19 +87,6 @@ def unique_names(names: Sequence[str]) -> list[str]:
     """The names; one that several classes share, is followed by its label."""
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
-
-
-def legible_names(names: Sequence[str]) -> list[str]:
-    """The names, each in one line; where letters are left out that the pictures' font lacks, with the label."""
-    from matplotlib.font_manager import findfont, get_font  # slow to import, and only needed here
-
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    legible = []
-    for label, name in enumerate(names):
-        whole = " ".join(name.split())
-        kept = " ".join("".join(letter if ord(letter) in known else " " for letter in whole).split())
-        legible.append(whole if kept == whole else f"{kept} (class {label})" if kept else f"class {label}")
-    return legible
 
 
 # ----------------------------------------------------------------------------------------------------------- tables
@@ -154,13 +132,6 @@ def _by_image(
     return head, rows
 
 
-def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)
-
-
 # ------------------------------------------------------------------------------------------------- confusion matrix
 
 
@@ -199,11 +170,11 @@ def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str
     cell = np.clip(600 / max(1, num_columns), 34, 80) if with_numbers else np.clip(1000 / num_columns, 12, 16)  # px
     size = min(9, 0.55 * cell)  # of the letters, in points of 1.4 px
     width, height = max(1, num_columns) * cell, max(1, num_rows) * cell
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))  # the cells fill the figure, and saving it makes room for what is around them
     num_present = int((scores.images > 0).sum())
     right = "" if num_rows == 0 else f", {100 * scores.figures['top1']:.1f} % right"
-    title = [f"{split}: {_count(scores.images.sum(), 'image')} of {_count(num_present, 'class')}{right}"]
+    title = [f"{split}: {count_of(scores.images.sum(), 'image')} of {count_of(num_present, 'class')}{right}"]
     if num_rows < num_present:
         title.append(f"the {num_rows} classes in the most confused pairs")
     if num_rows:
@@ -212,7 +183,7 @@ def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str
     axes.set_title("\n".join(title), loc="left", fontsize=11, pad=12)
     if num_rows == 0:
         axes.set_axis_off()
-        return _save(figure, path)
+        return save_figure(figure, path)
 
     shares = table / table.sum(axis=1, keepdims=True)
     norm = PowerNorm(0.5, 0, 1)  # a few per cent of confusion must show beside the diagonal
@@ -220,9 +191,9 @@ def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str
     colors = np.where(np.eye(num_rows, num_columns)[..., None], blues(norm(shares)), oranges(norm(shares)))
     colors[table == 0] = 1
     axes.imshow(colors, aspect="auto", interpolation="nearest")
-    heads = [_clipped(names[k]) for k in columns] + ["others"] * (num_columns - len(columns))
+    heads = [clipped(names[k]) for k in columns] + ["others"] * (num_columns - len(columns))
     text = {"fontsize": size, "parse_math": False}  # a name may hold two dollars
-    axes.set_yticks(range(num_rows), [_clipped(names[k]) for k in rows], **text)
+    axes.set_yticks(range(num_rows), [clipped(names[k]) for k in rows], **text)
     slope = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if with_numbers else {"rotation": 90}
     axes.set_xticks(range(num_columns), heads, **text, **slope)
     axes.set_xticks(np.arange(1, num_columns) - 0.5, minor=True)
@@ -241,25 +212,11 @@ def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str
         figure.colorbar(ScalarMappable(norm, colormap), cax=bar, ticks=[])
     shown = [0, 0.05, 0.2, 0.5, 1] if height > 200 else [0, 0.2, 1]
     bar.set_yticks(shown, [f"{100 * share:.0f} %" for share in shown], fontsize=8)
-    _save(figure, path)
-
-
-def _count(count: int, of: str) -> str:
-    return f"{count:,} {of}" if count == 1 else f"{count:,} {of}{'es' if of.endswith('s') else 's'}"
+    save_figure(figure, path)
 
 
 def _short_count(count: int) -> str:
     return f"{count}" if count < 1000 else f"{count / 1000:.1f}k" if count < 9950 else f"{count / 1000:.0f}k"
-
-
-def _clipped(name: str) -> str:
-    """At most 26 letters: names that begin alike often end differently, so the middle goes."""
-    return name if len(name) <= 26 else f"{name[:14]}…{name[-11:]}"
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    # no version in the file: the same bytes from any; "tight": as large as its texts need
-    figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.2)
 
 
 # ------------------------------------------------------------------------------------------------------ calibration
@@ -269,11 +226,11 @@ def _plot_calibration(path: Path, scores: Scores, split: str) -> None:
     """Accuracy by confidence above, images by confidence below; as trained on the left, after T on the right."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 6.6), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(11, 6.6), dpi=DPI, layout="constrained")
     upper, lower = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
     figures = scores.figures
-    left = scores.before, f"as trained: ECE {figures['ece']:.3f}", _ORANGE
-    right = scores.after, f"at temperature {figures['temperature']:.2f}: ECE {figures['ece_calibrated']:.3f}", _BLUE
+    left = scores.before, f"as trained: ECE {figures['ece']:.3f}", ORANGE
+    right = scores.after, f"at temperature {figures['temperature']:.2f}: ECE {figures['ece_calibrated']:.3f}", BLUE
     edges = np.linspace(0, 1, len(scores.before.images) + 1)
     most = max(1, *scores.before.images, *scores.after.images)
     for column, (bins, title, color) in enumerate((left, right)):
@@ -318,7 +275,7 @@ def _draw_errors(
         f"truth: {names[answers.truth[i]]}\nsaid: {names[answers.said[i]]} {answers.probability[i]:.2f}\n{files[i]}"
         for i in surest
     ]
-    total = _count(len(answers.truth), "image")
+    total = count_of(len(answers.truth), "image")
     title = f"Wrong: {len(wrong):,} of {total}" if len(wrong) else f"No errors in {total}"
     if len(wrong) > len(surest):
         title += f"; the {len(surest)} surest of them"
@@ -346,7 +303,7 @@ def _draw_pairs(
         return np.concatenate(thumbnails + [blank] * (_STRIP - len(thumbnails)), axis=1)
 
     def amount(pair: ConfusedPair) -> str:
-        return f"{_count(pair.images, 'image')} ({100 * pair.share:.0f} %)"
+        return f"{count_of(pair.images, 'image')} ({100 * pair.share:.0f} %)"
 
     tiles, captions = [], []
     gap = np.full((_THUMBNAIL, 24, 3), 255, np.uint8)

@@ -1,6 +1,5 @@
 """What a test run leaves in its folder: figures, AP by class, predictions, and pictures to learn from."""
 
-import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from backbone.errors import InputError
 from tasks.detection.metrics import IOU_THRESHOLDS, RECALL_POINTS, CocoScores, class_names, mean_measured
 from tasks.plotting import GREEN, VERMILLION, class_color, contact_sheet, draw_boxes, fit
+from tasks.reporting import clipped, write_csv, write_json
 
 MATCH_IOU = 0.5
 NEAR_IOU = 0.1  # below it a box has nothing to do with the object; as in TIDE (Bolya et al. 2020, section 2.2)
@@ -70,11 +70,9 @@ def write_report(
         **{f"{split}/{name}": value for name, value in scores.figures.items()},
         **{f"{split}/ap/{name}": value for name, value in scores.ap_by_class.items()},
     }
-    flat = {name: None if np.isnan(value) or value == -1 else float(value) for name, value in metrics.items()}
-    flat |= {f"{split}/best_f1": best_f1, f"{split}/best_f1_score": min_score}
-    (folder / "metrics.json").write_text(
-        json.dumps(flat, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8"
-    )
+    measured = {name: None if value == -1 else value for name, value in metrics.items()}  # -1 is pycocotools' NaN
+    measured |= {f"{split}/best_f1": best_f1, f"{split}/best_f1_score": min_score}
+    flat = write_json(folder / "metrics.json", measured)
     (folder / "predictions.json").write_text(json.dumps([dict(row) for row in results], allow_nan=False) + "\n")
     _write_ap_by_class(folder / "ap_by_class.csv", scores, names, scenes)
     _plot_precision_recall(pictures / "precision_recall.png", scores, names)
@@ -266,13 +264,12 @@ def _ious(found_xyxy: np.ndarray, true_xyxy: np.ndarray, is_crowd: np.ndarray) -
 def _write_ap_by_class(path: Path, scores: CocoScores, names: Sequence[str], scenes: Mapping[int, Scene]) -> None:
     truths = Counter(k for scene in scenes.values() for k in scene.true_class[~scene.is_crowd].tolist())
     found = Counter(k for scene in scenes.values() for k in scene.found_class.tolist())
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "objects", "detections", "ap", "ap_50", "ap_75"])
-        for k, name in enumerate(names):
-            parts = scores.precision[:, :, k], scores.precision[0, :, k], scores.precision[5, :, k]
-            values = [mean_measured(part) for part in parts]
-            writer.writerow([name, truths[k], found[k], *("" if value == -1 else value for value in values)])
+    rows = []
+    for k, name in enumerate(names):
+        parts = scores.precision[:, :, k], scores.precision[0, :, k], scores.precision[5, :, k]
+        values = [mean_measured(part) for part in parts]
+        rows.append([name, truths[k], found[k], *("" if value == -1 else value for value in values)])
+    write_csv(path, ["class", "objects", "detections", "ap", "ap_50", "ap_75"], rows)
 
 
 def _plot_precision_recall(path: Path, scores: CocoScores, names: Sequence[str]) -> None:
@@ -293,7 +290,7 @@ def _plot_precision_recall(path: Path, scores: CocoScores, names: Sequence[str])
         by_class.plot([], [], color="0.8", label=f"{len(rest)} classes between")
     for k in named:
         color = tuple(0.8 * part / 255 for part in class_color(k))  # darker: the paper is white
-        label = f"{_clipped(names[k])}  {ap_50[k]:.3f}"
+        label = f"{clipped(names[k])}  {ap_50[k]:.3f}"
         by_class.plot(RECALL_POINTS, scores.precision[0, :, k], color=color, linewidth=1.4, label=label)
     if measured:
         mean = scores.precision[:, :, measured].mean(axis=2)  # (10, 101)
@@ -408,7 +405,3 @@ def _around(image: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.n
     low = np.clip(np.floor(low - reach), 0, size - 1).astype(int)
     high = np.clip(np.ceil(high + reach), low + 1, size).astype(int)
     return image[low[1] : high[1], low[0] : high[0]], low.astype(np.float64)
-
-
-def _clipped(name: str) -> str:
-    return name if len(name) <= 24 else name[:23] + "…"

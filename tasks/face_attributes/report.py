@@ -1,10 +1,8 @@
 """What a test run leaves in its folder: figures, tables by attribute and by image, pictures, a model card."""
 
-import csv
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -12,12 +10,8 @@ from tqdm import tqdm
 from backbone.errors import InputError
 from tasks.face_attributes.metrics import Scores, probabilities
 from tasks.plotting import contact_sheet, fit
+from tasks.reporting import BLUE, DPI, ORANGE, clipped, count_of, legible, save_figure, write_csv, write_json
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_BLUE, _ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, as in tasks/plotting.py
-_DPI = 100
 _ROW = 24  # px of an attribute's bar and the gap to the next
 _WIDTH = 560  # px of a bar of AP 1
 _SHEET_ERRORS = 24
@@ -64,16 +58,13 @@ def write_report(
     limits = np.full(len(attributes), 0.5) if thresholds is None else thresholds
     measured = {f"ap/{attributes[k]}": scores.ap[k] for k in np.flatnonzero(~np.isnan(scores.ap)).tolist()}
     metrics = {f"{split}/{name}": value for name, value in {**scores.figures, **measured, **(extra or {})}.items()}
-    flat = {name: None if value is None or np.isnan(value) else float(value) for name, value in metrics.items()}
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(
-        json.dumps(flat, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8"
-    )
-    _write_csv(folder / "per_attribute.csv", *_by_attribute(scores, attributes, limits))
+    flat = write_json(folder / "metrics.json", metrics)
+    write_csv(folder / "per_attribute.csv", *_by_attribute(scores, attributes, limits))
     rows = zip(files, probabilities(logits).tolist(), strict=True)
     progress = tqdm(rows, "predictions.csv", total=len(files), disable=None, delay=2, leave=False)
-    _write_csv(
+    write_csv(
         folder / "predictions.csv",
         ["file", *attributes],
         ([file, *(f"{chance:.6f}" for chance in chances)] for file, chances in progress),
@@ -148,17 +139,6 @@ def _by_attribute(
     return ["attribute", *there], rows
 
 
-def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)
-
-
-def _count(count: int, of: str) -> str:
-    return f"{count:,} {of}" if count == 1 else f"{count:,} {of}s"
-
-
 # --------------------------------------------------------------------------------------------------------- pictures
 
 
@@ -166,44 +146,44 @@ def _plot_attributes(path: Path, scores: Scores, attributes: Sequence[str], spli
     """A bar of AP for each attribute, the worst on top; the base rate as a line, the teacher's AP as a diamond."""
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
-    legible = _legible(attributes)
+    shown_as = legible(attributes, "attribute")
     shown = [k for k in _worst_first(scores) if not np.isnan(scores.ap[k])]
     figures = scores.figures
-    images = _count(int(figures["images"]), "image")
-    title = [f"{split}: average precision of {_count(len(shown), 'attribute')} in {images}"]
+    images = count_of(int(figures["images"]), "image")
+    title = [f"{split}: average precision of {count_of(len(shown), 'attribute')} in {images}"]
     if shown:
         title.append(f"mean {figures['map']:.3f}")
         if "teacher_map" in figures:
             title[-1] += f", the teacher's {figures['teacher_map']:.3f}"
-    left_out = [legible[k] for k in range(len(legible)) if k not in shown]
+    left_out = [shown_as[k] for k in range(len(shown_as)) if k not in shown]
     if left_out:
-        names = ", ".join(_clipped(name) for name in left_out[:3]) + ", …" * (len(left_out) > 3)
+        names = ", ".join(clipped(name) for name in left_out[:3]) + ", …" * (len(left_out) > 3)
         title.append(f"{len(left_out)} left out, without both a yes and a no: {names}")
 
     height = max(1, len(shown)) * _ROW
-    figure = Figure(figsize=(_WIDTH / _DPI, height / _DPI), dpi=_DPI)
+    figure = Figure(figsize=(_WIDTH / DPI, height / DPI), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))  # the bars fill the figure, and saving it makes room for what is around them
     text: dict[str, Any] = {"fontsize": 9, "parse_math": False}  # a name may hold two dollars
     axes.set_title("\n".join(title), loc="left", fontsize=11, pad=24 if shown else 8, parse_math=False)
     if not shown:
         axes.set_axis_off()
-        return _save(figure, path)
+        return save_figure(figure, path)
 
     places = np.arange(len(shown))
-    bars = axes.barh(places, scores.ap[shown], height=0.62, color=_BLUE, label="average precision")
+    bars = axes.barh(places, scores.ap[shown], height=0.62, color=BLUE, label="average precision")
     line: dict[str, Any] = {"color": "black", "markersize": 15, "markeredgewidth": 2}
     rates = axes.plot(scores.base_rate[shown], places, "|", **line, label="base rate (guessing)")
-    columns, marks = [("AP", scores.ap, _BLUE), ("base", scores.base_rate, "0.2")], [bars, *rates]
+    columns, marks = [("AP", scores.ap, BLUE), ("base", scores.base_rate, "0.2")], [bars, *rates]
     if scores.teacher_ap is not None:
-        diamond: dict[str, Any] = {"color": _ORANGE, "markeredgecolor": "white", "markersize": 8, "clip_on": False}
+        diamond: dict[str, Any] = {"color": ORANGE, "markeredgecolor": "white", "markersize": 8, "clip_on": False}
         marks += axes.plot(scores.teacher_ap[shown], places, "D", **diamond, linestyle="", label="teacher's")
-        columns.insert(1, ("teacher", scores.teacher_ap, _ORANGE))
+        columns.insert(1, ("teacher", scores.teacher_ap, ORANGE))
     for column, (head, values, color) in enumerate(columns):
         x = 1.03 + 0.105 * column
         axes.text(x, 1 + 6 / height, head, color=color, fontsize=9, transform=axes.transAxes)
         for place, k in enumerate(shown):
             axes.text(x, place, f"{values[k]:.3f}", va="center", fontsize=9, color=color)
-    axes.set_yticks(places, [_clipped(legible[k]) for k in shown], **text)
+    axes.set_yticks(places, [clipped(shown_as[k]) for k in shown], **text)
     axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
@@ -211,12 +191,7 @@ def _plot_attributes(path: Path, scores: Scores, attributes: Sequence[str], spli
     axes.spines[["top", "right"]].set_visible(False)
     below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -24 / height), "borderpad": 0}
     axes.legend(handles=marks, **below, ncols=3, frameon=False, fontsize=9)
-    _save(figure, path)
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    # no version in the file: the same bytes from any; "tight": as large as its texts need
-    figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.2)
+    save_figure(figure, path)
 
 
 def _draw_errors(
@@ -240,28 +215,10 @@ def _draw_errors(
         answer = f"{said} {attributes[k]} {probabilities(logits[image, k]):.2f}, {is_not}"
         captions.append("\n".join([answer, *["; ".join(notes)] * bool(notes), files[image]]))
     known, total = int((targets >= 0).sum()), int(errors.sum())
-    title = f"Wrong: {total:,} of {_count(known, 'answer')}" if total else f"No errors in {_count(known, 'answer')}"
+    title = f"Wrong: {total:,} of {count_of(known, 'answer')}" if total else f"No errors in {count_of(known, 'answer')}"
     if total > len(chosen):
         title += f"; {len(chosen)} of the surest, each from another image"
     contact_sheet(tiles, captions, path, columns=6, title=title)
-
-
-def _legible(names: Sequence[str]) -> list[str]:
-    """The names, each in one line; where letters are left out that the pictures' font lacks, with the number."""
-    from matplotlib.font_manager import findfont, get_font
-
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    legible = []
-    for k, name in enumerate(names):
-        whole = " ".join(name.split())
-        kept = " ".join("".join(letter if ord(letter) in known else " " for letter in whole).split())
-        legible.append(whole if kept == whole else f"{kept} (attribute {k})" if kept else f"attribute {k}")
-    return legible
-
-
-def _clipped(name: str) -> str:
-    """At most 26 letters: names that begin alike often end differently, so the middle goes."""
-    return name if len(name) <= 26 else f"{name[:14]}…{name[-11:]}"
 
 
 # ------------------------------------------------------------------------------------------------------- model card
@@ -333,7 +290,7 @@ def write_model_card(
     listed = ", ".join(map(_code, attributes))
     parts = [
         "# Model card: face attributes",
-        f"{model} It says yes or no to {_count(len(attributes), 'attribute')} of one face: {listed}.",
+        f"{model} It says yes or no to {count_of(len(attributes), 'attribute')} of one face: {listed}.",
         f"It learned from a teacher's answers, and has the teacher's errors too: {teacher}" if teacher else "",
         "## Data and licence",
         f"{data} {licence or 'The data name no licence: see that you may use them.'}",
@@ -357,8 +314,8 @@ def write_model_card(
 def _figures_part(scores: Scores, attributes: Sequence[str]) -> str:
     figures = scores.figures
     left_out = int(figures["attributes_left_out"])
-    measured = _count(len(attributes) - left_out, "attribute")
-    lines = [f"{_count(int(figures['images']), 'image')}, means over {measured}"]
+    measured = count_of(len(attributes) - left_out, "attribute")
+    lines = [f"{count_of(int(figures['images']), 'image')}, means over {measured}"]
     lines[0] += f"; {left_out} left out, without both a yes and a no." if left_out else "."
     lines += ["", "| figure | value |", "|---|---|"]
     lines += [f"| {words} | {_number(figures[name])} |" for name, words in _FIGURES.items() if name in figures]

@@ -15,12 +15,12 @@ from backbone import InputError
 from data.attributes import (
     UNKNOWN,
     AttributesDataModule,
-    collate,
     list_unlabelled,
     read_attribute_csv,
     read_attributes,
 )
 from data.images import open_image
+from data.photographs import collate
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Wearing_Hat")
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from backbone import InputError
 from data import imagenet
-from data.classification import ClassificationDataModule, collate, open_labelled
+from data.classification import ClassificationDataModule, open_labelled
 from data.images import open_image
+from data.photographs import collate
 
 
 def module(root, **settings):

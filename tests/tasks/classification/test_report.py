@@ -9,7 +9,7 @@ from PIL import Image
 from backbone.errors import InputError
 from tasks.classification import report
 from tasks.classification.metrics import evaluate
-from tasks.classification.report import legible_names, readable_part, unique_names, write_report
+from tasks.classification.report import readable_part, unique_names, write_report
 
 COLORS = np.array([(200, 40, 40), (40, 160, 60), (50, 70, 200), (220, 180, 30)], np.uint8)  # of the photographs
 GREY = (160, 160, 160)
@@ -144,11 +144,6 @@ def test_names_that_classes_share_are_told_apart(tmp_path):
     assert metrics["test/recall/crane (0)"] == 1
     assert metrics["test/recall/crane (2)"] == 0
     assert rows_of(tmp_path / "predictions.csv")[1]["truth"] == "crane (2)"
-
-
-def test_names_are_drawn_in_one_line_and_what_the_font_lacks_is_told_by_the_label():
-    names = ["пудель", "a\n b", "柴犬", "🐶 dog", "Ærø"]
-    assert legible_names(names) == ["пудель", "a b", "class 2", "dog (class 3)", "Ærø"]
 
 
 @pytest.mark.filterwarnings("error")

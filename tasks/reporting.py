@@ -1,0 +1,57 @@
+"""What every report writes with: figures as JSON, tables as CSV, pictures by matplotlib, names that fit into them."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, as in tasks/plotting.py
+DPI = 100
+
+
+def write_json(path: Path, figures: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Write figures by name, null where one could not be measured (None or NaN); return what was written."""
+    flat = {name: None if value is None or math.isnan(value) else float(value) for name, value in figures.items()}
+    path.write_text(json.dumps(flat, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+    return flat
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table in UTF-8; a file's name that is none is escaped."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+def count_of(count: int, of: str) -> str:
+    """The number and the noun: "1 image", "2,000 images", "3 classes"."""
+    return f"{count:,} {of}" if count == 1 else f"{count:,} {of}{'es' if of.endswith('s') else 's'}"
+
+
+def clipped(name: str) -> str:
+    """At most 26 letters: names that begin alike often end differently, so the middle goes."""
+    return name if len(name) <= 26 else f"{name[:14]}…{name[-11:]}"
+
+
+def legible(names: Sequence[str], what: str) -> list[str]:
+    """The names, each in one line; where letters are left out that the pictures' font lacks, with "`what` 3"."""
+    from matplotlib.font_manager import findfont, get_font
+
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    found = []
+    for k, name in enumerate(names):
+        whole = " ".join(name.split())
+        kept = " ".join("".join(letter if ord(letter) in known else " " for letter in whole).split())
+        found.append(whole if kept == whole else f"{kept} ({what} {k})" if kept else f"{what} {k}")
+    return found
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a PNG as large as its texts need, the same bytes from any version of matplotlib's name in it."""
+    figure.savefig(path, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.2)

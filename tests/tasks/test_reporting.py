@@ -1,0 +1,34 @@
+import csv
+import json
+import os
+
+from tasks.reporting import clipped, count_of, legible, write_csv, write_json
+
+
+def test_names_are_drawn_in_one_line_and_what_the_font_lacks_is_told_by_the_number():
+    names = ["пудель", "a\n b", "柴犬", "🐶 dog", "Ærø"]
+    assert legible(names, "class") == ["пудель", "a b", "class 2", "dog (class 3)", "Ærø"]
+
+
+def test_long_names_keep_both_ends():
+    assert clipped("n02088364-beagle") == "n02088364-beagle"
+    assert clipped("a" * 14 + "b" * 30 + "c" * 11) == "a" * 14 + "…" + "c" * 11
+
+
+def test_numbers_agree_with_their_nouns():
+    assert [count_of(1, "class"), count_of(2000, "class"), count_of(0, "image")] == [
+        "1 class",
+        "2,000 classes",
+        "0 images",
+    ]
+
+
+def test_what_could_not_be_measured_is_null(tmp_path):
+    written = write_json(tmp_path / "m.json", {"a": float("nan"), "b": None, "c": 0.5})
+    assert json.loads((tmp_path / "m.json").read_text()) == written == {"a": None, "b": None, "c": 0.5}
+
+
+def test_a_file_name_that_is_no_utf_8_is_escaped(tmp_path):
+    write_csv(tmp_path / "t.csv", ["file"], [[os.fsdecode(b"\xff.jpg")], ["a,b"]])
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["file"], ["\\udcff.jpg"], ["a,b"]]
