@@ -12,7 +12,7 @@ from tqdm import tqdm
 from backbone.errors import InputError
 from data.images import IMAGE_ENDINGS, ImageError
 from tasks.plotting import contact_sheet, fit
-from tasks.runs import new_run, point_latest
+from tasks.runs import point_latest
 
 _PRINTED = 20  # answers for more pictures are in the file alone
 _TILES = 60  # on a sheet
@@ -61,18 +61,16 @@ def for_each(pictures: Sequence[Path], predict: Callable[[Path], None]) -> int:
 
 
 def write_answers(
-    task: str,
-    runs: Path,
+    run: Path,
     pictures: Sequence[Path],
     answer: Callable[[Path], tuple[np.ndarray, Mapping[str, Any], str]],
     title: str,
-) -> Path:
-    """Write into a new run folder what `answer` says of each picture; return the folder.
+) -> None:
+    """Write into a run folder that `new_run` named what `answer` says of each picture.
 
     `answer` gives the picture, a JSON object and a caption of a few lines. Written: predictions.jsonl, a line for each
     picture, and under pictures/ sheets of 60. Errors as `for_each`.
     """
-    run = new_run(task, runs)
     lines: list[str] = []
     tiles: list[np.ndarray] = []
     captions: list[str] = []
@@ -102,5 +100,4 @@ def write_answers(
     point_latest(run)
     if done <= _PRINTED:
         print(text.decode(), end="")
-    print(f"{done} pictures: {run / 'predictions.jsonl'}\npictures: {run / 'pictures'}")
-    return run
+    print(f"{done} pictures: {run / 'predictions.jsonl'}\npictures: {run / 'pictures'}\nrun: {run}")

@@ -1,55 +1,128 @@
 """Every shipped config is run by the real command."""
 
+import csv
+import importlib
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tasks.classification.__main__ import main as classification
-from tasks.detection.__main__ import main as detection
-from tasks.face_attributes.__main__ import main as face_attributes
-
 CONFIGS = Path(__file__).parents[1] / "configs"
-# the command, and the fixture that gives it small data
-TASKS = {
-    "classification": (classification, "classes_root"),
-    "detection": (detection, "coco_root"),
-    "face_attributes": (face_attributes, "faces_root"),
+DATA = {  # the fixture that gives a task small data
+    "classification": "classes_root",
+    "detection": "coco_root",
+    "face_attributes": "faces_root",
+    "face_embeddings": "faces_root",
+    "geolocalization": "places_root",
 }
-QUICK = ["--data.num_workers", "0", "--data.batch_size", "2", "--trainer.max_epochs", "1"]
+QUICK = ["--data.num_workers", "0", "--data.batch_size", "2", "--trainer.enable_progress_bar", "false"]
 QUICK += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
-QUICK += ["--trainer.check_val_every_n_epoch", "1", "--trainer.enable_progress_bar", "false"]
+ONCE = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
+SMALL = ["--data.image_size", "32"]  # but a detector needs room for its anchors
+
+
+def command_of(config):
+    """The task and the command that the config's first line gives: `# python -m tasks.TASK COMMAND ...`."""
+    return config.read_text().splitlines()[0].removeprefix("# python -m tasks.").split()[:2]
+
+
+FITS, EXPERIMENTS = (
+    pytest.mark.parametrize(
+        "config",
+        [path for path in sorted(CONFIGS.rglob("*.yaml")) if (command_of(path)[1:] == ["experiment"]) == others],
+        ids=lambda path: f"{path.parent.name}/{path.stem}",
+    )
+    for others in (False, True)
+)
+
+
+def run(task, *args):
+    assert importlib.import_module(f"tasks.{task}.__main__").main(list(args)) == 0
+
+
+@pytest.fixture(scope="module")
+def checkpoint(request, tmp_path_factory):
+    """The function that makes a task's checkpoint, of one step, once."""
+    made = {}
+
+    def make(task):
+        if task not in made:
+            folder = tmp_path_factory.mktemp("teacher")
+            root = ["--data.root", str(request.getfixturevalue(DATA[task])), "--trainer.default_root_dir", str(folder)]
+            run(task, "fit", *root, *QUICK, *ONCE, *SMALL, "--model.width_mult", "0.25")
+            [made[task]] = folder.glob(f"{task}/2*/checkpoints/best.ckpt")
+        return str(made[task])
+
+    return make
+
+
+def teacher_for(config):
+    """The task whose checkpoint teaches the config's net, None where it learns from labels alone."""
+    task, _ = command_of(config)
+    if task == "face_embeddings":
+        return "face_attributes"
+    return task if " --model.teacher " in config.read_text().splitlines()[0] else None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
-def test_config_trains_validates_and_leaves_a_whole_run(config, request, capsys):
+@FITS
+def test_config_trains_validates_and_leaves_a_whole_run(config, request, checkpoint, capsys):
     task = config.parent.name
-    main, data = TASKS[task]
-    root = str(request.getfixturevalue(data))
+    root = str(request.getfixturevalue(DATA[task]))
     asked = yaml.safe_load(config.read_text())
-    given = ["--config", str(config), "--data.root", root, *QUICK]
+    given = ["--config", str(config), "--data.root", root, *QUICK, *ONCE]
+    given += [] if task == "detection" else SMALL
+    if teacher := teacher_for(config):
+        given += ["--model.teacher", checkpoint(teacher)]
     for name, value in {"version": "", "without_near_duplicates_of": root}.items():
         if name in asked["data"]:  # what else says which data they are
             given += [f"--data.{name}", value]
-    assert main(["fit", *given]) == 0
-    run = Path(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("run: "))
-    assert {path.name for path in run.iterdir()} >= {
+    run(task, "fit", *given)
+    folder = Path(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("run: "))
+    assert {path.name for path in folder.iterdir()} >= {
         "config.yaml",
         "checkpoints",
         "metrics.csv",
         "metrics.json",
         "pictures",
     }
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert (Path("runs") / task / "latest").resolve() == run.resolve()
-    used = yaml.safe_load((run / "config.yaml").read_text())
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (Path("runs") / task / "latest").resolve() == folder.resolve()
+    used = yaml.safe_load((folder / "config.yaml").read_text())
     for name, value in asked["model"].items():
         assert used["model"][name] == value
 
 
-@pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.slow
+@EXPERIMENTS
+def test_experiment_makes_every_run_and_a_table(config, request, checkpoint, tmp_path):
+    task = config.parent.name
+    root = request.getfixturevalue(DATA[task])
+    asked = yaml.safe_load(config.read_text())
+    if isinstance(asked["teacher"], str):
+        assert (config.parent / asked["teacher"]).is_file()  # the config that trains it is here, and is run above
+    asked["students"] = [asked["students"][0], asked["students"][-1]]  # the rest differ in their size alone
+    asked["sweep"]["unlabelled_fractions"] = [0, 1]
+    for student in (*asked["students"], asked["sweep"]):
+        student["image_size"] = max(32, student["image_size"] // 4)
+    small = tmp_path / config.name
+    small.write_text(yaml.safe_dump(asked))
+    given = ["--teacher", checkpoint(task), "--steps", "1", "--data.root", str(root)]
+    run(task, "experiment", "--config", str(small), *given, "--data.unlabelled", str(root / "unlabelled"), *QUICK)
+    folder = Path("runs") / task / config.stem
+    with (folder / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["learned_from"] for row in rows] == [
+        "teacher",
+        *2 * ["the teacher's answers", "labels"],
+        rows[1]["learned_from"],
+    ]
+    assert {path.name for path in (folder / "pictures").iterdir()} == {"experiment.png", "unlabelled.png"}
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_config_begins_with_its_command_and_a_figure(config):
     first, *rest = config.read_text().splitlines()
-    assert first.startswith(f"# python -m tasks.{config.parent.name} fit")
+    assert first.startswith("# python -m tasks.")
+    assert command_of(config) in ([config.parent.name, "fit"], [config.parent.name, "experiment"])
     assert rest[0].startswith("# ")

@@ -108,6 +108,22 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -
     return Scores(figures, confusion, images, recall, precision, f1, before, after)
 
 
+def compare(logits: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """A teacher's logits (N, C) beside its student's: how good it is, and how near the student came.
+
+    `teacher_top1` as `evaluate` has it; `teacher_agreement`, the share of images to which both give the same answer;
+    `teacher_kl`, the mean divergence of the student's softmax from the teacher's, in nats. Raises InputError as
+    `evaluate`.
+    """
+    top1 = evaluate(teacher, labels).figures["top1"]
+    alike, divergence = np.empty((2, len(logits)))
+    for rows in tqdm(_blocks(logits), "comparing", disable=None, delay=2, leave=False):
+        own, wanted = _log_softmax(logits[rows]), _log_softmax(teacher[rows])  # (B, C)
+        alike[rows] = own.argmax(axis=1) == wanted.argmax(axis=1)
+        divergence[rows] = (np.exp(wanted) * (wanted - own)).sum(axis=1)
+    return {"teacher_top1": top1, "teacher_agreement": _mean(alike), "teacher_kl": _mean(divergence)}
+
+
 def top_classes(logits: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
     """The best min(5, C) classes of each image (N, k) and their probabilities (N, k), in `evaluate`'s order."""
     count = min(_TOP, logits.shape[1])
@@ -233,6 +249,13 @@ def _log_softmax_parts(block: np.ndarray, divisor: float) -> tuple[np.ndarray, n
     """`best` (B, 1) and `log_sum` (B,) with log softmax(block / divisor) = (block - best) / divisor - log_sum."""
     best = block.max(axis=1, keepdims=True)
     return best, np.log(np.exp((block - best) / divisor).sum(axis=1))
+
+
+def _log_softmax(block: np.ndarray) -> np.ndarray:
+    """Of logits (B, C), in float64."""
+    block = block.astype(np.float64)
+    best, log_sum = _log_softmax_parts(block, 1.0)
+    return block - best - log_sum[:, None]
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Training and evaluation of the classifier: wiring only."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,10 +12,12 @@ from torch import Tensor, nn
 from backbone import InputError, normalize
 from backbone.errors import check_options
 from data import imagenet
-from tasks.classification.loss import cross_entropy, mix
-from tasks.classification.metrics import evaluate, fit_temperature
+from tasks.classification.loss import cross_entropy
+from tasks.classification.metrics import compare, evaluate, fit_temperature
 from tasks.classification.model import load_classifier
 from tasks.classification.report import write_report
+from tasks.distillation.lessons import Distiller, TeacherOption
+from tasks.mixing import drawing, mix
 from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
 from tasks.pooled import PooledClassifier
 from tasks.processes import ShareBadImages, gather
@@ -25,7 +25,7 @@ from tasks.trunk import build_trunk
 
 
 class ClassificationModule(LightningModule):
-    """A classifier with its loss, optimizer and evaluation.
+    """A classifier, taught by labels, by a teacher or by both, and its evaluation.
 
     Args:
         categories: Label to name; the data say it.
@@ -36,8 +36,16 @@ class ClassificationModule(LightningModule):
         head: A new one for the data's classes, or the 1,000-way ImageNet classifier that comes with `weights`; the
             data's classes are then found among ImageNet's by name. `test --model.weights` without a checkpoint is so.
         dropout: Of the pooled features.
-        label_smoothing: Part of each target that all classes share.
-        mixup_alpha: Blend images and labels by a part drawn from Beta(alpha, alpha); 0 does not.
+        label_smoothing: Part of each label that all classes share; not of a teacher's answers.
+        teacher: What answers: a checkpoint (x.ckpt), "torchvision:NAME" or "timm:NAME" in a list with `weights`, a
+            program (x.pt, x.pt2), "package.module:function", or a list of several with shares. None: labels alone. Its
+            classes are found by name, or by `names` given in a list.
+        teacher_weight: The teacher's part of the loss; the rest is the labels'. At 1 no label is looked at.
+        temperature: Softens both sides of the teacher's loss.
+        distance: From the teacher: divergence of the classes' probabilities, or squared error of the logits.
+        cache: Folder to keep the teacher's answers in; needs --data.views.
+        cache_only: Take all answers from the cache; the teacher is not loaded.
+        mixup_alpha: Blend images, for student and teacher alike, and labels by a part drawn from Beta(alpha, alpha).
         cutmix_alpha: The same with rectangles; where both are given they take turns.
         optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
         lr: Learning rate at its height.
@@ -65,6 +73,12 @@ class ClassificationModule(LightningModule):
         head: Literal["new", "imagenet"] = "new",
         dropout: float = 0.2,
         label_smoothing: float = 0.1,
+        teacher: TeacherOption = None,
+        teacher_weight: float = 1.0,
+        temperature: float = 1.0,
+        distance: Literal["kl", "mse_logits"] = "kl",
+        cache: str | None = None,
+        cache_only: bool = False,
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
         optimizer: Literal["sgd", "rmsprop", "adamw"] = "adamw",
@@ -96,20 +110,36 @@ class ClassificationModule(LightningModule):
         trunk, pretrained = build_trunk(self.hparams)
         names = tuple(categories.values())
         self.class_names = imagenet.class_names() if head == "imagenet" else names  # of the head's outputs
+        self.distiller = Distiller(self.hparams, self.class_names, "softmax")
         self.model = PooledClassifier(trunk, len(self.class_names), dropout)
         if head == "imagenet" and numerics is None:
             load_classifier(self.model, pretrained, weights)
         self.model.to(memory_format=torch.channels_last)
         outputs = _among_imagenet(names) if head == "imagenet" else range(len(names))
         self.register_buffer("output_of_label", torch.tensor(outputs), persistent=False)
-        self.temperature: float | None = None  # fitted on the validation images; travels in the checkpoint
+        self.temperature: float | None = (
+            None  # of calibration, not the teacher's; fitted on the validation images; travels in the checkpoint
+        )
         self._head_steps: int | None = None  # known when the run's length is, and then kept by its checkpoints
-        self._found: dict[int, np.ndarray] = {}  # logits by position in the split
+        self._found: dict[int, np.ndarray] = {}  # logits by position in the split, and the teacher's beneath them
         self.train()
 
     @property
     def _data(self) -> Any:  # Trainer does not declare it
         return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def prepare_fit(self, data: Any) -> None:
+        """Load the teacher, and find what contradicts the data, before anything is written. Raises InputError."""
+        self.distiller.prepare(data.hparams["views"])
+
+    def setup(self, stage: str) -> None:
+        """Prepare, where the command has not."""
+        if stage == "fit":
+            self.prepare_fit(self._data)
+
+    def on_fit_start(self) -> None:
+        """Fill the teacher's cache."""
+        self.distiller.start(self._data, self.device)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; 0 where no image of it could be read."""
@@ -118,19 +148,17 @@ class ClassificationModule(LightningModule):
             return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
         asked, model = self.hparams, self.model
         labels = self.output_of_label[batch["labels"]]
-        with self._drawing(batch_idx):
+        with drawing(self, batch_idx):
             images, targets = mix(
-                normalize(batch["images"], model.trunk.preprocessing),
-                labels,
-                len(self.class_names),
-                asked["mixup_alpha"],
-                asked["cutmix_alpha"],
+                batch["images"], labels, len(self.class_names), asked["mixup_alpha"], asked["cutmix_alpha"]
             )
             # Not by requires_grad: DistributedDataParallel would never synchronise what it was wrapped without.
             with torch.set_grad_enabled(not (self._head_alone() and self.trainer.world_size == 1)):
-                features = model.pool(images)
+                features = model.pool(normalize(images, model.trunk.preprocessing))
             logits = model.classify(features)
-        loss = cross_entropy(logits, targets, asked["label_smoothing"])
+        loss, parts = self.distiller.weigh(
+            batch, images, logits, lambda: cross_entropy(logits, targets, asked["label_smoothing"])
+        )
         if not loss.isfinite():
             files = [self._data.file("train", position) for position in batch["positions"].tolist()]
             raise InputError(
@@ -138,16 +166,25 @@ class ClassificationModule(LightningModule):
                 "train with a lower --model.lr."
             )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
+        if self.distiller.teaches:
+            self.log_dict(parts, batch_size=len(images))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Keep the logits of the batch's images."""
+        """Keep the logits of the batch's images, and outside `fit` the teacher's."""
         self._data.bad_images.note(batch["bad"])
         if len(batch["images"]):
-            logits = self.model(batch["images"]).float().cpu().numpy()
-            self._found.update(zip(batch["positions"].tolist(), logits, strict=True))
+            both = self.distiller.beside(batch["images"], self.model(batch["images"]))  # (B, 1 or 2, outputs)
+            self._found.update(zip(batch["positions"].tolist(), both, strict=True))
 
     test_step = validation_step
+
+    def on_validation_start(self) -> None:
+        """Load the teacher for a comparison, where it is at hand."""
+        if self.trainer.state.fn != "fit":
+            self.distiller.compare(self.device)
+
+    on_test_start = on_validation_start
 
     def on_validation_epoch_end(self) -> None:
         """Score the validation images, and fit the temperature on them."""
@@ -164,13 +201,16 @@ class ClassificationModule(LightningModule):
         if not found:  # every image of a split so small was bad, which its limit allows
             raise InputError(f"none of the {split} images could be read; see --data.max_bad_fraction.")
         positions = list(found)
-        logits = np.stack(list(found.values()))  # (N, outputs)
+        both = np.stack(list(found.values()))  # (N, 1 or 2, outputs)
+        logits = both[:, 0]
         labels = self.output_of_label.cpu().numpy()[self._data.labels(split, positions)]  # (N,)
         if split == "val":
             self.temperature = fit_temperature(logits, labels)
         scores = evaluate(logits, labels, self.temperature or 1.0)
         if self.temperature is None:  # another project's classifier, for which none was fitted
             scores.figures.update(dict.fromkeys(("temperature", "nll_calibrated", "ece_calibrated"), float("nan")))
+        if both.shape[1] == 2:
+            scores.figures.update(compare(logits, both[:, 1], labels))
         self.log_dict({f"{split}/{name}": value for name, value in scores.figures.items() if name != "top1"})
         self.log(f"{split}/top1", scores.figures["top1"], prog_bar=True)
         folder = self.trainer.log_dir  # on every rank: it is a broadcast
@@ -200,15 +240,6 @@ class ClassificationModule(LightningModule):
 
     def _head_alone(self) -> bool:
         return self.global_step < (self._head_steps or 0)
-
-    @contextlib.contextmanager
-    def _drawing(self, batch_idx: int) -> Iterator[None]:
-        """Draw dropout and mixing from seed, step and batch, so that a resumed run draws what it would have drawn."""
-        rank, step = self.trainer.global_rank, self.global_step  # several accumulated batches share a step
-        seed = np.random.SeedSequence((self._data.hparams["seed"], rank, step, batch_idx))
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(seed.generate_state(1)[0]))
-            yield
 
     def train(self, mode: bool = True) -> "ClassificationModule":
         """Set the mode of all but a trunk that is frozen or waits, and norms that keep their statistics."""

@@ -29,12 +29,11 @@ def main(args: list[str]) -> int:
     options = parser.parse_args(args)
     if options.top_k < 1:
         raise InputError(f"--top_k {options.top_k}: give 1 or more.")
-    run = _predict(options)
-    print(f"run: {run}")
+    _predict(options)
     return 0
 
 
-def _predict(options: argparse.Namespace) -> Path:
+def _predict(options: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
@@ -42,7 +41,7 @@ def _predict(options: argparse.Namespace) -> Path:
     from tasks.accelerator import keep_freed_memory
     from tasks.classification.inference import PhotoClassifier
     from tasks.predicting import pictures_at, write_answers
-    from tasks.runs import newest_checkpoint
+    from tasks.runs import new_run, newest_checkpoint
 
     keep_freed_memory()
     file = options.weights or options.ckpt_path or newest_checkpoint("classification", options.runs)
@@ -58,7 +57,7 @@ def _predict(options: argparse.Namespace) -> Path:
         row = {"classes": [{"name": name, "probability": p} for name, p in answers]}
         return image, row, "\n".join(f"{name} {p:.2f}" for name, p in answers[:3])
 
-    return write_answers("classification", options.runs, pictures, answer, f"What {file} says")
+    write_answers(new_run("classification", options.runs), pictures, answer, f"What {file} says")
 
 
 def _of_the_sample(file: Path) -> list[Path]:

@@ -1,6 +1,6 @@
-"""What a module asks its teacher in training: online, or out of a cache that is filled first."""
+"""What a module does with its teacher: asks it, online or out of a cache that is filled first, and weighs its loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,13 +10,99 @@ from torch import Tensor
 
 from backbone.errors import InputError
 from tasks.distillation.cache import Manifest, TeacherCache, fill, keys_digest
+from tasks.distillation.losses import binary_kl, check_temperature, mse_logits, softmax_kl
 from tasks.distillation.teachers import Ensemble, Teacher, load_teacher
 
 TeacherOption = str | list[dict[str, Any]] | None
 
 
+Probabilities = Literal["softmax", "sigmoid"]  # one class of all, or yes and no for each
+
+
+class Distiller:
+    """The teacher of a module whose answers are logits, one for each of `names`: checked, loaded, asked and weighed.
+
+    `options` are the module's, `teacher`, `teacher_weight`, `temperature`, `distance`, `cache` and `cache_only` among
+    them. Without a teacher labels are all there is. Plain, so that a teacher is in no checkpoint, no optimizer and no
+    average of weights.
+    """
+
+    def __init__(self, options: Mapping[str, Any], names: Sequence[str], probabilities: Probabilities) -> None:
+        check_temperature(options["temperature"])
+        self._options = options
+        self._names = tuple(names)
+        self._probabilities: Probabilities = probabilities
+        self.teacher: Teacher | Ensemble | None = None
+        self._lessons: Lessons | None = None
+        self._compares = False
+
+    def __deepcopy__(self, memo: dict) -> "Distiller":
+        return self
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a teacher's answers, kept or not, are asked for."""
+        return self._options["teacher"] is not None or self._options["cache_only"]
+
+    def prepare(self, views: int) -> None:
+        """Load the teacher for a fit, before anything is written; `views` are the data's. Raises InputError."""
+        check_lessons(self._options, views)
+        if self.teacher is None and not self._options["cache_only"]:
+            self.teacher = build_teacher(self._options["teacher"], self._names, self._probabilities)
+
+    def start(self, data: Any, device: torch.device) -> None:
+        """Have the answers at hand that a fit will need: fill the cache, where there is one."""
+        self._compares = False
+        if self.teaches:
+            cache = {name: self._options[name] for name in ("cache", "cache_only")}
+            self._lessons = Lessons(self.teacher, len(self._names), data, device, **cache)
+
+    def weigh(
+        self, batch: Mapping[str, Any], images: Tensor, logits: Tensor, of_labels: Callable[[], Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of `logits` (B, K) on `images`, uint8 (B, 3, H, W), and its parts by the names they are logged by.
+
+        What has no weight is not computed: neither the teacher's answers nor the loss `of_labels`.
+        """
+        options = self._options
+        weight: float = options["teacher_weight"] if self.teaches else 0.0
+        parts, loss = {}, logits.new_zeros((), dtype=torch.float32)
+        if weight > 0:
+            assert self._lessons is not None  # start() was called
+            parts["train/loss_teacher"] = self._distance(logits, self._lessons(batch, images))
+            loss = loss + weight * parts["train/loss_teacher"]
+        if weight < 1:
+            parts["train/loss_labels"] = of_labels()
+            loss = loss + (1 - weight) * parts["train/loss_labels"]
+        return loss, parts
+
+    def compare(self, device: torch.device) -> None:
+        """Load the teacher for an evaluation, or say why it cannot be had."""
+        try:
+            if self.teacher is None:
+                self.teacher = build_teacher(self._options["teacher"], self._names, self._probabilities)
+        except InputError as error:
+            print(f"without the teacher's figures: {error}")
+        if self.teacher is not None:
+            self.teacher.to(device)
+            self._compares = True
+
+    def beside(self, images: Tensor, logits: Tensor) -> np.ndarray:
+        """Logits (B, K) of an evaluation, float32 (B, 1, K), or (B, 2, K) with the teacher's after `compare`."""
+        both = [logits.float()]
+        if self._compares and self.teacher is not None:
+            both.append(self.teacher(images))
+        return torch.stack(both, 1).cpu().numpy()
+
+    def _distance(self, logits: Tensor, answers: Tensor) -> Tensor:
+        if self._options["distance"] == "mse_logits":
+            return mse_logits(logits, answers)
+        divergence = softmax_kl if self._probabilities == "softmax" else binary_kl
+        return divergence(logits, answers, self._options["temperature"])
+
+
 def build_teacher(
-    asked: TeacherOption, names: Sequence[str], probabilities: Literal["softmax", "sigmoid"]
+    asked: TeacherOption, names: Sequence[str], probabilities: Probabilities
 ) -> Teacher | Ensemble | None:
     """The teacher that `--model.teacher` names, with an answer for each of `names`; None where it names none.
 
@@ -128,8 +214,9 @@ def check_lessons(options: Mapping[str, Any], views: int) -> None:
             "--model.cache keeps answers for fixed views of each picture, but --data.views is 0, a new view every "
             "epoch; give --data.views 8, say."
         )
-    if cache and options["mixup_alpha"] > 0:
-        raise InputError(
-            f"--model.mixup_alpha is {options['mixup_alpha']}, but a --model.cache has no answers about mixed "
-            "pictures; leave one of them out."
-        )
+    for name in ("mixup_alpha", "cutmix_alpha"):
+        if cache and options.get(name, 0) > 0:
+            raise InputError(
+                f"--model.{name} is {options[name]}, but a --model.cache has no answers about mixed pictures; leave "
+                "one of them out."
+            )

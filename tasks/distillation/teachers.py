@@ -300,7 +300,9 @@ def load_teacher(
         image_size: Side, or [height, width], in px, that pictures are resized to; by default what torchvision, timm or
             the checkpoint says, and otherwise the student's.
         output: Key or position of the logits where the network answers with a dictionary or a tuple.
-        answers: Embeddings are not mistaken for probabilities.
+        answers: Embeddings are what a head sees: the pooled features of a checkpoint of this project or of timm's, and
+            of torchvision's the input of its last layer. Other sources answer with them as they are; they are not
+            mistaken for probabilities.
 
     Raises:
         InputError: Where any of that cannot be used.
@@ -341,7 +343,11 @@ def load_teacher(
                 f"the teacher {text} has the image_size {image_size}; give its side in px, or two of them."
             )
         found = found._replace(size=(size[0], size[1]))
-    if names is not None:
+    if answers == "embeddings":
+        found = _without_head(library, found)
+    elif found.names == ():
+        raise InputError(f"the teacher {text} answers with embeddings, and logits are to be learned; name another.")
+    elif names is not None:
         found = found._replace(names=tuple(names))
     return Teacher(text, found, output, answers)
 
@@ -481,6 +487,34 @@ def _from_callable(text: str) -> _Network:
     file = inspect.getsourcefile(module)
     identity = b"callable " + text.encode() + (Path(file).read_bytes() if file else b"")
     return _Network(function, identity + (_state(function) if isinstance(function, nn.Module) else b""))
+
+
+class _Features(nn.Module):
+    """Pooled features of a network of this project: uint8 (B, 3, H, W) to (B, channels)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        network: Any = self.network  # a PooledClassifier, of which shared code knows these two
+        return network.pool(normalize(images, network.trunk.preprocessing))
+
+
+def _without_head(library: str, found: _Network) -> _Network:
+    """The network that answers with what its head would see; one that is no classifier, as it is."""
+    network: Any = found.network
+    if library == "timm":
+        network.reset_classifier(0)
+    elif library == "torchvision":
+        linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise InputError(f"the teacher {library} {type(network).__name__} has no linear layer to take away.")
+        parent, _, last = linear[-1].rpartition(".")
+        setattr(network.get_submodule(parent), last, nn.Identity())
+    elif found.identity.startswith(b"checkpoint ") and found.names:
+        network = _Features(network)
+    return found._replace(network=network, identity=found.identity + b" embeddings", names=None)
 
 
 def _filled(source: str, build: Callable[..., nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:

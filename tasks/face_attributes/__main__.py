@@ -21,6 +21,12 @@ def _predict(args: list[str]) -> int:
     return main(args)
 
 
+def _experiment(args: list[str]) -> int:
+    from tasks.face_attributes.experiment import main
+
+    return main(args)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; see `python -m tasks.face_attributes --help`."""
     commands = {
@@ -28,6 +34,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "validate": ("score a checkpoint on the validation images", lambda rest: _train(["validate", *rest])),
         "test": ("score a checkpoint on the test images, with a model card", lambda rest: _train(["test", *rest])),
         "predict": ("describe the face in any picture, or a folder of pictures", _predict),
+        "experiment": ("train students of several shapes by one teacher, as in Table 12", _experiment),
     }
     return dispatch("python -m tasks.face_attributes", tasks.face_attributes.__doc__ or "", commands, args)
 

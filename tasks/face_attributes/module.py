@@ -11,11 +11,11 @@ from torch import Tensor
 
 from backbone import InputError
 from backbone.errors import check_options
-from tasks.distillation.lessons import Lessons, TeacherOption, build_teacher, check_lessons
-from tasks.distillation.losses import binary_kl, check_temperature, masked_bce, mse_logits
-from tasks.distillation.teachers import Ensemble, Teacher
+from tasks.distillation.lessons import Distiller, TeacherOption
+from tasks.distillation.losses import masked_bce
 from tasks.face_attributes.metrics import by_subgroup, choose_thresholds, evaluate
 from tasks.face_attributes.report import write_model_card, write_report
+from tasks.mixing import drawing, mix
 from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
 from tasks.pooled import PooledClassifier
 from tasks.processes import ShareBadImages, gather
@@ -88,14 +88,13 @@ class FaceAttributesModule(LightningModule):
             ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
             ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
         )
-        check_temperature(temperature)
-        self._taught = teacher is not None or cache_only
-        if mixup_alpha > 0 and not (self._taught and teacher_weight == 1):
+        self.names = tuple(categories.values())
+        self.distiller = Distiller(self.hparams, self.names, "sigmoid")
+        if mixup_alpha > 0 and not (self.distiller.teaches and teacher_weight == 1):
             raise InputError(
                 f"--model.mixup_alpha is {mixup_alpha}, but labels of blended faces mean nothing; it needs a "
                 "--model.teacher and --model.teacher_weight 1."
             )
-        self.names = tuple(categories.values())
         for name in subgroups or ():
             if name not in self.names:
                 raise InputError(f"--model.subgroups has {name!r}, which is none of {', '.join(self.names)}.")
@@ -103,8 +102,6 @@ class FaceAttributesModule(LightningModule):
         self.model = PooledClassifier(trunk, len(self.names), dropout)
         self.model.to(memory_format=torch.channels_last)
         self.thresholds = np.full(len(self.names), 0.5)  # of probability; chosen on validation, in the checkpoint
-        self._teacher: Teacher | Ensemble | None = None
-        self._lessons: Lessons | None = None
         self._found: dict[int, np.ndarray] = {}  # logits by position in the split, and the teacher's beneath them
         self.train()
 
@@ -114,48 +111,33 @@ class FaceAttributesModule(LightningModule):
 
     def prepare_fit(self, data: Any) -> None:
         """Load the teacher, and find what contradicts the data, before anything is written. Raises InputError."""
-        asked = self.hparams
-        check_lessons(asked, data.hparams["views"])
-        if not self._taught:
+        if not self.distiller.teaches:
             data.need_labels("without a --model.teacher")
-        elif asked["teacher_weight"] < 1:
-            data.need_labels(f"with --model.teacher_weight {asked['teacher_weight']}")
-        if not asked["cache_only"]:
-            self._teacher = build_teacher(asked["teacher"], self.names, "sigmoid")
+        elif (weight := self.hparams["teacher_weight"]) < 1:
+            data.need_labels(f"with --model.teacher_weight {weight}")
+        self.distiller.prepare(data.hparams["views"])
 
     def setup(self, stage: str) -> None:
         """Prepare, where the command has not."""
-        if stage == "fit" and self._teacher is None:
+        if stage == "fit":
             self.prepare_fit(self._data)
 
     def on_fit_start(self) -> None:
         """Fill the teacher's cache."""
-        if self._taught:
-            cache = {name: self.hparams[name] for name in ("cache", "cache_only")}
-            self._lessons = Lessons(self._teacher, len(self.names), self._data, self.device, **cache)
+        self.distiller.start(self._data, self.device)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; 0 where no image of it could be read."""
         self._data.bad_images.note(batch["bad"])
-        images, asked = batch["images"], self.hparams
+        images = batch["images"]
         if not len(images):
             return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
-        if asked["mixup_alpha"] > 0:
-            images = self._blended(images)
-        logits = self.model(images)
-        loss = logits.new_zeros(())
-        parts = {}
-        weight = asked["teacher_weight"] if self._lessons is not None else 0.0
-        if self._lessons is not None and weight > 0:
-            answers = self._lessons(batch, images)
-            if asked["distance"] == "kl":
-                parts["train/loss_teacher"] = binary_kl(logits, answers, asked["temperature"])
-            else:
-                parts["train/loss_teacher"] = mse_logits(logits, answers)
-            loss = loss + weight * parts["train/loss_teacher"]
-        if weight < 1:
-            parts["train/loss_labels"] = masked_bce(logits, batch["targets"])
-            loss = loss + (1 - weight) * parts["train/loss_labels"]
+        with drawing(self, batch_idx):
+            if self.hparams["mixup_alpha"] > 0:  # for the teacher alone, so of labels there is one for all
+                alike = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+                images, _ = mix(images, alike, 1, self.hparams["mixup_alpha"], 0.0)
+            logits = self.model(images)
+        loss, parts = self.distiller.weigh(batch, images, logits, lambda: masked_bce(logits, batch["targets"]))
         if not loss.isfinite():
             files = [self._data.file("train", position) for position in batch["positions"].tolist()]
             raise InputError(
@@ -166,36 +148,20 @@ class FaceAttributesModule(LightningModule):
         self.log_dict(parts, batch_size=len(images))
         return loss
 
-    def _blended(self, images: Tensor) -> Tensor:
-        """Each picture with the next, uint8 again: the same for student and teacher, and for a resumed run."""
-        alpha = self.hparams["mixup_alpha"]
-        draw = np.random.default_rng((self._data.hparams["seed"], self.trainer.global_rank, self.global_step))
-        part = float(draw.beta(alpha, alpha))
-        return (part * images + (1 - part) * images.roll(1, 0)).round().to(torch.uint8)
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep the logits of the batch's images, and outside `fit` the teacher's."""
         self._data.bad_images.note(batch["bad"])
         if not len(batch["images"]):
             return
-        answers = [self.model(batch["images"]).float()]
-        if self._teacher is not None and self.trainer.state.fn != "fit":
-            answers.append(self._teacher(batch["images"]))
-        both = torch.stack(answers, 1).cpu().numpy()  # (B, 1 or 2, K)
+        both = self.distiller.beside(batch["images"], self.model(batch["images"]))  # (B, 1 or 2, K)
         self._found.update(zip(batch["positions"].tolist(), both, strict=True))
 
     test_step = validation_step
 
     def on_validation_start(self) -> None:
         """Load the teacher for a comparison, where it is at hand."""
-        if self.trainer.state.fn == "fit" or self._teacher is not None:
-            return
-        try:
-            self._teacher = build_teacher(self.hparams["teacher"], self.names, "sigmoid")
-        except InputError as error:
-            print(f"without the teacher's figures: {error}")
-        if self._teacher is not None:
-            self._teacher.to(self.device)
+        if self.trainer.state.fn != "fit":
+            self.distiller.compare(self.device)
 
     on_test_start = on_validation_start
 

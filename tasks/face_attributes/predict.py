@@ -20,11 +20,11 @@ def main(args: list[str]) -> int:
     parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
     options = parser.parse_args(args)
-    print(f"run: {_predict(options)}")
+    _predict(options)
     return 0
 
 
-def _predict(options: argparse.Namespace) -> Path:
+def _predict(options: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
@@ -33,7 +33,7 @@ def _predict(options: argparse.Namespace) -> Path:
     from tasks.accelerator import keep_freed_memory
     from tasks.face_attributes.inference import FaceAttributes
     from tasks.predicting import pictures_at, write_answers
-    from tasks.runs import newest_checkpoint, read_checkpoint
+    from tasks.runs import new_run, newest_checkpoint, read_checkpoint
 
     keep_freed_memory()
     file = options.ckpt_path or newest_checkpoint("face_attributes", options.runs)
@@ -52,4 +52,4 @@ def _predict(options: argparse.Namespace) -> Path:
         caption = ", ".join(f"{name} {probabilities[name]:.2f}" for name in present)
         return image, {"attributes": probabilities, "present": present}, caption or "none"
 
-    return write_answers("face_attributes", options.runs, pictures_at(options.source), answer, f"What {file} says")
+    write_answers(new_run("face_attributes", options.runs), pictures_at(options.source), answer, f"What {file} says")

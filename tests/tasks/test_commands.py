@@ -15,6 +15,7 @@ from tasks.commands import dispatch
         "tasks.detection",
         "tasks.classification",
         "tasks.face_attributes",
+        "tasks.face_embeddings",
         "backbone",
         "tasks",
         "data.samples",
@@ -86,3 +87,16 @@ def test_table_13_counts_what_the_paper_prints(capsys):
     assert (ssd["paper_params"], ssd["paper_mult_adds"]) == (6_800_000, 1_200_000_000)
     assert tables([]) == 0
     assert "6,819,839" in capsys.readouterr().out
+
+
+def test_table_14_counts_mult_adds_as_printed_and_says_that_the_head_is_not_known(capsys):
+    """Worked by hand: the trunk's 3,206,976 and 1,816,560 parameters, and 128 x (1024 or 768, + 1) in the head."""
+    assert tables(["--json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out) if row["table"] == 14]
+    assert [row["params"] for row in rows] == [3_206_976 + 131_200] * 2 + [1_816_560 + 98_432] * 2
+    for row in rows:
+        assert abs(row["mult_adds"] / row["paper_mult_adds"] - 1) < 0.02, row["model"]
+        assert row["paper_params"] > row["params"] + 1_400_000
+    assert [row["paper_accuracy"] for row in rows] == [79.4, 78.3, 75.2, 72.5]
+    assert tables([]) == 0
+    assert "does not say what lies between trunk and embedding" in capsys.readouterr().out

@@ -39,3 +39,14 @@ def test_every_parameter_gets_a_gradient():
     model = PooledClassifier(MobileNetV1(0.25), 5)
     model(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_a_bottleneck_is_a_matrix_of_that_rank():
+    model = PooledClassifier(MobileNetV1(0.25), 40, bottleneck=3).eval()
+    features = torch.randn(50, 256)
+    with torch.no_grad():
+        answers = model.classify(features) - model.head.bias
+        product = model.head.weight @ model.bottleneck.weight
+        torch.testing.assert_close(answers, features @ product.T)
+    assert torch.linalg.matrix_rank(product) == 3
+    assert sum(p.numel() for p in (*model.bottleneck.parameters(), *model.head.parameters())) == 3 * 256 + 40 * 4

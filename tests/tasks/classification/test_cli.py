@@ -427,3 +427,56 @@ def test_the_sample_is_learnt_from_nothing(capsys):
     figures = json.loads((last_run(capsys) / "metrics.json").read_text())
     assert figures["test/images"] == 96
     assert figures["test/top1"] > 3 / 8
+
+
+def test_a_student_is_taught_from_a_cache_and_compared_with_its_teacher(trained, classes_root, tmp_path, capsys):
+    teacher, cache = tmp_path / "teacher.ckpt", tmp_path / "cache"
+    shutil.copy(trained / "checkpoints" / "best.ckpt", teacher)
+    given = ["fit", "--data.root", str(classes_root), *SMALL, *SHORT, "--model.teacher", str(teacher)]
+    before = tree(classes_root)
+    keeping = ["--data.views", "2", "--model.cache", str(cache), "--trainer.log_every_n_steps", "1"]
+    assert main([*given, *keeping]) == 0
+    run = last_run(capsys)
+    assert tree(classes_root) == before
+    assert (cache / "manifest.json").is_file()
+    with (run / "metrics.csv").open(newline="") as file:
+        logged = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert len(logged) == 6
+    assert all(row["train/loss"] == row["train/loss_teacher"] for row in logged)
+    best = str(run / "checkpoints" / "best.ckpt")
+    exact = ["--trainer.precision", "32-true"]
+    assert main(["test", "--ckpt_path", best, *exact]) == 0
+    figures = json.loads((last_run(capsys) / "metrics.json").read_text())
+    assert main(["test", "--ckpt_path", str(teacher), *exact]) == 0
+    of_teacher = json.loads((last_run(capsys) / "metrics.json").read_text())
+    assert figures["test/teacher_top1"] == of_teacher["test/top1"]
+    assert 0 <= figures["test/teacher_agreement"] <= 1
+    assert figures["test/teacher_kl"] >= 0
+    assert "test/teacher_top1" not in of_teacher
+    teacher.unlink()
+    assert main(["test", "--ckpt_path", best, *exact]) == 0
+    printed = capsys.readouterr().out
+    assert "without the teacher's figures: the teacher " in printed
+    run = Path(printed.strip().splitlines()[-1].removeprefix("run: "))
+    alone = json.loads((run / "metrics.json").read_text())
+    assert alone == {name: value for name, value in figures.items() if "teacher" not in name}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--model.teacher", "nowhere.ckpt"], "the teacher nowhere.ckpt does not exist"),
+        (["--model.teacher", "torchvision:resnet18"], "has no weights, and a random one has nothing to teach"),
+        (["--model.temperature", "0"], "the temperature is 0.0; it must be above 0"),
+        (["--model.cache", "c"], "--model.cache is c, but there is no --model.teacher to ask"),
+        (["--data.views", "-1"], "--data.views is -1"),
+    ],
+)
+def test_a_teacher_that_cannot_be_is_one_sentence_and_no_run(args, message, classes_root, capsys):
+    refused(main, ["fit", "--data.root", str(classes_root), *SMALL, *args], message, capsys)
+
+
+def test_a_teacher_of_other_classes_is_one_sentence_and_no_run(trained, breeds_root, capsys):
+    teacher = ["--model.teacher", str(trained / "checkpoints" / "best.ckpt")]
+    message = r"the student's class 'Siberian_husky' is none of the teacher's 3 \(bar, cross, disc\)"
+    refused(main, ["fit", "--data.root", str(breeds_root), *SMALL, *teacher], message, capsys)

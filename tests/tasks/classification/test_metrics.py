@@ -19,6 +19,7 @@ from backbone.errors import InputError
 from tasks.classification import metrics
 from tasks.classification.metrics import (
     TEMPERATURES,
+    compare,
     confused_pairs,
     evaluate,
     expected_calibration_error,
@@ -311,3 +312,26 @@ def test_the_metrics_need_neither_torch_nor_lightning():
     root = Path(__file__).resolve().parents[3]
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, check=True)
     assert printed.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("block", [2**21, 65])  # 65: blocks of a few images
+def test_a_teacher_beside_its_student(block, monkeypatch):
+    monkeypatch.setattr(metrics, "_BLOCK", block)
+    student, labels = case(300, range(7), 7)
+    teacher, _ = case(300, range(7), 7, seed=1)
+    figures = compare(student, teacher, labels)
+    assert figures["teacher_top1"] == evaluate(teacher, labels).figures["top1"]
+    assert figures["teacher_agreement"] == accuracy_score(teacher.argmax(1), student.argmax(1))
+    p, q = softmax(teacher), softmax(student)
+    assert figures["teacher_kl"] == pytest.approx((p * np.log(p / q)).sum(1).mean())
+    assert compare(teacher, teacher, labels)["teacher_kl"] == 0
+    assert compare(teacher, teacher, labels)["teacher_agreement"] == 1
+
+
+def test_a_teachers_figures_by_hand():
+    """It says (1, 3) / 4 and the student (1, 1) / 2; of equal logits the lower class is the answer."""
+    figures = compare(np.zeros((2, 2)), np.log([[1.0, 3], [3, 1]]), np.array([1, 1]))
+    kl = 0.25 * np.log(0.5) + 0.75 * np.log(1.5)
+    assert figures == pytest.approx({"teacher_top1": 0.5, "teacher_agreement": 0.5, "teacher_kl": kl})
+    with pytest.raises(InputError, match=r"logits\[1\] hold a value that is not finite"):
+        compare(np.zeros((2, 2)), np.array([[0, 1], [np.nan, 0]]), np.array([0, 0]))

@@ -1,4 +1,6 @@
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +9,13 @@ import torch
 from helpers import Save, same, trainer
 from lightning.pytorch.callbacks import Callback
 
-from backbone import InputError
+from backbone import InputError, normalize
 from data.classification import ClassificationDataModule
 from tasks.classification.module import ClassificationModule
 from tasks.runs import read_checkpoint
 
 SMALL = {"width_mult": 0.25, "warmup_steps": 2, "lr": 0.01}
-OF_DATA = ("num_workers", "batch_size", "image_size", "augment", "random_erasing")
+OF_DATA = ("num_workers", "batch_size", "image_size", "augment", "random_erasing", "views")
 
 
 def build(root, **settings):
@@ -206,3 +208,240 @@ def test_metrics_file_is_flat_json(classes_root, tmp_path):
     assert figures["test/imagenet_overlap"] == 0.0
     assert figures["test/imagenet_pretrained"] == 0.0
     assert {"test/top1", "test/top1_low", "test/top1_high", "test/ece", "test/ece_calibrated"} <= figures.keys()
+
+
+# --- taught by a teacher ----------------------------------------------------------------------------------------------
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(outputs["loss"].item())
+
+
+@pytest.fixture(scope="module")
+def teacher(classes_root, tmp_path_factory):
+    """A checkpoint of a net that says another thing of each picture, in evaluation too."""
+    folder = tmp_path_factory.mktemp("teacher")
+    module, datamodule = build(classes_root)
+    datamodule.setup("fit")
+    torch.nn.init.normal_(module.model.head.weight)
+    norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0  # a few steps would leave the averages where they began, and features of nearly 0
+    with torch.no_grad():
+        module.train().model(torch.cat([batch["images"] for batch in datamodule.train_dataloader()]))
+        answers = module.eval().model(next(iter(datamodule.val_dataloader()))["images"])
+    assert answers.std(0).min() > 0.1
+    training = trainer(folder, max_epochs=1, limit_train_batches=0)
+    training.fit(module, datamodule)
+    training.save_checkpoint(folder / "teacher.ckpt")
+    return str(folder / "teacher.ckpt")
+
+
+def taught(root, folder, **settings):
+    losses = Losses()
+    module, datamodule = build(root, **settings)
+    trainer(folder, callbacks=[losses]).fit(module, datamodule)
+    return module.state_dict(), losses.seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kept_answers_give_the_losses_of_asking(classes_root, teacher, tmp_path, workers):
+    settings = {"teacher": teacher, "teacher_weight": 0.7, "temperature": 2.0, "views": 2, "num_workers": workers}
+    settings["lr"] = 1e-7  # or the rounding of float16 would grow from step to step
+    _, losses = taught(classes_root, tmp_path, **settings)
+    settings["cache"] = str(tmp_path / "cache")
+    kept, kept_losses = taught(classes_root, tmp_path, **settings)
+    assert len(losses) == 12
+    assert kept_losses == pytest.approx(losses, rel=3e-4)  # float16
+    again, again_losses = taught(classes_root, tmp_path, cache_only=True, **{**settings, "teacher": None})
+    assert again_losses == kept_losses
+    assert same(kept, again)
+    assert len({round(loss, 5) for loss in losses}) == 12  # or the order would not matter
+
+
+def test_a_cache_serves_a_resumed_run_as_well(classes_root, teacher, tmp_path):
+    settings = {"teacher": teacher, "views": 2, "cache": str(tmp_path / "cache"), "dropout": 0.3}
+    whole, _ = taught(classes_root, tmp_path, **settings)
+    module, datamodule = build(classes_root, **settings)
+    trainer(tmp_path, callbacks=[Save(tmp_path / "half.ckpt", epoch=1)]).fit(module, datamodule)
+    assert not same(module.state_dict(), whole)
+    module, datamodule = build(classes_root, **settings)
+    trainer(tmp_path).fit(module, datamodule, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert same(module.state_dict(), whole)
+
+
+def test_the_teacher_stays_as_it_was_and_is_in_no_checkpoint_and_no_optimizer(classes_root, teacher, tmp_path):
+    module, datamodule = build(classes_root, teacher=teacher)
+    module.prepare_fit(datamodule)
+    network = module.distiller.teacher.network
+    before = copy.deepcopy(network.state_dict())
+    training = trainer(tmp_path, max_epochs=2, limit_val_batches=1.0)
+    training.fit(module, datamodule)
+    assert module.distiller.teacher.network is network
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(part.training for part in network.modules())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    training.save_checkpoint(tmp_path / "student.ckpt")
+    alone, _ = build(classes_root)
+    assert module.state_dict().keys() == alone.state_dict().keys()
+    state = torch.load(tmp_path / "student.ckpt", weights_only=True)["state_dict"]
+    assert state.keys() == alone.state_dict().keys()
+    optimized = sum(p.numel() for group in training.optimizers[0].param_groups for p in group["params"])
+    assert optimized == sum(p.numel() for p in alone.parameters())
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(classes_root, teacher, tmp_path):
+    """Its norms and dropout as in evaluation, as its teacher's are."""
+    for distance in ("kl", "mse_logits"):
+        module, datamodule = build(classes_root, teacher=teacher, distance=distance, temperature=2.0)
+        module.load_state_dict(torch.load(teacher, weights_only=True)["state_dict"])
+        datamodule.setup("fit")
+        module.prepare_fit(datamodule)
+        module.distiller.start(datamodule, module.device)
+        batch = next(iter(datamodule.train_dataloader()))
+        logits = module.eval().model(batch["images"])
+        loss, _ = module.distiller.weigh(batch, batch["images"], logits, lambda: 1 / 0)
+        logits.retain_grad()  # the net's own gradients are its rounding times weights of any size
+        loss.backward()
+        assert loss.item() == pytest.approx(0.0, abs=1e-9)
+        assert logits.grad.abs().max().item() < 1e-6
+
+
+class DealtOut(ClassificationDataModule):
+    """With the training images' labels dealt out anew."""
+
+    def setup(self, stage):
+        super().setup(stage)
+        images = self._splits["train"]
+        self._splits["train"] = replace(images, labels=np.roll(images.labels, 2))
+
+
+@pytest.mark.parametrize("mixing", [{}, {"mixup_alpha": 0.5, "cutmix_alpha": 1.0}])
+def test_with_a_teacher_alone_the_labels_change_nothing(classes_root, teacher, tmp_path, monkeypatch, mixing):
+    for weight, alike in ((1.0, True), (0.5, False)):  # the second, or the dealing would show nothing
+        settings = {"teacher": teacher, "teacher_weight": weight, "label_smoothing": 0.0, **mixing}
+        straight, _ = taught(classes_root, tmp_path, **settings)
+        with monkeypatch.context() as patch:
+            patch.setitem(globals(), "ClassificationDataModule", DealtOut)
+            dealt, _ = taught(classes_root, tmp_path, **settings)
+        assert same(straight, dealt) == alike
+
+
+@pytest.mark.parametrize("mixing", [{"mixup_alpha": 0.5}, {"cutmix_alpha": 1.0}])
+def test_student_and_teacher_see_the_very_same_mixed_picture(classes_root, teacher, tmp_path, monkeypatch, mixing):
+    module, datamodule = build(classes_root, teacher=teacher, **mixing)
+    module.prepare_fit(datamodule)
+    by_student, by_teacher = [], []
+    pool, ask = module.model.pool, module.distiller.teacher._answer
+    monkeypatch.setattr(module.model, "pool", lambda x: by_student.append(x) or pool(x))
+    monkeypatch.setattr(module.distiller.teacher, "_answer", lambda x: by_teacher.append(x) or ask(x))
+    given = []
+    step = module.training_step
+    monkeypatch.setattr(
+        module, "training_step", lambda batch, batch_idx: given.append(batch["images"]) or step(batch, batch_idx)
+    )
+    trainer(tmp_path, max_epochs=1).fit(module, datamodule)
+    by_teacher = by_teacher[2:]  # the first call of all tries it twice
+    assert len(by_student) == len(by_teacher) == len(given) == 3
+    for student, asked, images in zip(by_student, by_teacher, given, strict=True):
+        assert asked.dtype == torch.uint8
+        assert torch.equal(student, normalize(asked, module.model.trunk.preprocessing))
+        assert not torch.equal(asked, images)
+        between = [torch.minimum(images, images.roll(1, 0)), torch.maximum(images, images.roll(1, 0))]
+        assert ((asked >= between[0]) & (asked <= between[1])).all()  # each with the one before it
+
+
+def renamed(teacher, path, names, rows):
+    """A copy of a checkpoint whose classes have other names, and the head's rows another order."""
+    found = torch.load(teacher, weights_only=True)
+    found["hyper_parameters"]["categories"] = dict(enumerate(names))
+    for name in ("model.head.weight", "model.head.bias"):
+        found["state_dict"][name] = found["state_dict"][name][rows]
+    torch.save(found, path)
+    return str(path)
+
+
+def test_classes_are_found_by_name_and_others_are_refused_without_a_map(classes_root, teacher, tmp_path):
+    _, losses = taught(classes_root, tmp_path, teacher=teacher)
+    turned = renamed(teacher, tmp_path / "turned.ckpt", ["Disc", "bar", "CROSS"], [2, 0, 1])
+    _, of_turned = taught(classes_root, tmp_path, teacher=turned)
+    assert of_turned == pytest.approx(losses, abs=1e-6)
+    foreign = renamed(teacher, tmp_path / "foreign.ckpt", ["balk", "kreuz", "scheibe"], [0, 1, 2])
+    with pytest.raises(
+        InputError, match=r"class 'bar' is none of the teacher's 3 \(balk, kreuz, scheibe\); give the teacher's `names`"
+    ):
+        taught(classes_root, tmp_path, teacher=foreign)
+    _, of_mapped = taught(classes_root, tmp_path, teacher=[{"source": foreign, "names": ["bar", "cross", "disc"]}])
+    assert of_mapped == pytest.approx(losses, abs=1e-6)
+
+
+def test_an_imagenet_head_learns_all_of_imagenets_classes(write_classes, tmp_path):
+    """The student's answers are ImageNet's 1,000 then, whatever few the data have, and so are the teacher's."""
+    from data import imagenet
+
+    root = write_classes(tmp_path / "data", {"train": 4, "val": 2})
+    for ours, theirs in (("bar", "beagle"), ("cross", "ox"), ("disc", "hare")):
+        for split in ("train", "val"):
+            (root / split / ours).rename(root / split / theirs)
+    sample, _ = build(root)
+    asked = {"numerics": sample.hparams["numerics"], "head": "imagenet"}
+    path = tmp_path / "thousand.ckpt"
+    module, datamodule = build(root, **asked)
+    training = trainer(tmp_path, max_epochs=1)
+    training.fit(module, datamodule)
+    training.save_checkpoint(path)
+    module, datamodule = build(root, teacher=str(path), **asked)
+    module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    module.prepare_fit(datamodule)
+    assert module.distiller.teacher.names == imagenet.class_names()
+    batch = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(module.distiller.teacher(batch), module.eval().model(batch).detach())
+    few, datamodule = build(root, teacher=str(path))  # and three of them teach a head of three
+    few.prepare_fit(datamodule)
+    columns = [imagenet.class_names().index(name) for name in ("beagle", "hare", "ox")]
+    torch.testing.assert_close(few.distiller.teacher(batch), module.model(batch)[:, columns].detach())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0.0}, "the temperature is 0.0; it must be above 0"),
+        ({"teacher_weight": 1.5, "teacher": "TEACHER"}, "--model.teacher_weight is 1.5"),
+        ({"cache": "c"}, "there is no --model.teacher to ask"),
+        ({"cache": "c", "teacher": "TEACHER"}, "--data.views is 0"),
+        ({"cache": "c", "teacher": "TEACHER", "views": 2, "cutmix_alpha": 1.0}, "no answers about mixed pictures"),
+        ({"teacher": "none.ckpt"}, "none.ckpt does not exist"),
+        ({"teacher": "TEACHER", "cache": "c", "views": 2, "cache_only": True}, "the cache c does not exist"),
+    ],
+)
+def test_options_that_contradict_each_other_are_one_sentence(classes_root, teacher, tmp_path, settings, message):
+    settings = {name: teacher if value == "TEACHER" else value for name, value in settings.items()}
+    with pytest.raises(InputError, match=message):
+        taught(classes_root, tmp_path, **settings)
+
+
+def test_a_student_is_compared_with_its_teacher_whose_figures_are_its_own(classes_root, teacher, tmp_path):
+    of_teacher, datamodule = build(classes_root)
+    [own] = trainer(tmp_path).test(of_teacher, datamodule, ckpt_path=teacher, weights_only=True, verbose=False)
+    assert "test/teacher_kl" not in own
+    module, datamodule = build(classes_root, teacher=teacher)
+    module.load_state_dict(of_teacher.state_dict())
+    [logged] = trainer(tmp_path).test(module, datamodule, verbose=False)
+    assert logged["test/teacher_agreement"] == 1.0
+    assert logged["test/teacher_kl"] == pytest.approx(0.0, abs=1e-6)
+    with torch.no_grad():
+        module.model.head.weight[0] += 0.5
+    [logged] = trainer(tmp_path).test(module, datamodule, verbose=False)
+    batches = list(datamodule.test_dataloader())
+    with torch.no_grad():
+        student = torch.cat([module.eval().model(batch["images"]) for batch in batches])
+        wanted = torch.cat([of_teacher.eval().model(batch["images"]) for batch in batches])
+    assert logged["test/teacher_top1"] == own["test/top1"]
+    assert logged["test/teacher_agreement"] == pytest.approx((student.argmax(1) == wanted.argmax(1)).float().mean())
+    kl = (wanted.softmax(1) * (wanted.log_softmax(1) - student.log_softmax(1))).sum(1).mean().item()
+    assert kl > 0.01
+    assert logged["test/teacher_kl"] == pytest.approx(kl, rel=1e-4)

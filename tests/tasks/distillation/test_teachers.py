@@ -267,6 +267,44 @@ def test_a_checkpoint_of_this_project(tmp_path, monkeypatch):
         load_teacher(tmp_path / "a.ckpt", mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
+def test_an_embedding_is_what_the_head_sees(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = PooledClassifier(MobileNetV1(0.125), 3).eval()
+    networks = {"classification": (model, ("bar", "cross", "disc")), "face_embeddings": (model, ())}
+    for task, found in networks.items():
+        monkeypatch.setattr(f"tasks.{task}.inference.load_network", lambda path, found=found: found)
+        torch.save({"task": task, "hyper_parameters": {"input_size": (64, 96)}}, tmp_path / f"{task}.ckpt")
+    batch = torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8)
+    features = load_teacher(tmp_path / "classification.ckpt", answers="embeddings")
+    with torch.inference_mode():
+        torch.testing.assert_close(model.head(features(batch)), model(batch))
+    assert (features.names, features.size) == (None, (64, 96))
+    assert features.digest != load_teacher(tmp_path / "classification.ckpt").digest
+    embedder = load_teacher(tmp_path / "face_embeddings.ckpt", answers="embeddings")  # which is one already
+    with torch.inference_mode():
+        torch.testing.assert_close(embedder(batch), model(batch))
+    with pytest.raises(InputError, match="answers with embeddings, and logits are to be learned"):
+        load_teacher(tmp_path / "face_embeddings.ckpt")
+
+
+@pytest.mark.parametrize("source", ["torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:test_resnet"])
+def test_a_foreign_classifiers_embedding_is_its_last_layers_input(tmp_path, source):
+    torch.manual_seed(0)
+    library, _, name = source.partition(":")
+    theirs = (
+        timm.create_model(name, num_classes=5)
+        if library == "timm"
+        else torchvision.models.get_model(name, num_classes=5)
+    )
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    options = {"weights": tmp_path / "w.pth", "image_size": 64}
+    logits, features = (load_teacher(source, **options, answers=kind) for kind in ("logits", "embeddings"))
+    head = [module for module in theirs.modules() if isinstance(module, nn.Linear)][-1]
+    batch = images(2, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(head(features(batch)), logits(batch), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("task", ["detection", "unheard_of", "os.path", "../x", 3, None])
 def test_checkpoints_without_logits_are_refused(tmp_path, task):
     torch.save({"task": task, "hyper_parameters": {}}, tmp_path / "x.ckpt")

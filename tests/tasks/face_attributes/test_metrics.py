@@ -277,7 +277,7 @@ def test_a_teacher_and_a_group_that_do_not_fit_are_refused():
 
 def test_the_metrics_need_neither_torch_nor_lightning():
     script = (
-        "import sys, tasks.face_attributes.metrics, tasks.face_attributes.verification, tasks.face_attributes.report;"
+        "import sys, tasks.face_attributes.metrics, tasks.face_attributes.report;"
         "print({'torch', 'lightning', 'scipy', 'matplotlib.figure'} & set(sys.modules))"
     )
     root = Path(__file__).resolve().parents[3]

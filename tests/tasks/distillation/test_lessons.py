@@ -1,0 +1,156 @@
+import copy
+import math
+
+import pytest
+import torch
+
+from backbone.errors import InputError
+from tasks.distillation.lessons import Distiller, build_teacher, check_lessons
+
+NONE = {
+    "teacher": None,
+    "teacher_weight": 1.0,
+    "temperature": 1.0,
+    "distance": "kl",
+    "cache": None,
+    "cache_only": False,
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
+}
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture
+def functions(tmp_path, monkeypatch):
+    """The name of a module with teachers: `f` says ln 1, ln 2, ln 5 of every picture, `g` the same backwards."""
+    (tmp_path / "teaching.py").write_text(
+        "import torch\n\n"
+        "def f(images):\n    return torch.tensor([1.0, 2, 5]).log().expand(len(images), 3)\n\n"
+        "def g(images):\n    return f(images).flip(1)\n\n"
+        "def refuses(images):\n    raise AssertionError('nobody was to ask')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "teaching", raising=False)
+    return "teaching"
+
+
+def pictures():
+    return torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+
+
+class Data:
+    """As much of a data module as is asked for without a cache."""
+
+    def file(self, split, position):
+        return f"{split}/{position}.jpg"
+
+
+def weighed(options, logits, of_labels, probabilities="softmax"):
+    distiller = Distiller({**NONE, **options}, NAMES, probabilities)
+    distiller.prepare(views=0)
+    distiller.start(Data(), torch.device("cpu"))
+    return distiller.weigh({"positions": torch.tensor([0, 1])}, pictures(), logits, of_labels)
+
+
+def never():
+    raise AssertionError("labels were looked at")
+
+
+def test_the_parts_of_the_loss_worked_by_hand(functions):
+    """The teacher's classes are (1/8, 2/8, 5/8), the student's a third each."""
+    logits = torch.zeros(2, 3)
+    kl = sum(p * math.log(3 * p) for p in (1 / 8, 2 / 8, 5 / 8))
+    loss, parts = weighed({"teacher": f"{functions}:f"}, logits, never)
+    assert loss.item() == pytest.approx(kl, rel=1e-5)
+    assert parts.keys() == {"train/loss_teacher"}
+    loss, parts = weighed({"teacher": f"{functions}:f", "teacher_weight": 0.75}, logits, lambda: torch.tensor(4.0))
+    assert loss.item() == pytest.approx(0.75 * kl + 1.0, rel=1e-5)
+    assert {name: part.item() for name, part in parts.items()} == pytest.approx(
+        {"train/loss_teacher": kl, "train/loss_labels": 4.0}, rel=1e-5
+    )
+    squares = (math.log(2) ** 2 + math.log(5) ** 2) / 3
+    loss, _ = weighed({"teacher": f"{functions}:f", "distance": "mse_logits"}, logits, never)
+    assert loss.item() == pytest.approx(squares, rel=1e-5)
+    # at T = 1/2 the probabilities are (1, 4, 25) / 30
+    sharp = sum(p * math.log(3 * p) for p in (1 / 30, 4 / 30, 25 / 30)) / 4
+    loss, _ = weighed({"teacher": f"{functions}:f", "temperature": 0.5}, logits, never)
+    assert loss.item() == pytest.approx(sharp, rel=1e-5)
+    # yes or no, each by itself: 1/2, 2/3 and 5/6 beside 1/2
+    yes_no = sum(p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p)) for p in (1 / 2, 2 / 3, 5 / 6)) / 3
+    loss, _ = weighed({"teacher": f"{functions}:f"}, logits, never, "sigmoid")
+    assert loss.item() == pytest.approx(yes_no, rel=1e-5)
+
+
+def test_a_teacher_without_weight_is_not_asked_and_none_is_labels_alone(functions):
+    for options in ({"teacher": f"{functions}:refuses", "teacher_weight": 0.0}, {}):
+        loss, parts = weighed(options, torch.zeros(2, 3), lambda: torch.tensor(4.0))
+        assert loss.item() == 4.0
+        assert parts.keys() == {"train/loss_labels"}
+
+
+def test_an_average_of_the_students_weights_takes_no_second_teacher(functions):
+    distiller = Distiller({**NONE, "teacher": f"{functions}:f"}, NAMES, "softmax")
+    assert copy.deepcopy({"module": distiller})["module"] is distiller
+
+
+def test_the_teacher_stands_beneath_the_student_where_it_is_compared(functions, capsys):
+    logits = torch.zeros(2, 3, dtype=torch.bfloat16)
+    distiller = Distiller({**NONE, "teacher": f"{functions}:g"}, NAMES, "softmax")
+    distiller.prepare(views=0)
+    distiller.start(Data(), torch.device("cpu"))
+    assert distiller.beside(pictures(), logits).shape == (2, 1, 3)  # in a fit it would cost time in every epoch
+    distiller.compare(torch.device("cpu"))
+    both = distiller.beside(pictures(), logits)
+    assert both[:, 0].tolist() == [[0.0] * 3] * 2
+    assert both[1, 1] == pytest.approx([math.log(5), math.log(2), 0.0])
+    gone = Distiller({**NONE, "teacher": "gone.ckpt"}, NAMES, "softmax")
+    gone.compare(torch.device("cpu"))
+    assert gone.beside(pictures(), logits).shape == (2, 1, 3)
+    assert "without the teacher's figures: the teacher gone.ckpt does not exist" in capsys.readouterr().out
+
+
+def test_several_teachers_are_asked_by_their_shares(functions):
+    f, g = (
+        {"source": f"{functions}:f", "share": 3, "names": NAMES},
+        {"source": f"{functions}:g", "names": ["c", "b", "a"]},
+    )
+    both = build_teacher([f, {**g, "names": NAMES}], NAMES, "softmax")(pictures())
+    # (1, 2, 5) / 8 and its reverse, three to one
+    assert both.softmax(1)[0].tolist() == pytest.approx([(3 * 1 + 5) / 32, 8 / 32, (3 * 5 + 1) / 32])
+    alike = build_teacher([f, g], NAMES, "softmax")(pictures())  # by name both say the same
+    assert alike.softmax(1)[0].tolist() == pytest.approx([1 / 8, 2 / 8, 5 / 8])
+    with pytest.raises(InputError, match=r"--model.teacher has .*'weigths'.*, which cannot be read"):
+        build_teacher([{"source": f"{functions}:f", "weigths": "x"}], NAMES, "softmax")
+    assert build_teacher(None, NAMES, "softmax") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "views", "message"),
+    [
+        ({"cache": "c"}, 2, "--model.cache is c, but there is no --model.teacher to ask"),
+        ({"cache_only": True}, 2, "--model.cache_only is True, but there is no --model.teacher to ask"),
+        ({"teacher": "t", "cache_only": True}, 2, "there is no --model.cache; name the folder"),
+        ({"teacher": "t", "teacher_weight": 1.5}, 0, "--model.teacher_weight is 1.5; it must be from 0"),
+        ({"teacher": "t", "teacher_weight": -0.1}, 0, "--model.teacher_weight is -0.1"),
+        ({"teacher": "t", "teacher_weight": math.nan}, 0, "--model.teacher_weight is nan"),
+        ({"teacher": "t", "cache": "c"}, 0, "--data.views is 0"),
+        ({"teacher": "t", "cache": "c", "mixup_alpha": 0.2}, 2, "--model.mixup_alpha is 0.2, but a --model.cache"),
+        ({"teacher": "t", "cache": "c", "cutmix_alpha": 1.0}, 2, "--model.cutmix_alpha is 1.0, but a --model.cache"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, views, message):
+    with pytest.raises(InputError, match=message):
+        check_lessons({**NONE, **options}, views)
+
+
+def test_options_that_hold_are_taken():
+    for options, views in (
+        ({}, 0),
+        ({"teacher": "t", "mixup_alpha": 0.2, "cutmix_alpha": 1.0}, 0),
+        ({"teacher": "t", "cache": "c"}, 1),
+        ({"cache": "c", "cache_only": True}, 8),
+    ):
+        check_lessons({**NONE, **options}, views)
+    for temperature in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(InputError, match="the temperature is"):
+            Distiller({**NONE, "temperature": temperature}, NAMES, "softmax")
