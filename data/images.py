@@ -3,10 +3,12 @@
 PIL, because OpenCV decodes a truncated JPEG in silence and torchvision ignores the EXIF orientation.
 """
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from backbone.errors import InputError
 
@@ -53,6 +55,7 @@ def open_image(
     *,
     annotated_size: tuple[int, int] | None = None,
     at_least: tuple[int, int] | None = None,
+    content: bytes | None = None,
 ) -> np.ndarray:
     """One image as RGB uint8 (H, W, 3), upright by its EXIF orientation, the first frame of an animation.
 
@@ -61,10 +64,11 @@ def open_image(
     `annotated_size` (height, width) is the size the annotations were made on. Some tools annotate the pixels as
     stored, unrotated: where only the stored size equals it, the image stays unrotated; where neither does, it is bad.
     `at_least` (height, width): a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays that large.
+    `content`: the file as it came out of an archive, which `path` then only names.
     Raises ImageError with the file and the reason.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as image:
             _check_pixel_count(path, image)
             turn = _turn(path, image, annotated_size)
             if at_least is not None:  # draft() wants (width, height) as stored; formats other than JPEG ignore it
@@ -74,7 +78,7 @@ def open_image(
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # PIL's plugins raise a dozen kinds: OSError, SyntaxError, ValueError, struct.error ...
-        raise ImageError(path, _reason(path, error)) from error
+        raise ImageError(path, _reason(path, error, content)) from error
     if turn in _TURN:
         rgb = rgb.transpose(_TURN[turn])
     return np.asarray(rgb)  # (H, W, 3)
@@ -115,6 +119,16 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise ImageError(path, _reason(path, error)) from error
 
 
+def read_exif(path: str | Path) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The tags of the GPS and of the Exif part of a file's metadata; empty where it has none. Raises ImageError."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            exif = image.getexif()
+            return dict(exif.get_ifd(ExifTags.IFD.GPSInfo)), dict(exif.get_ifd(ExifTags.IFD.Exif))
+    except Exception as error:
+        raise ImageError(path, _reason(path, error)) from error
+
+
 def _check_pixel_count(path: str | Path, image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -125,6 +139,8 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 where there is none or it cannot be read: the pixels are still good."""
     if image.format == "TIFF":  # PIL turns a TIFF upright itself while loading, and gives its upright size
         return 1
+    if image.format == "PNG":
+        image.load()  # getexif() would, as EXIF may follow the pixels, and a damaged file would be told only here
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:
@@ -161,14 +177,14 @@ def _to_rgb(path: str | Path, image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _reason(path: str | Path, error: Exception) -> str:
+def _reason(path: str | Path, error: Exception, content: bytes | None = None) -> str:
     """Why a file could not be opened or decoded, in the user's terms."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than the limit of {MAX_PIXELS:,} px"
     try:
-        with Path(path).open("rb") as file:
+        with Path(path).open("rb") if content is None else io.BytesIO(content) as file:
             head = file.read(512)
     except OSError as unreadable:
         return f"it cannot be read ({unreadable.strerror or unreadable})"

@@ -83,7 +83,7 @@ def make_loader(
 
     With `shuffle` it begins where the trainer stands, and drops a last, smaller batch unless it is the only one.
     """
-    epoch, start = _position(trainer, batch_size) if shuffle and trainer else (0, 0)
+    epoch, start = training_position(trainer, batch_size) if shuffle and trainer else (0, 0)
     sampler = EpochSampler(
         len(dataset),  # type: ignore[arg-type]
         seed=seed,
@@ -102,14 +102,14 @@ def make_loader(
         drop_last=shuffle and len(sampler) > batch_size,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         # One of its own: the loader would otherwise draw from the global generator, and a resumed run, which draws
         # less often, would differ from an uninterrupted one.
         generator=torch.Generator(),
     )
 
 
-def _position(trainer: Trainer, batch_size: int) -> tuple[int, int]:
+def training_position(trainer: Trainer, batch_size: int) -> tuple[int, int]:
     """The epoch to train next, and how many samples of it this rank has had: not 0 only after a mid-epoch resume.
 
     `fit_loop` has its counters back by the time it asks for the loader. A checkpoint saved by a validation at the
@@ -136,7 +136,7 @@ def input_size(image_size: int | list[int], resolution_mult: float) -> tuple[int
     return scaled_image_size(sides[0], resolution_mult), scaled_image_size(sides[1], resolution_mult)
 
 
-def _start_worker(worker_id: int) -> None:
+def start_worker(worker_id: int) -> None:
     """Workers are the parallelism; threads inside them would fight the training step for the same cores.
 
     Ctrl-C reaches every process of the terminal: the main one alone decides when to stop, and then ends its workers.

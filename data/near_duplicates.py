@@ -9,13 +9,14 @@ round): average hash 70 % with 64 bits, 90 % with 256; difference hash 87 % and 
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from data import cache
-from data.image_folder import LabelledImages
+from data.image_list import ImageList
 from data.images import ImageError, open_image
 
 # Bits of 256, for the DCT hash. It finds 99.6 % of the changed photographs above, of those cropped by 4 % 94 to 97 %.
@@ -30,6 +31,9 @@ _SIDE, _FREQUENCIES = 32, 16  # px; in each direction
 _KEPT_AS = "hashes-1"  # another number where image_hash() or what is kept changes
 
 _BLOCK = 64  # images that a thread takes at a time
+
+
+_Images = TypeVar("_Images", bound=ImageList)
 
 
 def image_hash(image: np.ndarray) -> np.ndarray:
@@ -50,7 +54,7 @@ def mirrored(hashes: np.ndarray) -> np.ndarray:
     return np.where(hashes.any(axis=-1, keepdims=True), hashes ^ np.packbits(odd).view(np.uint64), np.uint64(0))
 
 
-def hash_images(images: LabelledImages) -> np.ndarray:
+def hash_images(images: ImageList) -> np.ndarray:
     """image_hash() of every file, uint64 (N, 4), boxes disregarded; all zero as well where one cannot be read.
 
     Hashes are kept outside the data (data/cache.py) by file, size and time, after Ctrl-C too, and not computed again.
@@ -114,14 +118,14 @@ def near_duplicates(hashes: np.ndarray, of: np.ndarray, max_distance: int = MAX_
     return near
 
 
-def without_near_duplicates(images: LabelledImages, of: LabelledImages) -> tuple[LabelledImages, int]:
+def without_near_duplicates(images: _Images, of: ImageList) -> tuple[_Images, int]:
     """`images` without those that look like one `of` others, mirrored or not; and how many these were."""
     others = hash_images(of)
     near = near_duplicates(hash_images(images), np.concatenate([others, mirrored(others)]))
     return images.take(~near), int(near.sum())
 
 
-def _load(images: LabelledImages) -> tuple[np.ndarray, np.ndarray]:
+def _load(images: ImageList) -> tuple[np.ndarray, np.ndarray]:
     """What is kept of each image: hashes uint64 (N, 4), stamps int64 (N, 2) of size and time in ns, -1 for nothing."""
     hashes = np.zeros((len(images), 4), dtype=np.uint64)
     stamps = np.full((len(images), 2), -1)
@@ -133,7 +137,7 @@ def _load(images: LabelledImages) -> tuple[np.ndarray, np.ndarray]:
     return hashes, stamps
 
 
-def _save(images: LabelledImages, hashes: np.ndarray, stamps: np.ndarray) -> None:
+def _save(images: ImageList, hashes: np.ndarray, stamps: np.ndarray) -> None:
     """Keep the hashes beside those of other files in the same folder, sorted by file name."""
     done = stamps[:, 0] >= 0
     arrays = {"file_names": images.file_names[done], "hashes": hashes[done], "stamps": stamps[done]}

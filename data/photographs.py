@@ -132,6 +132,11 @@ class PhotographsDataModule(LightningDataModule):
         self.bad_images = BadImages(asked["max_bad_fraction"])
         self._splits: dict[str, Any] = {}
 
+    @property
+    def evaluated_size(self) -> Size:
+        """Of a picture in evaluation, where a net may look at parts of it."""
+        return self.input_size
+
     def _folder(self) -> Path:
         """The folder that the files of a report are named from."""
         raise NotImplementedError
@@ -209,6 +214,13 @@ class PhotographsDataModule(LightningDataModule):
             f"seed {dataset.seed}; views {dataset.views}; {versions}"
         )
 
+    def pixels(self, split: Split, position: int) -> torch.Tensor:
+        """The photograph as it is evaluated, uint8 (1, 3, H, W). Raises ImageError."""
+        batch = collate([self._photographs(split)[0, position]])
+        for file, reason in batch["bad"]:
+            raise ImageError(file, reason)
+        return batch["images"]
+
     def _training_set(self) -> Photographs:
         asked, size = self.hparams, self.input_size
         if not asked["augment"]:
@@ -222,7 +234,7 @@ class PhotographsDataModule(LightningDataModule):
 
     def _photographs(self, split: str) -> Photographs:
         """As they are evaluated: one view of each."""
-        size, fraction = self.input_size, self.hparams["central_fraction"]
+        size, fraction = self.evaluated_size, self.hparams["central_fraction"]
         transform, at_least = build_classification_eval(size, fraction), needed_in_evaluation(size, fraction)
         seed = self.hparams["seed"]
         return Photographs(self._splits[split], self.answers, type(self).opened, transform, at_least, seed, views=1)

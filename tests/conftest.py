@@ -1,11 +1,13 @@
 """Small data in the true on-disk format, made by code."""
 
+import datetime
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
+from PIL.TiffImagePlugin import IFDRational
 
 CATEGORIES = [{"id": 2, "name": "disc"}, {"id": 5, "name": "bar"}]  # ids with gaps
 
@@ -121,6 +123,71 @@ def faces_root(tmp_path_factory):
 def write_faces():
     """The function that writes such a folder: root, {split: number of pictures}, unlabelled."""
     return _write_faces
+
+
+def _write_photo(path: Path, pixels: np.ndarray, latlng: tuple[float, float] | None, taken: str = "") -> Path:
+    """Save a picture with a position, as a camera writes it, and a date, "2020:01:31 12:00:00", in its EXIF."""
+    exif = Image.Exif()
+    if latlng is not None:
+        gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
+        for tag, letters, degrees in ((1, "NS", latlng[0]), (3, "EW", latlng[1])):
+            seconds = round(abs(degrees) * 3600 * 10_000)
+            parts = (seconds // 36_000_000, seconds // 600_000 % 60, seconds % 600_000)
+            gps[tag] = letters[int(degrees < 0)]
+            gps[tag + 1] = tuple(map(IFDRational, parts, (1, 1, 10_000)))
+    if taken:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = taken
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, exif=exif.tobytes())
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_photo():
+    """The function that writes such a picture: path, pixels (H, W, 3), latlng or None, taken."""
+    return _write_photo
+
+
+# Paris, New York, Sydney, Nairobi, Tokyo, Rio de Janeiro: (latitude, longitude)
+CITIES = ((48.86, 2.35), (40.71, -74.01), (-33.87, 151.21), (-1.29, 36.82), (35.68, 139.69), (-22.91, -43.17))
+
+
+def _write_places(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[int, int] = (48, 64)) -> Path:
+    """Write pictures from near six cities in turn, with EXIF: the city has the ground's colour, noise has the rest.
+
+    Every picture has a day of its own. With the split "" they lie right in the root.
+    """
+    generator = np.random.default_rng(seed)
+    height, width = size
+    day = 0
+    for split, count in splits.items():
+        for i in range(count):
+            city = i % len(CITIES)
+            blocks = generator.integers(-60, 60, (12, 16, 1)) + np.array([130, 130, 130])
+            blocks[6:] += np.array([100 * (city & 1), 100 * (city >> 1 & 1), 100 * (city >> 2)]) - 50
+            pixels = np.kron(blocks, np.ones((height // 12, width // 16, 1), int)).clip(0, 255)
+            latitude, longitude = np.array(CITIES[city]) + generator.normal(0, 0.2, 2)
+            date = datetime.date(2015, 1, 1) + datetime.timedelta(days=day)
+            day += 1
+            _write_photo(
+                root / split / f"{split or 'photo'}_{i:03}.jpg",
+                pixels.astype(np.uint8),
+                (float(latitude), float(longitude)),
+                f"{date:%Y:%m:%d} 12:00:00",
+            )
+    return root
+
+
+@pytest.fixture(scope="session")
+def places_root(tmp_path_factory):
+    """A folder of photographs with EXIF positions: 12 for training, 6 for validation and 6 for testing, in folders."""
+    return _write_places(tmp_path_factory.mktemp("data") / "places", {"train": 12, "val": 6, "test": 6})
+
+
+@pytest.fixture(scope="session")
+def write_places():
+    """The function that writes such a folder: root, {split: number of pictures}, where "" is the root itself."""
+    return _write_places
 
 
 @pytest.fixture(autouse=True)

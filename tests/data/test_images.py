@@ -198,6 +198,29 @@ def test_a_truncated_file_is_refused(tmp_path, name, part):
         open_image(tmp_path / name)
 
 
+@pytest.mark.parametrize("part", [0.01, 0.2, 0.8])
+def test_a_png_damaged_in_its_pixels_is_refused(tmp_path, part):
+    """Not black where the damage is: asked for its EXIF, PIL loads a PNG, and a second load() would say nothing."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    at = content.index(b"IDAT") + 4 + int(len(content) * part)
+    content[at : at + 9] = bytes(9)
+    (tmp_path / "a.png").write_bytes(content)
+    for given in (None, bytes(content)):
+        with pytest.raises(ImageError, match=r"a\.png: it cannot be decoded \(broken data stream"):
+            open_image(tmp_path / "a.png", content=given)
+
+
+def test_the_bytes_of_a_file_are_the_file(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    expected = open_image(tmp_path / "a.jpg", at_least=(30, 20))
+    assert np.array_equal(open_image("shard.tar/a.jpg", at_least=(30, 20), content=content), expected)
+    for wrong, reason in ((b"", "it is empty"), (b"<html>", "it is a web page"), (content[:300], "it cannot be dec")):
+        with pytest.raises(ImageError, match=rf"shard\.tar/a\.jpg: {reason}"):
+            open_image("shard.tar/a.jpg", content=wrong)
+
+
 def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):
     with pytest.raises(ImageError, match=r"no\.jpg: there is no such file"):
         open_image(tmp_path / "no.jpg")

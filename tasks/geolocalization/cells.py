@@ -1,0 +1,313 @@
+"""PlaNet's partition of the world: small cells where photographs are many (Weyand et al. 2016, arXiv 1602.05314).
+
+From the six faces of S2's cube on, a cell of more than `max_photos` photographs is split in four; then cells of fewer
+than `min_photos`, oceans and poles, are dropped with their photographs. All that lies in a cell has leaf ids between
+two numbers, so in sorted leaf ids a cell's photographs are counted by two searches. No coordinates are needed beside
+the leaf ids: a leaf is under a centimetre across.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from backbone.errors import InputError
+from tasks.geolocalization import s2
+from tasks.geolocalization.sphere import haversine_km, to_latlng, to_xyz, unit
+
+# A cell of level 18 is some 35 m across: a telephone knows no better where it is. PlaNet names no limit; without one, a
+# pile of photographs that were all given a city's name is split down to a square centimetre.
+MAX_LEVEL = 18
+_VERSION = 1  # of the file; another is refused
+_CHUNK = 1 << 16  # leaves whose centres are in memory at once
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no one answer to ==; compare digests
+class Partition:
+    """The cells that a model tells apart, in the order of its outputs. Raises InputError where they do not fit."""
+
+    ids: np.ndarray  # uint64 (C,), sorted S2 ids of cells that do not overlap
+    counts: np.ndarray  # int64 (C,) photographs it was built from, in each cell
+    points: np.ndarray  # float64 (C, 3) unit vectors: what is answered for a cell
+    total: int  # photographs it was built from, those in dropped cells too
+    max_photos: int  # a cell of more was split, above max_level
+    min_photos: int  # a cell of fewer was dropped
+    max_level: int
+
+    def __post_init__(self) -> None:
+        """Check everything that can be, as a partition also comes from files."""
+        if fault := _fault(self):
+            raise InputError(f"a partition {fault}; build it again.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def latlng(self) -> np.ndarray:
+        """Degrees (C, 2) of the points."""
+        return to_latlng(self.points)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that is in it: the same for the same photographs in any order, another for any other."""
+        numbers = f"{self.total} {self.max_photos} {self.min_photos} {self.max_level}".encode()
+        arrays = (array.tobytes() for array in (self.ids, self.counts, self.points))
+        return hashlib.sha256(b"".join([numbers, *arrays])).hexdigest()
+
+    def lookup(self, latlng: np.ndarray) -> np.ndarray:
+        """The cell (N,) int64 that each place (N, 2) lies in; -1 in a dropped one. Raises as `s2.leaf_ids`."""
+        return self.lookup_ids(s2.leaf_ids(latlng))
+
+    def lookup_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The cell (N,) int64 that each S2 cell (N,) lies in; -1 in a dropped one, or where it is larger."""
+        found = np.searchsorted(s2.range_min(self.ids), s2.range_min(ids), side="right") - 1
+        found[s2.range_max(ids) > s2.range_max(self.ids)[found]] = -1  # what is before the first cell is at -1 already
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Lists and numbers alone, which a checkpoint holds whoever reads it; exact."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, entries: dict[str, Any]) -> Partition:
+        """The inverse of `to_dict`, of lists, arrays or tensors. Raises InputError."""
+        if missing := [field.name for field in fields(cls) if field.name not in entries]:
+            raise InputError(f"a partition has no {missing[0]}; build it again.")
+        try:
+            return cls(
+                np.asarray(entries["ids"], np.uint64),
+                np.asarray(entries["counts"], np.int64),
+                np.asarray(entries["points"], np.float64),
+                *(int(entries[field.name]) for field in fields(cls)[3:]),
+            )
+        except InputError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"a partition has entries that are not numbers ({error}); build it again.") from error
+
+    def save(self, path: Path) -> None:
+        """Write an .npz file, complete or not at all. Raises InputError where it cannot be written."""
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        entries = {field.name: getattr(self, field.name) for field in fields(self)}
+        try:
+            with part.open("wb") as file:
+                np.savez(file, version=_VERSION, digest=self.digest, **entries)
+            part.replace(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written ({error.strerror or error}); give another path.") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Partition:
+        """Read what `save` wrote. Raises InputError for another file, a damaged one and one of another version."""
+        remedy = "make one with: python -m tasks.geolocalization partition"
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                entries = dict(file)
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist; {remedy}.") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror or error}); {remedy}.") from error
+        except (
+            ValueError,
+            TypeError,
+            EOFError,
+            KeyError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise InputError(f"{path} is not a partition, or is damaged ({error}); {remedy}.") from error
+        version = entries.get("version")
+        if version is None or version != _VERSION:
+            raise InputError(f"{path} is a partition of version {version}, not {_VERSION}; {remedy}.")
+        try:
+            partition = cls.from_dict(entries)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        if entries.get("digest") != partition.digest:
+            raise InputError(f"{path} is damaged: its digest is another than its contents'; {remedy}.")
+        return partition
+
+
+def build_partition(
+    latlng: np.ndarray,
+    *,
+    max_photos: int = 10_000,
+    min_photos: int = 50,
+    max_level: int = MAX_LEVEL,
+    points: Literal["mean", "centre"] = "mean",
+) -> Partition:
+    """Build the partition of photographs at places (N, 2), in any order; see `partitions_of`."""
+    return build_hierarchy(latlng, [max_photos], min_photos=min_photos, max_level=max_level, points=points)[0]
+
+
+def build_hierarchy(
+    latlng: np.ndarray,
+    max_photos: Sequence[int],
+    *,
+    min_photos: int = 50,
+    max_level: int = MAX_LEVEL,
+    points: Literal["mean", "centre"] = "mean",
+) -> tuple[Partition, ...]:
+    """Build partitions of the same photographs, one for each of `max_photos`, fine to coarse; see `partitions_of`."""
+    leaves = s2.leaf_ids(latlng)
+    return partitions_of(leaves, max_photos, min_photos=min_photos, max_level=max_level, points=points)
+
+
+def collect_leaves(chunks: Iterable[np.ndarray]) -> np.ndarray:
+    """The leaf ids (N,) uint64 of places that come in chunks (n, 2), in as little memory as they themselves take."""
+    leaves = array("Q")  # grows in place, by a sixteenth at a time
+    for latlng in chunks:
+        leaves.frombytes(s2.leaf_ids(latlng).view(np.uint8).data)
+    return np.frombuffer(leaves, np.uint64)
+
+
+def partitions_of(
+    leaves: np.ndarray,
+    max_photos: Sequence[int],
+    *,
+    min_photos: int = 50,
+    max_level: int = MAX_LEVEL,
+    points: Literal["mean", "centre"] = "mean",
+) -> tuple[Partition, ...]:
+    """Build partitions of photographs given by leaf ids (N,) uint64, which are sorted in place; fine to coarse.
+
+    As a cell that is split at many photographs is split at fewer too, each cell of a finer one lies in one of a
+    coarser. A cell's point is the mean direction of its photographs, which lies in it, or its centre. Raises
+    InputError for options out of range or in conflict, and where fewer than two cells come out.
+    """
+    limits = sorted(max_photos)
+    for name, value, holds, wanted in (
+        ("max_photos", list(max_photos), limits and limits[0] >= 1, "at least one number, and each 1 or more"),
+        ("max_photos", list(max_photos), len(set(limits)) == len(limits), "different numbers"),
+        ("min_photos", min_photos, 1 <= min_photos <= min(limits, default=1), "from 1 to max_photos"),
+        ("max_level", max_level, 0 <= max_level <= s2.MAX_LEVEL, f"from 0 to {s2.MAX_LEVEL}"),
+        ("points", points, points in ("mean", "centre"), "mean or centre"),
+    ):
+        if not holds:
+            raise InputError(f"{name} is {value}; it must be {wanted}.")
+    leaves.sort()
+    built = [_split(leaves, limit, min_photos, max_level) for limit in limits]
+    for (ids, _), limit in zip(built, limits, strict=True):
+        if len(ids) < 2:
+            raise InputError(
+                f"{len(leaves)} photographs make {len(ids)} cells of at least {min_photos} and at most {limit}; a "
+                "model needs two or more to tell apart, so give more photographs or lower max_photos and min_photos."
+            )
+    vectors = [s2.centre_vectors(ids) for ids, _ in built] if points == "centre" else _mean_directions(leaves, built)
+    partitions = tuple(
+        Partition(ids, counts, of_cells, len(leaves), limit, min_photos, max_level)
+        for (ids, counts), of_cells, limit in zip(built, vectors, limits, strict=True)
+    )
+    for coarse in partitions[1:]:
+        parent_of(partitions[0], coarse)
+    return partitions
+
+
+def parent_of(fine: Partition, coarse: Partition) -> np.ndarray:
+    """The cell of `coarse` (C_fine,) int64 that each of `fine` lies in. Raises InputError where one lies in none."""
+    parents = coarse.lookup_ids(fine.ids)
+    if len(orphans := np.flatnonzero(parents < 0)):
+        [token] = s2.tokens(fine.ids[orphans[:1]])
+        raise InputError(
+            f"the partitions of {len(fine)} and {len(coarse)} cells are not nested: the finer one's cell {token} lies "
+            "in none of the coarser; build them together, from the same photographs."
+        )
+    return parents
+
+
+def own_cell_km(partition: Partition, latlng: np.ndarray) -> np.ndarray:
+    """Distance (N,) from places (N, 2) to the point of their own cell, in km; infinite in a dropped one.
+
+    What a classifier errs by that always names the right cell.
+    """
+    cells = partition.lookup(latlng)
+    return np.where(cells < 0, np.inf, haversine_km(latlng, partition.latlng[cells]))
+
+
+def nearest_point_km(partition: Partition, latlng: np.ndarray) -> np.ndarray:
+    """Distance (N,) from places (N, 2) to the nearest point of any cell, in km.
+
+    What no classifier over these cells can undercut: a neighbour's point may be nearer than the own cell's.
+    """
+    from scipy.spatial import KDTree  # here, as training and prediction need no tree
+
+    _, nearest = KDTree(partition.points).query(to_xyz(latlng))
+    return haversine_km(latlng, partition.latlng[nearest])
+
+
+def _split(leaves: np.ndarray, max_photos: int, min_photos: int, max_level: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and counts of the cells, sorted, from sorted leaves; level by level."""
+    kept = []
+    cells = (np.arange(6, dtype=np.uint64) << np.uint64(61)) | np.uint64(1 << 60)  # the faces
+    for level in range(max_level + 1):
+        counts = np.searchsorted(leaves, s2.range_max(cells), "right") - np.searchsorted(leaves, s2.range_min(cells))
+        large = (counts > max_photos) if level < max_level else np.zeros(len(cells), bool)
+        final = ~large & (counts >= min_photos)
+        kept.append((cells[final], counts[final]))
+        if not large.any():
+            break
+        cells = s2.children(cells[large]).ravel()
+    ids, counts = (np.concatenate(column) for column in zip(*kept, strict=True))
+    order = np.argsort(ids)
+    return ids[order], counts[order].astype(np.int64)
+
+
+def _mean_directions(leaves: np.ndarray, built: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """Unit vectors (C, 3) for each (ids, counts): the mean of each cell's photographs, in one pass over the leaves.
+
+    Never zero: no face is so wide that places on it could cancel.
+    """
+    starts = [np.searchsorted(leaves, s2.range_min(ids)) for ids, _ in built]
+    ends = [start + counts for start, (_, counts) in zip(starts, built, strict=True)]
+    sums = [np.zeros((len(ids), 3)) for ids, _ in built]
+    with tqdm(total=len(leaves), desc="averaging", unit="photo", unit_scale=True, delay=2, leave=False) as progress:
+        for begin in range(0, len(leaves), _CHUNK):
+            vectors = s2.centre_vectors(leaves[begin : begin + _CHUNK])
+            for start, end, total in zip(starts, ends, sums, strict=True):
+                here = slice(np.searchsorted(end, begin, "right"), np.searchsorted(start, begin + len(vectors)))
+                edges = np.stack([start[here], end[here]], axis=1).ravel().clip(begin, begin + len(vectors)) - begin
+                if len(edges):
+                    # each sum goes on to the next edge, so every second one is of what lies between two cells
+                    edges = edges[:-1] if edges[-1] == len(vectors) else edges
+                    total[here] += np.add.reduceat(vectors, edges, axis=0)[::2]
+            progress.update(len(vectors))
+    return [unit(total) for total in sums]
+
+
+def _fault(partition: Partition) -> str:
+    """What is wrong with its entries; empty where nothing is."""
+    ids, counts, points = partition.ids, partition.counts, partition.points
+    if ids.ndim != 1 or counts.shape != ids.shape or points.shape != (*ids.shape, 3):
+        return f"has ids {ids.shape}, counts {counts.shape} and points {points.shape}, not (C,), (C,) and (C, 3)"
+    if (ids.dtype, counts.dtype, points.dtype) != (np.uint64, np.int64, np.float64):
+        return f"has ids {ids.dtype}, counts {counts.dtype} and points {points.dtype}, not uint64, int64 and float64"
+    if len(ids) < 2:
+        return f"has {len(ids)} cells, and two are the fewest that can be told apart"
+    if not s2.valid(ids).all() or (s2.range_max(ids)[:-1] >= s2.range_min(ids)[1:]).any():
+        return "has ids that are not S2 cells, not sorted, or overlap"
+    levels = s2.levels(ids)
+    if levels.max() > partition.max_level:
+        return f"has a cell of level {levels.max()}, beyond its max_level {partition.max_level}"
+    too_many = (counts > partition.max_photos) & (levels < partition.max_level)
+    if counts.min() < partition.min_photos or too_many.any() or counts.sum() > partition.total:
+        return "has counts that are not between its min_photos and max_photos, or more than its total"
+    if not (np.abs(np.linalg.norm(points, axis=1) - 1) < 1e-9).all():  # NaN compares false
+        return "has points that are not unit vectors"
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
