@@ -492,8 +492,8 @@ class AttributesDataModule(PhotographsDataModule):
             raise InputError(f"--data.unlabelled {folder} {problem}; give a folder of pictures, or leave it out.")
         pool = list_unlabelled(folder, images.targets.shape[1])
         # Not those trained on with labels, nor those scored: the folder may be the data set's own.
-        listed = np.concatenate([_full_paths(part) for part in (images, splits["val"], splits["test"])])
-        new = ~np.isin(_full_paths(pool), listed)
+        listed = np.concatenate([full_paths(part) for part in (images, splits["val"], splits["test"])])
+        new = ~np.isin(full_paths(pool), listed)
         if not new.all():
             say(f"train: {(~new).sum():,} of {len(pool):,} pictures in {folder} are left out, in use already or scored")
         pool = pool.take(new)
@@ -504,12 +504,12 @@ class AttributesDataModule(PhotographsDataModule):
                 f"--data.labelled_fraction {asked['labelled_fraction']:g} and --data.unlabelled_fraction "
                 f"{asked['unlabelled_fraction']:g} of {folder} leave nothing to train on; raise one of them."
             )
-        return _joined([images, pool])
+        return joined([images, pool])
 
     def _scored(self, split: str) -> AttributeImages:
         splits = self._data().splits
         asked: Any = self.hparams["test_split"] if split == "test" else split
-        return _joined([splits[name] for name in SPLITS]) if asked == "all" else splits[asked]
+        return joined([splits[name] for name in SPLITS]) if asked == "all" else splits[asked]
 
 
 def _only(data: AttributeData, names: list[str]) -> AttributeData:
@@ -535,12 +535,13 @@ def _part(size: int, fraction: float, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng((seed, 2)).permutation(size)[:count])
 
 
-def _full_paths(images: AttributeImages) -> np.ndarray:
+def full_paths(images: ImageList) -> np.ndarray:
+    """Where each image lies, bytes (N,), the same for one file of two lists; links of folders are followed."""
     folder = os.fsencode(images.folder.resolve())
     return np.array([os.path.normpath(folder + b"/" + name) for name in images.file_names.tolist()], dtype=np.bytes_)
 
 
-def _joined(parts: list[AttributeImages]) -> AttributeImages:
+def joined(parts: list[AttributeImages]) -> AttributeImages:
     """All parts as one, in their order, in the folder that holds all of theirs."""
     folders = [os.path.abspath(part.folder) for part in parts]  # noqa: PTH100  # resolve() would follow links
     if len(set(folders)) == 1:

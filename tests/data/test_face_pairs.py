@@ -1,0 +1,282 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from backbone.errors import InputError
+from data.face_pairs import FacePairsDataModule, draw_pairs, list_pairs, read_pairs
+
+# --- a list of pairs --------------------------------------------------------------------------------------------------
+
+LINES = [
+    "2\t2",
+    "Ann_Lee\t1\t4",
+    "Bo\t12\t3",
+    "Ann_Lee\t2\tBo\t1",
+    "Cy\t1\tAnn_Lee\t10",
+    "Cy\t1\t2",
+    "Cy\t2\t3",
+    "Bo\t1\tCy\t1",
+    "Bo\t2\tCy\t1",
+]
+
+
+def write(path, lines, end="\n"):
+    path.write_bytes((end.join(lines) + end).encode())
+    return path
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("blank", [0, 2])
+def test_pairs_are_read_in_folds_of_matched_then_mismatched(tmp_path, end, blank):
+    pairs = read_pairs(write(tmp_path / "pairs.txt", LINES + blank * [""], end))
+    assert pairs.first == [
+        *("Ann_Lee/Ann_Lee_0001.jpg", "Bo/Bo_0012.jpg", "Ann_Lee/Ann_Lee_0002.jpg", "Cy/Cy_0001.jpg"),
+        *("Cy/Cy_0001.jpg", "Cy/Cy_0002.jpg", "Bo/Bo_0001.jpg", "Bo/Bo_0002.jpg"),
+    ]
+    assert pairs.second == [
+        *("Ann_Lee/Ann_Lee_0004.jpg", "Bo/Bo_0003.jpg", "Bo/Bo_0001.jpg", "Ann_Lee/Ann_Lee_0010.jpg"),
+        *("Cy/Cy_0002.jpg", "Cy/Cy_0003.jpg", "Cy/Cy_0001.jpg", "Cy/Cy_0001.jpg"),
+    ]
+    assert pairs.same.tolist() == [True, True, False, False] * 2
+    assert pairs.folds.tolist() == [0] * 4 + [1] * 4
+
+
+def test_spaces_divide_as_tabs_do_and_a_header_of_one_number_means_one_fold(tmp_path):
+    lines = [line.replace("\t", "  ") for line in ["2", *LINES[1:5]]]
+    pairs = read_pairs(write(tmp_path / "pairsDevTest.txt", lines))
+    assert pairs.second[2:] == ["Bo/Bo_0001.jpg", "Ann_Lee/Ann_Lee_0010.jpg"]
+    assert pairs.folds.tolist() == [0] * 4
+    tabbed = read_pairs(write(tmp_path / "spaces.txt", ["1", "Ann van Lee\t1\t2", "Ann van Lee\t1\tBo\t2"]))
+    assert tabbed.first == ["Ann van Lee/Ann van Lee_0001.jpg"] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "message"),
+    [
+        (1, "10\t300\t5", "line 1 is '10\t300\t5'; it must be the number of folds"),
+        (1, "ten\t300", "line 1 is 'ten\t300'"),
+        (1, "0\t2", "line 1 is"),
+        (1, "2\t3", "ends at line 9, but the header '2\t3' promises 13 lines"),
+        (1, "1\t2", "ends at line 9, but the header '1\t2' promises 5 lines"),
+        (2, "Ann_Lee\t1\tBo\t4", "line 2 is 'Ann_Lee\t1\tBo\t4'; it must be 'name i j', two photographs of one person"),
+        (3, "Bo\t12", "line 3 is 'Bo\t12'"),
+        (3, "Bo\t3\t3", "line 3 .* 'name i j'"),  # one photograph with itself
+        (3, "Bo\t3\t03", "line 3"),
+        (3, "Bo\t0\t3", "line 3 .* numbered from 1"),
+        (3, "Bo\tx\t3", "line 3"),
+        (3, "Bo\t-1\t3", "line 3"),
+        (4, "Ann_Lee\t2\t3", "line 4 is 'Ann_Lee\t2\t3'; it must be 'name i name j', two people"),
+        (4, "Bo\t2\tBo\t1", "line 4 .* two people"),
+        (5, "Cy\t1\tAnn_Lee\t1.5", "line 5"),
+        (5, "\t1\tAnn_Lee\t1", "line 5"),
+        (7, "", "line 7 is ''"),
+    ],
+)
+def test_a_list_that_is_none_is_refused_by_its_line(tmp_path, line, text, message):
+    lines = LINES.copy()
+    lines[line - 1] = text
+    with pytest.raises(InputError, match=rf"pairs\.txt,? {message}"):
+        read_pairs(write(tmp_path / "pairs.txt", lines))
+
+
+def test_a_web_page_an_empty_file_a_picture_and_no_file_are_refused(tmp_path):
+    with pytest.raises(InputError, match="is a web page"):
+        read_pairs(write(tmp_path / "pairs.txt", ["<!DOCTYPE html>", "<p>Quota exceeded"]))
+    with pytest.raises(InputError, match="line 1 is ''"):
+        read_pairs(write(tmp_path / "pairs.txt", []))
+    (tmp_path / "face.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    for name in ("face.jpg", "missing.txt", "."):
+        with pytest.raises(InputError, match="cannot be read as a list of pairs"):
+            read_pairs(tmp_path / name)
+
+
+def lfw(folder, people, ending=".jpg"):
+    """LFW's layout with so many photographs of each of `people`."""
+    for name, count in people.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.full((40, 36, 3), 20 * i, np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{name}_{i + 1:04}{ending}")
+    return folder
+
+
+PEOPLE = {"Ann_Lee": 10, "Bo": 12, "Cy": 3}
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".JPG"])
+def test_the_photographs_of_a_list_come_once_and_the_pairs_point_to_them(tmp_path, ending):
+    images = list_pairs(write(tmp_path / "pairs.txt", LINES), lfw(tmp_path / "lfw", PEOPLE, ending))
+    names = [Path(images.path(i)).relative_to(tmp_path / "lfw").as_posix() for i in range(len(images))]
+    assert len(set(names)) == len(names) == 11
+    listed = read_pairs(tmp_path / "pairs.txt")
+    for ours, theirs in ((images.pairs.first, listed.first), (images.pairs.second, listed.second)):
+        assert [names[i] for i in ours] == [name.removesuffix(".jpg") + ending for name in theirs]
+    assert np.array_equal(images.pairs.same, listed.same)
+    assert np.array_equal(images.pairs.folds, listed.folds)
+
+
+def test_a_jpg_is_preferred_and_missing_photographs_are_refused_by_name(tmp_path):
+    folder = lfw(tmp_path / "lfw", PEOPLE)
+    Image.new("RGB", (8, 8)).save(folder / "Bo" / "Bo_0012.png")
+    images = list_pairs(write(tmp_path / "pairs.txt", LINES), folder)
+    assert [name for name in images.file_names.tolist() if b"Bo_0012" in name] == [b"Bo/Bo_0012.jpg"]
+    (folder / "Cy" / "Cy_0002.jpg").unlink()
+    with pytest.raises(InputError, match=r"1 of the 11 photographs of .*pairs.txt are not in .*lfw.*Cy/Cy_0002.jpg;"):
+        list_pairs(tmp_path / "pairs.txt", folder)
+    with pytest.raises(InputError, match="11 of the 11 photographs"):
+        list_pairs(tmp_path / "pairs.txt", tmp_path)
+
+
+# --- pairs that are drawn ---------------------------------------------------------------------------------------------
+
+
+def crowd(num_people, seed=0, unknown=0, most=6):
+    rng = np.random.default_rng(seed)
+    people = np.repeat(np.arange(num_people) * 7, rng.integers(1, most, num_people))
+    return rng.permutation(np.concatenate([people, np.full(unknown, -1)]))
+
+
+def unordered(pairs, rows):
+    return {frozenset(two) for two in zip(pairs.first[rows].tolist(), pairs.second[rows].tolist(), strict=True)}
+
+
+@pytest.mark.parametrize("num_people", [4, 23, 60, 400])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_drawn_pairs_are_what_they_say_balanced_and_of_folds_that_share_nobody(num_people, seed):
+    people = crowd(num_people, seed, unknown=30)
+    pairs = draw_pairs(people, seed)
+    first, second = people[pairs.first], people[pairs.second]
+    assert np.array_equal(first == second, pairs.same)
+    assert min(first.min(), second.min()) >= 0  # nobody unknown
+    assert len(unordered(pairs, slice(None))) == len(pairs.same)  # none twice, whichever comes first
+    assert all(len(two) == 2 for two in unordered(pairs, slice(None)))  # none with itself
+    folds = range(pairs.folds.max() + 1)
+    assert len(folds) == min(10, num_people // 2, (np.unique(people[people >= 0], return_counts=True)[1] > 1).sum())
+    for fold in folds:
+        mine = pairs.folds == fold
+        assert pairs.same[mine].sum() == (~pairs.same[mine]).sum() > 0
+    for one, other in itertools.combinations(folds, 2):
+        groups = [set(first[pairs.folds == fold]) | set(second[pairs.folds == fold]) for fold in (one, other)]
+        assert not groups[0] & groups[1]
+
+
+def test_all_pairs_of_one_person_are_taken_where_they_are_few():
+    people = crowd(40)
+    pairs = draw_pairs(people, 0)
+    everyone = {
+        frozenset(two) for two in itertools.combinations(range(len(people)), 2) if len(set(people[[*two]])) == 1
+    }
+    assert unordered(pairs, pairs.same) == everyone
+
+
+def test_a_large_set_gives_lfws_number_from_all_of_its_people():
+    people = crowd(600, most=60)
+    pairs = draw_pairs(people, 0)
+    assert np.bincount(pairs.folds[pairs.same]).tolist() == np.bincount(pairs.folds[~pairs.same]).tolist() == [300] * 10
+    met = np.unique(people[pairs.first[pairs.same]])
+    assert np.abs(np.median(met) / np.median(np.unique(people)) - 1) < 0.15  # not the first ones alone
+    assert len(met) > 500
+
+
+def test_the_seed_decides():
+    people = crowd(50)
+    one, again, other = draw_pairs(people, 3), draw_pairs(people, 3), draw_pairs(people, 4)
+    assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
+    assert unordered(one, ~one.same) != unordered(other, ~other.same)
+
+
+@pytest.mark.parametrize("people", [[], [-1] * 9, [1, 1, 2, 2], [1, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [1] * 20])
+def test_too_few_people_give_no_pairs(people):
+    assert draw_pairs(np.array(people, np.int64), 0) is None
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def module(root, **options):
+    return FacePairsDataModule(str(root), **{"image_size": 32, "num_workers": 0, "batch_size": 4, **options})
+
+
+def files(data, split):
+    return [data.file(split, i) for i in range(len(data._splits[split]))]
+
+
+def test_a_tree_of_pictures_is_divided_by_picture_and_has_no_pairs(tmp_path, capsys):
+    lfw(tmp_path / "faces", PEOPLE)
+    data = module(tmp_path / "faces", val_fraction=0.2, test_fraction=0.2)
+    data.setup("fit")
+    data.setup("test")
+    printed = capsys.readouterr().out
+    assert "val: nobody knows who is on these images" in printed
+    parts = [set(files(data, split)) for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [15, 5, 5]
+    assert len(set.union(*parts)) == 25
+    assert data.pairs("val") is None
+    batch = next(iter(data.train_views(0, [0, 1])))
+    assert batch["images"].shape == (2, 3, 32, 32)
+    assert batch["images"].dtype == torch.uint8
+
+
+def celeba(root, write_faces, splits, unlabelled=0):
+    """With a person on every two pictures."""
+    write_faces(root, splits, unlabelled=unlabelled)
+    rows = [f"{i + 1:06}.jpg {i // 2}" for i in range(sum(splits.values()))]
+    (root / "identity_CelebA.txt").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_celebas_people_are_paired_within_their_split(write_faces, tmp_path, capsys):
+    root = celeba(tmp_path / "faces", write_faces, {"train": 8, "val": 8, "test": 12})
+    data = module(root)
+    data.setup("fit")
+    data.setup("test")
+    assert "val: 8 images, 4 pairs of one person and 4 of two in 2 folds, in" in capsys.readouterr().out
+    pairs = data.pairs("test")
+    assert pairs.same.sum() == 6
+    for first, second, same in zip(pairs.first, pairs.second, pairs.same, strict=True):
+        numbers = [int(Path(data.file("test", i)).stem) for i in (first, second)]
+        assert min(numbers) > 16
+        assert (len({(number - 1) // 2 for number in numbers}) == 1) == same
+
+
+def test_what_is_scored_is_not_trained_on_and_nothing_comes_twice(write_faces, tmp_path, capsys):
+    root = celeba(tmp_path / "faces", write_faces, {"train": 8, "val": 8, "test": 8}, unlabelled=5)
+    data = module(root, unlabelled=str(root))  # the folder of all, with what is scored
+    data.setup("fit")
+    assert sorted(Path(name).name for name in files(data, "train")) == sorted(
+        [f"{i:06}.jpg" for i in range(1, 9)] + [f"{i:06}.jpg" for i in range(25, 30)]
+    )
+    assert "24 of 37 images are left out, in use already or scored" in capsys.readouterr().out
+    assert len(set(data.train_keys())) == 13
+
+
+def test_the_pairs_of_a_list_are_scored_not_trained_on_and_need_no_root(tmp_path):
+    folder = lfw(tmp_path / "lfw", PEOPLE)
+    given = {"pairs": str(write(tmp_path / "pairs.txt", LINES)), "pairs_root": str(folder)}
+    data = module(folder, **given, val_fraction=0.1)
+    data.setup("fit")
+    listed = {*read_pairs(tmp_path / "pairs.txt").first, *read_pairs(tmp_path / "pairs.txt").second}
+    assert files(data, "train")
+    assert not listed & set(files(data, "train"))
+    elsewhere = module(tmp_path / "gone", **given)
+    elsewhere.setup("test")
+    assert set(files(elsewhere, "test")) == listed
+    assert len(elsewhere.pairs("test").same) == 8
+
+
+def test_options_that_cannot_be_are_one_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"--data.pairs is p.txt and --data.pairs_root None"):
+        module(tmp_path, pairs="p.txt")
+    with pytest.raises(InputError, match=r"--data.pairs_root nowhere does not exist"):
+        module(tmp_path, pairs="p.txt", pairs_root="nowhere").setup("test")
+    with pytest.raises(InputError, match="holds no picture by its ending"):
+        module(tmp_path).setup("fit")
+    lfw(tmp_path / "lfw", PEOPLE)
+    with pytest.raises(InputError, match=r"--data.unlabelled nowhere does not exist"):
+        module(tmp_path / "lfw", unlabelled="nowhere").setup("fit")
+    with pytest.raises(InputError, match=r"--data.views is -1"):
+        module(tmp_path, views=-1)

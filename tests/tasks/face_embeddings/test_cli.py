@@ -1,0 +1,181 @@
+"""The real command, in-process: what a user types, what they see, and what is left on disk."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import refused, tree
+from PIL import Image
+
+from backbone import InputError
+from tasks.face_embeddings import load
+from tasks.face_embeddings.__main__ import main
+
+pytestmark = pytest.mark.slow  # whole commands
+
+SMALL = ["--model.width_mult", "0.25", "--model.embedding_size", "16", "--data.image_size", "32"]
+SMALL += ["--data.batch_size", "4", "--data.num_workers", "0"]
+SHORT = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
+FIGURES = {"verification_accuracy", "verification_accuracy_std", "tar_at_far_0.001", "auc"}
+
+
+def last_run(capsys):
+    return Path(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("run: "))
+
+
+@pytest.fixture(scope="module")
+def trained(people_root, teacher, tmp_path_factory):
+    """A run folder of two epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    given = ["--data.root", str(people_root), "--trainer.default_root_dir", str(folder), *SMALL, *SHORT]
+    given += ["--model.weights", teacher, "--model.trunk_lr_mult", "0"]  # so soon a trunk of its own tells nothing
+    assert main(["fit", *given, "--model.teacher", teacher]) == 0
+    return (folder / "face_embeddings" / "latest").resolve()
+
+
+@pytest.fixture
+def lfw(people_root, tmp_path):
+    """Three people with two photographs each and a list of pairs in two folds."""
+    for k, name in enumerate(("Ann_Lee", "Bo", "Cy")):
+        (tmp_path / "lfw" / name).mkdir(parents=True)
+        for i in range(2):
+            source = people_root / "img_align_celeba" / f"{2 * k + i + 1:06}.jpg"
+            shutil.copyfile(source, tmp_path / "lfw" / name / f"{name}_{i + 1:04}.jpg")
+    lines = ["2\t1", "Ann_Lee\t1\t2", "Ann_Lee\t1\tCy\t2", "Bo\t1\t2", "Bo\t2\tCy\t1"]
+    (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n")
+    return ["--data.pairs", str(tmp_path / "pairs.txt"), "--data.pairs_root", str(tmp_path / "lfw")]
+
+
+def test_a_run_leaves_what_the_readme_promises_and_the_data_as_they_were(trained, people_root, capsys):
+    before = tree(people_root)
+    assert main(["test", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt")]) == 0
+    run = last_run(capsys)
+    assert tree(people_root) == before
+    names = {"config.yaml", "metrics.json", "nets.csv", "pairs.csv", "images.csv", "pictures"}
+    assert {path.name for path in run.iterdir()} >= names
+    pictures = {"roc.png", "worst_pairs.png", "farthest_from_teacher.png"}
+    assert {path.name for path in (run / "pictures").iterdir()} == pictures
+    figures = json.loads((run / "metrics.json").read_text())
+    assert {f"test/{who}{name}" for name in FIGURES for who in ("", "teacher_")} <= set(figures)
+    assert (figures["test/images"], figures["test/pairs"]) == (8, 8)
+
+
+def test_lfws_list_is_scored_and_the_loaded_net_is_the_tested_one(trained, lfw, tmp_path, capsys):
+    best = trained / "checkpoints" / "best.ckpt"
+    given = ["test", "--ckpt_path", str(best), "--data.root", "gone", *lfw, "--trainer.precision", "32-true"]
+    assert main(given) == 0
+    printed = capsys.readouterr().out
+    assert "test: 6 images, 2 pairs of one person and 2 of two in 2 folds" in printed
+    run = Path(printed.strip().splitlines()[-1].removeprefix("run: "))
+    with (run / "pairs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["first"], row["second"], row["same"], row["fold"]) for row in rows] == [
+        ("Ann_Lee/Ann_Lee_0001.jpg", "Ann_Lee/Ann_Lee_0002.jpg", "1", "0"),
+        ("Ann_Lee/Ann_Lee_0001.jpg", "Cy/Cy_0002.jpg", "0", "0"),
+        ("Bo/Bo_0001.jpg", "Bo/Bo_0002.jpg", "1", "1"),
+        ("Bo/Bo_0002.jpg", "Cy/Cy_0001.jpg", "0", "1"),
+    ]
+    embed = load(str(best))
+    assert len({row["squared_distance"] for row in rows}) == 4
+    assert max(float(row["squared_distance"]) for row in rows) > 0.01
+    for row in rows:
+        one, other = (embed(tmp_path / "lfw" / row[name]) for name in ("first", "second"))
+        assert one.shape == (16,)
+        assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
+        assert np.square(one - other).sum() == pytest.approx(float(row["squared_distance"]), rel=1e-3, abs=1e-5)
+    path = tmp_path / "lfw" / "Bo" / "Bo_0001.jpg"
+    for other in (Image.open(path), np.asarray(Image.open(path))):
+        assert np.array_equal(embed(other), embed(path))
+    with pytest.raises(InputError, match="there is no such file"):
+        embed("nowhere.jpg")
+
+
+def test_a_pair_with_an_unreadable_photograph_is_left_out_and_counted(trained, lfw, tmp_path, capsys):
+    (tmp_path / "lfw" / "Cy" / "Cy_0002.jpg").write_bytes(b"no picture")
+    given = ["test", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt"), *lfw]
+    assert main([*given, "--data.max_bad_fraction", "0.5"]) == 0
+    run = last_run(capsys)
+    figures = json.loads((run / "metrics.json").read_text())
+    assert (figures["test/pairs"], figures["test/pairs_left_out"], figures["test/images"]) == (3, 1, 5)
+    assert "Cy_0002.jpg" in (run / "bad_images.txt").read_text()
+
+
+def test_without_known_people_the_distance_from_the_teacher_is_all(faces_root, teacher, capsys):
+    given = ["--data.root", str(faces_root), *SMALL, *SHORT, "--model.teacher", teacher]
+    assert main(["fit", *given]) == 0
+    printed = capsys.readouterr().out
+    assert "val: nobody knows who is on these images" in printed
+    run = Path(printed.strip().splitlines()[-1].removeprefix("run: "))
+    figures = json.loads((run / "metrics.json").read_text())
+    assert set(figures) == {f"val/{name}" for name in ("images", "cosine", "squared_distance", "teacher_spread")}
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert load(str(run / "checkpoints" / "best.ckpt")).threshold is None
+
+
+def test_an_interrupted_run_goes_on_with_its_own_teacher(trained, capsys):
+    """The teacher and its size, which the config may leave to be found out, are those of the checkpoint."""
+    given = ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt"), "--trainer.max_epochs", "3"]
+    assert main(["fit", *given]) == 0
+    assert (last_run(capsys) / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_predict_embeds_and_measures(trained, people_root, capsys):
+    best, folder = str(trained / "checkpoints" / "best.ckpt"), people_root / "img_align_celeba"
+    assert main(["predict", "--ckpt_path", best, "--source", str(folder)]) == 0
+    run = last_run(capsys)
+    embeddings = np.load(run / "embeddings.npy")
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert embeddings.shape == (24, 16)
+    embed = load(best)
+    for row in rows[::6]:
+        np.testing.assert_array_equal(embeddings[row["row"]], embed(row["file"]))
+    one = str(folder / "000003.jpg")
+    assert main(["predict", "--ckpt_path", best, "--source", str(folder), "--against", one]) == 0
+    printed = capsys.readouterr().out
+    run = Path(printed.strip().splitlines()[-1].removeprefix("run: "))
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    distances = [row["squared_distance"] for row in rows]
+    assert distances == sorted(distances)
+    assert {row["file"]: row["squared_distance"] for row in rows}[one] == 0
+    assert distances[-1] > 0.01
+    for row in rows:
+        expected = np.square(embeddings[int(Path(row["file"]).stem) - 1] - embed(one)).sum()
+        assert row["squared_distance"] == pytest.approx(expected, abs=1e-5)
+        assert row.get("one_person", False) == (embed.threshold is not None and expected <= embed.threshold)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "there is no --model.teacher to learn embeddings from; name one: a checkpoint"),
+        (["--data.root", "nowhere"], "--data.root nowhere does not exist"),
+        (["--data.pairs", "p.txt"], "--data.pairs is p.txt and --data.pairs_root None"),
+        (["--data.pairs", "p.txt", "--data.pairs_root", "."], "p.txt cannot be read as a list of pairs"),
+        (["--model.teacher", "nowhere.ckpt"], "the teacher nowhere.ckpt does not exist"),
+        (["--model.distance", "manhattan"], "distance"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence_and_no_run(args, message, people_root, capsys):
+    root = [] if "--data.root" in args else ["--data.root", str(people_root)]
+    refused(main, ["fit", *root, *SMALL, *args], message, capsys)
+
+
+def test_on_the_sample_the_newest_net_of_attributes_is_the_teacher_or_the_command_is_told(
+    people_root, teacher, monkeypatch, capsys
+):
+    """The sample stands for the 3,400 faces, which take a while to draw."""
+    shutil.copytree(people_root, "datasets/sample_faces")
+    refused(main, ["fit"], r"no net of face attributes under runs .*`python -m tasks.face_attributes fit`", capsys)
+    for time in ("2026-01-01_00-00-00", "2026-01-02_00-00-00"):
+        Path(f"runs/face_attributes/{time}/checkpoints").mkdir(parents=True)
+        shutil.copyfile(teacher, f"runs/face_attributes/{time}/checkpoints/best.ckpt")
+    assert main(["fit", *SMALL, *SHORT]) == 0
+    printed = capsys.readouterr().out
+    assert "train: 12 images" in printed  # with the sample's own unlabelled ones
+    assert "teacher: runs/face_attributes/2026-01-02_00-00-00/checkpoints/best.ckpt, the newest" in printed
+    run = Path(printed.strip().splitlines()[-1].removeprefix("run: "))
+    assert main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt")]) == 0
+    assert "test/teacher_auc" in json.loads((last_run(capsys) / "metrics.json").read_text())
