@@ -16,6 +16,7 @@ from tasks.commands import dispatch
         "tasks.classification",
         "tasks.face_attributes",
         "tasks.face_embeddings",
+        "tasks.geolocalization",
         "backbone",
         "tasks",
         "data.samples",
@@ -68,6 +69,18 @@ def test_table_10_counts_what_the_paper_prints(capsys):
     assert [row["params"] for row in rows] == [3_206_976 + 123_000, 1_816_560 + 92_280] * 2
     assert [round(row["mult_adds"] / 1e6, 1) for row in rows] == [567.8, 324.7, 417.2, 238.6]
     assert [row["paper_top1"] for row in rows] == [83.3, 81.9, 81.9, 80.5]
+
+
+def test_table_11_counts_what_the_paper_prints_at_9760_cells_and_not_at_planets_26263(capsys):
+    """Worked by hand: the trunk's 3,206,976 parameters, and for each cell 1,024 weights and a bias."""
+    assert tables(["--json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out) if row["table"] == 11]
+    trunk = 567_716_352  # mult-adds at 224 px
+    expected = [3_206_976 + 1025 * 26_263, 3_206_976 + 1025 * 9_760, 3_206_976 + 1024 * 256 + 257 * 26_263]
+    assert [row["params"] for row in rows] == expected
+    assert [row["mult_adds"] - trunk for row in rows] == [1024 * 26_263, 1024 * 9_760, 256 * (1024 + 26_263)]
+    assert [round(row["params"] / 1e6, 1) for row in rows] == [30.1, 13.2, 10.2]
+    assert [round(row["mult_adds"] / 1e9, 3) for row in rows] == [0.595, 0.578, 0.575]
 
 
 def test_table_12_counts_what_the_paper_prints_but_for_the_smallest_nets(capsys):
