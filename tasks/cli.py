@@ -239,7 +239,7 @@ class _Cli(LightningCLI):
                 f"{self.datamodule.hparams.root} have {_classes(ours, theirs)}; give the data it was trained for, or "
                 "start from its trunk alone with --model.weights."
             )
-        if self.checkpoint:  # what the model asked for and it contradict each other in, as it does once more when loaded
+        if self.checkpoint:  # early, as it may contradict the options; when it is loaded it is asked again
             self.model.on_load_checkpoint(self.checkpoint)
         self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before a run folder is made
         if self.subcommand == "fit" and hasattr(self.model, "prepare_fit"):

@@ -40,7 +40,8 @@ class ClassificationModule(LightningModule):
         teacher: What answers: a checkpoint (x.ckpt), "torchvision:NAME" or "timm:NAME" in a list with `weights`, a
             program (x.pt, x.pt2), "package.module:function", or a list of several with shares. None: labels alone. Its
             classes are found by name, or by `names` given in a list.
-        teacher_weight: The teacher's part of the loss; the rest is the labels'. At 1 no label is looked at.
+        teacher_weight: The teacher's part of the loss; the rest is the labels'. At 1, the default with a teacher, no
+            label is looked at.
         temperature: Softens both sides of the teacher's loss.
         distance: From the teacher: divergence of the classes' probabilities, or squared error of the logits.
         cache: Folder to keep the teacher's answers in; needs --data.views.
@@ -74,7 +75,7 @@ class ClassificationModule(LightningModule):
         dropout: float = 0.2,
         label_smoothing: float = 0.1,
         teacher: TeacherOption = None,
-        teacher_weight: float = 1.0,
+        teacher_weight: float | None = None,
         temperature: float = 1.0,
         distance: Literal["kl", "mse_logits"] = "kl",
         cache: str | None = None,

@@ -44,6 +44,12 @@ class Distiller:
         """Whether a teacher's answers, kept or not, are asked for."""
         return self._options["teacher"] is not None or self._options["cache_only"]
 
+    @property
+    def weight(self) -> float:
+        """The teacher's part of the loss: by default all of it, and without a teacher none."""
+        asked: float | None = self._options["teacher_weight"]
+        return float(self.teaches) if asked is None or not self.teaches else asked
+
     def prepare(self, views: int) -> None:
         """Load the teacher for a fit, before anything is written; `views` are the data's. Raises InputError."""
         check_lessons(self._options, views)
@@ -64,8 +70,7 @@ class Distiller:
 
         What has no weight is not computed: neither the teacher's answers nor the loss `of_labels`.
         """
-        options = self._options
-        weight: float = options["teacher_weight"] if self.teaches else 0.0
+        weight = self.weight
         parts, loss = {}, logits.new_zeros((), dtype=torch.float32)
         if weight > 0:
             assert self._lessons is not None  # start() was called
@@ -200,14 +205,14 @@ def check_lessons(options: Mapping[str, Any], views: int) -> None:
     """Raise InputError where the options of a teacher contradict each other, or `views` of the data."""
     teacher, weight, cache = options["teacher"], options["teacher_weight"], options["cache"]
     if teacher is None and not (options["cache_only"] and cache):
-        for name in ("cache", "cache_only"):
+        for name in ("cache", "cache_only", "teacher_weight"):  # a config may hold these, and the command the teacher
             if options[name]:
                 raise InputError(
                     f"--model.{name} is {options[name]}, but there is no --model.teacher to ask; name one."
                 )
     if options["cache_only"] and not cache:
         raise InputError("--model.cache_only is true, but there is no --model.cache; name the folder.")
-    if not 0 <= weight <= 1:
+    if weight is not None and not 0 <= weight <= 1:
         raise InputError(f"--model.teacher_weight is {weight}; it must be from 0 (labels alone) to 1 (no labels).")
     if cache and views < 1:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Face attributes learned from a teacher's answers instead of labels (paper, section 4.5), and face embeddings (4.7).
+"""Face attributes learned from a teacher's answers instead of labels (paper, section 4.5).
 
 The paper's figure for 1.0 MobileNet-224 is a mean AP of 88.7 % (Table 12), its teacher's 86.9 %, on data of its own.
 

@@ -34,7 +34,8 @@ class FaceAttributesModule(LightningModule):
         dropout: Of the pooled features; the paper needs no regularisation where a teacher answers.
         teacher: What answers: a checkpoint (x.ckpt), "torchvision:NAME" or "timm:NAME" in a list with `weights`, a
             program (x.pt, x.pt2), "package.module:function", or a list of several with shares. None: labels alone.
-        teacher_weight: The teacher's part of the loss; the rest is the labels'. At 1 no label is looked at.
+        teacher_weight: The teacher's part of the loss; the rest is the labels'. At 1, the default with a teacher, no
+            label is looked at.
         temperature: Softens both sides of the teacher's loss.
         distance: From the teacher: divergence of each attribute's probability, or squared error of the logits.
         cache: Folder to keep the teacher's answers in; needs --data.views.
@@ -62,7 +63,7 @@ class FaceAttributesModule(LightningModule):
         numerics: dict[str, Any] | None = None,
         dropout: float = 0.0,
         teacher: TeacherOption = None,
-        teacher_weight: float = 1.0,
+        teacher_weight: float | None = None,
         temperature: float = 1.0,
         distance: Literal["kl", "mse_logits"] = "kl",
         cache: str | None = None,
@@ -90,7 +91,7 @@ class FaceAttributesModule(LightningModule):
         )
         self.names = tuple(categories.values())
         self.distiller = Distiller(self.hparams, self.names, "sigmoid")
-        if mixup_alpha > 0 and not (self.distiller.teaches and teacher_weight == 1):
+        if mixup_alpha > 0 and self.distiller.weight < 1:
             raise InputError(
                 f"--model.mixup_alpha is {mixup_alpha}, but labels of blended faces mean nothing; it needs a "
                 "--model.teacher and --model.teacher_weight 1."
@@ -113,8 +114,8 @@ class FaceAttributesModule(LightningModule):
         """Load the teacher, and find what contradicts the data, before anything is written. Raises InputError."""
         if not self.distiller.teaches:
             data.need_labels("without a --model.teacher")
-        elif (weight := self.hparams["teacher_weight"]) < 1:
-            data.need_labels(f"with --model.teacher_weight {weight}")
+        elif self.distiller.weight < 1:
+            data.need_labels(f"with --model.teacher_weight {self.distiller.weight}")
         self.distiller.prepare(data.hparams["views"])
 
     def setup(self, stage: str) -> None:

@@ -9,7 +9,7 @@ from tasks.distillation.lessons import Distiller, build_teacher, check_lessons
 
 NONE = {
     "teacher": None,
-    "teacher_weight": 1.0,
+    "teacher_weight": None,
     "temperature": 1.0,
     "distance": "kl",
     "cache": None,
@@ -128,6 +128,7 @@ def test_several_teachers_are_asked_by_their_shares(functions):
     ("options", "views", "message"),
     [
         ({"cache": "c"}, 2, "--model.cache is c, but there is no --model.teacher to ask"),
+        ({"teacher_weight": 0.9}, 0, "--model.teacher_weight is 0.9, but there is no --model.teacher to ask"),
         ({"cache_only": True}, 2, "--model.cache_only is True, but there is no --model.teacher to ask"),
         ({"teacher": "t", "cache_only": True}, 2, "there is no --model.cache; name the folder"),
         ({"teacher": "t", "teacher_weight": 1.5}, 0, "--model.teacher_weight is 1.5; it must be from 0"),
