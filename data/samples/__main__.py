@@ -7,6 +7,7 @@ from backbone.errors import Arguments, InputError
 from data.samples.detection import write_detection_sample
 from data.samples.dogs import write_dogs_sample
 from data.samples.faces import write_faces_sample
+from data.samples.places import write_places_sample
 
 # kind: what draws it, its line of help, its description
 SAMPLES = {
@@ -27,6 +28,12 @@ SAMPLES = {
         "drawn faces with 19 attributes, in CelebA's layout (400 train, 150 val, 400 test, 3000 unlabelled, 13 MB)",
         "Faces of drawn persons, with CelebA's lists of attributes, splits and identities, and a folder of unlabelled "
         "ones. Train on it with: python -m tasks.face_attributes fit --data.root DIR --data.unlabelled DIR/unlabelled",
+    ),
+    "places": (
+        write_places_sample,
+        "drawn photographs from all over the world, with EXIF and a CSV (2400 train, 300 val, 400 test, 20 MB)",
+        "Views whose sky, ground, plants, houses and signs tell where they were taken, with positions in EXIF and in "
+        "photographs.csv. Train on it with: python -m tasks.geolocalization fit --data.root DIR",
     ),
 }
 

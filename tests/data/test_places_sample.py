@@ -12,23 +12,27 @@ from PIL import ExifTags, Image
 
 from backbone.errors import InputError
 from data.coordinates import LeftOut, read_rows
-from data.samples import gazetteer, perspective, places, scenery, street
+from data.samples import places
 from data.samples.__main__ import main
-from data.samples.gazetteer import SPOTS
 from data.samples.places import (
     Place,
     distance_km,
+    gazetteer,
     moment_of,
     moved,
+    perspective,
     photographers_of,
     places_of,
     plan_of,
+    scenery,
     season_of,
     shares_of,
+    street,
     write_places_sample,
 )
-from data.samples.plants import BIOMES, PLANTS, plants_of
-from data.samples.scenery import HEIGHT, SCENES, WIDTH, Sun, draw_view, grass_of, sky_of, soil_of, sun_at
+from data.samples.places.gazetteer import SPOTS
+from data.samples.places.plants import BIOMES, PLANTS, plants_of
+from data.samples.places.scenery import HEIGHT, SCENES, WIDTH, Sun, draw_view, grass_of, sky_of, soil_of, sun_at
 
 SMALL = {"train": 18, "val": 5, "test": 8}
 REGIONS = list({spot.region.name: spot.region for spot in SPOTS}.values())
@@ -167,7 +171,7 @@ def test_positions_are_legal_and_all_over_the_world(whole):
     }
     for south, north, west, east in continents.values():
         inside = ((latlng > (south, west)) & (latlng < (north, east))).all(axis=1)
-        assert all(inside[split == name].mean() > 0.02 for name in places.IMAGES)
+        assert all(inside[split == name].mean() > 0.02 for name in ("train", "test"))
 
 
 def test_places_are_on_land():
@@ -407,17 +411,19 @@ def test_roofs_and_walls_have_the_regions_colours(monkeypatch, desert):
     assert met(red, "red") > 3 * met(blue, "red")
 
 
-def test_shadows_are_longer_under_a_low_sun(monkeypatch, desert):
+def test_shadows_are_as_long_as_the_sun_is_low(monkeypatch, desert):
     views = []
     monkeypatch.setattr(scenery, "_exposed", lambda view, *_: views.append(view) or np.zeros((1, 1, 3)))
-
-    def dark(elevation):
-        views.clear()
-        for key in range(6):
-            drawn(monkeypatch, desert, 25, 30, key, scene=OPEN._replace(plants=3.0), sun=Sun(elevation, 0.4))
-        return np.mean([np.asarray(view.shadows) > 0 for view in views])
-
-    assert dark(0.25) > 1.3 * dark(0.7) > 1.3**2 * dark(1.4)
+    for elevation, metres in ((np.pi / 4, 1), (np.arctan(0.5), 2), (0.01, 6)):  # of what is 1 m high, 6 at most
+        drawn(monkeypatch, desert, 25, 30, key=0, sun=Sun(elevation, 0.4))
+        assert np.hypot(*views[-1].sun) == pytest.approx(metres)
+    view = views[0]
+    view.shadows.paste(0, (0, 0, *view.shadows.size))
+    view.across, view.heading, view.sun = 0, (1, 0), (1.5, 0)
+    street.cast(view, 0, 10, high=2, wide=0.5)  # to 3 m on the right; its crown is 0.5 m about 0.7 of it
+    left, _, right, _ = view.shadows.getbbox()
+    middle, scale = view.canvas.width / 2, view.focal / 10
+    np.testing.assert_allclose([left, right - 1], [middle - 0.06 * scale, middle + 3.06 * scale], atol=1.5)
 
 
 def test_snow_lies_in_cold_winters_only(monkeypatch):
