@@ -31,11 +31,10 @@ from data.coordinates import (
     groups_of,
     read_rows,
 )
-from data.folders import Split, existing_folder, say
+from data.folders import Split, say
 from data.image_list import ImageList
 from data.images import IMAGE_ENDINGS
 from data.photographs import PhotographsDataModule
-from data.samples import built_in_sample
 
 if TYPE_CHECKING:
     from data.geotagged_shards import Shards
@@ -443,6 +442,7 @@ class GeotaggedDataModule(PhotographsDataModule):
         max_bad_fraction: A run stops when more than this part of a split's images cannot be read.
         augment: Crop, colour and erase the training images.
         mirror: Mirror half of them; writing and the side of the road that one drives on are then lost.
+        hue: Shift the hue of half of them; soil, leaves and roofs then tell less.
         min_crop_area: Smallest part of a photograph's area in a training crop.
         random_erasing: Part of the training images that lose a random rectangle.
         central_fraction: Part of the photograph's side that is looked at in evaluation, in its middle.
@@ -452,6 +452,7 @@ class GeotaggedDataModule(PhotographsDataModule):
     """
 
     answers = ("latlng",)
+    sample = "places"
     categories: dict[int, str] = {}  # noqa: RUF012  # there are none: what a place is, the partition says
 
     def __init__(
@@ -475,6 +476,7 @@ class GeotaggedDataModule(PhotographsDataModule):
         max_bad_fraction: float = 0.01,
         augment: bool = True,
         mirror: bool = False,
+        hue: bool = False,
         min_crop_area: float = 0.25,
         random_erasing: float = 0.0,
         central_fraction: float = 0.875,
@@ -531,16 +533,6 @@ class GeotaggedDataModule(PhotographsDataModule):
     def latlng(self, split: Split, positions: list[int]) -> np.ndarray:
         """Where the photographs at `positions` were taken, float64 (N, 2)."""
         return self._splits[split].latlng[positions]
-
-    def _root(self) -> Path:
-        root: str | None = self.hparams["root"]
-        if root is None:
-            return built_in_sample("places")
-        return Path(root) if Path(root).is_file() else existing_folder(root)
-
-    def _folder(self) -> Path:
-        root = self._root()
-        return root.parent if root.is_file() else root
 
     def _data(self) -> GeotaggedData:
         if self._found is None:

@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from backbone.errors import check_options
 from data.bad_images import BadImages
-from data.folders import Split, say
+from data.folders import Split, existing_folder, say
 from data.image_list import ImageList
 from data.images import ImageError, open_image
 from data.loading import input_size, make_loader, sample_seed
+from data.samples import built_in_sample
 from data.transforms import (
     Transform,
     apply_to_image,
@@ -112,11 +113,12 @@ class _OneView(Dataset):
 class PhotographsDataModule(LightningDataModule):
     """What the data modules of whole pictures share: the options they check alike, loaders, and views to be kept.
 
-    A subclass saves its options with `save_hyperparameters`, calls `prepare()`, and defines `_folder`, `_notes`,
-    `_read` and `_said`.
+    A subclass saves its options with `save_hyperparameters`, calls `prepare()`, and defines `_notes`, `_read` and
+    `_said`.
     """
 
     answers: ClassVar[tuple[str, ...]]  # fields of its ImageList that a batch has
+    sample: ClassVar[str]  # the kind of built-in sample that stands in where no root is given
     opened: ClassVar[Any] = staticmethod(open_whole)  # an Open
 
     def prepare(self) -> None:
@@ -137,9 +139,17 @@ class PhotographsDataModule(LightningDataModule):
         """Of a picture in evaluation, where a net may look at parts of it."""
         return self.input_size
 
+    def _root(self) -> Path:
+        """The folder of the data set, or its list. Raises InputError where there is none."""
+        root: str | None = self.hparams["root"]
+        if root is None:
+            return built_in_sample(self.sample)
+        return Path(root) if Path(root).is_file() else existing_folder(root)
+
     def _folder(self) -> Path:
         """The folder that the files of a report are named from."""
-        raise NotImplementedError
+        root = self._root()
+        return root.parent if root.is_file() else root
 
     def _notes(self) -> Sequence[str]:
         """Sentences to print once at the start."""
@@ -226,7 +236,11 @@ class PhotographsDataModule(LightningDataModule):
         if not asked["augment"]:
             return self._photographs("train")
         transform = build_classification_train(
-            size, asked["min_crop_area"], asked["random_erasing"], mirror=asked.get("mirror", True)
+            size,
+            asked["min_crop_area"],
+            asked["random_erasing"],
+            mirror=asked.get("mirror", True),
+            hue=asked.get("hue", True),
         )
         at_least = needed_in_training(size, asked["min_crop_area"])
         images = self._splits["train"]

@@ -179,17 +179,23 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def build_classification_train(
-    image_size: tuple[int, int], min_crop_area: float, random_erasing: float, *, mirror: bool = True
+    image_size: tuple[int, int],
+    min_crop_area: float,
+    random_erasing: float,
+    *,
+    mirror: bool = True,
+    hue: bool = True,
 ) -> Transform:
     """Inception's crop of `min_crop_area` or more to `image_size` (H, W) px, flip, light colour, random erasing.
 
-    `random_erasing` is the part of the pictures that lose a rectangle of 2 to 20 % (Zhong et al. 2017, up to 40 %).
+    Without `mirror` nothing is flipped, without `hue` a colour keeps its hue and saturation. `random_erasing` is the
+    part of the pictures that lose a rectangle of 2 to 20 % (Zhong et al. 2017, up to 40 %).
     """
     return A.Compose(
         [
             AreaCrop(image_size, scale=(min_crop_area, 1.0)),
             A.HorizontalFlip(p=0.5 if mirror else 0.0),
-            *_light_colour(),
+            *_light_colour()[: 2 if hue else 1],
             A.Erasing(scale=(0.02, 0.2), fill="random_uniform", p=random_erasing),
         ]
     )

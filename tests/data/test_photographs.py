@@ -36,6 +36,15 @@ def test_pictures_are_mirrored_only_where_asked():
         assert {bool(view[:, 0].mean() > view[:, -1].mean()) for view in views} == expected
 
 
+def test_colours_keep_their_hue_where_asked():
+    """A red picture may grow brighter or paler by contrast, but without `hue` it has no more green than blue."""
+    red = np.zeros((40, 40, 3), np.uint8) + np.array([200, 60, 60], np.uint8)
+    for hue, expected in ((True, {True, False}), (False, {True})):
+        transform = build_classification_train((32, 32), 0.5, 0.0, hue=hue)
+        views = [apply_to_image(transform, red, seed=i).astype(int) for i in range(20)]
+        assert {bool((view[..., 1] == view[..., 2]).all()) for view in views} == expected
+
+
 def loaded(root, **options):
     data = ClassificationDataModule(str(root), image_size=32, batch_size=5, num_workers=0, **options)
     data.trainer = trainer(root, max_epochs=1)
