@@ -17,11 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from backbone.errors import InputError, check_options
-from data.folders import Split, existing_folder, say
+from data.folders import Split, say
 from data.image_list import ImageList
 from data.images import IMAGE_ENDINGS
 from data.photographs import PhotographsDataModule
-from data.samples import built_in_sample
 
 UNKNOWN = -1  # a target that nobody gave: neither loss nor metrics look at it
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of CelebA's numbers 0, 1, 2
@@ -352,6 +351,7 @@ class AttributesDataModule(PhotographsDataModule):
     Args:
         root: Folder of the data set, or a CSV; without one, the built-in sample, which is drawn once.
         attributes: Names of those to learn, in that order; without them all that the data have.
+        subgroups: Names of those by which the model card divides the scored pictures, learned or not.
         unlabelled: A folder of pictures without labels, which are added to the training set.
         labelled_fraction: Part of the labelled training images that is used; a smaller part is within a larger one.
         unlabelled_fraction: The same of the unlabelled ones.
@@ -375,11 +375,13 @@ class AttributesDataModule(PhotographsDataModule):
     """
 
     answers = ("targets",)
+    sample = "faces"
 
     def __init__(
         self,
         root: str | None = None,
         attributes: list[str] | None = None,
+        subgroups: list[str] | None = None,
         unlabelled: str | None = None,
         labelled_fraction: float = 1.0,
         unlabelled_fraction: float = 1.0,
@@ -415,6 +417,7 @@ class AttributesDataModule(PhotographsDataModule):
         )
         self.prepare()
         self._found: AttributeData | None = None
+        self._dividing: AttributeData | None = None  # the same pictures with the attributes of `subgroups`
 
     @property
     def categories(self) -> dict[int, str]:
@@ -439,15 +442,12 @@ class AttributesDataModule(PhotographsDataModule):
         """The targets, int8 (N, K), of the photographs at `positions`."""
         return self._splits[split].targets[positions]
 
-    def _root(self) -> Path:
-        root: str | None = self.hparams["root"]
-        if root is None:
-            return built_in_sample("faces")
-        return Path(root) if Path(root).is_file() else existing_folder(root)
-
-    def _folder(self) -> Path:
-        root = self._root()
-        return root.parent if root.is_file() else root
+    def subgroups(self, split: Split, positions: list[int]) -> dict[str, np.ndarray]:
+        """By each attribute of `--data.subgroups` the targets, int8 (N,), of scored photographs at `positions`."""
+        self._data()
+        assert self._dividing is not None
+        targets = self._scored(self._dividing, split).targets[positions]
+        return dict(zip(self._dividing.attributes, targets.T, strict=True))
 
     def _data(self) -> AttributeData:
         if self._found is None:
@@ -460,14 +460,15 @@ class AttributesDataModule(PhotographsDataModule):
             )
             if asked["root"] is None:
                 found = replace(found, licence="")  # drawn in CelebA's layout, but nobody's photographs
-            self._found = found if asked["attributes"] is None else _only(found, asked["attributes"])
+            self._dividing = _only(found, asked["subgroups"] or [], "subgroups")
+            self._found = found if asked["attributes"] is None else _only(found, asked["attributes"], "attributes")
         return self._found
 
     def _notes(self) -> tuple[str, ...]:
         return self._data().notes
 
     def _read(self, split: str) -> AttributeImages:
-        return self._train() if split == "train" else self._scored(split)
+        return self._train() if split == "train" else self._scored(self._data(), split)
 
     def _said(self, images: AttributeImages) -> str:
         labelled = int((images.targets != UNKNOWN).any(1).sum())
@@ -492,11 +493,7 @@ class AttributesDataModule(PhotographsDataModule):
             raise InputError(f"--data.unlabelled {folder} {problem}; give a folder of pictures, or leave it out.")
         pool = list_unlabelled(folder, images.targets.shape[1])
         # Not those trained on with labels, nor those scored: the folder may be the data set's own.
-        listed = np.concatenate([full_paths(part) for part in (images, splits["val"], splits["test"])])
-        new = ~np.isin(full_paths(pool), listed)
-        if not new.all():
-            say(f"train: {(~new).sum():,} of {len(pool):,} pictures in {folder} are left out, in use already or scored")
-        pool = pool.take(new)
+        pool = without_used(pool, [images, splits["val"], splits["test"]])
         if asked["unlabelled_fraction"] < 1:
             pool = pool.take(_part(len(pool), asked["unlabelled_fraction"], asked["seed"]))
         if not len(images) + len(pool):
@@ -506,24 +503,24 @@ class AttributesDataModule(PhotographsDataModule):
             )
         return joined([images, pool])
 
-    def _scored(self, split: str) -> AttributeImages:
-        splits = self._data().splits
+    def _scored(self, data: AttributeData, split: str) -> AttributeImages:
+        splits = data.splits
         asked: Any = self.hparams["test_split"] if split == "test" else split
         return joined([splits[name] for name in SPLITS]) if asked == "all" else splits[asked]
 
 
-def _only(data: AttributeData, names: list[str]) -> AttributeData:
+def _only(data: AttributeData, names: list[str], option: str) -> AttributeData:
     """`data` with these attributes in this order. Raises InputError for one that it has not, or that comes twice."""
     lower = {name.lower(): name for name in data.attributes}
     for name in names:
         if name not in data.attributes:
             near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0)
             raise InputError(
-                f"--data.attributes has {name!r}, which is not among the data's {len(data.attributes)} attributes; "
+                f"--data.{option} has {name!r}, which is not among the data's {len(data.attributes)} attributes; "
                 f"the nearest is {lower[near[0]]!r}."
             )
         if names.count(name) > 1:
-            raise InputError(f"--data.attributes has {name!r} more than once; name it once.")
+            raise InputError(f"--data.{option} has {name!r} more than once; name it once.")
     columns = [data.attributes.index(name) for name in names]
     splits = {split: replace(images, targets=images.targets[:, columns]) for split, images in data.splits.items()}
     return replace(data, attributes=tuple(names), splits=splits)
@@ -539,6 +536,18 @@ def full_paths(images: ImageList) -> np.ndarray:
     """Where each image lies, bytes (N,), the same for one file of two lists; links of folders are followed."""
     folder = os.fsencode(images.folder.resolve())
     return np.array([os.path.normpath(folder + b"/" + name) for name in images.file_names.tolist()], dtype=np.bytes_)
+
+
+def without_used(images: AttributeImages, used: Sequence[ImageList]) -> AttributeImages:
+    """Each file of the training images `images` once, and none that is in `used`; a line says how many are left out."""
+    paths = full_paths(images)
+    once = np.zeros(len(paths), bool)
+    once[np.unique(paths, return_index=True)[1]] = True
+    new = once & ~np.isin(paths, np.concatenate([full_paths(part) for part in used]))
+    if not new.all():
+        left_out = f"{(~new).sum():,} of {len(images):,} images in {images.folder}"
+        say(f"train: {left_out} are left out, in use already or scored")
+    return images.take(new)
 
 
 def joined(parts: list[AttributeImages]) -> AttributeImages:

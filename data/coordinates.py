@@ -8,11 +8,14 @@ import csv
 import difflib
 import io
 import itertools
+import os
 import re
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 from tqdm import tqdm
@@ -55,10 +58,13 @@ GROUP_NAMES = (
 # fmt: on
 TAKEN_NAMES = ("taken", "date_taken", "datetaken", "captured_at", "date", "datetime")
 SPLIT_NAME = "split"
+SPLIT_NUMBERS: dict[bytes, int] = {b"train": 0, b"val": 1, b"valid": 1, b"validation": 1, b"test": 2}  # in any case
 
 _CHUNK = 100_000  # rows of a CSV read at a time, where only its coordinates are wanted
 _ROWS = 10_000  # the same where all is wanted; more lists at once would keep the garbage collector busy
 _MANY = 0.01  # of the rows out of range: then it is no slip of a pen
+_LONGEST = 400  # bytes of a path or a group: arrays are as wide as their longest, so that one would cost all
+_WORD = 64  # bytes of a date or a split that are looked at
 
 
 def choose_columns(
@@ -100,6 +106,7 @@ _LEFT_OUT = {
     "wrapped": "with a longitude above 180, of which 360 was taken",
     "unreadable": "that cannot be read, left out",
     "missing": "listed but not there, left out",
+    "no day": "with a date of which no day can be read, each drawn on its own",
 }
 
 
@@ -126,12 +133,17 @@ class LeftOut:
 
 
 def clean(
-    latlng: np.ndarray, source: str | Path, where: Callable[[int], str], left_out: LeftOut
+    latlng: np.ndarray,
+    source: str | Path,
+    where: Callable[[int], str],
+    left_out: LeftOut,
+    given: Literal["line", "JSON"] = "line",
 ) -> tuple[np.ndarray, np.ndarray]:
     """(latlng with longitudes in [-180, 180], which to keep, bool (N,)); a longitude in (180, 360] loses 360.
 
-    (0, 0) is not kept. `where(row)` is a row's line in `source`, for a sentence. Raises InputError for a number that is
-    not finite, a latitude over 90, saying so where the columns are likely swapped, and a longitude outside [-180, 360].
+    (0, 0) is not kept. For a sentence: `where(row)` is a row's line in `source`, and `given` what it was read from.
+    Raises InputError for a number that is not finite, a latitude over 90, saying so where latitude and longitude are
+    likely swapped, and a longitude outside [-180, 360].
     """
     finite = np.isfinite(latlng)
     if not finite.all():
@@ -148,9 +160,10 @@ def clean(
         likely = over.mean() >= _MANY and 10 * swapped < over.sum() and (latitude <= 360).all()
         remedy = (
             f"latitude and longitude are likely swapped (of {len(latlng):,} rows, {over.sum():,} are out of range, and "
-            f"{swapped:,} would be the other way round): name the columns the other way round"
+            f"{swapped:,} would be the other way round): {'name the columns' if given == 'line' else 'write them'} the "
+            "other way round"
             if likely
-            else "correct or remove the line"
+            else f"correct or remove the {given}"
         )
         raise InputError(f"{source}, {where(row)}: the latitude is {latlng[row, 0]:g}, beyond 90; {remedy}.")
     outside = (longitude < -180) | (longitude > 360)
@@ -158,7 +171,7 @@ def clean(
         row = int(np.argmax(outside))
         raise InputError(
             f"{source}, {where(row)}: the longitude is {longitude[row]:g}; it must be from -180 to 180 (or to 360, "
-            "eastward); correct or remove the line."
+            f"eastward); correct or remove the {given}."
         )
     high = longitude > 180
     if high.any():
@@ -178,7 +191,7 @@ class Rows(NamedTuple):
 
     lines: np.ndarray  # int64 (N,) from 1
     latlng: np.ndarray  # float64 (N, 2)
-    paths: np.ndarray
+    paths: np.ndarray  # relative to the CSV's folder, the same however they are written
     groups: np.ndarray | None
     taken: np.ndarray | None
     splits: np.ndarray | None
@@ -233,15 +246,11 @@ def read_rows(file: Path, columns: Columns | None = None, left_out: LeftOut | No
             lines, cells = chunk
             positions, has = _floats(file, cells[layout.latitude], cells[layout.longitude], lines, left_out)
             latlng, keep = clean(positions, file, _line_of(lines[has]), left_out)
-            chosen = np.flatnonzero(has)[keep]
+            chosen = np.flatnonzero(has)[keep].tolist()
+            lines = lines[chosen]
             kept += len(chosen)
             bar.update(_read_so_far(text) - bar.n)
-            yield Rows(
-                lines[chosen],
-                latlng[keep],
-                _packed(cells[layout.path])[chosen],
-                *(_packed(cells[at])[chosen] if at >= 0 else None for at in (layout.group, layout.taken, layout.split)),
-            )
+            yield _chosen_rows(file, cells, layout, chosen, lines, latlng[keep])
     _refuse_none(file, kept, left_out)
 
 
@@ -250,14 +259,17 @@ def group_name(file: Path, columns: Columns | None = None) -> str | None:
     return _layout(file, columns, paths=False).group_name or None
 
 
-def has_splits(file: Path, columns: Columns | None = None) -> bool:
-    """Whether a CSV says of its rows which split they are of. Raises InputError as read_rows()."""
-    return _layout(file, columns, paths=False).split >= 0
+def has_places_alone(file: Path, columns: Columns | None = None) -> bool:
+    """Whether a CSV has nothing by which its rows could be divided. Raises InputError as stream_coordinates()."""
+    layout = _layout(file, columns, paths=False)
+    return layout.split < 0 and layout.path < 0 and layout.group < 0
 
 
 def _opened(file: Path, newline: str | None = None) -> io.TextIOWrapper:
     try:
         return file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+    except FileNotFoundError as error:
+        raise InputError(f"{file} does not exist; give the path of a CSV of path,latitude,longitude.") from error
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror or error}); make it readable.") from error
 
@@ -323,8 +335,50 @@ def _floats(
     return np.stack(numbers, axis=1), np.ones(len(lines), dtype=bool)
 
 
-def _packed(cells: tuple[str, ...]) -> np.ndarray:
-    return np.strings.strip(np.array([cell.encode(errors="surrogateescape") for cell in cells], np.bytes_))
+def _chosen_rows(
+    file: Path, cells: list[tuple[str, ...]], layout: _Layout, chosen: list[int], lines: np.ndarray, latlng: np.ndarray
+) -> Rows:
+    """The rows `chosen`, which are those of `lines` and `latlng`. Raises InputError for what is too long or empty."""
+
+    def packed(at: int, refused_as: str | None = None) -> np.ndarray | None:
+        """UTF-8 bytes (N,) without the spaces around; of what is not kept, and so not refused, the start."""
+        if at < 0:
+            return None
+        start = _WORD if refused_as is None else None
+        column = [cells[at][row][:start].encode(errors="surrogateescape").strip() for row in chosen]
+        if refused_as and column and len(max(column, key=len)) > _LONGEST:
+            row = next(i for i, cell in enumerate(column) if len(cell) > _LONGEST)
+            raise InputError(
+                f"{file}, line {lines[row]}: the {refused_as} has {len(column[row]):,} bytes, and {_LONGEST} are the "
+                "most; shorten it, or remove the line."
+            )
+        return np.array(column, np.bytes_)
+
+    paths: Any = packed(layout.path, "path")
+    return Rows(
+        lines,
+        latlng,
+        _relative(file, paths, lines),
+        packed(layout.group, "group"),
+        packed(layout.taken),
+        packed(layout.split),
+    )
+
+
+def _relative(file: Path, paths: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """`paths` in the CSV's folder: the same of `./a.jpg`, `a.jpg` and its path in full. InputError for an empty one."""
+    if (paths == b"").any():
+        raise InputError(
+            f"{file}, line {lines[np.argmin(paths != b'')]}: the path is empty; write it, or remove the line."
+        )
+    start = os.fsencode(file.parent)
+
+    def written(path: bytes) -> bytes:
+        if path.startswith(b"/"):
+            return os.path.relpath(path, start)
+        return os.path.normpath(path) if b"./" in path or b"//" in path else path
+
+    return np.array([written(path) for path in paths.tolist()], np.bytes_)
 
 
 def _layout(file: Path, columns: Columns | None, paths: bool) -> _Layout:
@@ -511,19 +565,41 @@ def _refuse_none(file: Path, kept: int, left_out: LeftOut) -> None:
 # --- which split a row is of ------------------------------------------------------------------------------------------
 
 
+def check_drawing(val_fraction: float, test_fraction: float, seed: int, options: str = "--data.") -> None:
+    """Raise InputError, which names them as `options` has them, for fractions or a seed that nothing can be drawn by.
+
+    A fraction of 0 sets nothing aside.
+    """
+    for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not 0 <= value < 1:
+            raise InputError(f"{options}{name} is {value:g}; it must be 0 or more, and below 1.")
+    if val_fraction + test_fraction >= 1:
+        raise InputError(
+            f"{options}val_fraction {val_fraction:g} and {options}test_fraction {test_fraction:g} together leave "
+            "nothing to train on; lower them."
+        )
+    if not 0 <= seed < 2**32:
+        raise InputError(f"{options}seed is {seed}; it must be from 0 to 4294967295.")
+
+
 def drawn_order(names: np.ndarray, seed: int) -> np.ndarray:
     """A number in [0, 1) for each name, bytes (N,), that depends on the name and `seed` alone: float64 (N,).
 
     So a group that is set aside by it stays there, whatever photographs are added later. The mixing is splitmix64's
     (Steele et al., 2014, https://doi.org/10.1145/2714064.2660195), eight bytes of a name at a time.
     """
+    return (_hashed(names, seed) >> np.uint64(11)) * 2.0**-53
+
+
+def _hashed(names: np.ndarray, seed: int) -> np.ndarray:
+    """64 bits of each name, uint64 (N,)."""
     words = max(1, -(-names.dtype.itemsize // 8))
     padded = np.ascontiguousarray(names.astype(f"S{8 * words}")).view("<u8").reshape(len(names), words)
     state = np.full(len(names), seed, dtype=np.uint64)
     state = _mix(state)
     for word in padded.T:
         state = np.where(word > 0, _mix(state ^ word), state)  # the padding, which depends on the longest name, is 0
-    return (state >> np.uint64(11)) * 2.0**-53
+    return state
 
 
 def _mix(state: np.ndarray) -> np.ndarray:
@@ -533,20 +609,73 @@ def _mix(state: np.ndarray) -> np.ndarray:
     return state ^ (state >> np.uint64(31))
 
 
-def groups_of(rows: Rows) -> tuple[np.ndarray, str]:
+def set_aside(drawn: np.ndarray, fractions: Sequence[float]) -> list[int]:
+    """Where each part ends that is set aside of G groups in the order of their numbers `drawn`, float64 (G,).
+
+    By the number of a group, so that it stays where it is; but each part has a group, and so has what is left.
+    """
+    ends: list[int] = []
+    for later, below in zip(range(len(fractions), 0, -1), np.cumsum(fractions), strict=True):
+        first = ends[-1] if ends else 0
+        ends.append(int(np.clip((drawn < below).sum(), first + 1, len(drawn) - later)))
+    return ends
+
+
+def split_numbers(file: Path, rows: Rows) -> np.ndarray:
+    """Of each row 0 train, 1 val, 2 test, int8 (N,), by the column `split`, and 0 without one; or InputError."""
+    if rows.splits is None:
+        return np.zeros(len(rows.lines), dtype=np.int8)
+    names, which = np.unique(np.strings.lower(rows.splits), return_inverse=True)
+    numbers = np.array([SPLIT_NUMBERS.get(name, -1) for name in names.tolist()], dtype=np.int8)[which]
+    if (numbers < 0).any():
+        row = int(np.argmin(numbers))
+        text = rows.splits[row].decode(errors="replace")
+        raise InputError(
+            f"{file}, line {rows.lines[row]}: the {SPLIT_NAME} is {text!r}; it must be train, val or test."
+        )
+    return numbers
+
+
+def groups_of(rows: Rows, left_out: LeftOut) -> tuple[np.ndarray, str]:
     """The name of the group that each row is of, bytes (N,), and what that is: "group", "day" or "picture".
 
-    A row without a group, or without a date where dates are all there is, is a group of its own, named by its path.
+    A row without a group, or without a day where dates are all there is, is a group of its own, named by its path.
     """
     if rows.groups is not None:
         return np.where(rows.groups == b"", rows.paths, rows.groups), "group"
     if rows.taken is None:
         return rows.paths, "picture"
-    days = np.array([day.group() if (day := _DAY.match(taken)) else taken for taken in rows.taken.tolist()], np.bytes_)
-    return np.where(days == b"", rows.paths, days), "day"
+    days = np.array([day_of(taken) for taken in rows.taken.tolist()], np.bytes_)
+    undated = (days == b"") & (rows.taken != b"")
+    if undated.any():
+        row = int(np.argmax(undated))
+        text = rows.taken[row].decode(errors="replace")
+        left_out.note("no day", int(undated.sum()), lambda: f"line {rows.lines[row]}, {text!r}")
+    return np.where(days == b"", rows.paths, days), "day" if (days != b"").any() else "picture"
 
 
-_DAY = re.compile(rb"\d{4}\D\d\d\D\d\d")  # of a date with its time
+_SINCE_1970 = {9: 1, 10: 1, 12: 1000, 13: 1000, 15: 10**6, 16: 10**6}  # digits: how many in a second
+_NUMBER = re.compile(rb"(\d+)(?:\.\d*)?$")
+_YEAR_FIRST = re.compile(rb"(\d{4})\D{1,3}(\d\d?)\D{1,3}(\d\d?)(?!\d)")
+_TOGETHER = re.compile(rb"((?:19|20)\d\d)([01]\d)([0-3]\d)(?=\D|(?:\d{4}|\d{6})?$)")  # with the time, or not
+_YEAR_LAST = re.compile(rb"(\d\d?)[-/. ](\d\d?)[-/. ](\d{4}|\d\d)(?!\d)")
+_NO_DAY = re.compile(rb"\d{4}(\D\d\d?)?$")
+
+
+def day_of(written: bytes) -> bytes:
+    """The name of the day of a date as it was written: b"2020:01:31", as EXIF has it; empty where none can be read.
+
+    Seconds since 1970, or thousandths or millionths, are read as UTC. Where the year is last, day and month stay as
+    they are, as which is which does not matter: one day has one name. A month or a year alone is taken whole.
+    """
+    if found := _YEAR_FIRST.match(written) or _TOGETHER.match(written):
+        return b"%04d:%02d:%02d" % numbers if all(numbers := tuple(map(int, found.groups()))) else b""
+    if (number := _NUMBER.match(written)) and (a_second := _SINCE_1970.get(len(number[1]))):
+        return time.strftime("%Y:%m:%d", time.gmtime(int(number[1]) // a_second)).encode()
+    if found := _YEAR_LAST.match(written):
+        numbers = tuple(map(int, found.groups()))
+        return b"%02d/%02d/%d" % numbers if all(numbers[:2]) else b""
+    return written if _NO_DAY.match(written) and int(written[:4]) else b""
 
 
 def training_coordinates(
@@ -558,20 +687,73 @@ def training_coordinates(
     test_fraction: float,
     seed: int,
 ) -> Iterator[np.ndarray]:
-    """As stream_coordinates(), but of the rows that a training with the same settings is given, or more.
+    """As stream_coordinates(), but of the rows that a training on `file` with the same settings is given, or more.
 
-    By the `split` column; else without the groups that are drawn for validation and testing. A file of nothing but
-    coordinates is all taken. It cannot be known here which pictures are missing, or look like others.
+    By the `split` column; without the groups that are drawn for validation or testing where no row is of it. A file of
+    nothing but coordinates is all taken. It cannot be known here which pictures are missing, or look like others.
+    Raises InputError for a picture that is listed twice, too, and for fewer groups than are to be set aside.
     """
-    layout = _layout(file, columns, paths=False)
-    if layout.split < 0 and layout.path < 0 and layout.group < 0:
+    if has_places_alone(file, columns):
         yield from stream_coordinates(file, columns, left_out)
         return
+    left_out = LeftOut() if left_out is None else left_out
+    fractions = _lacking(file, columns, {1: val_fraction, 2: test_fraction})
+    first = _first_trained_on(file, columns, fractions, seed) if fractions else 0.0
+    met = array("Q")
     for rows in read_rows(file, columns, left_out):
-        if rows.splits is not None:
-            yield rows.latlng[np.strings.lower(rows.splits) == b"train"]
-        else:
-            yield rows.latlng[drawn_order(groups_of(rows)[0], seed) >= val_fraction + test_fraction]
+        chosen = split_numbers(file, rows) == 0
+        if fractions:
+            chosen &= drawn_order(groups_of(rows, left_out)[0], seed) >= first
+        met.frombytes(_hashed(rows.paths, 0).view(np.uint8).data)
+        yield rows.latlng[chosen]
+    _refuse_repeated(file, columns, np.frombuffer(met, np.uint64))
+
+
+def _lacking(file: Path, columns: Columns | None, fractions: dict[int, float]) -> list[float]:
+    """The fractions above 0 of those splits that no row is of."""
+    wanted = {split: fraction for split, fraction in fractions.items() if fraction > 0}
+    if _layout(file, columns, paths=True).split >= 0:
+        for rows in read_rows(file, columns):
+            for split in np.unique(split_numbers(file, rows)).tolist():
+                wanted.pop(split, None)
+            if not wanted:
+                break
+    return list(wanted.values())
+
+
+def _first_trained_on(file: Path, columns: Columns | None, fractions: list[float], seed: int) -> float:
+    """The number by drawn_order() from which on groups are trained on, as set_aside() has it."""
+    below = np.cumsum(fractions)
+    every, parts = [], set()
+    for rows in read_rows(file, columns):
+        groups = groups_of(rows, LeftOut())[0][split_numbers(file, rows) == 0]
+        every.append(np.unique(drawn_order(groups, seed)))
+        parts.update(np.searchsorted(below, every[-1], side="right").tolist())
+        if len(parts) > len(below):  # each has a group, which is soon so but in small sets
+            return float(below[-1])
+    drawn = np.unique(np.concatenate(every))
+    if len(drawn) <= len(below):
+        raise InputError(
+            f"{file} has too few groups to train on ({len(drawn)}) to set one aside for each of validation and testing "
+            "that no row is of; add some, or give a fraction of 0 where none is to be set aside."
+        )
+    return float(drawn[set_aside(drawn, fractions)[-1]])
+
+
+def _refuse_repeated(file: Path, columns: Columns | None, hashed: np.ndarray) -> None:
+    """Raises InputError where a picture is listed twice, by what _hashed() gave for each; rereads only if it may be."""
+    ordered = np.sort(hashed)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    met: dict[bytes, int] = {}
+    for rows in read_rows(file, columns) if len(again) else ():
+        for row in np.flatnonzero(np.isin(_hashed(rows.paths, 0), again)).tolist():
+            name, line = rows.paths[row], int(rows.lines[row])
+            if name in met:
+                raise InputError(
+                    f"{file} lists {os.fsdecode(name)} more than once (lines {met[name]} and {line}); keep one of its "
+                    "rows."
+                )
+            met[name] = line
 
 
 # --- EXIF -------------------------------------------------------------------------------------------------------------
@@ -598,12 +780,16 @@ def exif_taken(path: str | Path) -> Taken:
 
 
 def exif_position(path: str | Path) -> tuple[float, float] | str:
-    """(latitude, longitude) of a picture by its EXIF, or why there is none, a key of `LeftOut.counts`."""
-    return exif_taken(path).position
+    """(latitude, longitude) of a picture by its EXIF, cleaned as training's are; else why not, as `LeftOut.counts`."""
+    position = exif_taken(path).position
+    if isinstance(position, str):
+        return position
+    latlng, keep = clean(np.array([position]), path, str, LeftOut())
+    return (float(latlng[0, 0]), float(latlng[0, 1])) if keep[0] else "zero"
 
 
 def position_of(gps: Mapping[int, Any]) -> tuple[float, float] | str:
-    """(latitude, longitude) of the tags of a GPS IFD as Pillow reads them, or why there is none.
+    """(latitude, longitude in [-180, 360]) of the tags of a GPS IFD as Pillow reads them, or why there is none.
 
     Degrees alone, or degrees and minutes, may have decimals; what comes after a number with decimals must be 0. N or S,
     E or W must be there: a position in the wrong hemisphere is worse than none.

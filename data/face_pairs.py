@@ -17,17 +17,16 @@ from data.attributes import (
     CSV_NAME,
     AttributeData,
     divide,
-    full_paths,
     joined,
     list_unlabelled,
     read_attributes,
+    without_used,
 )
 from data.celeba import is_celeba
 from data.folders import Split, existing_folder, say
 from data.image_list import ImageList
 from data.images import IMAGE_ENDINGS
 from data.photographs import PhotographsDataModule
-from data.samples import built_in_sample
 
 FOLDS, PER_FOLD = 10, 300  # LFW's: so many pairs of each kind in a fold
 
@@ -244,6 +243,7 @@ class FacePairsDataModule(PhotographsDataModule):
     """
 
     answers = ()
+    sample = "faces"
 
     def __init__(
         self,
@@ -293,16 +293,6 @@ class FacePairsDataModule(PhotographsDataModule):
             return os.fsdecode(self._listed.file_names[position])
         return super().file(split, position)
 
-    def _root(self) -> Path:
-        root: str | None = self.hparams["root"]
-        if root is None:
-            return built_in_sample("faces")
-        return Path(root) if Path(root).is_file() else existing_folder(root)
-
-    def _folder(self) -> Path:
-        root = self._root()
-        return root.parent if root.is_file() else root
-
     def _data(self) -> AttributeData:
         if self._found is None:
             asked = {name: self.hparams[name] for name in ("val_fraction", "test_fraction", "seed")}
@@ -351,14 +341,7 @@ class FacePairsDataModule(PhotographsDataModule):
         if more is not None:
             images = joined([images, list_unlabelled(existing_folder(more, "--data.unlabelled"), 0)])
         # Not one twice, nor those scored: a folder may hold the other, and the pairs' lie in either.
-        scored = [full_paths(part) for part in (splits["val"], splits["test"], listed) if part is not None]
-        paths = full_paths(images)
-        once = np.zeros(len(paths), bool)
-        once[np.unique(paths, return_index=True)[1]] = True
-        new = once & ~np.isin(paths, np.concatenate(scored))
-        if not new.all():
-            say(f"train: {(~new).sum():,} of {len(images):,} images are left out, in use already or scored")
-        images = images.take(new)
+        images = without_used(images, [part for part in (splits["val"], splits["test"], listed) if part is not None])
         if not len(images):
             raise InputError("all training images are among those scored, so that none is left; give others.")
         return FaceImages(images.folder, images.file_names)

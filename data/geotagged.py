@@ -17,12 +17,13 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from backbone.errors import InputError, check_options
+from backbone.errors import InputError
 from data.attributes import list_unlabelled
 from data.coordinates import (
-    SPLIT_NAME,
+    SPLIT_NUMBERS,
     Columns,
     LeftOut,
+    check_drawing,
     choose_columns,
     clean,
     drawn_order,
@@ -30,6 +31,8 @@ from data.coordinates import (
     group_name,
     groups_of,
     read_rows,
+    set_aside,
+    split_numbers,
 )
 from data.folders import Split, say
 from data.image_list import ImageList
@@ -42,7 +45,6 @@ if TYPE_CHECKING:
 CSV_NAME = "photographs.csv"
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_SPLIT_NAMES: dict[bytes, int] = {b"train": 0, b"val": 1, b"valid": 1, b"validation": 1, b"test": 2}  # in any case
 
 _THREADS = 16  # they wait for the disk
 _BLOCK = 64  # pictures that a thread takes at a time
@@ -65,7 +67,7 @@ class GeotaggedData:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Undivided:
     """The pictures of a data set before they are divided."""
 
     folder: Path
@@ -75,8 +77,17 @@ class _Found:
     part: np.ndarray  # int8 (N,) as SPLITS counts them, 0 where nothing says
     by: str  # what a group is, for sentences: "author", "day", "picture"
     source: str
+    notes: tuple[str, ...]  # as GeotaggedData's
+    notes_if_drawn: tuple[str, ...] = ()  # those that matter only then
 
-    def take(self, positions: np.ndarray) -> "_Found":
+    @property
+    def images(self) -> GeotaggedImages:
+        """All of them, in the order of the list or of the folder."""
+        groups = np.unique(self.group_names, return_inverse=True)[1]
+        return GeotaggedImages(self.folder, self.names, self.latlng, groups)
+
+    def take(self, positions: np.ndarray) -> "Undivided":
+        """Those at `positions`, (M,) of integers or a mask of bool (N,)."""
         rows = {name: getattr(self, name)[positions] for name in ("names", "latlng", "group_names", "part")}
         return replace(self, **rows)
 
@@ -89,27 +100,22 @@ def read_geotagged(
     test_fraction: float = 0.1,
     seed: int = 0,
 ) -> GeotaggedData:
+    """The data set in `root`, as find_geotagged() does, and its splits as divide() does."""
+    check_drawing(val_fraction, test_fraction, seed)
+    found = find_geotagged(root, columns)
+    data = divide(found, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    return replace(data, notes=(*found.notes, *data.notes))
+
+
+def find_geotagged(root: Path, columns: Columns | None = None) -> Undivided:
     """The data set in `root`: a CSV, a folder with one, or a folder of pictures with positions in their EXIF.
 
     In a folder, `photographs.csv` is read, or `train.csv` with `val.csv` and `test.csv`; else every picture to the
-    bottom, of which those in `train/`, `val/` and `test/`, where there are such folders, are of that split. A split
-    that nothing says is drawn from the training pictures: whole groups, by their names and `seed`, so that pictures
-    added later leave the others where they are. Raises InputError for what does not fit.
+    bottom, of which those in `train/`, `val/` and `test/`, where there are such folders, are of that split. Raises
+    InputError for what does not fit.
     """
-    check_options(
-        "data",
-        ("val_fraction", val_fraction, 0 < val_fraction < 1, "above 0 and below 1"),
-        ("test_fraction", test_fraction, 0 < test_fraction < 1, "above 0 and below 1"),
-    )
-    if val_fraction + test_fraction >= 1:
-        raise InputError(
-            f"--data.val_fraction {val_fraction:g} and --data.test_fraction {test_fraction:g} together leave nothing "
-            "to train on; lower them."
-        )
-    notes: list[str] = []
     files = _csv_files(root)
-    found = _read_csv(root, files, columns, notes) if files else _read_exif(root, notes)
-    return _divide(found, {"val": val_fraction, "test": test_fraction}, seed, notes)
+    return _read_csv(root, files, columns) if files else _read_exif(root)
 
 
 # --- a CSV ----------------------------------------------------------------------------------------------------------
@@ -128,55 +134,45 @@ def _csv_files(root: Path) -> dict[Path, int]:
     return named
 
 
-def _read_csv(root: Path, files: dict[Path, int], columns: Columns | None, notes: list[str]) -> _Found:
-    folder = root if root.is_dir() else root.parent
+def _read_csv(root: Path, files: dict[Path, int], columns: Columns | None) -> Undivided:
     names, latlng, groups, parts = [], [], [], []
-    by = "picture"
+    kinds: set[str] = set()
+    notes: list[str] = []
+    undated: list[str] = []
     for file, split in files.items():
-        left_out = LeftOut()
+        left_out, dates = LeftOut(), LeftOut()
         for rows in read_rows(file, columns, left_out):
-            named, by = groups_of(rows)
-            names.append(_relative(rows.paths, folder, file, rows.lines))
+            named, kind = groups_of(rows, dates)
+            kinds.add(kind)
+            names.append(rows.paths)
             latlng.append(rows.latlng)
-            # a group of a picture's own is to have the one name that the picture has
-            groups.append(np.where(named == rows.paths, names[-1], named))
-            parts.append(_parts(file, rows.splits, rows.lines) if split < 0 else np.full(len(rows.lines), split))
+            groups.append(named)
+            parts.append(split_numbers(file, rows) if split < 0 else np.full(len(rows.lines), split))
         notes += left_out.lines("row", file)
+        undated += dates.lines("row", file)
     source = str(next(iter(files)) if len(files) == 1 else root)
     packed = np.concatenate(names)
     _refuse_repeated(source, packed)
-    by = group_name(next(iter(files)), columns) or by if by == "group" else by
-    found = _Found(folder, packed, np.concatenate(latlng), np.concatenate(groups), np.concatenate(parts), by, source)
-    return _only_present(found, notes)
-
-
-def _relative(paths: np.ndarray, folder: Path, file: Path, lines: np.ndarray) -> np.ndarray:
-    """`paths` in `folder`, the same however they are written: `./a.jpg`, `a.jpg`, or in full."""
-    if (paths == b"").any():
-        raise InputError(
-            f"{file}, line {lines[np.argmin(paths != b'')]}: the path is empty; write it, or remove the line."
+    by = (
+        (group_name(next(iter(files)), columns) or "group")
+        if "group" in kinds
+        else "day"
+        if "day" in kinds
+        else "picture"
+    )
+    return _only_present(
+        Undivided(
+            root if root.is_dir() else root.parent,
+            packed,
+            np.concatenate(latlng),
+            np.concatenate(groups),
+            np.concatenate(parts),
+            by,
+            source,
+            tuple(notes),
+            tuple(undated),
         )
-    start = os.fsencode(folder)
-
-    def written(path: bytes) -> bytes:
-        if path.startswith(b"/"):
-            return os.path.relpath(path, start)
-        return os.path.normpath(path) if b"./" in path or b"//" in path else path
-
-    return np.array([written(path) for path in paths.tolist()], np.bytes_)
-
-
-def _parts(file: Path, splits: np.ndarray | None, lines: np.ndarray) -> np.ndarray:
-    """The number of each row's split, int8 (N,). Raises InputError for a name that is none."""
-    if splits is None:
-        return np.zeros(len(lines), dtype=np.int8)
-    names, which = np.unique(np.strings.lower(splits), return_inverse=True)
-    numbers = np.array([_SPLIT_NAMES.get(name, -1) for name in names.tolist()], dtype=np.int8)[which]
-    if (numbers < 0).any():
-        row = int(np.argmin(numbers))
-        text = splits[row].decode(errors="replace")
-        raise InputError(f"{file}, line {lines[row]}: the {SPLIT_NAME} is {text!r}; it must be train, val or test.")
-    return numbers
+    )
 
 
 def _refuse_repeated(source: str, names: np.ndarray) -> None:
@@ -188,7 +184,7 @@ def _refuse_repeated(source: str, names: np.ndarray) -> None:
         raise InputError(f"{source} lists {first} more than once ({len(again):,} such rows); keep one of its rows.")
 
 
-def _only_present(found: _Found, notes: list[str]) -> _Found:
+def _only_present(found: Undivided) -> Undivided:
     """Those whose file is there: by its path, or, where none is there, by its name anywhere in the folder.
 
     The lists of OSV-5M, YFCC100M and MP-16 have an id, and what has become of it as a file differs. Raises InputError
@@ -214,15 +210,15 @@ def _only_present(found: _Found, notes: list[str]) -> _Found:
     if not there.all():
         left_out = LeftOut()
         left_out.note("missing", int((~there).sum()), lambda: os.fsdecode(found.names[np.argmin(there)]))
-        notes += left_out.lines("picture", found.source)
+        found = replace(found, notes=(*found.notes, *left_out.lines("picture", found.source)))
     return found.take(there)
 
 
-def _by_name(found: _Found, files: np.ndarray) -> np.ndarray:
+def _by_name(found: Undivided, files: np.ndarray) -> np.ndarray:
     """The place in `files` of each picture by its name alone, its ending left out; -1 where there is none."""
     if not len(files):
         return np.full(len(found.names), -1)
-    listed, wanted = stems(files), stems(found.names)
+    listed, wanted = last_parts(without_endings(files)), last_parts(without_endings(found.names))
     order = np.argsort(listed, kind="stable")
     at = np.searchsorted(listed, wanted, sorter=order).clip(max=len(listed) - 1)
     place = np.where(listed[order[at]] == wanted, order[at], -1)
@@ -238,15 +234,19 @@ def _by_name(found: _Found, files: np.ndarray) -> np.ndarray:
     return place
 
 
-def stems(names: np.ndarray) -> np.ndarray:
-    """The last parts of paths, bytes (N,), without a picture's ending."""
+def without_endings(names: np.ndarray) -> np.ndarray:
+    """Paths, bytes (N,), without a picture's ending."""
     endings = tuple(ending.encode() for ending in IMAGE_ENDINGS)
 
-    def stem(name: bytes) -> bytes:
-        last = name.rpartition(b"/")[2]
-        return last.rpartition(b".")[0] if last.lower().endswith(endings) else last
+    def bare(name: bytes) -> bytes:
+        return name.rpartition(b".")[0] if name.lower().endswith(endings) else name
 
-    return np.array([stem(name) for name in names.tolist()], np.bytes_)
+    return np.array([bare(name) for name in names.tolist()], np.bytes_)
+
+
+def last_parts(names: np.ndarray) -> np.ndarray:
+    """The last parts of paths, bytes (N,)."""
+    return np.array([name.rpartition(b"/")[2] for name in names.tolist()], np.bytes_)
 
 
 def _are_there(folder: Path, names: np.ndarray) -> np.ndarray:
@@ -269,9 +269,10 @@ def _are_there(folder: Path, names: np.ndarray) -> np.ndarray:
 # --- a folder of pictures with EXIF ---------------------------------------------------------------------------------
 
 
-def _read_exif(root: Path, notes: list[str]) -> _Found:
+def _read_exif(root: Path) -> Undivided:
+    notes: list[str] = []
     names = list_unlabelled(root, 0).file_names
-    top = np.array([_SPLIT_NAMES.get(name.partition(b"/")[0].lower(), -1) for name in names.tolist()])
+    top = np.array([SPLIT_NUMBERS.get(name.partition(b"/")[0].lower(), -1) for name in names.tolist()])
     beside = top < 0
     if (top == 0).any():  # else val/ and test/ are names like others
         if beside.any():
@@ -323,22 +324,34 @@ def _read_exif(root: Path, notes: list[str]) -> _Found:
     kept = has[keep]
     groups = np.where(days[kept] == b"", names[kept], days[kept])
     by = "day" if (days[kept] != b"").any() else "picture"
-    return _Found(root, names[kept], positions[keep], groups, top[kept].astype(np.int8), by, str(root))
+    part = top[kept].astype(np.int8)
+    return Undivided(root, names[kept], positions[keep], groups, part, by, str(root), tuple(notes))
 
 
 # --- splits ---------------------------------------------------------------------------------------------------------
 
 
-def _divide(found: _Found, fractions: dict[Split, float], seed: int, notes: list[str]) -> GeotaggedData:
+def divide(found: Undivided, *, val_fraction: float, test_fraction: float, seed: int) -> GeotaggedData:
+    """The splits of a data set, and what is to be said of dividing it.
+
+    A split that no picture is of is drawn from the training pictures, but for a fraction of 0: whole groups, by their
+    names and `seed`, so that pictures added later leave the others where they are. The fractions and the seed are as
+    check_drawing() wants them. Raises InputError where there is too little to draw from.
+    """
+    fractions: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
+    notes: list[str] = []
     names, groups = np.unique(found.group_names, return_inverse=True)
     part = found.part.copy()
     train = np.flatnonzero(part == 0)
     if not len(train):
         raise InputError(f"{found.source} has no picture to train on among those that are there; add some.")
     lacking: dict[Split, float] = {
-        split: fractions[split] for split in fractions if not (part == SPLITS.index(split)).any()
+        split: fraction
+        for split, fraction in fractions.items()
+        if fraction > 0 and not (part == SPLITS.index(split)).any()
     }
     if lacking:
+        notes += found.notes_if_drawn
         part[train] = _draw(found, names, groups[train], lacking, seed)
         counts = " and ".join(f"{(part == SPLITS.index(split)).sum():,}" for split in lacking)
         named = {"val": "validation", "test": "testing"}
@@ -353,14 +366,16 @@ def _divide(found: _Found, fractions: dict[Split, float], seed: int, notes: list
             f"{shared:,} of the {len(names):,} groups of {found.source} (by {found.by}) have pictures in more than one "
             "split, so that its scores flatter"
         )
-    images = GeotaggedImages(found.folder, found.names, found.latlng, groups)
+    images = found.images
     splits = {split: images.take(part == number) for number, split in enumerate(SPLITS)}
     if lacking and found.by in ("day", "picture"):
         splits["train"] = _without_near_duplicates(splits, found.source, notes)
     return GeotaggedData(splits, tuple(notes))
 
 
-def _draw(found: _Found, names: np.ndarray, groups: np.ndarray, lacking: dict[Split, float], seed: int) -> np.ndarray:
+def _draw(
+    found: Undivided, names: np.ndarray, groups: np.ndarray, lacking: dict[Split, float], seed: int
+) -> np.ndarray:
     """The split of each training picture, int8 (M,): those groups whose number by drawn_order() is low are set aside.
 
     Each split has at least one group, and so has the training. Raises InputError where there are too few.
@@ -375,12 +390,10 @@ def _draw(found: _Found, names: np.ndarray, groups: np.ndarray, lacking: dict[Sp
     drawn = drawn_order(names[here], seed)
     order = np.argsort(drawn)
     part = np.zeros(len(names), dtype=np.int8)
-    start, below = 0, 0.0
-    for later, (split, fraction) in zip(range(len(lacking), 0, -1), lacking.items(), strict=True):
-        below += fraction
-        stop = int(np.clip((drawn < below).sum(), start + 1, len(here) - later))
-        part[here[order[start:stop]]] = SPLITS.index(split)
-        start = stop
+    start = 0
+    for split, end in zip(lacking, set_aside(drawn, list(lacking.values())), strict=True):
+        part[here[order[start:end]]] = SPLITS.index(split)
+        start = end
     return part[groups]
 
 
@@ -438,7 +451,7 @@ class GeotaggedDataModule(PhotographsDataModule):
             them can be kept; at 0 every epoch has a new one.
         val_fraction: Part of the training images set aside where there is no validation part.
         test_fraction: The same for testing.
-        test_split: Which images `test` scores.
+        test_split: Which images `test` scores; "all" are those of the data set, none left out for looking like another.
         max_bad_fraction: A run stops when more than this part of a split's images cannot be read.
         augment: Crop, colour and erase the training images.
         mirror: Mirror half of them; writing and the side of the road that one drives on are then lost.
@@ -486,8 +499,10 @@ class GeotaggedDataModule(PhotographsDataModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.prepare()
+        check_drawing(val_fraction, test_fraction, seed)
         self._columns = choose_columns(preset, path_column, latitude_column, longitude_column, group)
-        self._found: GeotaggedData | None = None
+        self._found: Undivided | None = None
+        self._divided: GeotaggedData | None = None
         self._shards: Shards | None = None
         if shards is not None and root is None:
             raise InputError(
@@ -534,20 +549,22 @@ class GeotaggedDataModule(PhotographsDataModule):
         """Where the photographs at `positions` were taken, float64 (N, 2)."""
         return self._splits[split].latlng[positions]
 
-    def _data(self) -> GeotaggedData:
+    def _undivided(self) -> Undivided:
         if self._found is None:
-            asked = self.hparams
-            self._found = read_geotagged(
-                self._root(),
-                self._columns,
-                val_fraction=asked["val_fraction"],
-                test_fraction=asked["test_fraction"],
-                seed=asked["seed"],
-            )
+            self._found = find_geotagged(self._root(), self._columns)
         return self._found
 
+    def _data(self) -> GeotaggedData:
+        if self._divided is None:
+            asked = self.hparams
+            fractions = {name: asked[name] for name in ("val_fraction", "test_fraction")}
+            self._divided = divide(self._undivided(), **fractions, seed=asked["seed"])
+            for note in self._divided.notes:
+                say(note)
+        return self._divided
+
     def _notes(self) -> tuple[str, ...]:
-        return self._data().notes
+        return self._undivided().notes
 
     def _streamed(self) -> "Shards":
         if self._shards is None:
@@ -555,18 +572,18 @@ class GeotaggedDataModule(PhotographsDataModule):
 
             listed = self.hparams["shards_csv"]
             self._shards = read_shards(self.hparams["shards"], None if listed is None else Path(listed), self._columns)
-            for note in self._shards.notes:
+            for note in (*self._shards.notes, *self._shards.overlap_with(self._undivided())):
                 say(note)
         return self._shards
 
     def _read(self, split: str) -> GeotaggedImages:
         if split == "train" and self.hparams["shards"] is not None:
             return self._streamed().images
+        if split == "test" and self.hparams["test_split"] == "all":
+            return self._undivided().images  # of one day or one author too, of which no split can be drawn
         splits = self._data().splits
         if split == "val" and self.hparams["shards"] is not None:
             return joined([splits["train"], splits["val"]])
-        if split == "test" and self.hparams["test_split"] == "all":
-            return joined([splits[name] for name in SPLITS])
         asked: Any = self.hparams["test_split"] if split == "test" else split
         return splits[asked]
 

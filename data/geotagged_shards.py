@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from backbone.errors import InputError
 from data import cache
-from data.coordinates import Columns, LeftOut, clean, read_rows
-from data.geotagged import GeotaggedImages, stems
+from data.coordinates import GROUP_NAMES, Columns, LeftOut, clean, read_rows
+from data.geotagged import GeotaggedImages, Undivided, last_parts, without_endings
 from data.images import IMAGE_ENDINGS, open_image
 from data.loading import start_worker, training_position
 from data.photographs import Photographs, Size, collate
@@ -35,7 +35,10 @@ _BUFFER = 1000  # pictures, not decoded, that a worker draws the next one from
 _NAMES = (("latitude", "longitude"), ("LAT", "LON"), ("lat", "lon"), ("lat", "lng"))  # in a JSON
 _META = re.compile(r"__[^/]*__($|/)")  # members that the library passes over
 
-_KEPT_AS = "shards-1"  # another number where what is kept changes
+_ARCHIVE = re.compile(rb"(?:.*/)?([^/]+)\.(?:tar|tgz)[^/]*/(.*)")  # a shard, and what is in it
+_LONGEST = 100  # bytes that are kept of a group: arrays are as wide as their longest
+
+_KEPT_AS = "shards-2"  # another number where what is kept changes
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,30 @@ class Shards:
     counts: np.ndarray  # int64 (S,): pictures in each, those left out as well
     positions: np.ndarray  # int64 (P,): of each such picture its position in `images`, -1 left out
     images: GeotaggedImages  # file_names are "<shard>/<key>.<ending>"
+    groups: np.ndarray  # bytes (N,): of each of `images` the photographer, sequence or place, empty where none is known
     notes: tuple[str, ...]
+    pattern: str
 
     def kept(self) -> np.ndarray:
         """Pictures in each shard that are trained on, int64 (S,)."""
         ends = np.cumsum(self.counts)
         return np.array([(part >= 0).sum() for part in np.split(self.positions, ends[:-1])])
+
+    def overlap_with(self, scored: Undivided) -> tuple[str, ...]:
+        """What is known of these pictures' being others' near kin, as far as it makes scores flatter: sentences."""
+        known = self.groups != b""
+        if scored.by in ("day", "picture") or not known.any():
+            without = scored.source if scored.by in ("day", "picture") else self.pattern
+            kin = f"whether the same photographers took them is not known, as {without} does not say whose a picture is"
+        else:
+            shared = known & np.isin(self.groups, [name[:_LONGEST] for name in np.unique(scored.group_names).tolist()])
+            count, of = int(shared.sum()), len(np.unique(self.groups[shared]))
+            unknown = f" ({(~known).sum():,} do not say whose they are)" if not known.all() else ""
+            kin = (
+                f"{count:,} of {len(known):,} are of {of:,} of its groups (by {scored.by})"
+                f"{', so that its scores flatter' if count else ''}{unknown}"
+            )
+        return (f"{self.pattern} is trained on whether or not a picture looks like one of {scored.source}; {kin}",)
 
 
 def read_shards(pattern: str, listed: Path | None = None, columns: Columns | None = None) -> Shards:
@@ -59,16 +80,22 @@ def read_shards(pattern: str, listed: Path | None = None, columns: Columns | Non
 
     A picture's place is in its JSON, as latitude and longitude, or in the CSV `listed` by its key. Of files the
     pictures are passed over; what `pipe:` or a URL gives has to be read from end to end. Raises InputError where a
-    shard is missing or cut off, for a place that clean() refuses, and where there is no picture.
+    shard is missing or cut off, for a place that clean() refuses, where it is not certain which picture a row of the
+    list is of, and where there is no picture.
     """
     files = tuple(_library().shardlists.expand_urls(pattern))
+    folders = [file for file in files if _is_file(file) and Path(file).is_dir()]
+    if folders:
+        raise InputError(
+            f"--data.shards: {folders[0]} is a folder; name its shards, as DIR/train-{{000000..000123}}.tar."
+        )
     gone = [file for file in files if _is_file(file) and not Path(file).is_file()]
     if gone:
         raise InputError(f"--data.shards: {gone[0]} is not there ({len(gone):,} of {len(files):,}); correct {pattern}.")
-    names, latlng, counts = _kept_index(pattern, files)
+    names, latlng, groups, counts = _kept_index(pattern, files)
     left_out = LeftOut()
     if listed is not None:
-        latlng = _looked_up(names, latlng, listed, columns, left_out)
+        latlng, groups = _looked_up(names, latlng, groups, listed, columns, left_out)
     has = np.flatnonzero(~np.isnan(latlng[:, 0]))
     if len(has) < len(names):
         first = int(np.argmax(np.isnan(latlng[:, 0])))
@@ -78,13 +105,13 @@ def read_shards(pattern: str, listed: Path | None = None, columns: Columns | Non
             f"{pattern} has no picture with a place ({len(names):,} pictures); write `key.json` with latitude and "
             "longitude beside each, or give --data.shards_csv."
         )
-    cleaned, keep = clean(latlng[has], pattern, lambda row: names[has[row]].decode(errors="replace"), left_out)
+    cleaned, keep = clean(latlng[has], pattern, lambda row: names[has[row]].decode(errors="replace"), left_out, "JSON")
     chosen = has[keep]
     positions = np.full(len(names), -1)
     positions[chosen] = np.arange(len(chosen))
     folder = Path(files[0]).parent if _is_file(files[0]) else Path()
     images = GeotaggedImages(folder, names[chosen], cleaned[keep])
-    return Shards(files, counts, positions, images, tuple(left_out.lines("picture", pattern)))
+    return Shards(files, counts, positions, images, groups[chosen], tuple(left_out.lines("picture", pattern)), pattern)
 
 
 def make_shard_loader(
@@ -243,33 +270,39 @@ def _ending(sample: dict[str, Any]) -> str | None:
 # --- what is in them ------------------------------------------------------------------------------------------------
 
 
-def _kept_index(pattern: str, files: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Names, bytes (P,), latlng (P, 2), NaN for none, and counts (S,); from the cache where no file has changed."""
+def _kept_index(pattern: str, files: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Names, bytes (P,), latlng (P, 2), NaN for none, groups, bytes (P,), and counts (S,).
+
+    From the cache where no file has changed.
+    """
     stats = [Path(file).stat() if _is_file(file) else None for file in files]
     stamps = np.array([(-1, -1) if stat is None else (stat.st_size, stat.st_mtime_ns) for stat in stats])
     known = cache.load(_KEPT_AS, Path(pattern))
     if known and np.array_equal(known["stamps"], stamps):
-        return known["names"], known["latlng"], known["counts"]
+        return known["names"], known["latlng"], known["groups"], known["counts"]
     names: list[bytes] = []
     latlng: list[tuple[float, float]] = []
+    groups: list[bytes] = []
     counts = []
     for file in tqdm(files, desc="looking into the shards", unit=" shards", delay=2, leave=False):
         before = len(names)
-        for name, place in _look_into(file):
+        for name, place, group in _look_into(file):
             names.append(name)
             latlng.append(place)
+            groups.append(group)
         counts.append(len(names) - before)
     arrays = {
         "names": np.array(names, dtype=np.bytes_),
         "latlng": np.array(latlng, dtype=np.float64).reshape(-1, 2),
+        "groups": np.array(groups, dtype=np.bytes_),
         "counts": np.array(counts),
     }
     cache.save(_KEPT_AS, Path(pattern), {**arrays, "stamps": stamps})
-    return arrays["names"], arrays["latlng"], arrays["counts"]
+    return arrays["names"], arrays["latlng"], arrays["groups"], arrays["counts"]
 
 
-def _look_into(file: str) -> Iterator[tuple[bytes, tuple[float, float]]]:
-    """The name and the place of each picture of a shard, grouped as the library groups what it streams."""
+def _look_into(file: str) -> Iterator[tuple[bytes, tuple[float, float], bytes]]:
+    """The name, the place and the group of each picture of a shard, put together as the library does in streaming."""
     wds = _library()
     shard = file.rpartition("/")[2]
 
@@ -287,20 +320,25 @@ def _look_into(file: str) -> Iterator[tuple[bytes, tuple[float, float]]]:
             for sample in wds.tariterators.group_by_keys(members(archive)):
                 if ending := _ending(sample):
                     name = f"{sample['__key__']}.{ending}"
-                    yield f"{shard}/{name}".encode(errors="surrogateescape"), _place(sample.get("json"), file, name)
+                    given = _parsed(sample.get("json"), file, name)
+                    yield f"{shard}/{name}".encode(errors="surrogateescape"), _place(given, file, name), _group(given)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"{file} is not a tar archive, or it is cut off ({error}); make or fetch it again.") from error
 
 
-def _place(content: bytes | None, file: str, name: str) -> tuple[float, float]:
-    """(latitude, longitude) of a JSON, NaN where it has none."""
+def _parsed(content: bytes | None, file: str, name: str) -> dict[str, Any]:
+    """What a JSON says, nothing where there is none."""
     if content is None:
-        return np.nan, np.nan
+        return {}
     try:
         found = json.loads(content)
     except ValueError as error:
         raise InputError(f"{file}: the JSON of {name} cannot be read ({error}); correct it.") from error
-    given = found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _place(given: dict[str, Any], file: str, name: str) -> tuple[float, float]:
+    """(latitude, longitude) of a JSON, NaN where it has none."""
     values = [given[key] for names in _NAMES if {*names} <= given.keys() for key in names][:2]
     if not values or None in values or "" in values:
         return np.nan, np.nan
@@ -313,14 +351,87 @@ def _place(content: bytes | None, file: str, name: str) -> tuple[float, float]:
     return latitude, longitude
 
 
+def _group(given: dict[str, Any]) -> bytes:
+    """The photographer, sequence or place of a JSON, by the names that a CSV's column may have; empty for none."""
+    lower = {key.lower(): value for key, value in given.items() if isinstance(value, str | int)}
+    group = next((str(lower[name]) for name in GROUP_NAMES if name in lower), "")
+    return group.strip().encode(errors="surrogateescape")[:_LONGEST]
+
+
 def _looked_up(
-    names: np.ndarray, latlng: np.ndarray, listed: Path, columns: Columns | None, left_out: LeftOut
-) -> np.ndarray:
-    """The latlng, those that are missing from the CSV `listed`, where its paths are the pictures' keys."""
+    names: np.ndarray,
+    latlng: np.ndarray,
+    groups: np.ndarray,
+    listed: Path,
+    columns: Columns | None,
+    left_out: LeftOut,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The latlng and the groups, those that are missing from the CSV `listed`, whose paths are the pictures' keys.
+
+    With the shard in front, as `train-000.tar/key`; else the key with its folders; else, where one of the two has no
+    folders, the last part of the other. Raises InputError where a row may be of two pictures, or the other way round.
+    """
     rows = list(read_rows(listed, columns, left_out))
-    keys, places = stems(np.concatenate([part.paths for part in rows])), np.concatenate([part.latlng for part in rows])
-    wanted = stems(names)
-    order = np.argsort(keys, kind="stable")
-    at = order[np.searchsorted(keys, wanted, sorter=order).clip(max=len(keys) - 1)]
-    found = (keys[at] == wanted) & np.isnan(latlng[:, 0])
-    return np.where(found[:, None], places[at], latlng)
+    paths = without_endings(np.concatenate([part.paths for part in rows]))
+    places = np.concatenate([part.latlng for part in rows])
+    of_rows = np.concatenate(
+        [
+            np.zeros(len(part.paths), "S1") if part.groups is None else part.groups.astype(f"S{_LONGEST}")
+            for part in rows
+        ]
+    )
+    in_shard = np.array([_ARCHIVE.sub(rb"\1/\2", path) for path in paths.tolist()], np.bytes_)
+    bare = without_endings(names)
+    of_shard = np.array([_ARCHIVE.sub(rb"\1/\2", name) for name in bare.tolist()], np.bytes_)
+    keys = np.array([name.partition(b"/")[2] for name in bare.tolist()], np.bytes_)
+    named = np.array([_ARCHIVE.match(path) is not None for path in paths.tolist()], dtype=bool)
+    flat_row, flat_key = np.strings.find(paths, b"/") < 0, np.strings.find(keys, b"/") < 0
+    at = np.full(len(names), -1)
+    wanting = np.isnan(latlng[:, 0])
+
+    def look(wanted: np.ndarray, which: np.ndarray, given: np.ndarray, candidates: np.ndarray) -> bool:
+        left, those = np.flatnonzero((at < 0) & which), np.flatnonzero(candidates)
+        found = _matched(names[left], wanted[left], given[those], wanting[left], listed)
+        at[left[found >= 0]] = those[found[found >= 0]]
+        return bool((found >= 0).any())
+
+    every = np.ones(len(names), dtype=bool)
+    by_shard = look(of_shard, every, in_shard, ~flat_row)
+    look(keys, every, paths, ~named)
+    look(last_parts(keys), ~flat_key, paths, flat_row)
+    if not by_shard:  # else a row's folder is the shard, and another shard's picture is not meant
+        look(keys, flat_key, last_parts(paths), ~flat_row & ~named)
+    found = at >= 0
+    of_these = np.where(found, of_rows[at], b"")
+    return (
+        np.where((found & wanting)[:, None], places[at], latlng),
+        np.where(groups == b"", of_these, groups),
+    )
+
+
+def _matched(names: np.ndarray, wanted: np.ndarray, given: np.ndarray, wanting: np.ndarray, listed: Path) -> np.ndarray:
+    """The position in `given` of each of `wanted`, bytes (P,), -1 for none; `names` are for sentences.
+
+    Raises InputError where `given` has one twice, or two of `wanted` are the same, of which one is `wanting`.
+    """
+    if not len(given) or not len(wanted):
+        return np.full(len(wanted), -1)
+    values, first, times = np.unique(given, return_index=True, return_counts=True)
+    place = np.searchsorted(values, wanted).clip(max=len(values) - 1)
+    found = values[place] == wanted
+    twice = found & wanting & (times[place] > 1)
+    if twice.any():
+        row = int(np.argmax(twice))
+        raise InputError(
+            f"{listed} lists {wanted[row].decode(errors='replace')} more than once, one of which may be "
+            f"{names[row].decode(errors='replace')}; keep one row, or write the shard and the key, as that."
+        )
+    several = found & (np.bincount(place[found], minlength=len(values))[place] > 1)
+    if (several & wanting).any():
+        row = int(np.argmax(several & wanting))
+        one, other = names[several & (wanted == wanted[row])][:2]
+        raise InputError(
+            f"{listed} lists {wanted[row].decode(errors='replace')}, which may be {one.decode(errors='replace')} or "
+            f"{other.decode(errors='replace')}; write the shard before the key, as they are written here."
+        )
+    return np.where(found, first[place], -1)

@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -196,6 +197,7 @@ class _Cli(LightningCLI):
             if config[name] == 0:
                 raise InputError(f"--trainer.{name} is 0; it must be 1 or more.")
         root = Path(config.get("default_root_dir") or "runs")
+        config["default_root_dir"] = str(root)
         self.run_dir = new_run(self.task, root)
         self.writes_nothing = bool(config.fast_dev_run)
         resumed_from = Path(self.checkpoint_path) if self.checkpoint_path else None
@@ -243,6 +245,7 @@ class _Cli(LightningCLI):
             self.model.on_load_checkpoint(self.checkpoint)
         self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before a run folder is made
         if self.subcommand == "fit" and hasattr(self.model, "prepare_fit"):
+            self.model.trainer = self.trainer  # which knows the folder of the runs
             self.model.prepare_fit(self.datamodule)
         if self.trainer.is_global_zero and not self.writes_nothing:
             try:
@@ -255,11 +258,27 @@ class _Cli(LightningCLI):
             print("starting from random weights; ImageNet's, by --model.weights FILE, need far fewer pictures")
         self._guarded(self.trainer.fit, model, **kwargs)
         if not self.writes_nothing:
+            if self.checkpoint and self.trainer.global_step == self.checkpoint["global_step"]:
+                self._end_again(model, self.checkpoint, **kwargs)
             best = self.best.best_model_path
             if not best:  # stopped by max_steps or max_time before any validation: the last weights are the best
                 self.trainer.save_checkpoint(best := str(self.run_dir / "checkpoints" / "best.ckpt"))
             self._guarded(self.trainer.validate, model, verbose=False, **{**kwargs, "ckpt_path": best})
         self._finish()
+
+    def _end_again(self, model: LightningModule, checkpoint: dict[str, Any], **kwargs: Any) -> None:
+        """Of a run that was stopped after its last step: its end, and the validation that it may not have come to."""
+        folder = self.run_dir / "checkpoints"
+        if self.trainer.is_global_zero:
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(str(self.checkpoint_path), folder / "last.ckpt")
+        self._guarded(self.trainer.validate, model, verbose=False, **kwargs)
+        found, best = self.trainer.callback_metrics.get(str(model.monitor)), self.best.best_model_score
+        if found is not None and (best is None or found > best):
+            model.on_save_checkpoint(checkpoint)  # what was chosen in this validation
+            self.best.best_model_path = str(folder / "best.ckpt")
+            if self.trainer.is_global_zero:
+                AtomicCheckpointIO().save_checkpoint(checkpoint, self.best.best_model_path)
 
     def validate(self, model: LightningModule, **kwargs: Any) -> None:
         self._guarded(self.trainer.validate, model, verbose=False, **kwargs)

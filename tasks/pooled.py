@@ -1,9 +1,12 @@
 """Trunk and pooled head, for every task that says something of a whole picture: uint8 images in, logits out."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from backbone import MobileNetV1, normalize
+from backbone import MobileNetV1, Numerics, normalize
 
 
 class PooledClassifier(nn.Module):
@@ -34,3 +37,17 @@ class PooledClassifier(nn.Module):
         """Pooled features (B, channels) to logits (B, num_classes), in float32 under autocast too."""
         with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
             return self.head(self.bottleneck(self.dropout(features)))
+
+
+def build_network(checkpoint: Mapping[str, Any]) -> PooledClassifier:
+    """The network of a checkpoint of such a task, read by `read_checkpoint`, with its averaged weights.
+
+    What was trained beside it, as a projector, is left behind.
+    """
+    settings = checkpoint["hyper_parameters"]
+    state = checkpoint["state_dict"].items()
+    weights = {name.removeprefix("model."): value for name, value in state if name.startswith("model.")}
+    trunk = MobileNetV1(settings["width_mult"], numerics=Numerics.from_dict(settings["numerics"]))
+    model = PooledClassifier(trunk, len(weights["head.bias"]), bottleneck=settings.get("bottleneck", 0))
+    model.load_state_dict(weights)
+    return model

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from backbone import InputError, MobileNetV1, Numerics, load_pretrained, read_pretrained
+from backbone import InputError, MobileNetV1, load_pretrained, read_pretrained
 from data import imagenet
 from data.images import open_image, to_array
 from data.transforms import apply_to_image, build_classification_eval, needed_in_evaluation
 from tasks.classification.model import load_classifier
-from tasks.pooled import PooledClassifier
+from tasks.pooled import PooledClassifier, build_network
 from tasks.runs import read_checkpoint
 
 
@@ -56,10 +56,10 @@ class PhotoClassifier:
     @classmethod
     def _from_checkpoint(cls, path: str | Path, device: str) -> "PhotoClassifier":
         checkpoint = read_checkpoint(path, "classification")
-        model, names = build_network(checkpoint)
         size = tuple(checkpoint["hyper_parameters"]["input_size"])
         central = checkpoint["datamodule_hyper_parameters"]["central_fraction"]
-        classify = cls(model.to(device), names, size, central, checkpoint["temperature"] or 1.0)
+        model, temperature = build_network(checkpoint).to(device), checkpoint["temperature"] or 1.0
+        classify = cls(model, _class_names(checkpoint), size, central, temperature)
         classify.of_boxes = checkpoint["datamodule_hyper_parameters"]["crop"] == "bbox"
         return classify
 
@@ -88,16 +88,12 @@ class PhotoClassifier:
         return Classified([self.class_names[label] for label in labels.tolist()], probabilities.cpu().numpy())
 
 
-def build_network(checkpoint: dict[str, Any]) -> tuple[PooledClassifier, tuple[str, ...]]:
-    """The network of a checkpoint that `read_checkpoint` read, with its averaged weights, and its classes' names."""
-    settings = checkpoint["hyper_parameters"]
-    names = imagenet.class_names() if settings["head"] == "imagenet" else tuple(settings["categories"].values())
-    trunk = MobileNetV1(settings["width_mult"], numerics=Numerics.from_dict(settings["numerics"]))
-    model = PooledClassifier(trunk, len(names))
-    model.load_state_dict({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})
-    return model, names
-
-
 def load_network(path: str | Path) -> tuple[PooledClassifier, tuple[str, ...]]:
     """The network of a checkpoint and its classes' names, for a teacher. InputError as `read_checkpoint`."""
-    return build_network(read_checkpoint(path, "classification"))
+    checkpoint = read_checkpoint(path, "classification")
+    return build_network(checkpoint), _class_names(checkpoint)
+
+
+def _class_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:
+    settings = checkpoint["hyper_parameters"]
+    return imagenet.class_names() if settings["head"] == "imagenet" else tuple(settings["categories"].values())

@@ -21,6 +21,7 @@ from tasks.mixing import drawing, mix
 from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
 from tasks.pooled import PooledClassifier
 from tasks.processes import ShareBadImages, gather
+from tasks.steps import files_of, no_loss, refuse_loss
 from tasks.trunk import build_trunk
 
 
@@ -45,7 +46,7 @@ class ClassificationModule(LightningModule):
         temperature: Softens both sides of the teacher's loss.
         distance: From the teacher: divergence of the classes' probabilities, or squared error of the logits.
         cache: Folder to keep the teacher's answers in; needs --data.views.
-        cache_only: Take all answers from the cache; the teacher is not loaded.
+        cache_only: Take all answers from the cache; the teacher, where it can be loaded, is to be the cache's own.
         mixup_alpha: Blend images, for student and teacher alike, and labels by a part drawn from Beta(alpha, alpha).
         cutmix_alpha: The same with rectangles; where both are given they take turns.
         optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
@@ -146,7 +147,7 @@ class ClassificationModule(LightningModule):
         """Loss of one batch; 0 where no image of it could be read."""
         self._data.bad_images.note(batch["bad"])
         if not len(batch["images"]):
-            return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
+            return no_loss(self)
         asked, model = self.hparams, self.model
         labels = self.output_of_label[batch["labels"]]
         with drawing(self, batch_idx):
@@ -161,11 +162,7 @@ class ClassificationModule(LightningModule):
             batch, images, logits, lambda: cross_entropy(logits, targets, asked["label_smoothing"])
         )
         if not loss.isfinite():
-            files = [self._data.file("train", position) for position in batch["positions"].tolist()]
-            raise InputError(
-                f"the loss is {loss.item()} at step {self.global_step} on images {files}; look at these images, or "
-                "train with a lower --model.lr."
-            )
+            refuse_loss(loss, self.global_step, files_of(self, batch))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         if self.distiller.teaches:
             self.log_dict(parts, batch_size=len(images))
@@ -175,7 +172,8 @@ class ClassificationModule(LightningModule):
         """Keep the logits of the batch's images, and outside `fit` the teacher's."""
         self._data.bad_images.note(batch["bad"])
         if len(batch["images"]):
-            both = self.distiller.beside(batch["images"], self.model(batch["images"]))  # (B, 1 or 2, outputs)
+            logits, files = self.model(batch["images"]), files_of(self, batch)
+            both = self.distiller.beside(batch["images"], logits, files)  # (B, 1 or 2, outputs)
             self._found.update(zip(batch["positions"].tolist(), both, strict=True))
 
     test_step = validation_step

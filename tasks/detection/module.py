@@ -9,7 +9,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from backbone import InputError
 from backbone.errors import check_options
 from tasks.detection.anchors import decode
 from tasks.detection.loss import focal_loss, multibox_loss
@@ -20,6 +19,7 @@ from tasks.detection.postprocess import Boxes, postprocess
 from tasks.detection.report import write_report
 from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
 from tasks.processes import ShareBadImages, gather
+from tasks.steps import no_loss, refuse_loss
 from tasks.trunk import build_trunk
 
 
@@ -91,7 +91,7 @@ class DetectionModule(LightningModule):
         """Loss of one batch; 0 where no image of it could be read."""
         self._data.bad_images.note(batch["bad"])
         if not len(batch["images"]):
-            return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
+            return no_loss(self)
         answer = self.model(batch["images"])
         anchors_xyxy = decode(torch.zeros_like(answer.anchors), answer.anchors)
         matches = match(anchors_xyxy, batch["boxes_xyxy"], batch["crowd_xyxy"])
@@ -100,10 +100,7 @@ class DetectionModule(LightningModule):
         losses = loss_function(answer.class_logits, answer.box_codes, answer.anchors, matches, *truth)
         loss = losses.classes + losses.boxes
         if not loss.isfinite():
-            raise InputError(
-                f"the loss is {loss.item()} at step {self.global_step} on images {batch['image_ids']}; look at these "
-                "images, or train with a lower --model.lr."
-            )
+            refuse_loss(loss, self.global_step, batch["image_ids"])
         count = len(batch["images"])
         self.log("train/loss", loss, prog_bar=True, batch_size=count)
         parts = {"train/loss_classes": losses.classes, "train/loss_boxes": losses.boxes}

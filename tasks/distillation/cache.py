@@ -8,9 +8,11 @@ at once, each other rows: every row has its own bytes in both files.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -26,8 +28,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from backbone.errors import InputError
+from tasks.distillation.teachers import TELLING
 
-_FORMAT = 1
+_FORMAT = 2  # 1 had no digest of the answers' names
 _MISSING, _DONE, _SKIPPED = 0, 1, 2  # in done.npy; a byte each, as two processes cannot write one byte
 _REMEDY = "name another folder, or delete this one"
 _TOLERANCE = 1e-2  # of a row's largest number: float16 has 5e-4 and TF32 1e-3, another teacher far more
@@ -38,12 +41,14 @@ class Manifest:
     """What a cache is of; it serves runs that ask for the very same.
 
     `teacher` is its digest, or None where it is not at hand and nothing is to be asked of it; `transform` names all
-    that decides a view's pixels; `keys` is `keys_digest` of the pictures; V views of N images with K answers each.
+    that decides a view's pixels; `keys` is `keys_digest` of the pictures, `names` of what is answered; V views of N
+    images with K answers each.
     """
 
     teacher: str | None
     transform: str
     keys: str
+    names: str
     views: int
     images: int
     answers: int
@@ -53,6 +58,7 @@ _SAYS = {  # in the order in which a difference is most telling
     "images": "the number of pictures",
     "views": "the number of views",
     "answers": "the number of answers",
+    "names": "what is answered (digest of the names)",
     "keys": "the list of pictures (digest)",
     "transform": "the transform",
     "teacher": "the teacher (digest)",
@@ -60,7 +66,7 @@ _SAYS = {  # in the order in which a difference is most telling
 
 
 def keys_digest(keys: Iterable[str]) -> str:
-    """sha256, in hex, of the pictures' names in their order."""
+    """sha256, in hex, of names in their order."""
     digest = hashlib.sha256()
     for key in keys:
         name = os.fsencode(key)
@@ -215,11 +221,30 @@ def fill(
     Images are on the teacher's device; `total` counts them all, for the progress bar; `file` names the one at a
     position in what goes wrong. Stopped at any time, it has lost no more than a batch: go on with what is `missing`.
     """
-    with tqdm(total=total, desc="asking the teacher", unit=" images", delay=2, leave=False) as bar:
-        for views, positions, images in batches:
-            if len(images):
-                cache.write(views, positions, teacher(images, [file(position) for position in positions.tolist()]))
+    # The first answers wait until a teacher of probabilities would have been refused: none of those is to be kept.
+    waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+    answered = 0
+
+    def write() -> None:
+        while waiting:
+            cache.write(*waiting.pop(0))
+
+    try:
+        with tqdm(total=total, desc="asking the teacher", unit=" images", delay=2, leave=False) as bar:
+            for views, positions, images in batches:
+                if not len(images):
+                    continue
+                answers = teacher(images, [file(position) for position in positions.tolist()])
+                waiting.append((views, positions, answers))
+                answered += answers.numel()
+                if answered >= TELLING:
+                    write()
                 bar.update(len(images))
+    except InputError:
+        waiting.clear()
+        raise
+    finally:  # Ctrl-C too
+        write()
 
 
 def _create(folder: Path, manifest: Manifest) -> None:
@@ -263,7 +288,8 @@ def _check(folder: Path, manifest: Manifest) -> None:
     """Raise InputError where the folder's manifest says anything else than `manifest`."""
     try:
         found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        found = {name: found[name] for name in ("format", "dtype", *_SAYS)}
+        names = _SAYS if found["format"] == _FORMAT else ()
+        found = {name: found[name] for name in ("format", "dtype", *names)}
     except (OSError, ValueError, LookupError, TypeError):
         _damaged(folder, "manifest.json")
     for name, ours in (("format", _FORMAT), ("dtype", "float16")):
@@ -272,10 +298,25 @@ def _check(folder: Path, manifest: Manifest) -> None:
     for name, what in _SAYS.items():
         asked = getattr(manifest, name)
         if found[name] != asked and not (name == "teacher" and asked is None):
-            raise InputError(
-                f"the cache {folder} was filled with another {name}: {what} is {found[name]} there and {asked} now; "
-                f"{_REMEDY}."
-            )
+            difference = f"is {found[name]} there and {asked} now"
+            if name == "transform":
+                difference = _difference(str(found[name]), asked)
+            raise InputError(f"the cache {folder} was filled with another {name}: {what} {difference}; {_REMEDY}.")
+
+
+def _difference(there: str, now: str) -> str:
+    """What two descriptions of a transform do not share, for people: each has dozens of values."""
+    # At commas, semicolons and brackets, but for those of numbers: "scale=(0.5, 1.0)", "HorizontalFlip(p=0.5".
+    one, other = (
+        [part.strip() for part in re.findall(r"(?:\([-\d., ]*\)|\((?=\w)|[^,;()[\]])+", text) if part.strip()]
+        for text in (there, now)
+    )
+    changes = [code for code in difflib.SequenceMatcher(None, one, other, False).get_opcodes() if code[0] != "equal"]
+    parts = [part for _, start, stop, _, _ in changes for part in one[start:stop]]
+    others = [part for _, _, _, start, stop in changes for part in other[start:stop]]
+    if not changes:
+        return f"is {there} there and {now} now"
+    return f"has {', '.join(parts) or 'nothing'} there and {', '.join(others) or 'nothing'} now"
 
 
 def _map(folder: Path, name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:

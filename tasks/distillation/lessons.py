@@ -1,20 +1,22 @@
 """What a module does with its teacher: asks it, online or out of a cache that is filled first, and weighs its loss."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from backbone.errors import InputError
+from backbone.errors import InputError, check_options
+from data.folders import say
 from tasks.distillation.cache import Manifest, TeacherCache, fill, keys_digest
-from tasks.distillation.losses import binary_kl, check_temperature, mse_logits, softmax_kl
+from tasks.distillation.losses import binary_kl, mse_logits, softmax_kl
 from tasks.distillation.teachers import Ensemble, Teacher, load_teacher
 
 TeacherOption = str | list[dict[str, Any]] | None
-
+Found = TypeVar("Found")
 
 Probabilities = Literal["softmax", "sigmoid"]  # one class of all, or yes and no for each
 
@@ -22,13 +24,15 @@ Probabilities = Literal["softmax", "sigmoid"]  # one class of all, or yes and no
 class Distiller:
     """The teacher of a module whose answers are logits, one for each of `names`: checked, loaded, asked and weighed.
 
-    `options` are the module's, `teacher`, `teacher_weight`, `temperature`, `distance`, `cache` and `cache_only` among
-    them. Without a teacher labels are all there is. Plain, so that a teacher is in no checkpoint, no optimizer and no
-    average of weights.
+    `options` are the module's, `input_size`, `teacher`, `teacher_weight`, `temperature`, `distance`, `cache` and
+    `cache_only` among them. Without a teacher labels are all there is. Plain, so that a teacher is in no checkpoint, no
+    optimizer and no average of weights.
     """
 
     def __init__(self, options: Mapping[str, Any], names: Sequence[str], probabilities: Probabilities) -> None:
-        check_temperature(options["temperature"])
+        temperature = options["temperature"]
+        rule = "above 0; 1 leaves the logits as they are"
+        check_options("model", ("temperature", temperature, 0 < temperature < math.inf, rule))
         self._options = options
         self._names = tuple(names)
         self._probabilities: Probabilities = probabilities
@@ -51,17 +55,24 @@ class Distiller:
         return float(self.teaches) if asked is None or not self.teaches else asked
 
     def prepare(self, views: int) -> None:
-        """Load the teacher for a fit, before anything is written; `views` are the data's. Raises InputError."""
+        """Load and try the teacher for a fit, before anything is written; `views` are the data's. Raises InputError."""
         check_lessons(self._options, views)
         if self.teacher is None and not self._options["cache_only"]:
-            self.teacher = build_teacher(self._options["teacher"], self._names, self._probabilities)
+            self.teacher = self._build()
+            if self.teacher is not None:
+                count_answers(self.teacher, self._options["input_size"])
+
+    def _build(self) -> Teacher | Ensemble | None:
+        return build_teacher(self._options["teacher"], self._names, self._probabilities)
 
     def start(self, data: Any, device: torch.device) -> None:
         """Have the answers at hand that a fit will need: fill the cache, where there is one."""
         self._compares = False
-        if self.teaches:
-            cache = {name: self._options[name] for name in ("cache", "cache_only")}
-            self._lessons = Lessons(self.teacher, len(self._names), data, device, **cache)
+        if not self.teaches:
+            return
+        cache = {name: self._options[name] for name in ("cache", "cache_only")}
+        teacher = at_hand(self._build, NOT_COMPARED) if cache["cache_only"] else self.teacher
+        self._lessons = Lessons(teacher, len(self._names), data, device, names=self._names, **cache)
 
     def weigh(
         self, batch: Mapping[str, Any], images: Tensor, logits: Tensor, of_labels: Callable[[], Tensor]
@@ -83,20 +94,20 @@ class Distiller:
 
     def compare(self, device: torch.device) -> None:
         """Load the teacher for an evaluation, or say why it cannot be had."""
-        try:
-            if self.teacher is None:
-                self.teacher = build_teacher(self._options["teacher"], self._names, self._probabilities)
-        except InputError as error:
-            print(f"without the teacher's figures: {error}")
+        if self.teacher is None:
+            self.teacher = at_hand(self._build, "without the teacher's figures")
         if self.teacher is not None:
             self.teacher.to(device)
             self._compares = True
 
-    def beside(self, images: Tensor, logits: Tensor) -> np.ndarray:
-        """Logits (B, K) of an evaluation, float32 (B, 1, K), or (B, 2, K) with the teacher's after `compare`."""
+    def beside(self, images: Tensor, logits: Tensor, files: Sequence[str]) -> np.ndarray:
+        """Logits (B, K) of an evaluation, float32 (B, 1, K), or (B, 2, K) with the teacher's after `compare`.
+
+        `files` name the images where an answer is not finite.
+        """
         both = [logits.float()]
         if self._compares and self.teacher is not None:
-            both.append(self.teacher(images))
+            both.append(self.teacher(images, files))
         return torch.stack(both, 1).cpu().numpy()
 
     def _distance(self, logits: Tensor, answers: Tensor) -> Tensor:
@@ -121,20 +132,43 @@ def build_teacher(
     teachers, shares = [], []
     for options in asked:
         given = dict(options)
-        shares.append(float(given.pop("share", 1.0)))
         try:
+            shares.append(float(given.pop("share", 1.0)))
             teachers.append(load_teacher(**given).matched(names))
-        except TypeError as error:
+        except InputError:  # a ValueError as well
+            raise
+        except (TypeError, ValueError) as error:
             raise InputError(f"--model.teacher has {options}, which cannot be read: {error}.") from error
     return teachers[0] if len(teachers) == 1 else Ensemble(teachers, probabilities, shares)
 
 
+NOT_COMPARED = "the cache is taken as it is"
+
+
+def at_hand(load: Callable[[], Found], without: str) -> Found | None:
+    """What `load` gives; where it raises InputError, None, and a line that says why after what is then `without`."""
+    try:
+        return load()
+    except InputError as error:
+        say(f"{without}: {error}")
+        return None
+
+
+def count_answers(teacher: Teacher | Ensemble, input_size: tuple[int, int]) -> int:
+    """How many numbers it answers a picture of (height, width) px with: it is asked about two pictures of noise.
+
+    Raises InputError where it cannot answer, which so is found before anything is written.
+    """
+    noise = torch.randint(256, (2, 3, *input_size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return teacher(noise, ["of noise, which it was tried on"] * 2).shape[1]
+
+
 class Lessons:
-    """A teacher's answers to training batches; plain, so that it is in no checkpoint.
+    """A teacher's answers to training batches, K each, in order for `names`; plain, so that it is in no checkpoint.
 
     Without `cache` the teacher is asked about the very pixels that the student sees. With one, it is asked once about
     each of the data's fixed views (`--data.views`), and what it said is read from then on; with `cache_only` it is not
-    even loaded.
+    asked at all, and where it is given, the cache must be its own.
     """
 
     def __init__(
@@ -144,44 +178,52 @@ class Lessons:
         data: Any,
         device: torch.device,
         *,
+        names: Sequence[str] = (),
         cache: str | None = None,
         cache_only: bool = False,
     ) -> None:
         self._data = data
-        self.teacher = None if teacher is None else teacher.to(device)
-        self._cache = self._open(cache, cache_only, answers, device) if cache else None
+        self.teacher = None if teacher is None or cache_only else teacher.to(device)
+        self._cache = None
+        if cache:
+            manifest = Manifest(
+                None if teacher is None else teacher.digest,
+                data.train_view_transform_id(),
+                keys_digest(keys := data.train_keys()),
+                keys_digest(names),
+                data.hparams["views"],
+                len(keys),
+                answers,
+            )
+            self._cache = TeacherCache.open(cache, manifest, cache_only=cache_only)
+            if self.teacher is not None:
+                self._complete(self._cache, self.teacher, device)
 
     def __call__(self, batch: Mapping[str, Any], images: Tensor) -> Tensor:
         """Its answers, float32 (B, K), about a batch's `images` uint8 (B, 3, H, W)."""
         if self._cache is not None:
             return self._cache.read(batch["view"].cpu(), batch["positions"].cpu()).to(images.device)
         assert self.teacher is not None  # without a cache there is one
-        return self.teacher(images, [self._data.file("train", position) for position in batch["positions"].tolist()])
+        return self.teacher(images, self._files(batch["positions"]))
 
     def __deepcopy__(self, memo: dict) -> "Lessons":
         return self  # an average of the student's weights needs no second teacher
 
-    def _open(self, folder: str, cache_only: bool, answers: int, device: torch.device) -> TeacherCache:
+    def _files(self, positions: Tensor) -> list[str]:
+        return [self._data.file("train", position) for position in positions.tolist()]
+
+    def _complete(self, cache: TeacherCache, teacher: Teacher | Ensemble, device: torch.device) -> None:
+        """Compare some of what is kept with the teacher's answers of now, and ask for what is missing."""
         data, views = self._data, self._data.hparams["views"]
-        keys = data.train_keys()
-        manifest = Manifest(
-            None if self.teacher is None else self.teacher.digest,
-            data.train_view_transform_id(),
-            keys_digest(keys),
-            views,
-            len(keys),
-            answers,
-        )
-        cache = TeacherCache.open(folder, manifest, cache_only=cache_only)
-        if self.teacher is None:
-            return cache
         for view, position in zip(*cache.sample(), strict=True):
             for batch in data.train_views(int(view), [int(position)]):
                 if len(batch["images"]):
-                    cache.verify(view, position, self.teacher(batch["images"].to(device)))
+                    answers = teacher(batch["images"].to(device), self._files(batch["positions"]))
+                    cache.verify(view, position, answers)
         together = dist.is_available() and dist.is_initialized()
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-        missing = {view: cache.missing(view)[rank::ranks] for view in range(views)}
+        # By the picture, as this list is shorter for a process that comes after another has begun to write.
+        missing = {view: (rows := cache.missing(view))[rows % ranks == rank] for view in range(views)}
 
         def batches() -> Any:
             for view, positions in missing.items():
@@ -195,10 +237,9 @@ class Lessons:
                 cache.skip(view, np.setdiff1d(positions, np.concatenate(answered)))
 
         total = sum(map(len, missing.values()))
-        fill(cache, self.teacher, batches(), total=total, file=lambda position: data.file("train", position))
+        fill(cache, teacher, batches(), total=total, file=lambda position: data.file("train", position))
         if together:
             dist.barrier()
-        return cache
 
 
 def check_lessons(options: Mapping[str, Any], views: int) -> None:

@@ -31,7 +31,7 @@ _ACCEPTED = (
     "accepted are torchvision:NAME and timm:NAME with a file of weights, a checkpoint of this project (.ckpt), a "
     "TorchScript (.pt) or exported (.pt2) program, and package.module:function"
 )
-_FEW = 64  # numbers that must all lie in 0..1 before they are taken for probabilities
+TELLING = 64  # numbers that must all lie in 0..1 before they are taken for probabilities
 
 
 class _Network(NamedTuple):
@@ -196,7 +196,7 @@ class Teacher:
             return
         self._within += answers.numel()
         sums_to_1 = answers.shape[1] > 1 and ((answers.sum(1) - 1).abs() < 1e-3).all()
-        if sums_to_1 or self._within >= _FEW:
+        if sums_to_1 or self._within >= TELLING:
             self._refuse(
                 f"answers with numbers from {answers.min():.3g} to {answers.max():.3g}"
                 + (" that add up to 1" if sums_to_1 else "")
@@ -390,12 +390,16 @@ def _from_torchvision(name: str, weights: Path) -> _Network:
     network = _filled(
         f"torchvision:{name}", lambda **classes: models.get_model(name, weights=None, **classes), _read_weights(weights)
     )
+    identity = b"torchvision " + name.encode()
+    if hasattr(network, "transform_input"):
+        # GoogLeNet and Inception v3 learned from pixels of -1..1; torchvision has them take ImageNet's normalisation
+        # and turn it into that, but only where its own weights are asked for by name.
+        setattr(network, "transform_input", True)  # noqa: B010  # to mypy any attribute of a module is a tensor
+        identity += b" transform_input"
     presets = models.get_model_weights(name).DEFAULT.transforms()  # mean, std and size alone; downloads nothing
     side = presets.crop_size[0]
     return _named_by_imagenet(
-        _Network(
-            network, b"torchvision " + name.encode() + _state(network), None, presets.mean, presets.std, (side, side)
-        )
+        _Network(network, identity + _state(network), None, presets.mean, presets.std, (side, side))
     )
 
 
@@ -474,11 +478,18 @@ def _from_callable(text: str) -> _Network:
     where, _, what = text.partition(":")
     try:
         module = importlib.import_module(where)
-    except ImportError as error:
-        raise InputError(f"the teacher {text} cannot be imported ({error}); check the name and the folder.") from error
+    except Exception as error:  # whatever a module raises that is written wrong: SyntaxError, NameError and others
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"the teacher {text} cannot be imported ({reason}); check the name, the folder and the file."
+        ) from error
     function: Any = module
     for part in what.split("."):
-        function = getattr(function, part, None)
+        if not hasattr(function, part):
+            nearest = difflib.get_close_matches(part, dir(function), 1)
+            like = f", the nearest is {nearest[0]!r}" if nearest else ""
+            raise InputError(f"the teacher {text}: there is no {what!r} in {where}{like}; check the name.")
+        function = getattr(function, part)
     if isinstance(function, type) or not callable(function):
         raise InputError(
             f"the teacher {text} is {'a class' if isinstance(function, type) else 'no function'}; name a function of "

@@ -24,8 +24,8 @@ from tasks.reporting import count_of
 DESCRIPTION = """\
 Train students of several shapes by one teacher, and the same students on labels with equal steps; write one table and
 pictures of mean AP over mult-adds and over the number of unlabelled pictures. Run the same command again to go on
-after an interruption, or with more students. Beside the options below, --data.X, --model.X and --trainer.X of `fit`
-hold for all runs.
+after an interruption, or with more students. Beside the options below, --data.X and --trainer.X of `fit` hold for all
+runs, and --model.X for all students.
 """
 
 _CONFIGS = Path(__file__).parents[2] / "configs" / "face_attributes"
@@ -96,7 +96,7 @@ def main(args: list[str]) -> int:
     check(asked, given, options.config)
     folder = options.runs / "face_attributes" / (options.name or options.config.stem)
     runs = plan(asked, given, folder, options.config.parent)
-    pictures = _counted(runs, asked["teacher"])
+    pictures = _counted(runs, asked["teacher"], folder)
     _refuse_changes(runs, asked["teacher"], folder)
     try:
         code = _run_all(runs, folder)
@@ -144,8 +144,10 @@ def read_overrides(args: Sequence[str]) -> dict[str, dict[str, Any]]:
             if not rest or rest[0].startswith("--"):
                 raise InputError(f"{name} has no value; write it behind the option.")
             value = rest.pop(0)
-        # not everything as YAML: a folder may well be called 2024
-        given[room][option] = value if option in ("root", "unlabelled", "weights") else yaml.safe_load(value)
+        try:  # not everything as YAML: a folder may well be called 2024
+            given[room][option] = value if option in ("root", "unlabelled", "weights") else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"{name} {value!r} is no YAML ({' '.join(str(error).split())}); mend it.") from error
     return given
 
 
@@ -316,31 +318,72 @@ def _student(shape: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------- what is there already
 
 
-def _counted(runs: Sequence[Run], teacher: Any) -> dict[str, tuple[int | None, int | None]]:
-    """How many pictures with and without labels each run trains on; finds what is wrong with data and teacher too."""
+def _counted(runs: Sequence[Run], teacher: Any, folder: Path) -> dict[str, tuple[int | None, int | None]]:
+    """How many pictures with and without labels each run trains on.
+
+    Finds what is wrong with data, teacher and the options of any run, before the first of them is made.
+    """
+    from jsonargparse import ArgumentError
+
     from data.attributes import UNKNOWN, AttributesDataModule
     from tasks.distillation.lessons import build_teacher
 
+    parser = _parser()
     found: dict[str, tuple[int | None, int | None]] = {}
-    counts: dict[str, tuple[int, int]] = {}
+    known: dict[str, AttributesDataModule] = {}
     for each in runs:
-        options = each.options["data"]
-        key = repr({name: value for name, value in options.items() if name != "image_size"})
-        if key not in counts:
-            try:
-                data = AttributesDataModule(**options)
-            except TypeError as error:  # a text where a number belongs
-                raise InputError(f"{each.name}: `data` has {options}, which cannot be read: {error}.") from error
+        try:
+            options = parser.parse_object(each.options).as_dict()
+        except ArgumentError as error:
+            raise InputError(f"{each.name}: {' '.join(str(error).split())}") from error
+        key = repr({name: value for name, value in options["data"].items() if name != "image_size"})
+        if key not in known:
+            data = AttributesDataModule(**options["data"])
             attributes = tuple(data.categories.values())  # draws the sample, and says so
-            if not counts and not _is_config(teacher):
+            if not known and not _is_config(teacher):
                 build_teacher(teacher, attributes, "sigmoid")
             with contextlib.redirect_stdout(io.StringIO()):  # every run says it again
                 data.setup("fit")
-            targets = data.targets("train", list(range(len(data.train_keys()))))
-            labelled = int((targets != UNKNOWN).any(1).sum())
-            counts[key] = labelled, len(targets) - labelled
-        found[each.name] = (None, None) if each.checkpoint else counts[key]
+            known[key] = data
+        targets = known[key].targets("train", list(range(len(known[key].train_keys()))))
+        labelled = int((targets != UNKNOWN).any(1).sum())
+        found[each.name] = (None, None) if each.checkpoint else (labelled, len(targets) - labelled)
+        if not each.checkpoint and not _done(each, folder):
+            _try(each, options, known[key], trains_teacher=_is_config(teacher))
     return found
+
+
+def _parser() -> Any:
+    """Of all options of a run, by their types, as `fit` has them."""
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    from data.attributes import AttributesDataModule
+    from tasks.cli import LINKS
+    from tasks.face_attributes.module import FaceAttributesModule
+
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(FaceAttributesModule, "model", skip=set(LINKS))
+    parser.add_lightning_class_args(AttributesDataModule, "data")
+    parser.add_lightning_class_args(Trainer, "trainer")
+    return parser
+
+
+def _try(each: Run, options: dict[str, dict[str, Any]], data: Any, *, trains_teacher: bool) -> None:
+    """Build the net of a run and its teacher, as its `fit` will. Raises InputError where an option does not hold."""
+    from data.loading import input_size
+    from tasks.distillation.lessons import check_lessons
+    from tasks.face_attributes.module import FaceAttributesModule
+
+    size = input_size(options["data"]["image_size"], options["data"]["resolution_mult"])
+    try:
+        module = FaceAttributesModule(data.categories, size, **options["model"])
+        if each.arm == "distilled" and trains_teacher:  # so there is none yet
+            check_lessons(module.hparams, data.hparams["views"])
+        else:
+            module.prepare_fit(data)
+    except InputError as error:
+        raise InputError(f"{each.name}: {error}") from error
 
 
 def _refuse_changes(runs: Sequence[Run], teacher: Any, folder: Path) -> None:

@@ -1,16 +1,15 @@
 """A checkpoint as a function of a photograph of a face."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL.Image import Image
 
-from backbone import MobileNetV1, Numerics
 from data.images import open_image, to_array
 from data.transforms import apply_to_image, build_classification_eval, needed_in_evaluation
-from tasks.pooled import PooledClassifier
+from tasks.pooled import PooledClassifier, build_network
 from tasks.runs import read_checkpoint
 
 
@@ -44,10 +43,12 @@ class FaceAttributes:
     def from_checkpoint(cls, path: str | Path, device: str = "cpu") -> "FaceAttributes":
         """Build the network that a checkpoint describes, with its averaged weights; InputError as `read_checkpoint`."""
         checkpoint = read_checkpoint(path, "face_attributes")
-        model, names = build_network(checkpoint)
-        central = checkpoint["datamodule_hyper_parameters"]["central_fraction"]
-        size = tuple(checkpoint["hyper_parameters"]["input_size"])
-        return cls(model.to(device), names, np.array(checkpoint["thresholds"]), size, central)
+        settings, central = (
+            checkpoint["hyper_parameters"],
+            checkpoint["datamodule_hyper_parameters"]["central_fraction"],
+        )
+        names, thresholds = tuple(settings["categories"].values()), np.array(checkpoint["thresholds"])
+        return cls(build_network(checkpoint).to(device), names, thresholds, tuple(settings["input_size"]), central)
 
     @torch.inference_mode()
     def __call__(self, photograph: str | Path | Image | np.ndarray) -> Described:
@@ -61,17 +62,7 @@ class FaceAttributes:
         return Described(self.names, probabilities, probabilities >= self.thresholds)
 
 
-def build_network(checkpoint: dict[str, Any]) -> tuple[PooledClassifier, tuple[str, ...]]:
-    """The network of a checkpoint that `read_checkpoint` read, with its averaged weights, and its attributes' names."""
-    settings = checkpoint["hyper_parameters"]
-    names = tuple(settings["categories"].values())
-    trunk = MobileNetV1(settings["width_mult"], numerics=Numerics.from_dict(settings["numerics"]))
-    model = PooledClassifier(trunk, len(names))
-    state = checkpoint["state_dict"].items()
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state if name.startswith("model.")})
-    return model, names
-
-
 def load_network(path: str | Path) -> tuple[PooledClassifier, tuple[str, ...]]:
     """The network of a checkpoint and its attributes' names, for a teacher. InputError as `read_checkpoint`."""
-    return build_network(read_checkpoint(path, "face_attributes"))
+    checkpoint = read_checkpoint(path, "face_attributes")
+    return build_network(checkpoint), tuple(checkpoint["hyper_parameters"]["categories"].values())

@@ -14,14 +14,12 @@ from tqdm import tqdm
 from backbone.errors import InputError
 
 _BINS = 15  # of probability; as in Guo et al. 2017
+_COMPARED = ("ap", "balanced_accuracy", "f1", "accuracy", "ece")  # of the student and, where there is one, the teacher
 _MEANS = {  # figure: the column of `Scores` it is the mean of
     "map": "ap",
-    "balanced_accuracy": "balanced_accuracy",
-    "f1": "f1",
-    "accuracy": "accuracy",
-    "ece": "ece",
-    "base_rate": "base_rate",
+    **{name: name for name in (*_COMPARED[1:], "base_rate")},
     "teacher_map": "teacher_ap",
+    **{f"teacher_{name}": f"teacher_{name}" for name in _COMPARED[1:]},
 }
 
 
@@ -31,12 +29,13 @@ class Scores:
 
     By attribute, each (K,): `ap`, `balanced_accuracy` and `f1` are NaN without both a positive and a negative image;
     `accuracy`, `base_rate` (the share that has it: the AP of an answer that knows nothing) and `ece` where nothing is
-    known; `known` and `positive` count images. The teacher's are None without one; `teacher_agreement` (share of equal
-    decisions) and `teacher_kl` (nats) are over all images, as they need no labels.
+    known; `known` and `positive` count images. The teacher's are None without one, and its decisions fall at the
+    student's thresholds; `teacher_agreement` (share of equal decisions) and `teacher_kl` (nats) are over all images, as
+    they need no labels.
 
-    `figures`: `map`, `balanced_accuracy`, `f1`, `accuracy`, `ece`, `base_rate` and `teacher_map`, means over the
-    attributes that have a positive and a negative image; `attributes_left_out` of these means; `teacher_agreement` and
-    `teacher_kl`, means over all attributes; `images`.
+    `figures`: `map`, `balanced_accuracy`, `f1`, `accuracy`, `ece`, `base_rate` and the teacher's of the first five
+    (`teacher_map`), means over the attributes that have a positive and a negative image; `attributes_left_out` of these
+    means; `teacher_agreement` and `teacher_kl`, means over all attributes; `images`.
     """
 
     figures: dict[str, float]
@@ -49,6 +48,10 @@ class Scores:
     known: np.ndarray
     positive: np.ndarray
     teacher_ap: np.ndarray | None = None
+    teacher_balanced_accuracy: np.ndarray | None = None
+    teacher_f1: np.ndarray | None = None
+    teacher_accuracy: np.ndarray | None = None
+    teacher_ece: np.ndarray | None = None
     teacher_agreement: np.ndarray | None = None
     teacher_kl: np.ndarray | None = None
 
@@ -67,9 +70,9 @@ def evaluate(
     if teacher is not None:
         teacher = _checked(teacher, targets, "teacher")[0]
 
-    by_attribute = ["ap", "balanced_accuracy", "f1", "accuracy", "base_rate", "ece"]
+    by_attribute = ["base_rate", *_COMPARED]
     if teacher is not None:
-        by_attribute += ["teacher_ap", "teacher_agreement", "teacher_kl"]
+        by_attribute += [*(f"teacher_{name}" for name in _COMPARED), "teacher_agreement", "teacher_kl"]
     scores = {name: np.full(num_attributes, np.nan) for name in by_attribute}
     known, positive = (targets >= 0).sum(axis=0), (targets == 1).sum(axis=0)
     for k in tqdm(range(num_attributes), "scoring", disable=None, delay=2, leave=False):
@@ -80,8 +83,11 @@ def evaluate(
         row = _of_one(own[labelled], truth, probability[labelled], said[labelled])
         if teacher is not None:
             wanted = teacher[:, k]
-            row["teacher_ap"] = average_precision(wanted[labelled], truth)
-            row["teacher_agreement"] = _mean(said == (probabilities(wanted) >= limits[k]))
+            chance = probabilities(wanted)
+            meant = chance >= limits[k]
+            of_teacher = _of_one(wanted[labelled], truth, chance[labelled], meant[labelled])
+            row |= {f"teacher_{name}": of_teacher[name] for name in _COMPARED if name in of_teacher}
+            row["teacher_agreement"] = _mean(said == meant)
             row["teacher_kl"] = _mean(_binary_kl(wanted, own))
         for name, value in row.items():
             scores[name][k] = value

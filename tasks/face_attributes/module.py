@@ -14,11 +14,13 @@ from backbone.errors import check_options
 from tasks.distillation.lessons import Distiller, TeacherOption
 from tasks.distillation.losses import masked_bce
 from tasks.face_attributes.metrics import by_subgroup, choose_thresholds, evaluate
+from tasks.face_attributes.origins import Origin, find_origins, licences, origin_of, told, unique
 from tasks.face_attributes.report import write_model_card, write_report
 from tasks.mixing import drawing, mix
 from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
 from tasks.pooled import PooledClassifier
 from tasks.processes import ShareBadImages, gather
+from tasks.steps import files_of, no_loss, refuse_loss
 from tasks.trunk import build_trunk
 
 
@@ -39,7 +41,7 @@ class FaceAttributesModule(LightningModule):
         temperature: Softens both sides of the teacher's loss.
         distance: From the teacher: divergence of each attribute's probability, or squared error of the logits.
         cache: Folder to keep the teacher's answers in; needs --data.views.
-        cache_only: Take all answers from the cache; the teacher is not loaded.
+        cache_only: Take all answers from the cache; the teacher, where it can be loaded, is to be the cache's own.
         mixup_alpha: Blend pictures, for student and teacher alike, by a part drawn from Beta(alpha, alpha).
         optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
         lr: Learning rate at its height.
@@ -47,7 +49,6 @@ class FaceAttributesModule(LightningModule):
         warmup_steps: Steps in which the rate rises; a fifth of the run at most.
         trunk_lr_mult: The trunk's rate as a multiple of `lr`; 0 freezes it with its norms.
         ema_decay: Of the average of the weights, which is what is validated and saved; 0 keeps the last.
-        subgroups: Attributes by which the model card divides the pictures.
 
     """
 
@@ -75,7 +76,6 @@ class FaceAttributesModule(LightningModule):
         warmup_steps: int = 100,
         trunk_lr_mult: float = 1.0,
         ema_decay: float = 0.99,
-        subgroups: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -96,13 +96,11 @@ class FaceAttributesModule(LightningModule):
                 f"--model.mixup_alpha is {mixup_alpha}, but labels of blended faces mean nothing; it needs a "
                 "--model.teacher and --model.teacher_weight 1."
             )
-        for name in subgroups or ():
-            if name not in self.names:
-                raise InputError(f"--model.subgroups has {name!r}, which is none of {', '.join(self.names)}.")
         trunk, _ = build_trunk(self.hparams)
         self.model = PooledClassifier(trunk, len(self.names), dropout)
         self.model.to(memory_format=torch.channels_last)
         self.thresholds = np.full(len(self.names), 0.5)  # of probability; chosen on validation, in the checkpoint
+        self.origins: list[Origin] = []  # what it was trained on; in the checkpoint, as it may be tested on other data
         self._found: dict[int, np.ndarray] = {}  # logits by position in the split, and the teacher's beneath them
         self.train()
 
@@ -117,6 +115,7 @@ class FaceAttributesModule(LightningModule):
         elif self.distiller.weight < 1:
             data.need_labels(f"with --model.teacher_weight {self.distiller.weight}")
         self.distiller.prepare(data.hparams["views"])
+        self.origins = unique([*self.origins, *find_origins(data, self.hparams)])
 
     def setup(self, stage: str) -> None:
         """Prepare, where the command has not."""
@@ -132,7 +131,7 @@ class FaceAttributesModule(LightningModule):
         self._data.bad_images.note(batch["bad"])
         images = batch["images"]
         if not len(images):
-            return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
+            return no_loss(self)
         with drawing(self, batch_idx):
             if self.hparams["mixup_alpha"] > 0:  # for the teacher alone, so of labels there is one for all
                 alike = torch.zeros(len(images), dtype=torch.int64, device=images.device)
@@ -140,11 +139,7 @@ class FaceAttributesModule(LightningModule):
             logits = self.model(images)
         loss, parts = self.distiller.weigh(batch, images, logits, lambda: masked_bce(logits, batch["targets"]))
         if not loss.isfinite():
-            files = [self._data.file("train", position) for position in batch["positions"].tolist()]
-            raise InputError(
-                f"the loss is {loss.item()} at step {self.global_step} on images {files}; look at these images, or "
-                "train with a lower --model.lr."
-            )
+            refuse_loss(loss, self.global_step, files_of(self, batch))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         self.log_dict(parts, batch_size=len(images))
         return loss
@@ -154,7 +149,8 @@ class FaceAttributesModule(LightningModule):
         self._data.bad_images.note(batch["bad"])
         if not len(batch["images"]):
             return
-        both = self.distiller.beside(batch["images"], self.model(batch["images"]))  # (B, 1 or 2, K)
+        logits = self.model(batch["images"])
+        both = self.distiller.beside(batch["images"], logits, files_of(self, batch))  # (B, 1 or 2, K)
         self._found.update(zip(batch["positions"].tolist(), both, strict=True))
 
     test_step = validation_step
@@ -205,17 +201,18 @@ class FaceAttributesModule(LightningModule):
             open_image=lambda i: self._data.photograph(split, positions[i]),
             teacher=teacher,
         )
-        groups = [self.names.index(name) for name in asked["subgroups"] or ()]
+        groups = self._data.subgroups(split, positions)
+        scored = origin_of(self._data)
         height, width = asked["input_size"]
         write_model_card(
             Path(cast(str, folder)) / "model_card.md",
             model=f"A MobileNet of width {asked['width_mult']:g} for pictures of {height} x {width} px.",
-            data=f"Scored on {len(positions):,} pictures of {self._data.hparams['root'] or 'the built-in sample'}.",
-            licence=self._data.licence,
+            data=f"{told(self.origins)} Scored on {len(positions):,} pictures of {scored['data']}.",
+            licence=licences([*self.origins, scored]),
             split=split,
             scores=scores,
             attributes=self.names,
-            subgroups={self.names[k]: by_subgroup(logits, targets, targets[:, k], self.thresholds) for k in groups},
+            subgroups={name: by_subgroup(logits, targets, has, self.thresholds) for name, has in groups.items()},
             teacher=None if asked["teacher"] is None else f"{asked['teacher']}.",
         )
 
@@ -239,10 +236,12 @@ class FaceAttributesModule(LightningModule):
         return [EMA(self.hparams["ema_decay"]), KeepRateAsked(), ShareBadImages()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say whose checkpoint it is, and keep the thresholds."""
+        """Say whose checkpoint it is, and keep the thresholds and what the net was trained on."""
         checkpoint["task"] = "face_attributes"
         checkpoint["thresholds"] = self.thresholds.tolist()
+        checkpoint["origins"] = self.origins
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the thresholds that were chosen with these weights."""
+        """Take the thresholds that were chosen with these weights, and what they were trained on."""
         self.thresholds = np.array(checkpoint["thresholds"])
+        self.origins = checkpoint.get("origins", [])

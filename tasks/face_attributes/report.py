@@ -120,6 +120,10 @@ def _by_attribute(
     columns: dict[str, np.ndarray | None] = {
         "ap": scores.ap,
         "teacher_ap": scores.teacher_ap,
+        "teacher_balanced_accuracy": scores.teacher_balanced_accuracy,
+        "teacher_f1": scores.teacher_f1,
+        "teacher_accuracy": scores.teacher_accuracy,
+        "teacher_ece": scores.teacher_ece,
         "teacher_agreement": scores.teacher_agreement,
         "teacher_kl": scores.teacher_kl,
         "base_rate": scores.base_rate,
@@ -228,9 +232,13 @@ _FIGURES = {  # in the order of the card
     "teacher_map": "the teacher's mean average precision",
     "base_rate": "mean average precision of guessing (the base rate)",
     "balanced_accuracy": "balanced accuracy",
+    "teacher_balanced_accuracy": "the teacher's balanced accuracy, at the thresholds of this net",
     "f1": "F1",
+    "teacher_f1": "the teacher's F1, at the thresholds of this net",
     "accuracy": "accuracy",
+    "teacher_accuracy": "the teacher's accuracy, at the thresholds of this net",
     "ece": "calibration error of the probabilities",
+    "teacher_ece": "the teacher's calibration error",
     "teacher_agreement": "share of decisions that are the teacher's",
     "teacher_kl": "KL divergence from the teacher, nats",
 }
@@ -284,7 +292,7 @@ def write_model_card(
 ) -> None:
     """Write a model card (Mitchell et al. 2019, https://arxiv.org/abs/1810.03993) for those who did not train it.
 
-    `model`, `data`, `licence` ("" where the data name none) and `teacher` are sentences; `scores` are of `split`, and
+    `model`, `data`, `licence` ("" where no data named one) and `teacher` are sentences; `scores` are of `split`, and
     `subgroups` what `by_subgroup` gave for each attribute that divides the images.
     """
     listed = ", ".join(map(_code, attributes))

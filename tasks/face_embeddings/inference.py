@@ -1,17 +1,15 @@
 """A checkpoint as a function of a photograph of a face."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 
-from backbone import MobileNetV1, Numerics
 from data.images import open_image, to_array
 from data.transforms import apply_to_image, build_classification_eval, needed_in_evaluation
-from tasks.pooled import PooledClassifier
+from tasks.pooled import PooledClassifier, build_network
 from tasks.runs import read_checkpoint
 
 
@@ -51,16 +49,6 @@ class FaceEmbedder:
             image = to_array(photograph)
         pixels = torch.from_numpy(apply_to_image(self._crop, image, seed=0)).permute(2, 0, 1)[None]  # (1, 3, H, W)
         return F.normalize(self.model(pixels.to(self.model.head.weight.device)))[0].cpu().numpy()
-
-
-def build_network(checkpoint: dict[str, Any]) -> PooledClassifier:
-    """The network of a checkpoint that `read_checkpoint` read, with its averaged weights, without its projector."""
-    settings = checkpoint["hyper_parameters"]
-    trunk = MobileNetV1(settings["width_mult"], numerics=Numerics.from_dict(settings["numerics"]))
-    model = PooledClassifier(trunk, settings["embedding_size"])
-    state = checkpoint["state_dict"].items()
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state if name.startswith("model.")})
-    return model
 
 
 def load_network(path: str | Path) -> tuple[PooledClassifier, tuple[str, ...]]:

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from backbone import InputError
 from backbone.errors import check_options
-from tasks.distillation.lessons import Lessons, check_lessons
+from tasks.distillation.lessons import NOT_COMPARED, Lessons, at_hand, check_lessons, count_answers
 from tasks.distillation.losses import cosine, squared_error
 from tasks.distillation.teachers import Teacher
 from tasks.face_embeddings.metrics import evaluate, pairs_among
 from tasks.face_embeddings.report import write_report
-from tasks.face_embeddings.teacher import TeacherOption, load_embedder, size_kept, size_of, teacher_of_the_sample
+from tasks.face_embeddings.teacher import TeacherOption, load_embedder, size_kept, teacher_of_the_sample
 from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
 from tasks.pooled import PooledClassifier
 from tasks.processes import ShareBadImages, gather
+from tasks.steps import files_of, no_loss, refuse_loss
 from tasks.trunk import build_trunk
 
 
@@ -42,7 +43,7 @@ class FaceEmbeddingsModule(LightningModule):
         teacher_size: How many numbers its embedding has; it is asked.
         distance: From the teacher's embedding of length 1: squared error, the paper's, or one less the cosine.
         cache: Folder to keep the teacher's answers in; needs --data.views.
-        cache_only: Take all answers from the cache; the teacher is not loaded.
+        cache_only: Take all answers from the cache; the teacher, where it can be loaded, is to be the cache's own.
         optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
         lr: Learning rate at its height.
         weight_decay: Never on norms, biases and depthwise filters; the paper needs none with a teacher.
@@ -124,7 +125,8 @@ class FaceEmbeddingsModule(LightningModule):
                     "there is no --model.teacher to learn embeddings from; name one: a checkpoint, a program (.pt, "
                     ".pt2) or package.module:function."
                 )
-            asked["teacher"] = teacher_of_the_sample(Path("runs"))
+            runs = "runs" if self._trainer is None else self._trainer.default_root_dir
+            asked["teacher"] = teacher_of_the_sample(Path(runs))
             print(f"teacher: {asked['teacher']}, the newest net of face attributes")
         check_lessons({**asked, "teacher_weight": 1.0, "mixup_alpha": 0.0}, data.hparams["views"])
         if asked["cache_only"]:
@@ -136,7 +138,7 @@ class FaceEmbeddingsModule(LightningModule):
             size = size_kept(asked["cache"])
         else:
             self._teacher = load_embedder(asked["teacher"])
-            size = size_of(self._teacher, data.input_size)
+            size = count_answers(self._teacher, data.input_size)
         if asked["teacher_size"] is None:
             self._project(size)
         elif asked["teacher_size"] != size:
@@ -155,15 +157,19 @@ class FaceEmbeddingsModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Fill the teacher's cache."""
-        cache = {name: self.hparams[name] for name in ("cache", "cache_only")}
-        self._lessons = Lessons(self._teacher, self.hparams["teacher_size"], self._data, self.device, **cache)
+        self._wanted = {}
+        asked, teacher = self.hparams, self._teacher
+        cache = {name: asked[name] for name in ("cache", "cache_only")}
+        if asked["cache_only"] and asked["teacher"] is not None:
+            teacher = at_hand(lambda: load_embedder(asked["teacher"]), NOT_COMPARED)
+        self._lessons = Lessons(teacher, asked["teacher_size"], self._data, self.device, **cache)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; 0 where no image of it could be read."""
         self._data.bad_images.note(batch["bad"])
         images = batch["images"]
         if not len(images):
-            return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
+            return no_loss(self)
         assert self._lessons is not None  # since on_fit_start
         answers, wanted = self._answers(self.model(images)), self._lessons(batch, images)
         if self.hparams["distance"] == "cosine":
@@ -171,11 +177,7 @@ class FaceEmbeddingsModule(LightningModule):
         else:
             loss = squared_error(answers, wanted, unit_teacher=True)
         if not loss.isfinite():
-            files = [self._data.file("train", position) for position in batch["positions"].tolist()]
-            raise InputError(
-                f"the loss is {loss.item()} at step {self.global_step} on images {files}; look at these images, or "
-                "train with a lower --model.lr."
-            )
+            refuse_loss(loss, self.global_step, files_of(self, batch))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 
@@ -193,7 +195,7 @@ class FaceEmbeddingsModule(LightningModule):
         kept = [embeddings.float()]
         positions = batch["positions"].tolist()
         if self._teacher is not None:
-            kept += [self._answers(embeddings), self._of_teacher(batch["images"], positions)]
+            kept += [self._answers(embeddings), self._of_teacher(batch)]
             if kept[1].shape != kept[2].shape:
                 raise InputError(
                     f"the teacher's embedding has {kept[2].shape[1]} numbers, but this net learned one of "
@@ -203,23 +205,23 @@ class FaceEmbeddingsModule(LightningModule):
 
     test_step = validation_step
 
-    def _of_teacher(self, images: Tensor, positions: list[int]) -> Tensor:
+    def _of_teacher(self, batch: dict[str, Any]) -> Tensor:
         """Its embeddings (B, T) of a batch; in `fit` it is asked once, as the images are the same in every epoch."""
         assert self._teacher is not None  # asked by validation_step
+        positions = batch["positions"].tolist()
+        if self.trainer.state.fn != "fit":  # other images may be at these positions
+            return self._teacher(batch["images"], files_of(self, batch))
         if any(position not in self._wanted for position in positions):
-            answers = self._teacher(images)
-            if self.trainer.state.fn == "fit":
-                self._wanted.update(zip(positions, answers.cpu().numpy(), strict=True))
+            answers = self._teacher(batch["images"], files_of(self, batch))
+            self._wanted.update(zip(positions, answers.cpu().numpy(), strict=True))
             return answers
         return torch.from_numpy(np.stack([self._wanted[position] for position in positions]))
 
     def on_validation_start(self) -> None:
         """Load the teacher for a comparison, where it is at hand."""
         if self._teacher is None and self.trainer.state.fn != "fit" and self.hparams["teacher"] is not None:
-            try:
-                self._teacher = load_embedder(self.hparams["teacher"])
-            except InputError as error:
-                print(f"without the teacher's figures: {error}")
+            asked = self.hparams["teacher"]
+            self._teacher = at_hand(lambda: load_embedder(asked), "without the teacher's figures")
         if self._teacher is not None:
             self._teacher.to(self.device)
 

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from backbone.errors import InputError
 from tasks.distillation.teachers import Teacher, load_teacher
 from tasks.runs import newest_checkpoint
@@ -21,7 +19,9 @@ def load_embedder(asked: str | dict[str, Any]) -> Teacher:
     options = {"source": asked} if isinstance(asked, str) else asked
     try:
         return load_teacher(**{**options, "answers": "embeddings"})
-    except TypeError as error:
+    except InputError:  # a ValueError as well
+        raise
+    except (TypeError, ValueError) as error:
         raise InputError(f"--model.teacher is {asked}, which cannot be read: {error}.") from error
 
 
@@ -34,12 +34,6 @@ def teacher_of_the_sample(runs: Path) -> str:
             f"there is no --model.teacher to learn embeddings from, and no net of face attributes under {runs} to "
             "stand in for one; train that first: `python -m tasks.face_attributes fit`."
         ) from None
-
-
-def size_of(teacher: Teacher, input_size: tuple[int, int]) -> int:
-    """How many numbers its embeddings have: of two pictures of noise, so that it is tried on more than one."""
-    noise = torch.randint(256, (2, 3, *input_size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    return teacher(noise).shape[1]
 
 
 def size_kept(cache: str) -> int:

@@ -17,7 +17,7 @@ Answer = Literal["best", "f_star", "expected"]
 
 
 class Located(NamedTuple):
-    """Where N photographs were taken, and how sure of it: half of the probability lies within the radius."""
+    """Where N photographs were taken, with the probability of every cell."""
 
     probabilities: np.ndarray  # (N, C) of the finest cells
     latlng: np.ndarray  # (N, 2) degrees
@@ -27,7 +27,8 @@ class Atlas:
     """Partitions from fine to coarse; the net's outputs are their cells in this order.
 
     A place is the point of the `best` cell of the finest, of the best by the product down the hierarchy (`f_star`), or
-    the mean of the cells within `mode_radius_km` of that (`expected`). Raises InputError where they are not nested.
+    the mean of the cells within `mode_radius_km` of that (`expected`). Raises InputError where they are not nested, or
+    were not made together.
     """
 
     def __init__(self, partitions: Sequence[Partition], answer: Answer, mode_radius_km: float) -> None:
@@ -37,7 +38,7 @@ class Atlas:
         self.answer = answer
         self.mode_radius_km = mode_radius_km
         pairs = zip(self.partitions, self.partitions[1:], strict=False)
-        self._parents = [parent_of(fine, coarse) for fine, coarse in pairs]
+        self._parents = [_parents(fine, coarse) for fine, coarse in pairs]
         corners = s2.corners(self.finest.ids)  # (C, 4, 2)
         self._reach_km = haversine_km(self.finest.latlng[:, None], corners).max(1)  # of a cell around its point
 
@@ -64,6 +65,22 @@ class Atlas:
     def to_list(self) -> list[dict[str, Any]]:
         """What a checkpoint holds of it."""
         return [partition.to_dict() for partition in self.partitions]
+
+
+def _parents(fine: Partition, coarse: Partition) -> np.ndarray:
+    """As `parent_of`; InputError for cells of other photographs or options too, which may be nested by chance."""
+    for of, two in (
+        ("photographs", (fine.total, coarse.total)),
+        ("min_photos", (fine.min_photos, coarse.min_photos)),
+        ("max_level", (fine.max_level, coarse.max_level)),
+    ):
+        if two[0] != two[1]:
+            said = f"of {two[0]} and {two[1]} {of}" if of == "photographs" else f"with {of} {two[0]} and {two[1]}"
+            raise InputError(
+                f"the partitions of {len(fine)} and {len(coarse)} cells are {said}; build them together, from the same "
+                "photographs."
+            )
+    return parent_of(fine, coarse)
 
 
 def five_crops(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -160,10 +160,11 @@ def build_hierarchy(
     min_photos: int = 50,
     max_level: int = MAX_LEVEL,
     points: Literal["mean", "centre"] = "mean",
+    prefix: str = "--",
 ) -> tuple[Partition, ...]:
     """Build partitions of the same photographs, one for each of `max_photos`, fine to coarse; see `partitions_of`."""
     leaves = s2.leaf_ids(latlng)
-    return partitions_of(leaves, max_photos, min_photos=min_photos, max_level=max_level, points=points)
+    return partitions_of(leaves, max_photos, min_photos=min_photos, max_level=max_level, points=points, prefix=prefix)
 
 
 def collect_leaves(chunks: Iterable[np.ndarray]) -> np.ndarray:
@@ -181,30 +182,34 @@ def partitions_of(
     min_photos: int = 50,
     max_level: int = MAX_LEVEL,
     points: Literal["mean", "centre"] = "mean",
+    prefix: str = "--",
 ) -> tuple[Partition, ...]:
     """Build partitions of photographs given by leaf ids (N,) uint64, which are sorted in place; fine to coarse.
 
     As a cell that is split at many photographs is split at fewer too, each cell of a finer one lies in one of a
     coarser. A cell's point is the mean direction of its photographs, which lies in it, or its centre. Raises
-    InputError for options out of range or in conflict, and where fewer than two cells come out.
+    InputError for options out of range or in conflict, which it names after `prefix` as the command at hand does, and
+    where fewer than two cells come out.
     """
     limits = sorted(max_photos)
+    given = max_photos[0] if len(max_photos) == 1 else list(max_photos)
     for name, value, holds, wanted in (
-        ("max_photos", list(max_photos), limits and limits[0] >= 1, "at least one number, and each 1 or more"),
-        ("max_photos", list(max_photos), len(set(limits)) == len(limits), "different numbers"),
-        ("min_photos", min_photos, 1 <= min_photos <= min(limits, default=1), "from 1 to max_photos"),
+        ("max_photos", given, limits and limits[0] >= 1, "at least one number, and each 1 or more"),
+        ("max_photos", given, len(set(limits)) == len(limits), "different numbers"),
+        ("min_photos", min_photos, 1 <= min_photos <= min(limits, default=1), f"from 1 to {prefix}max_photos"),
         ("max_level", max_level, 0 <= max_level <= s2.MAX_LEVEL, f"from 0 to {s2.MAX_LEVEL}"),
         ("points", points, points in ("mean", "centre"), "mean or centre"),
     ):
         if not holds:
-            raise InputError(f"{name} is {value}; it must be {wanted}.")
+            raise InputError(f"{prefix}{name} is {value}; it must be {wanted}.")
     leaves.sort()
     built = [_split(leaves, limit, min_photos, max_level) for limit in limits]
     for (ids, _), limit in zip(built, limits, strict=True):
         if len(ids) < 2:
             raise InputError(
                 f"{len(leaves)} photographs make {len(ids)} cells of at least {min_photos} and at most {limit}; a "
-                "model needs two or more to tell apart, so give more photographs or lower max_photos and min_photos."
+                f"model needs two or more to tell apart, so give more photographs or lower {prefix}max_photos and "
+                f"{prefix}min_photos."
             )
     vectors = [s2.centre_vectors(ids) for ids, _ in built] if points == "centre" else _mean_directions(leaves, built)
     partitions = tuple(

@@ -1,13 +1,13 @@
 """A checkpoint as a function of a photograph: it holds its cells and needs nothing else."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL.Image import Image
 
-from backbone import InputError, MobileNetV1, Numerics
+from backbone import InputError
 from data.geotagged import size_for_crops
 from data.images import open_image, to_array
 from data.transforms import apply_to_image, build_classification_eval, needed_in_evaluation
@@ -15,7 +15,7 @@ from tasks.geolocalization import s2
 from tasks.geolocalization.answers import top_places
 from tasks.geolocalization.atlas import Answer, Atlas, five_crops
 from tasks.geolocalization.cells import Partition
-from tasks.pooled import PooledClassifier
+from tasks.pooled import PooledClassifier, build_network
 from tasks.runs import read_checkpoint
 
 
@@ -57,7 +57,7 @@ class Geolocator:
         partitions = [Partition.from_dict(entries) for entries in checkpoint["partitions"]]
         atlas = Atlas(partitions, answer or settings["answer"], settings["mode_radius_km"])
         size = tuple(settings["input_size"])
-        model = build_network(checkpoint, sum(atlas.sizes)).to(device)
+        model = build_network(checkpoint).to(device)
         return cls(model, atlas, size, of_data["central_fraction"], crops or of_data["crops"])
 
     @torch.inference_mode()
@@ -83,13 +83,3 @@ class Geolocator:
             s2.tokens(finest.ids[places.cells[0]]),
             located.probabilities[0],
         )
-
-
-def build_network(checkpoint: dict[str, Any], num_cells: int) -> PooledClassifier:
-    """The network of a checkpoint that `read_checkpoint` read, with its averaged weights."""
-    settings = checkpoint["hyper_parameters"]
-    trunk = MobileNetV1(settings["width_mult"], numerics=Numerics.from_dict(settings["numerics"]))
-    model = PooledClassifier(trunk, num_cells, bottleneck=settings["bottleneck"])
-    state = checkpoint["state_dict"].items()
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state if name.startswith("model.")})
-    return model

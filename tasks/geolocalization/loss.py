@@ -48,7 +48,8 @@ def haversine_labels(true_latlng: Tensor, cells_xyz: Tensor, labels: Tensor, tau
     `true_latlng` (B, 2) in degrees, `cells_xyz` (C, 3) unit vectors, `labels` int64 (B,). Raises InputError for a tau
     not above 0.
     """
-    check_tau(tau_km)
+    if not 0 < tau_km < float("inf"):
+        raise InputError(f"tau is {tau_km} km; it must be above 0, and the smaller, the closer to plain labels.")
     latitude, longitude = torch.deg2rad(true_latlng).unbind(1)  # in the precision given
     across = latitude.cos()
     photographs = torch.stack([across * longitude.cos(), across * longitude.sin(), latitude.sin()], 1).float()
@@ -58,9 +59,3 @@ def haversine_labels(true_latlng: Tensor, cells_xyz: Tensor, labels: Tensor, tau
     own = weights.gather(1, labels.clamp(min=0)[:, None])
     weights.sub_(own).div_(-tau_km).clamp_(max=0).exp_()
     return weights.div_(weights.sum(1, keepdim=True)).mul_((labels >= 0)[:, None])
-
-
-def check_tau(tau_km: float) -> None:
-    """Raise InputError unless tau is a length above 0."""
-    if not 0 < tau_km < float("inf"):
-        raise InputError(f"tau is {tau_km} km; it must be above 0, and the smaller, the closer to plain labels.")

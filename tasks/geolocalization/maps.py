@@ -78,11 +78,15 @@ def draw_partition(path: Path, partition: Partition, title: str) -> None:
     said = f"{count_of(len(partition), 'cell')} with {kept:.1f} % of {count_of(partition.total, 'photograph')}"
     upper = figure.add_axes((0, 1 - height / total - 0.3 / total, 1, height / total))
     lower = figure.add_axes((0, 0, 0.66, 5.4 / total))
-    for axes, view, line in ((upper, world, 0.15), (lower, dense, 0.35)):
-        _draw_land(axes, view)
-        order = np.argsort(levels, kind="stable")  # small cells on top
-        # a cell below a pixel would fade out: its line keeps it
-        _fill(axes, view, [rings[k] for k in order], colors[order], line, 0.85, edge="white" if axes is lower else None)
+    order = np.argsort(levels, kind="stable")  # small cells on top
+    ordered = [rings[k] for k in order]
+    for axes, view in ((upper, world), (lower, dense)):
+        _draw_land(axes, view, cased=True)
+        if axes is lower:
+            _fill(axes, view, ordered, colors[order], 0.35, 0.85, edge="white")
+        else:
+            # A cell below a pixel would fade out, and what is below shine through between two: lines as opaque as they
+            _fill(axes, view, ordered, colors[order], 0.6, 1.0)
         if len(points):
             x, y = _in_view(points, view).T
             axes.scatter(x, y, s=3 if axes is upper else 7, color=_INK, linewidths=0, zorder=5)
@@ -99,7 +103,7 @@ def draw_partition(path: Path, partition: Partition, title: str) -> None:
         bars.annotate(
             f"{number[level]:,}", (number[level], level), (4, 0), textcoords="offset points", va="center", fontsize=9
         )
-    side = [f"{level}  ({_side(level)})" for level in shown.tolist()]
+    side = [f"{level}  ({cell_width_text(level)})" for level in shown.tolist()]
     bars.set_yticks(shown, side, fontsize=9)
     bars.set(ylim=(len(number) - 0.4, shown[0] - 0.6), xlim=(0, 1.18 * number.max()), xticks=[])
     bars.tick_params(length=0)
@@ -364,7 +368,7 @@ def _shape(view: View) -> float:
 
 
 def _densest(latlng: np.ndarray, height: int = 14, width: int = 34) -> View:
-    """The part of the world, in degrees, that the most places (N, 2) lie in; whole twos of degrees."""
+    """The part of the world, in degrees, that the most places (N, 2) lie in, moved until their mean is its middle."""
     rows, columns = (np.clip((latlng + np.array([90, 180])) // 2, 0, (89, 179))).astype(int).T
     count = np.zeros((90, 180), int)
     np.add.at(count, (rows, columns), 1)
@@ -372,7 +376,13 @@ def _densest(latlng: np.ndarray, height: int = 14, width: int = 34) -> View:
     around = np.concatenate([count, count[:, : wide - 1]], axis=1)  # across the antimeridian too
     inside = np.lib.stride_tricks.sliding_window_view(around, (tall, wide)).sum(axis=(2, 3))
     row, column = np.unravel_index(int(inside.argmax()), inside.shape)
-    south, west = float(2 * row - 90), float(2 * column - 180)
+    south, west = 2.0 * int(row) - 90, 2.0 * int(column) - 180
+    for _ in range(10):  # mean shift: each turn a denser part, and soon the same
+        north, east = latlng[:, 0] - south, (latlng[:, 1] - west) % 360
+        here = (north >= 0) & (north <= height) & (east <= width)
+        south = float(np.clip(south + north[here].mean() - height / 2, -90, 90 - height))
+        west += float(east[here].mean()) - width / 2
+    west = (west + 180) % 360 - 180
     return View(west, south, west + width, south + height)
 
 
@@ -423,7 +433,8 @@ def _coast() -> tuple[list[np.ndarray], list[np.ndarray]]:
     return rings, list(np.concatenate(lines))
 
 
-def _draw_land(axes: Axes, view: View, line: float = 0.5) -> None:
+def _draw_land(axes: Axes, view: View, line: float = 0.5, cased: bool = False) -> None:
+    """Land, sea and, above the cells, faint borders; `cased` ones are seen on cells of any colour."""
     from matplotlib.collections import LineCollection, PolyCollection
 
     rings, lines = _coast()
@@ -434,8 +445,11 @@ def _draw_land(axes: Axes, view: View, line: float = 0.5) -> None:
             PolyCollection(land, facecolors=_LAND, edgecolors=_LAND, linewidths=0.3, zorder=1), autolim=False
         )
         borders = [_turned(one, turn) for one in lines]
-        over = LineCollection(borders, colors=_INK, alpha=0.35, linewidths=line, zorder=4)  # seen through the cells
-        axes.add_collection(over, autolim=False)
+        strokes = [("white", 0.75, 3.2 * line), (_INK, 1.0, 1.4 * line)] if cased else [(_INK, 0.35, line)]
+        for color, alpha, width in strokes:
+            # unsnapped, as a snapped straight line leaves its case
+            over = LineCollection(borders, colors=color, alpha=alpha, linewidths=width, zorder=4, snap=False)
+            axes.add_collection(over, autolim=False)
     axes.set(xlim=(view.west, view.east), ylim=(view.south, view.north), xticks=[], yticks=[])
     axes.set_aspect("auto")  # the axes are made in the view's shape
     axes.spines[:].set(color="0.7", linewidth=0.8)
@@ -529,7 +543,8 @@ def _frame(axes: Axes, view: View) -> None:
         if view.west + turn < 180 and view.east + turn > -180:
             x = np.array([view.west, view.east, view.east, view.west, view.west]) + turn
             y = [view.south, view.south, view.north, view.north, view.south]
-            axes.plot(x, y, color=_INK, linewidth=1.2, zorder=6, scalex=False, scaley=False)
+            for color, width in (("white", 3.6), (_INK, 1.6)):  # on cells of any colour
+                axes.plot(x, y, color=color, linewidth=width, zorder=6, scalex=False, scaley=False)
 
 
 def _add_degrees(axes: Axes, view: View) -> None:
@@ -590,13 +605,15 @@ def _percent(share: float) -> str:
 
 
 def distance_text(kilometres: float) -> str:
-    """So many kilometres as people write them: "27.1 km", "850 m"."""
+    """So many kilometres as people write them: "27.1 km", "850 m", "0.9 cm"."""
+    if kilometres < 0.002:
+        return f"{100_000 * kilometres:.3g} cm" if kilometres else "0 m"
     if kilometres < 1:
         return f"{1000 * kilometres:.0f} m"
     return f"{kilometres:,.1f} km" if kilometres < 100 else f"{kilometres:,.0f} km"
 
 
-def _side(level: int) -> str:
+def cell_width_text(level: int) -> str:
     """About how wide a cell of a level is: the square root of its mean area."""
     return distance_text(float(np.sqrt(4 * np.pi / 6 / 4**level)) * EARTH_RADIUS_KM)
 

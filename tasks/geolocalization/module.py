@@ -1,5 +1,7 @@
 """Training and evaluation of the net that places photographs: wiring only."""
 
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,16 +16,19 @@ from backbone.errors import check_options
 from tasks.geolocalization import s2
 from tasks.geolocalization.atlas import Answer, Atlas, Located, five_crops
 from tasks.geolocalization.cells import MAX_LEVEL, Partition, build_hierarchy
-from tasks.geolocalization.loss import check_tau, haversine_labels, hierarchical
+from tasks.geolocalization.loss import haversine_labels, hierarchical
 from tasks.geolocalization.metrics import Ranks, evaluate, rank_cells
 from tasks.geolocalization.report import write_model_card, write_report
 from tasks.mixing import drawing
 from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
 from tasks.pooled import PooledClassifier
 from tasks.processes import ShareBadImages, gather
+from tasks.steps import files_of, no_loss, refuse_loss
 from tasks.trunk import build_trunk
 
 _OF_CELLS = ("partition", "max_photos", "min_photos", "max_level", "points")  # options that say what the cells are
+_LARGE = 3  # a cell above this level of S2's is more than a thousand kilometres across
+_OF_OWN_PHOTOS = 100, 10  # max_photos and min_photos of configs/geolocalization/own_photos.yaml
 
 
 class GeolocalizationModule(LightningModule):
@@ -39,7 +44,7 @@ class GeolocalizationModule(LightningModule):
             built from the training photographs.
         max_photos: A cell of more photographs is split. Several numbers make a hierarchy, which is learned together.
         min_photos: A cell of fewer is dropped, with its photographs.
-        max_level: Of S2's, from which on no cell is split; 18 is 36 m across.
+        max_level: Of S2's, from which on no cell is split; 18 is 35 m across.
         points: A cell's answer is the mean direction of its photographs, or its centre.
         bottleneck: Rank of the last layer's matrix; 0 is full. At 256, 26,263 cells take 10 M parameters, not 30 M.
         dropout: Of the pooled features.
@@ -96,6 +101,7 @@ class GeolocalizationModule(LightningModule):
             "model",
             ("bottleneck", bottleneck, bottleneck >= 0, "0 (none) or more"),
             ("dropout", dropout, 0 <= dropout < 1, "from 0 to below 1"),
+            ("tau_km", tau_km, 0 < tau_km < float("inf"), "above 0, and the smaller, the closer to plain labels"),
             ("mode_radius_km", mode_radius_km, mode_radius_km >= 0, "0 or more"),
             ("lr", lr, lr > 0, "above 0"),
             ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
@@ -103,7 +109,6 @@ class GeolocalizationModule(LightningModule):
             ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
             ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
         )
-        check_tau(tau_km)
         trunk, _ = build_trunk(self.hparams)
         self.model = PooledClassifier(trunk, 1, dropout)  # until the cells are known
         self.atlas: Atlas | None = None  # from the training photographs, or the checkpoint
@@ -131,10 +136,29 @@ class GeolocalizationModule(LightningModule):
         asked = self.hparams
         if asked["partition"]:
             self._take([Partition.load(Path(path)) for path in _listed(asked["partition"])])
+            hint = self._overridden()
         else:
             options = {name: asked[name] for name in ("min_photos", "max_level", "points")}
-            self._take(build_hierarchy(data.train_latlng(), _listed(asked["max_photos"]), **options))
+            places, max_photos = data.train_latlng(), _listed(asked["max_photos"])
+            self._take(build_hierarchy(places, max_photos, **options, prefix="--model."))
+            hint = _too_few_or_large(self._cells.finest)
         print(_described(self._cells))
+        if hint:
+            print(f"note: {hint}")
+
+    def _overridden(self) -> str:
+        """Which options of the cells were given and are not those of the partition that was read."""
+        asked, held = self.hparams, _held(self._cells.partitions)
+        default = inspect.signature(type(self)).parameters
+        names = [
+            f"--model.{name} {asked[name]}"
+            for name in _OF_CELLS[1:]
+            if asked[name] not in (default[name].default, held.get(name))
+        ]
+        if not names:
+            return ""
+        files = " and ".join(map(str, _listed(asked["partition"])))
+        return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not looked at: the cells are {files}'s"
 
     def _take(self, partitions: Any) -> None:
         asked = self.hparams
@@ -153,16 +177,12 @@ class GeolocalizationModule(LightningModule):
         self._data.bad_images.note(batch["bad"])
         images = batch["images"]
         if not len(images):
-            return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
+            return no_loss(self)
         with drawing(self, batch_idx):
             logits = self._cells.split(self.model(images))
         loss = hierarchical(logits, self._targets(batch["latlng"]))
         if not loss.isfinite():
-            files = [self._data.file("train", position) for position in batch["positions"].tolist()]
-            raise InputError(
-                f"the loss is {loss.item()} at step {self.global_step} on images {files}; look at these images, or "
-                "train with a lower --model.lr."
-            )
+            refuse_loss(loss, self.global_step, files_of(self, batch))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 
@@ -274,24 +294,59 @@ class GeolocalizationModule(LightningModule):
         if self.atlas is not None and self.atlas.to_list() == checkpoint["partitions"]:
             return
         theirs = [Partition.from_dict(entries) for entries in checkpoint["partitions"]]
+        cells = " and ".join(f"{len(partition):,}" for partition in theirs)
+        saved, held = checkpoint["hyper_parameters"], _held(theirs)
         for name in _OF_CELLS:
-            ours, saved = self.hparams[name], checkpoint["hyper_parameters"][name]
-            if ours == saved or (name == "partition" and ours and _digests(ours) == {p.digest for p in theirs}):
+            ours = self.hparams[name]
+            if name == "partition":
+                if not ours or _holds(ours, theirs, saved[name]):
+                    continue
+                if ours == saved[name]:
+                    raise InputError(
+                        f"--model.partition is {ours}, which holds other cells than the {cells} that the checkpoint "
+                        "was trained for; move the file away, and the checkpoint's own cells are taken."
+                    )
+            elif ours == saved[name] or (name in held and _listed(ours) == _listed(held[name])):
                 continue
-            cells = " and ".join(f"{len(partition):,}" for partition in theirs)
             raise InputError(
                 f"--model.{name} is {ours}, but the checkpoint was trained for {cells} cells of another {name} "
-                f"({saved}), which it holds; leave it out, or start from its trunk alone with --model.weights."
+                f"({held.get(name, saved[name])}), which it holds; leave it out, or start from its trunk alone with "
+                "--model.weights."
             )
         self._take(theirs)
 
 
-def _digests(paths: str | list[str]) -> set[str]:
-    return {Partition.load(Path(path)).digest for path in _listed(paths)}
+def _holds(paths: str | list[str], partitions: list[Partition], saved: str | list[str] | None) -> bool:
+    """Whether files hold these partitions; one that was trained from and is gone does, as a checkpoint needs none."""
+    files = [Path(path) for path in _listed(paths)]
+    there = [file for file in files if paths != saved or file.exists()]
+    digests, theirs = {Partition.load(file).digest for file in there}, {partition.digest for partition in partitions}
+    return digests == theirs if len(there) == len(files) else digests <= theirs
+
+
+def _held(partitions: Sequence[Partition]) -> dict[str, Any]:
+    """The options that partitions, which may come from files, were made with."""
+    limits, finest = sorted(partition.max_photos for partition in partitions), partitions[0]
+    max_photos = limits[0] if len(limits) == 1 else limits
+    return {"max_photos": max_photos, "min_photos": finest.min_photos, "max_level": finest.max_level}
 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _too_few_or_large(partition: Partition) -> str:
+    """What to say of cells that will teach little; empty where they are not so."""
+    large = partition.counts[s2.levels(partition.ids) < _LARGE].sum() / partition.total
+    dropped = 1 - partition.counts.sum() / partition.total
+    max_photos, min_photos = _OF_OWN_PHOTOS  # with these already there is nothing to advise
+    if large > 0.5 and partition.max_photos > max_photos:
+        fault = f"{large:.0%} of the photographs lie in cells of a thousand kilometres and more"
+    elif dropped > 0.25 and partition.min_photos > min_photos:
+        fault = f"{dropped:.0%} of the photographs lie in no cell, as too few are near them"
+    else:
+        return ""
+    return f"{fault}; lower --model.max_photos and --model.min_photos, as configs/geolocalization/own_photos.yaml does"
 
 
 def _described(atlas: Atlas) -> str:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:  # --help answers at once
     from tasks.geolocalization.cells import Partition
 
 _SAMPLE = 1_000_000  # photographs that the figures are of, evenly along S2's curve, where there are more
-_EDGE_KM = 9220.13  # the root of a sixth of the Earth, so of a face; on average half of it on each next level
 
 
 def main(args: list[str]) -> int:
@@ -30,7 +29,7 @@ def main(args: list[str]) -> int:
     split = parser.add_argument_group(
         "which columns and which photographs",
         "As the options of `fit --data.` of these names; where they are the same, so are the training photographs, and "
-        "of no others is anything taken. For a --csv of training photographs alone give both fractions as 0.",
+        "of no others is anything taken. For training photographs alone give both fractions as 0.",
     )
     split.add_argument(
         "--preset", metavar="NAME", help="columns of a known data set: yfcc100m, osv5m, mp16, im2gps, ..."
@@ -98,13 +97,14 @@ def _files(out: Path, max_photos: list[int]) -> list[Path]:
 
 def _leaves(options: argparse.Namespace) -> np.ndarray:
     """Leaf ids of the training photographs; says what was left out."""
-    from data.coordinates import LeftOut, choose_columns, training_coordinates
+    from data.coordinates import LeftOut, check_drawing, choose_columns, has_places_alone, training_coordinates
     from tasks.geolocalization.cells import collect_leaves
 
     columns = choose_columns(
         options.preset, options.path_column, options.latitude_column, options.longitude_column, options.group
     )
     split = {name: getattr(options, name) for name in ("val_fraction", "test_fraction", "seed")}
+    check_drawing(**split, options="--")
     if options.csv is None:
         from data.geotagged import read_geotagged  # here, as it imports torch
 
@@ -112,10 +112,10 @@ def _leaves(options: argparse.Namespace) -> np.ndarray:
         for note in data.notes:
             print(note)
         return collect_leaves([data.splits["train"].latlng])
-    if min(options.val_fraction, options.test_fraction) < 0 or options.val_fraction + options.test_fraction >= 1:
-        raise InputError(
-            f"--val_fraction is {options.val_fraction:g} and --test_fraction {options.test_fraction:g}; they must be 0 "
-            "or more, and together below 1."
+    if options.val_fraction + options.test_fraction and has_places_alone(options.csv, columns):
+        print(
+            f"{options.csv} has coordinates alone, by which nothing can be set aside: all its rows are taken, whatever "
+            "--val_fraction and --test_fraction are"
         )
     left_out = LeftOut()
     leaves = collect_leaves(training_coordinates(options.csv, columns, left_out, **split))
@@ -134,6 +134,7 @@ def figures(partition: Partition, leaves: np.ndarray) -> str:
 
     from tasks.geolocalization import s2
     from tasks.geolocalization.cells import nearest_point_km, own_cell_km
+    from tasks.geolocalization.maps import cell_width_text
     from tasks.geolocalization.metrics import THRESHOLDS_KM
     from tasks.geolocalization.sphere import haversine_km
 
@@ -149,7 +150,7 @@ def figures(partition: Partition, leaves: np.ndarray) -> str:
         of_level = levels == level
         photographs = int(partition.counts[of_level].sum())
         lines.append(
-            f"{level:>7} {_length(_EDGE_KM / 2**level):>9} {of_level.sum():>9,} {photographs:>13,} "
+            f"{level:>7} {cell_width_text(level):>9} {of_level.sum():>9,} {photographs:>13,} "
             f"{100 * photographs / partition.total:>6.1f} %"
         )
     sample = s2.centres(leaves[every // 2 :: every])
@@ -165,10 +166,3 @@ def figures(partition: Partition, leaves: np.ndarray) -> str:
     if every > 1:
         lines.append(f"measured on one photograph in {every}, {len(sample):,} of {len(leaves):,}")
     return "\n".join(lines)
-
-
-def _length(kilometres: float) -> str:
-    """Two or three digits and a unit."""
-    if kilometres < 1:
-        return f"{1000 * kilometres:.0f} m" if kilometres >= 0.002 else f"{100_000 * kilometres:.2g} cm"
-    return f"{kilometres:,.0f} km" if kilometres >= 10 else f"{kilometres:.1f} km"

@@ -2,11 +2,14 @@
 
 import argparse
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 from backbone.errors import Arguments, InputError
 
+_NAME_BYTES = 100  # of a picture's name that go into names of files, which 255 bytes with all else bound
 _MAPS = 20  # drawn for the first pictures; of more, the JSON lines, the GeoJSON and the sheets tell
 
 
@@ -98,7 +101,7 @@ def _predict(options: argparse.Namespace) -> None:
                 distance = float(haversine_km(true, found.latlng))
                 row |= {"exif": [round(degrees, 6) for degrees in position], "distance_km": round(distance, 3)}
                 caption += f"\n{distance:,.0f} km off"
-        name = f"{len(done):05}_{path.stem}"
+        name = f"{len(done):05}_{_writable(path.stem)}"
         for folder in ("geojson", "pictures"):
             (run / folder).mkdir(parents=True, exist_ok=True)
         collection = feature_collection(
@@ -114,3 +117,11 @@ def _predict(options: argparse.Namespace) -> None:
         return image, row, caption
 
     write_answers(run, pictures, answer, f"What {file} says")
+
+
+def _writable(name: str) -> str:
+    """A name that another can be made of: without control characters, and not too long."""
+    name = re.sub(r"[\x00-\x1f\x7f-\x9f]", "_", name)
+    while len(os.fsencode(name)) > _NAME_BYTES:
+        name = name[:-1]
+    return name

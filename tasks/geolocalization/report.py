@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from backbone.errors import InputError
 from tasks.geolocalization import s2
-from tasks.geolocalization.cells import Partition
+from tasks.geolocalization.cells import Partition, nearest_point_km
 from tasks.geolocalization.maps import (
     THRESHOLD_NAMES,
     distance_text,
@@ -65,14 +65,19 @@ def write_report(
     one at a position (H, W, 3) uint8 RGB, and `probabilities` what is said of it (C,); it is asked for three. Where
     `open_image` raises InputError a grey tile stands for the photograph.
 
-    Written: `metrics.json` ("<split>/<figure>", also those of `extra`; null where nothing could be measured),
-    `predictions.csv`, `by_region.csv`, `table_11.md` and, under `pictures/`, `partition.png`, `error_curve.png`,
+    Written: `metrics.json` ("<split>/<figure>", also those of `extra`, and `ceiling_*` of the nearest point of any
+    cell, which no answer of a cell's point can beat; null where nothing could be measured), `predictions.csv`,
+    `by_region.csv`, `table_11.md` and, under `pictures/`, `partition.png`, `error_curve.png`,
     `errors_map.png`, `near_to_far.png` and `prediction_nearest.png`, `_median`, `_farthest`. The same input gives the
     same files.
     """
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    figures = {f"{split}/{name}": value for name, value in {**scores.figures, **(extra or {})}.items()}
+    nearest = nearest_point_km(partition, truth)
+    ceiling = {f"ceiling_{name}": value for name, value in within(nearest).items()}
+    ceiling["ceiling_median_km"] = float(np.median(nearest)) if len(nearest) else np.nan
+    named = {**scores.figures, **ceiling, **(extra or {})}
+    figures = {f"{split}/{name}": value for name, value in named.items()}
     flat = write_json(folder / "metrics.json", figures)
     write_csv(folder / "predictions.csv", *_by_photograph(scores, places, truth, half_radius_km, partition, files))
     rows = by_region(truth, scores.distance_km, partition)

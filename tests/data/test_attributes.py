@@ -15,9 +15,11 @@ from backbone import InputError
 from data.attributes import (
     UNKNOWN,
     AttributesDataModule,
+    joined,
     list_unlabelled,
     read_attribute_csv,
     read_attributes,
+    without_used,
 )
 from data.images import open_image
 from data.photographs import collate
@@ -254,12 +256,25 @@ def test_relative_and_full_paths_name_the_same_files(tmp_path, monkeypatch):
     assert full.photograph("train", 0).shape == (30, 40, 3)
 
 
+def test_each_file_is_used_once_by_whatever_folder_it_is_named(tmp_path, capsys):
+    inner = list_unlabelled(pool(tmp_path / "a" / "pool") / "deep", 1)
+    outer = list_unlabelled(tmp_path / "a", 1)
+    assert [len(inner), len(outer)] == [3, 6]
+    used = inner.take(np.array([1]))
+    kept = without_used(joined([outer, inner]), [used, outer.take(np.array([0]))])
+    assert [name.decode() for name in kept.file_names] == [f"pool/{n}.png" for n in ("2", "4", "deep/1", "deep/5")]
+    assert "train: 5 of 9 images in" in capsys.readouterr().out
+    assert len(without_used(inner, [outer.take(np.array([0]))])) == 3
+    assert not capsys.readouterr().out
+
+
 def test_what_is_scored_or_used_already_is_not_taken_from_the_pool(tmp_path, capsys):
     root = faces(tmp_path)
     pool(root / "more")
     data, dataset = training_set(root, unlabelled=str(root))
     assert len(dataset) == 12 + 6
-    assert "20 of 26 pictures in" in capsys.readouterr().out
+    said = f"train: 20 of 26 images in {root} are left out, in use already or scored"
+    assert said in capsys.readouterr().out
     assert not any(key.startswith(("val/", "test/")) for key in data.train_keys())
     data, dataset = training_set(root, unlabelled=str(root), labelled_fraction=0.25)
     known = (dataset.images.targets != UNKNOWN).any(1)
@@ -307,6 +322,23 @@ def test_attributes_are_chosen_by_name_in_the_order_asked(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             _ = module(root, attributes=asked).categories
+
+
+def test_subgroups_may_be_of_attributes_that_are_not_learned(tmp_path):
+    root = faces(tmp_path)
+    every = module(root, test_split="all")
+    some = module(root, attributes=["Smiling"], subgroups=["Wearing_Hat", "Eyeglasses"], test_split="all")
+    for data in (every, some):
+        data.setup("validate")
+        data.setup("test")
+    assert some.categories == {0: "Smiling"}
+    for split, positions in (("val", [3, 0, 1]), ("test", [19, 2, 7, 0])):
+        groups, targets = some.subgroups(split, positions), every.targets(split, positions)
+        assert list(groups) == ["Wearing_Hat", "Eyeglasses"]
+        assert np.array_equal(np.column_stack(list(groups.values())), targets[:, [2, 1]])
+    assert every.subgroups("test", [0, 1]) == {}
+    with pytest.raises(InputError, match=r"--data.subgroups has 'Hat', which is not among .* is 'Wearing_Hat'"):
+        _ = module(root, attributes=["Smiling"], subgroups=["Hat"]).categories
 
 
 def test_shuffled_labels_are_the_same_rows_in_another_order(tmp_path, capsys):

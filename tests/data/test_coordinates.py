@@ -10,12 +10,15 @@ from data import coordinates
 from data.coordinates import (
     PRESETS,
     LeftOut,
+    check_drawing,
     choose_columns,
     clean,
+    day_of,
     drawn_order,
     exif_position,
     exif_taken,
     group_name,
+    groups_of,
     position_of,
     read_rows,
     stream_coordinates,
@@ -171,6 +174,14 @@ def test_files_without_a_position_and_days(tmp_path, write_photo):
     whole = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: whole.index(b"\xff\xda") + 16])
     assert exif_position(tmp_path / "half.jpg") == pytest.approx(PARIS, abs=1e-7)  # loading will say that it is cut
+
+
+def test_a_position_that_stands_for_none_and_one_past_180_are_as_in_training(tmp_path, write_photo):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    assert exif_position(write_photo(tmp_path / "a.jpg", pixels, (0.0, 0.0))) == "zero"
+    exif = tiff({1: letter(b"N"), 2: triple((5, 1)), 3: letter(b"E"), 4: triple((200, 1))})
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.jpg", exif=exif)
+    assert exif_position(tmp_path / "b.jpg") == (5.0, -160.0)
 
 
 # --- what is refused and what is counted ------------------------------------------------------------------------------
@@ -437,7 +448,89 @@ def test_a_partition_is_given_the_training_rows_alone(tmp_path):
     assert found.tolist() == [[a, b] for _, a, b, *_ in rows[::3]]
 
 
+@pytest.mark.parametrize(
+    ("same", "others"),
+    [
+        (("31/01/2020 12:00", "31/1/2020", "31/01/2020"), ("01/02/2020 12:00", "30/01/2020")),
+        (
+            ("1577836800000", "1577923199999", "1577836800", "1577836800.0"),
+            ("1577923200000", "1577836799"),
+        ),  # 2020-01-01
+        (("2020-01-31 23:59", "2020:01:31 00:00:00", "20200131T0900", "20200131090000", "2020-1-31"), ("2020-02-01",)),
+        (("2020-01-31T12:00:00Z", "2020/01/31", "202001311200"), ("2020-01-30",)),
+        (("1.2.20 8:00", "01.02.20"), ("2.1.20",)),
+        (("2020-01",), ("2020-02", "2020")),
+        (("", "soon", "0000:00:00 00:00:00", "0000", "00/00/2020", "12:30:45"), ("2020:01:01",)),
+    ],
+)
+def test_dates_of_one_day_have_one_name(same, others):
+    names = {day_of(text.encode()) for text in same}
+    assert len(names) == 1
+    assert not names & {day_of(text.encode()) for text in others}
+    assert (b"" in names) == ("" in same)
+
+
+def test_days_by_hand():
+    assert day_of(b"1580472000") == day_of(b"2020-01-31 12:00:00.0") == b"2020:01:31"  # date -u -d @1580472000
+    assert day_of(b"1580515200000") == b"2020:02:01"
+
+
+def test_rows_of_which_no_day_can_be_read_are_counted(tmp_path):
+    file = write(
+        tmp_path / "a.csv",
+        "path,latitude,longitude,taken\na,1,2,1577836800\nb,1,3,soon\nc,1,4,\nd,1,5,1577840000\ne,1,6,later\n",
+    )
+    (rows,), left_out = read_rows(file), LeftOut()
+    names, by = groups_of(rows, left_out)
+    assert names.tolist() == [b"2020:01:01", b"b", b"c", b"2020:01:01", b"e"]
+    assert by == "day"
+    assert left_out.lines("row", "a.csv") == [
+        "a.csv: 2 rows with a date of which no day can be read, each drawn on its own (first: line 3, 'soon')"
+    ]
+    (rows,) = read_rows(write(file, "path,latitude,longitude,taken\na,1,2,soon\nb,1,3,\n"))
+    assert groups_of(rows, LeftOut())[1] == "picture"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((np.nan, 0.1, 0), "--data.val_fraction is nan; it must be 0 or more, and below 1"),
+        ((0.1, -0.1, 0), "--data.test_fraction is -0.1; it must"),
+        ((1, 0, 0), "--data.val_fraction is 1; it must"),
+        ((0.6, 0.4, 0), "val_fraction 0.6 and --data.test_fraction 0.4 together leave nothing to train on"),
+        ((0.1, 0.1, -1), "--data.seed is -1; it must be from 0 to 4294967295"),
+        ((0.1, 0.1, 2**64), "--data.seed is 18446744073709551616; it must"),
+    ],
+)
+def test_what_nothing_can_be_drawn_by_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        check_drawing(*settings)
+    check_drawing(0, 0.99, 2**32 - 1)
+
+
+@pytest.mark.parametrize("column", ["path", "author"])
+def test_a_cell_that_would_widen_all_others_is_refused_with_its_line(tmp_path, column):
+    long = {"path": "b.jpg", "author": "me", column: "x" * 401}
+    rows = ["a.jpg,1,2,me", f"{'y' * 401},,,me", f"{long['path']},3,4,{long['author']}"]
+    file = write(tmp_path / "a.csv", "\n".join(["path,latitude,longitude,author", *rows]))
+    name = "path" if column == "path" else "group"
+    with pytest.raises(InputError, match=rf"line 4: the {name} has 401 bytes, and 400 are the most; shorten it"):
+        read(file)
+    write(file, file.read_text().replace("x" * 401, "x" * 400))
+    assert len(read(file)) == 2
+
+
+def test_a_picture_that_is_listed_twice_is_refused_in_a_partition_too(tmp_path):
+    rows = [f"{name},{i},{i},author {i}" for i, name in enumerate(["a.jpg", "b.jpg", "c/../b.jpg", "d.jpg"])]
+    file = write(tmp_path / "a.csv", "\n".join(["path,latitude,longitude,author", *rows]))
+    settings = {"val_fraction": 0, "test_fraction": 0, "seed": 0}
+    with pytest.raises(InputError, match=r"a\.csv lists b\.jpg more than once \(lines 3 and 4\); keep one of its rows"):
+        list(training_coordinates(file, **settings))
+    write(file, file.read_text().replace("c/../b", "c"))
+    assert len(np.concatenate(list(training_coordinates(file, **settings)))) == 3  # one is at (0, 0)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for reader in (read, streamed):
-        with pytest.raises(InputError, match=r"none\.csv cannot be read \(No such file"):
+        with pytest.raises(InputError, match=r"none\.csv does not exist; give the path of a CSV"):
             reader(tmp_path / "none.csv")

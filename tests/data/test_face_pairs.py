@@ -250,7 +250,7 @@ def test_what_is_scored_is_not_trained_on_and_nothing_comes_twice(write_faces, t
     assert sorted(Path(name).name for name in files(data, "train")) == sorted(
         [f"{i:06}.jpg" for i in range(1, 9)] + [f"{i:06}.jpg" for i in range(25, 30)]
     )
-    assert "24 of 37 images are left out, in use already or scored" in capsys.readouterr().out
+    assert f"24 of 37 images in {root} are left out, in use already or scored" in capsys.readouterr().out
     assert len(set(data.train_keys())) == 13
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from backbone import InputError
-from data.coordinates import choose_columns, drawn_order, exif_position
-from data.geotagged import SPLITS, GeotaggedDataModule, read_geotagged
+from data.coordinates import choose_columns, drawn_order, exif_position, training_coordinates
+from data.geotagged import SPLITS, GeotaggedDataModule, find_geotagged, read_geotagged
 from data.images import open_image
 
 PARIS, RIO = (48.858306, 2.351389), (-22.91, -43.17)
@@ -258,8 +258,81 @@ def test_a_wrong_split_and_fractions(tmp_path):
         read_geotagged(tmp_path)
     with pytest.raises(InputError, match=r"0\.6 and --data\.test_fraction 0\.4 together leave nothing to train on"):
         read_geotagged(tmp_path, val_fraction=0.6, test_fraction=0.4)
+    with pytest.raises(InputError, match=r"--data\.val_fraction is nan; it must be 0 or more"):
+        read_geotagged(tmp_path, val_fraction=float("nan"))
     with pytest.raises(InputError, match=r"--data\.val_fraction is 0; it must be above 0"):
-        read_geotagged(tmp_path, val_fraction=0)
+        module(tmp_path, val_fraction=0)
+
+
+def test_nothing_is_set_aside_by_a_fraction_of_0(tmp_path):
+    write_csv(tmp_path, authors(6))
+    data = read_geotagged(tmp_path, val_fraction=0, test_fraction=0)
+    assert [len(data.splits[split]) for split in SPLITS] == [18, 0, 0]
+    assert data.notes == ()
+    data = read_geotagged(tmp_path, val_fraction=0.3, test_fraction=0)
+    assert len(data.splits["train"]) + len(data.splits["val"]) == 18
+    assert len(data.splits["val"]) >= 3
+
+
+def both_ways(root, rows, header, **settings):
+    """The places that a partition takes of a CSV, and those that are trained on, as lists of tuples."""
+    write_csv(root, rows, header)
+    file = root / "photographs.csv"
+    taken = np.concatenate([np.zeros((0, 2)), *training_coordinates(file, **settings)])
+    trained = read_geotagged(file, **settings).splits["train"].latlng
+    return sorted(map(tuple, taken.tolist())), sorted(map(tuple, trained.tolist()))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("case", ["paths", "in full", "empty authors", "no val", "no test", "neither", "few", "dates"])
+def test_a_partition_takes_the_places_of_the_training_photographs_and_no_others(tmp_path, monkeypatch, case, seed):
+    """However the list is written; a classifier's cells must not be made of what it is scored on."""
+    count = 3 if case == "few" else 40
+    rows = [(f"{i:03}.png", i / 2 - 40, i + 0.5, f"author {i % count if case == 'few' else i // 3}") for i in range(60)]
+    header = ["path", "latitude", "longitude", "author"]
+    settings = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": seed}
+    if case in ("paths", "in full", "dates"):
+        monkeypatch.setattr("data.near_duplicates.near_duplicates", lambda hashes, of: np.zeros(len(hashes), bool))
+    if case == "paths":
+        rows, header = [(f"./{row[0]}" if i % 2 else row[0], *row[1:3]) for i, row in enumerate(rows)], header[:3]
+    elif case == "in full":
+        rows, header = [(f"{tmp_path}/{row[0]}", *row[1:3]) for row in rows], header[:3]
+    elif case == "empty authors":
+        rows = [(f"./{row[0]}", *row[1:3], "" if i % 3 else "one") for i, row in enumerate(rows)]
+    elif case in ("no val", "no test", "neither"):
+        given = {"no val": ("train", "test"), "no test": ("Train", "validation"), "neither": ("train", "train")}[case]
+        rows, header = [(*row, given[i % 3 == 0]) for i, row in enumerate(rows)], [*header, "split"]
+    elif case == "dates":
+        rows = [(f"./{row[0]}", *row[1:3], f"{1 + i // 3:02}/05/2020 0{i % 3}:00") for i, row in enumerate(rows[:54])]
+        header = [*header[:3], "taken"]
+    taken, trained = both_ways(tmp_path, rows, header, **settings)
+    assert taken == trained
+    assert 0 < len(trained) < len(rows)
+
+
+def test_a_split_that_training_refuses_a_partition_refuses_too(tmp_path):
+    write_csv(tmp_path, [("a.png", 1, 2, "train"), ("b.png", 1, 2, "dev")], ("path", "latitude", "longitude", "split"))
+    settings = {"val_fraction": 0.1, "test_fraction": 0.1, "seed": 0}
+    with pytest.raises(InputError, match=r"line 3: the split is 'dev'; it must be train, val or test"):
+        list(training_coordinates(tmp_path / "photographs.csv", **settings))
+
+
+def test_the_day_is_read_however_it_is_written_and_said_where_it_is_not(tmp_path):
+    header = ("path", "latitude", "longitude", "taken")
+    for name, written in (("order", "{0:02}/01/2020 {1:02}:00"), ("epoch", "{2}000")):
+        days = [(1 + i // 4, i % 4) for i in range(80)]
+        rows = [
+            (f"{i}.png", 1, i, written.format(day, hour, 1577836800 + 86400 * (day - 1) + 3600 * hour))
+            for i, (day, hour) in enumerate(days)
+        ]
+        data = read_geotagged(write_csv(tmp_path / name, rows, header), val_fraction=0.3, test_fraction=0.3)
+        assert "drawn by day with seed 0" in data.notes[0]
+        of = {split: {int(Path(n).stem) // 4 for n in listed} for split, listed in names(data).items()}
+        assert sum(map(len, of.values())) == 20
+    rows = [(f"{i}.png", 1, i, f"the {i}th of May") for i in range(30)]
+    data = read_geotagged(write_csv(tmp_path / "none", rows, header))
+    assert re.search(r": 30 rows with a date of which no day can be read.*\(first: line 2, 'the 0th", data.notes[0])
+    assert "drawn by picture with seed 0" in data.notes[1]
 
 
 # --- a folder of pictures with EXIF ---------------------------------------------------------------------------------
@@ -426,8 +499,24 @@ def test_what_test_scores_is_chosen(places_root):
         data = module(places_root, test_split=split)
         data.setup("test")
         assert len(data.test_dataloader().dataset) == count
-    assert [Path(data.file("test", i)).parts[0] for i in (0, 12, 18)] == ["train", "val", "test"]
+    assert {Path(data.file("test", i)).parts[0] for i in range(24)} == {"train", "val", "test"}
     assert data.latlng("test", [23]).tolist() == [list(exif_position(places_root / data.file("test", 23)))]
+
+
+def test_all_is_all_even_of_one_day_and_of_pictures_that_look_alike(tmp_path, write_photo, capsys):
+    for i in range(6):
+        write_photo(tmp_path / "alike" / f"{i}.jpg", scene(0), (i + 1, i), f"2021:01:{1 + i:02} 00:00:00")
+        write_photo(tmp_path / "one day" / f"{i}.jpg", scene(i), (i + 1, i), "2021:01:01 00:00:00")
+    write_csv(tmp_path / "one author", authors(1, 6))
+    for name in ("alike", "one day", "one author"):
+        with pytest.raises(InputError, match=r"too few to set some aside|looks like one that is set aside"):
+            read_geotagged(tmp_path / name)
+        assert len(find_geotagged(tmp_path / name).images) == 6
+        data = module(tmp_path / name, test_split="all")
+        data.setup("test")
+        assert len(data.test_dataloader().dataset) == 6
+        assert len({data.file("test", i) for i in range(6)}) == 6
+        assert "set aside" not in capsys.readouterr().out
 
 
 def test_what_is_said_at_the_start(tmp_path, write_places, capsys):

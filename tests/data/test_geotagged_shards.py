@@ -30,7 +30,7 @@ def picture(i):
     return Image.new("RGB", (40, 40), (i % 256, i // 256 * 40, 100))
 
 
-def write_shards(folder, sizes, *, positions=place, ending="png"):
+def write_shards(folder, sizes, *, positions=place, ending="png", key="{0:05}".format):
     """Shards of pictures numbered through, with their JSON; the order of the two within a sample alternates."""
     folder.mkdir(parents=True, exist_ok=True)
     number = 0
@@ -39,9 +39,9 @@ def write_shards(folder, sizes, *, positions=place, ending="png"):
             for i in range(number, number + size):
                 content = io.BytesIO()
                 picture(i).save(content, ending)
-                members = [(f"{i:05}.{ending}", content.getvalue())]
+                members = [(f"{key(i)}.{ending}", content.getvalue())]
                 if (given := positions(i)) is not None:
-                    members.append((f"{i:05}.json", json.dumps(given).encode()))
+                    members.append((f"{key(i)}.json", json.dumps(given).encode()))
                 for name, data in members if i % 2 else members[::-1]:
                     member = tarfile.TarInfo(name)
                     member.size = len(data)
@@ -112,10 +112,83 @@ def test_places_from_a_list_by_key(tmp_path):
         read_shards(write_shards(tmp_path / "bare", [8], positions=lambda i: None))
 
 
+def looked_up(pattern, file, rows):
+    file.write_text("\n".join(["path,latitude,longitude,author", *rows]))
+    return read_shards(pattern, file)
+
+
+def test_shards_with_the_same_keys_have_each_their_own_places(tmp_path):
+    """Three in each of two shards, with the keys 0, 1, 2 in both, of which 1 has a place of its own in the second."""
+    own = {4: place(4)}
+    pattern = write_shards(tmp_path, [3, 3], positions=own.get, key=lambda i: f"{i % 3}")
+    listed = tmp_path / "list.csv"
+    full = [f"train-00{i // 3}.tar/{i % 3}.png,{i + 1},{10 * i},author {i}" for i in range(6)]
+    for rows in (full, [f"/data/{row}" for row in full], [row.replace(".tar", "").replace(".png", "") for row in full]):
+        shards = looked_up(pattern, listed, rows)
+        expected = [[i + 1, 10 * i] for i in range(6)]
+        expected[4] = list(place(4).values())
+        assert shards.images.latlng.tolist() == expected
+        assert shards.groups.tolist() == [f"author {i}".encode() for i in range(6)]
+        shards = looked_up(pattern, listed, rows[:3])  # of the first shard alone: not the second's places
+        assert shards.positions.tolist() == [0, 1, 2, -1, 3, -1]
+    bare = [f"{i},{i + 1},{10 * i},x" for i in range(3)]
+    with pytest.raises(
+        InputError, match=r"lists 0, which may be train-000\.tar/0\.png or train-001\.tar/0\.png; write"
+    ):
+        looked_up(pattern, listed, bare)
+    with pytest.raises(
+        InputError, match=r"lists 1, which may be train-000\.tar/1\.png or train-001\.tar/1\.png; write"
+    ):
+        looked_up(pattern, listed, bare[1:2])  # although the other's place is known
+    with pytest.raises(
+        InputError, match=r"lists train-000/2 more than once, one of which may be train-000\.tar/2\.png"
+    ):
+        looked_up(pattern, listed, [*full, "train-000.tar/2.jpg,1,1,x"])
+
+
+def test_keys_with_folders_are_told_apart(tmp_path):
+    pattern = write_shards(tmp_path, [2, 2], positions=lambda i: None, key=lambda i: f"{'ab'[i // 2]}/{i % 2}")
+    listed = tmp_path / "list.csv"
+    rows = [f"{folder}/{i}.jpg,{i + 1},{ord(folder)},x" for folder in "abc" for i in (1, 0)]
+    assert looked_up(pattern, listed, rows).images.latlng.tolist() == [[1, 97], [2, 97], [1, 98], [2, 98]]
+    assert looked_up(pattern, listed, rows[:3] + rows[4:]).positions.tolist() == [0, 1, -1, 2]  # not c/0's place
+    with pytest.raises(InputError, match=r"lists 0, which may be train-000\.tar/a/0\.png or train-001\.tar/b/0\.png"):
+        looked_up(pattern, listed, ["0,1,2,x"])
+    flat = write_shards(tmp_path / "flat", [2], positions=lambda i: None)
+    assert len(looked_up(flat, listed, ["x/00000.jpg,1,2,x", "y/00001.jpg,3,4,x"]).images) == 2
+    with pytest.raises(InputError, match=r"lists 00001 more than once, one of which may be train-000\.tar/00001\.png"):
+        looked_up(flat, listed, ["x/00000.jpg,1,2,x", "y/00001.jpg,3,4,x", "z/00001.jpg,5,6,x"])
+
+
+def test_authors_on_both_sides_are_counted_and_what_is_unknown_is_said(tmp_path, places_root, capsys):
+    (tmp_path / "root").mkdir()
+    rows = [f"{i}.png,{i},{i + 1},{'ABC'[i % 3]}" for i in range(12)]
+    (tmp_path / "root" / "photographs.csv").write_text("\n".join(["path,latitude,longitude,author", *rows]))
+    for i in range(12):
+        picture(i).save(tmp_path / "root" / f"{i}.png")
+    authors = ["A", "B", "A", "D", None, 7]
+    given = [place(i) | ({} if author is None else {"Author": author}) for i, author in enumerate(authors)]
+    pattern = write_shards(tmp_path, [4, 2], positions=given.__getitem__)
+    assert read_shards(pattern).groups.tolist() == [b"A", b"B", b"A", b"D", b"", b"7"]
+    module(pattern, tmp_path / "root").setup("fit")
+    said = capsys.readouterr().out
+    assert "3 of 6 are of 2 of its groups (by author), so that its scores flatter (1 do not say whose they are)" in said
+    assert f"{pattern} is trained on whether or not a picture looks like one of {tmp_path / 'root'}" in said
+    module(pattern, places_root).setup("fit")
+    assert f"is not known, as {places_root} does not say whose a picture is" in capsys.readouterr().out
+    bare = write_shards(tmp_path / "bare", [4])
+    module(bare, tmp_path / "root").setup("fit")
+    assert f"is not known, as {bare} does not say whose a picture is" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"latitude": 91, "longitude": 0}, r"train-000\.tar/00001\.png: the latitude is 91, beyond 90"),
+        (
+            {"latitude": 91, "longitude": 0},
+            r"train-000\.tar/00001\.png: the latitude is 91, beyond 90; correct or remove the JSON",
+        ),
+        ({"latitude": 1, "longitude": 361}, r"train-000\.tar/00001\.png: the longitude is 361; .*remove the JSON"),
         ({"latitude": "north", "longitude": 0}, r"the JSON of 00001\.png has the place \['north', 0\]; it must"),
         ({"latitude": math.nan, "longitude": 0}, r"the JSON of 00001\.png has the place \[nan, 0\]"),
     ],
@@ -135,6 +208,12 @@ def test_shards_that_cannot_be_read_are_refused(tmp_path, monkeypatch):
     (tmp_path / "train-001.tar").unlink()
     with pytest.raises(InputError, match=r"train-001\.tar is not there \(1 of 2\); correct "):
         read_shards(pattern)
+    with pytest.raises(
+        InputError, match=r"--data\.shards: .* is a folder; name its shards, as DIR/train-\{000000\.\.0"
+    ):
+        read_shards(str(tmp_path))
+    with pytest.raises(InputError, match=r"likely swapped .*: write them the other way round"):
+        read_shards(write_shards(tmp_path / "swapped", [2], positions=lambda i: {"latitude": 139, "longitude": 35 + i}))
     with pytest.raises(InputError, match=r"--data\.shards is given without --data\.root"):
         GeotaggedDataModule(shards=pattern)
     with pytest.raises(InputError, match=r"--data\.shards_csv is given without --data\.shards"):

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from backbone import InputError, normalize
 from data.classification import ClassificationDataModule
 from tasks.classification.module import ClassificationModule
+from tasks.distillation.teachers import Teacher
 from tasks.runs import read_checkpoint
 
 SMALL = {"width_mult": 0.25, "warmup_steps": 2, "lr": 0.01}
@@ -345,7 +346,6 @@ def test_student_and_teacher_see_the_very_same_mixed_picture(classes_root, teach
         module, "training_step", lambda batch, batch_idx: given.append(batch["images"]) or step(batch, batch_idx)
     )
     trainer(tmp_path, max_epochs=1).fit(module, datamodule)
-    by_teacher = by_teacher[2:]  # the first call of all tries it twice
     assert len(by_student) == len(by_teacher) == len(given) == 3
     for student, asked, images in zip(by_student, by_teacher, given, strict=True):
         assert asked.dtype == torch.uint8
@@ -409,7 +409,7 @@ def test_an_imagenet_head_learns_all_of_imagenets_classes(write_classes, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0}, "the temperature is 0.0; it must be above 0"),
+        ({"temperature": 0.0}, "--model.temperature is 0.0; it must be above 0"),
         ({"teacher_weight": 1.5, "teacher": "TEACHER"}, "--model.teacher_weight is 1.5"),
         ({"cache": "c"}, "there is no --model.teacher to ask"),
         ({"cache": "c", "teacher": "TEACHER"}, "--data.views is 0"),
@@ -445,3 +445,16 @@ def test_a_student_is_compared_with_its_teacher_whose_figures_are_its_own(classe
     kl = (wanted.softmax(1) * (wanted.log_softmax(1) - student.log_softmax(1))).sum(1).mean().item()
     assert kl > 0.01
     assert logged["test/teacher_kl"] == pytest.approx(kl, rel=1e-4)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_an_answer_that_is_not_finite_names_its_picture_in_an_evaluation_too(
+    classes_root, teacher, tmp_path, monkeypatch, split
+):
+    module, datamodule = build(classes_root, teacher=teacher)
+    answer = Teacher._answer
+    monkeypatch.setattr(Teacher, "_answer", lambda self, images: answer(self, images) * torch.nan)
+    training = trainer(tmp_path, limit_val_batches=1.0)
+    with pytest.raises(InputError) as error:
+        (training.validate if split == "val" else training.test)(module, datamodule, verbose=False)
+    assert f"not finite for the picture {datamodule.file(split, 0)}; look at" in str(error.value)

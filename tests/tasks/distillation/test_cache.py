@@ -1,8 +1,12 @@
+import contextlib
 import copy
 import dataclasses
 import json
 import os
+import re
 import signal
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -10,10 +14,12 @@ import torch
 
 from backbone.errors import InputError
 from tasks.distillation import cache as module
+from tasks.distillation import teachers
 from tasks.distillation.cache import Manifest, TeacherCache, fill, keys_digest
 
 KEYS = [f"faces/{i:06}.jpg" for i in range(10)]
-MANIFEST = Manifest("d1e9", "crop 64, seed 0", keys_digest(KEYS), views=3, images=10, answers=4)
+NAMES = keys_digest(["a", "b", "c", "d"])
+MANIFEST = Manifest("d1e9", "crop 64, seed 0", keys_digest(KEYS), NAMES, views=3, images=10, answers=4)
 
 
 def answers(view, positions):
@@ -188,9 +194,10 @@ def test_several_processes_fill_one_cache_at_once(tmp_path):
         (
             "transform",
             "crop 96, seed 0",
-            "another transform: the transform is crop 64, seed 0 there and crop 96, seed 0 now",
+            "another transform: the transform has crop 64 there and crop 96 now",
         ),
         ("keys", keys_digest(KEYS[::-1]), "another keys: the list of pictures"),
+        ("names", keys_digest(["a", "b", "d", "c"]), "another names: what is answered .digest of the names. is"),
         ("images", 11, "another images: the number of pictures is 10 there and 11 now"),
         ("views", 4, "another views: the number of views is 3 there and 4 now"),
         ("answers", 5, "another answers: the number of answers is 4 there and 5 now"),
@@ -204,6 +211,40 @@ def test_a_cache_of_something_else_is_refused_by_name(tmp_path, field, value, wo
         with pytest.raises(InputError, match=f"{words}.*; name another folder, or delete this one"):
             TeacherCache.open(tmp_path / "cache", other, cache_only=cache_only)
     assert files(tmp_path / "cache") == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "there", "now"),
+    [
+        ("scale=(0.5, 1.0)", "scale=(0.6, 1.0)", "scale=(0.5, 1.0)", "scale=(0.6, 1.0)"),
+        ("Flip(p=0.5)", "Flip(p=0.3)", "Flip(p=0.5", "Flip(p=0.3"),
+        ("seed 0; views 2", "seed 7; views 2", "seed 0", "seed 7"),
+        (" Flip(p=0.5),", "", "Flip(p=0.5", "nothing"),
+        (
+            "(32, 32)), ",
+            "(64, 64)), Erasing(p=0.1, fill='x'), ",
+            "size=(32, 32)",
+            "size=(64, 64), Erasing(p=0.1, fill='x'",
+        ),
+    ],
+)
+def test_of_another_transform_what_differs_is_named_and_nothing_else(tmp_path, old, new, there, now):
+    text = "Compose([ Crop(p=1.0, scale=(0.5, 1.0), size=(32, 32)), Flip(p=0.5), ], p=1.0); seed 0; views 2; numpy 1.26"
+    filled(tmp_path / "cache", dataclasses.replace(MANIFEST, transform=text))
+    assert text.count(old) == 1
+    other = dataclasses.replace(MANIFEST, transform=text.replace(old, new))
+    with pytest.raises(InputError, match=re.escape(f": the transform has {there} there and {now} now; ")):
+        TeacherCache.open(tmp_path / "cache", other)
+
+
+def test_a_cache_of_the_form_before_is_refused_by_its_number(tmp_path):
+    filled(tmp_path / "cache")
+    path = tmp_path / "cache" / "manifest.json"
+    found = json.loads(path.read_text())
+    del found["names"]
+    path.write_text(json.dumps({**found, "format": 1}))
+    with pytest.raises(InputError, match="is of format 1 and not 2; name another folder"):
+        TeacherCache.open(tmp_path / "cache", MANIFEST)
 
 
 def test_a_teacher_that_is_not_at_hand_is_not_compared(tmp_path):
@@ -348,7 +389,7 @@ def test_filling_asks_for_what_is_missing_and_goes_on_where_it_stopped(tmp_path)
     cache = TeacherCache.open(tmp_path / "cache", MANIFEST)
     with pytest.raises(KeyboardInterrupt):
         fill(cache, teacher, batches(cache, stop=(0, 2)), total=30, file=KEYS.__getitem__)
-    assert asked == KEYS[:7]
+    assert asked == KEYS[:7]  # of 28 numbers, too few to tell a teacher of probabilities by, and yet kept
     cache = TeacherCache.open(tmp_path / "cache", MANIFEST)
     assert cache.missing(0).tolist() == [7, 8, 9]
     asked.clear()
@@ -358,6 +399,33 @@ def test_filling_asks_for_what_is_missing_and_goes_on_where_it_stopped(tmp_path)
     for view in range(3):
         expected = (20.0 * view + torch.arange(10))[:, None].expand(10, 4)
         assert torch.equal(cache.read(view, np.arange(10)), expected)
+
+
+@pytest.mark.parametrize(("answers", "kept"), [(torch.sigmoid, 0), (torch.logit, 40)])
+def test_of_a_teacher_of_probabilities_nothing_is_kept(tmp_path, monkeypatch, answers, kept):
+    """Which it is shows at 64 numbers: after 32 pictures of 2 answers, in batches of 3."""
+    monkeypatch.setitem(sys.modules, "told_late", types.SimpleNamespace(f=None, __spec__=None))
+    seen = []
+
+    def f(images):
+        seen.append(len(images))
+        return answers(images.float().mean((2, 3))[:, :2] / 256 + 0.1)
+
+    sys.modules["told_late"].f = f
+    monkeypatch.setattr(teachers.inspect, "getsourcefile", lambda module: None)
+    teacher = teachers.load_teacher("told_late:f")
+    cache = TeacherCache.open(tmp_path / "cache", dataclasses.replace(MANIFEST, views=1, images=40, answers=2))
+
+    def batches():
+        for positions in torch.arange(40).split(3):
+            yield torch.zeros_like(positions), positions, positions[:, None, None, None].expand(-1, 3, 4, 4).byte()
+
+    with contextlib.ExitStack() as stack:
+        if not kept:
+            stack.enter_context(pytest.raises(InputError, match="which are probabilities"))
+        fill(cache, teacher, batches(), total=40, file=str)
+    assert len(seen) > 10  # not at the first
+    assert 40 - len(cache.missing(0)) == kept
 
 
 def test_a_copy_of_the_module_that_holds_it_is_no_copy_of_the_file(tmp_path):

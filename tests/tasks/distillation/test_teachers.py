@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from backbone import InputError, MobileNetV1
 from data import imagenet
+from tasks.distillation import teachers
 from tasks.distillation.losses import mse_logits
 from tasks.distillation.teachers import Ensemble, class_map, load_teacher
 from tasks.pooled import PooledClassifier
@@ -177,6 +178,24 @@ def test_torchvision_by_name_with_a_file_of_any_number_of_classes(tmp_path, form
     torch.testing.assert_close(teacher(batch), expected, rtol=1e-4, atol=1e-5)
     assert teacher.names is None
     assert load_teacher("torchvision:mobilenet_v3_small", weights=file).size == (224, 224)
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_torchvisions_nets_of_another_normalisation_take_the_pixels_they_learned_from(tmp_path):
+    """They turn ImageNet's normalisation into their own, of -1..1, where torchvision knows whose the weights are."""
+    torch.manual_seed(0)
+    network = torchvision.models.googlenet(init_weights=False, num_classes=5).eval()
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    teacher = load_teacher("torchvision:googlenet", weights=str(tmp_path / "net.safetensors"))
+    batch, seen = images(2, 224), []
+    teacher.network.conv1.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    answers = teacher(batch)
+    torch.testing.assert_close(seen[-1], normalised(batch, (0.5,) * 3, (0.5,) * 3), rtol=1e-3, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(answers, network(seen[-1]))
+    found = teachers._Network(network, b"torchvision googlenet" + teachers._state(network), None)
+    found = found._replace(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], size=(224, 224))
+    assert teachers.Teacher("", found).digest != teacher.digest  # whose kept answers are of other pixels
 
 
 def test_timm_by_name_with_its_own_numbers_or_without_a_head(tmp_path):
@@ -368,7 +387,11 @@ def test_what_cannot_be_a_teacher_is_refused(module, tmp_path):
         ("no_such_module_here:function", {}, "cannot be imported"),
         (f"{name}:Net", {}, "is a class; name a function"),
         (f"{name}:number", {}, "is no function"),
-        (f"{name}:gone", {}, "is no function"),
+        (f"{name}:gone", {}, f"there is no 'gone' in {name}; check the name"),
+        (f"{name}:numbr", {}, "the nearest is 'number'"),
+        (f"{name}:Net.gone", {}, "there is no 'Net.gone' in"),
+        (f"{module('def f(:')}:f", {}, r"cannot be imported \(SyntaxError: invalid syntax.*line 3"),
+        (f"{module('f = numbre')}:f", {}, r"cannot be imported \(NameError: name 'numbre' is not defined"),
         ("math:sqrt", {"mean": (0.5,) * 3}, "give both, or neither"),
         ("math:sqrt", {"mean": (0.5,) * 2, "std": (0.5,) * 2}, "must be three numbers each"),
         ("math:sqrt", {"image_size": 0}, "image_size 0"),

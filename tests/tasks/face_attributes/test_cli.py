@@ -2,16 +2,19 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import refused, tree
+import torch
+from helpers import refused, same, tree
 from PIL import Image
 
 from backbone import InputError
 from tasks.face_attributes import load
 from tasks.face_attributes.__main__ import main
+from tasks.face_attributes.module import FaceAttributesModule
 
 pytestmark = pytest.mark.slow  # whole commands
 
@@ -64,9 +67,54 @@ def test_a_student_is_compared_with_its_teacher_and_the_teachers_figures_are_its
     figures = json.loads((last_run(capsys) / "metrics.json").read_text())
     assert main(["test", "--ckpt_path", teacher, "--trainer.precision", "32-true"]) == 0
     of_teacher = json.loads((last_run(capsys) / "metrics.json").read_text())
-    assert figures["test/teacher_map"] == pytest.approx(of_teacher["test/map"], abs=1e-6)
+    for name in ("map", "ece"):  # which no threshold decides
+        assert figures[f"test/teacher_{name}"] == pytest.approx(of_teacher[f"test/{name}"], abs=1e-6)
     assert 0 <= figures["test/teacher_agreement"] <= 1
     assert figures["test/teacher_kl"] >= 0
+
+
+TERMS = "non-commercial research"  # of CelebA, and so of what has its layout
+
+
+def card_of(checkpoint, capsys, *options):
+    assert main(["test", "--ckpt_path", str(checkpoint), *options]) == 0
+    run = last_run(capsys)
+    return (run / "model_card.md").read_text(), json.loads((run / "metrics.json").read_text())
+
+
+def test_the_card_of_a_net_tested_on_other_data_says_what_it_was_trained_on(trained, faces_root, tmp_path, capsys):
+    """CelebA's terms bind what learned from its pictures, whatever it is tested on, and what learned from that net."""
+    rows = [line.split() for line in (faces_root / "list_attr_celeba.txt").read_text().splitlines()[2:]]
+    lines = [f"{name},{int(disc == '1')},{int(bar == '1')}" for name, disc, bar in rows]
+    pictures = tmp_path / "own"
+    shutil.copytree(faces_root / "img_align_celeba", pictures)
+    (pictures / "attributes.csv").write_text("\n".join(["path,Disc,Bar", *lines]) + "\n")
+
+    best = trained / "checkpoints" / "best.ckpt"
+    card, _ = card_of(best, capsys, "--data.root", str(pictures))
+    assert f"Trained on {faces_root}. Scored on 2 pictures of {pictures}. " in card
+    assert TERMS in card
+    given = ["--data.root", str(pictures), *SMALL, "--trainer.max_epochs", "1"]
+    for options, said in (
+        ([], f"Trained on {pictures}. "),
+        (["--model.teacher", str(best)], f"Trained on {pictures}; its teacher on {faces_root}. "),
+        (["--model.weights", str(best)], f"Trained on {pictures}; its first weights on {faces_root}. "),
+    ):
+        assert main(["fit", *given, *options]) == 0
+        card = (last_run(capsys) / "model_card.md").read_text()
+        assert said in card
+        assert (TERMS in card) == bool(options)
+        assert ("The data name no licence" in card) != bool(options)
+
+
+def test_the_card_divides_the_pictures_by_an_attribute_that_the_net_did_not_learn(faces_root, capsys):
+    given = ["--data.root", str(faces_root), *SMALL, "--trainer.max_epochs", "1", "--data.attributes", "[Bar]"]
+    assert main(["fit", *given, "--data.subgroups", "[Disc]"]) == 0
+    card, figures = card_of(last_run(capsys) / "checkpoints" / "best.ckpt", capsys)
+    discs = [line.split()[1] for line in (faces_root / "list_attr_celeba.txt").read_text().splitlines()[2:]][14:]
+    assert f"| with `Disc` | {discs.count('1')} |" in card
+    assert f"| without `Disc` | {discs.count('-1')} |" in card
+    assert "test/ap/Disc" not in figures
 
 
 def test_a_student_whose_teacher_is_gone_is_tested_without_it(trained, faces_root, tmp_path, capsys):
@@ -109,15 +157,51 @@ def test_predict_and_load_say_what_a_test_says(trained, faces_root, capsys):
         describe("nowhere.jpg")
 
 
+def test_a_run_stopped_in_its_last_validation_is_validated_when_it_goes_on(faces_root, monkeypatch, capsys):
+    """Its last weights are the best here, and nobody had seen it."""
+    step, end = FaceAttributesModule.validation_step, FaceAttributesModule.on_validation_epoch_end
+
+    def stopped(self, batch, batch_idx):
+        if self.trainer.state.fn == "fit" and self.trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    def scored(self):
+        end(self)
+        self.log("val/step", float(self.global_step))
+
+    monkeypatch.setattr(FaceAttributesModule, "on_validation_epoch_end", scored)
+    monkeypatch.setattr(FaceAttributesModule, "monitor", "val/step")
+    given = ["--data.root", str(faces_root), *SMALL, *SHORT, "--trainer.precision", "32-true"]
+    given += ["--trainer.max_steps", "4"]  # at which a trainer that goes on does nothing
+    assert main(["fit", *given]) == 0
+    whole = last_run(capsys)
+    with monkeypatch.context() as patch:
+        patch.setattr(FaceAttributesModule, "validation_step", stopped)
+        assert main(["fit", *given]) == 130
+    left = capsys.readouterr().out.strip().splitlines()[-1].rpartition(" ")[2]
+    assert main(["fit", "--ckpt_path", left]) == 0
+    resumed = last_run(capsys)
+    assert json.loads((resumed / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())
+    for name in ("best.ckpt", "last.ckpt"):
+        ended, wanted = (torch.load(run / "checkpoints" / name, weights_only=True) for run in (resumed, whole))
+        assert ended["global_step"] == wanted["global_step"] == 4
+        assert same(ended["state_dict"], wanted["state_dict"])
+    assert torch.load(resumed / "checkpoints" / "best.ckpt", weights_only=True)["thresholds"] == wanted["thresholds"]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--data.root", "nowhere"], "--data.root nowhere does not exist"),
         (["--data.attributes", "[Disk]"], "the nearest is 'Disc'"),
+        (["--data.attributes", "[Bar]", "--data.subgroups", "[Hat]"], "--data.subgroups has 'Hat', which is not among"),
         (["--data.unlabelled", "nowhere"], "--data.unlabelled nowhere does not exist"),
         (["--model.teacher", "nowhere.ckpt"], "the teacher nowhere.ckpt does not exist"),
         (["--model.teacher", "torchvision:resnet18"], "has no weights, and a random one has nothing to teach"),
-        (["--model.temperature", "-1"], "the temperature is -1.0"),
+        (["--model.teacher", "math:sqrt"], "the teacher math:sqrt cannot take uint8 pictures"),
+        (["--model.teacher", "[{source: gone.ckpt, share: abc}]"], "'share': 'abc'}, which cannot be read"),
+        (["--model.temperature", "-1"], "--model.temperature is -1.0"),
         (["--model.lr", "0"], "--model.lr is 0.0"),
     ],
 )

@@ -142,9 +142,28 @@ def test_what_the_config_names_is_looked_for_before_anything_is_made(faces_root,
     refused(main, [*given, "--teacher", "no.ckpt"], "the teacher no.ckpt does not exist", capsys)
     refused(main, [*given, "--data.unlabelled", "no"], "--data.unlabelled no does not exist", capsys)
     refused(main, [*given, "--data.root", "no"], "--data.root no does not exist", capsys)
-    refused(main, [*given, "--data.batch_size", "many"], "`data` has .*'batch_size': 'many'", capsys)
+    refused(main, [*given, "--data.batch_size", "many"], "data.batch_size.*: many", capsys)
     refused(main, [*given, "--stepps", "3"], "--stepps is no option of an experiment", capsys)
     refused(main, ["experiment", "--config", "no.yaml"], "no.yaml cannot be read", capsys)
+    refused(main, [*given, "--data.attributes", "[Disc"], r"--data.attributes '\[Disc' is no YAML", capsys)
+    refused(main, [*given, "--model.lr", "{a: b"], "--model.lr '{a: b' is no YAML", capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.lr", "-1"], "0.25_32_distilled: --model.lr is -1"),
+        (["--model.lr", "high"], "0.25_32_distilled: .*model.lr.*: high"),
+        (["--model.optimizer", "adam"], "0.25_32_distilled: .*model.optimizer.*: adam"),
+        (["--model.teacher_weight", "2"], "0.25_32_distilled: --model.teacher_weight is 2"),
+        (["--model.weights", "no.ckpt"], "0.25_32_distilled: weights no.ckpt: there is no such file"),
+        (["--data.subgroups", "[Hat]"], "--data.subgroups has 'Hat'"),
+    ],
+)
+def test_the_students_options_are_checked_before_the_teacher_is_made(faces_root, tmp_path, capsys, options, message):
+    file = write(tmp_path, faces_root, sweep=None)
+    data = ["--data.unlabelled", str(faces_root / "unlabelled")]
+    refused(main, ["experiment", "--config", str(file), *data, *options], message, capsys)
 
 
 # --------------------------------------------------------------------------------------------- the table and pictures
@@ -286,6 +305,45 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(finished, faces_root,
     torch.save(changed, teacher)
     assert main(["experiment", "--config", str(file)]) == 2
     assert "teacher.yaml has teacher.is sha256" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped_in", ["the validation of its best", "the rename"])
+def test_a_run_stopped_after_its_last_step_ends_as_if_nothing_had_been(
+    finished, faces_root, tmp_path, monkeypatch, stopped_in
+):
+    name, (_, other) = "0.25_32_distilled", finished
+    teacher = str(other / "teacher" / "fit" / "checkpoints" / "best.ckpt")
+    file = write(tmp_path, faces_root, teacher=teacher, arms=["distilled"], sweep=None)
+    folder = Path("runs") / "face_attributes" / "tiny"
+    step, rename = FaceAttributesModule.validation_step, Path.rename
+
+    def stopped(self, batch, batch_idx):
+        if self.trainer.state.fn == "validate" and stopped_in != "the rename":
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    def killed(self, target):
+        if target.name == "fit" and stopped_in == "the rename":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FaceAttributesModule, "validation_step", stopped)
+        patch.setattr(Path, "rename", killed)
+        assert main(["experiment", "--config", str(file)]) == 130
+    assert main(["experiment", "--config", str(file)]) == 0
+    for command in ("fit", "test"):
+        figures, whole = (json.loads((root / name / command / "metrics.json").read_text()) for root in (folder, other))
+        assert figures == whole
+    for checkpoint in ("best", "last"):
+        resumed, whole = (
+            torch.load(root / name / "fit" / "checkpoints" / f"{checkpoint}.ckpt", weights_only=True)
+            for root in (folder, other)
+        )
+        assert resumed["global_step"] == whole["global_step"]
+        assert same(resumed["state_dict"], whole["state_dict"])
+        assert checkpoint == "last" or resumed["thresholds"] == whole["thresholds"]
 
 
 @pytest.mark.slow

@@ -117,8 +117,11 @@ def test_the_teacher_is_scored_by_the_same_code_and_compared_on_all_images():
     teacher, _ = case(300, 6, seed=9)
     thresholds = np.linspace(0.2, 0.7, 6)
     scores = evaluate(logits, targets, thresholds, teacher)
-    assert scores.figures["teacher_map"] == evaluate(teacher, targets).figures["map"]
-    np.testing.assert_array_equal(scores.teacher_ap, evaluate(teacher, targets).ap)
+    alone = evaluate(teacher, targets, thresholds)  # the student's thresholds
+    for name in ("map", "balanced_accuracy", "f1", "accuracy", "ece"):
+        assert scores.figures[f"teacher_{name}"] == alone.figures[name] != scores.figures[name]
+    for name in ("ap", "balanced_accuracy", "f1", "accuracy", "ece"):
+        np.testing.assert_array_equal(getattr(scores, f"teacher_{name}"), getattr(alone, name))
     p, q = (1 / (1 + np.exp(-one.astype(np.float64))) for one in (teacher, logits))
     kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
     np.testing.assert_allclose(scores.teacher_kl, kl.mean(axis=0), rtol=1e-9)

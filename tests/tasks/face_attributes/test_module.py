@@ -6,6 +6,7 @@ from lightning.pytorch.callbacks import Callback
 
 from backbone import InputError
 from data.attributes import AttributesDataModule
+from tasks.distillation.teachers import Teacher
 from tasks.face_attributes.module import FaceAttributesModule
 
 OF_DATA = ("views", "unlabelled", "labelled_fraction", "shuffle_labels", "num_workers", "batch_size")
@@ -145,7 +146,7 @@ def test_thresholds_are_chosen_on_validation_and_travel_with_the_weights(faces_r
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0}, "the temperature is 0.0; it must be above 0"),
+        ({"temperature": 0.0}, "--model.temperature is 0.0; it must be above 0"),
         ({"teacher_weight": 1.5, "teacher": "TEACHER"}, "--model.teacher_weight is 1.5"),
         ({"cache": "c"}, "there is no --model.teacher to ask"),
         ({"cache": "c", "teacher": "TEACHER"}, "--data.views is 0"),
@@ -154,7 +155,6 @@ def test_thresholds_are_chosen_on_validation_and_travel_with_the_weights(faces_r
         ({"mixup_alpha": 0.2}, "it needs a --model.teacher"),
         ({"teacher": "none.ckpt"}, "none.ckpt does not exist"),
         ({"teacher": "TEACHER", "cache": "c", "views": 2, "cache_only": True}, "the cache c does not exist"),
-        ({"subgroups": ["Hat"]}, "--model.subgroups has 'Hat', which is none of Disc, Bar"),
     ],
 )
 def test_options_that_contradict_each_other_are_one_sentence(faces_root, teacher, tmp_path, settings, message):
@@ -169,3 +169,16 @@ def test_labels_are_needed_where_they_count(write_faces, faces_root, teacher, tm
         with pytest.raises(InputError, match="none of the 8 training images has a label"):
             taught(faces_root, tmp_path, labelled_fraction=0.0, unlabelled=pool, **settings)
     taught(faces_root, tmp_path, labelled_fraction=0.0, unlabelled=pool, teacher=teacher)  # the teacher needs none
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_an_answer_that_is_not_finite_names_its_picture_in_an_evaluation_too(
+    faces_root, teacher, tmp_path, monkeypatch, split
+):
+    module, datamodule = build(faces_root, teacher=teacher)
+    answer = Teacher._answer
+    monkeypatch.setattr(Teacher, "_answer", lambda self, images: answer(self, images) * torch.nan)
+    training = trainer(tmp_path, limit_val_batches=1.0)
+    with pytest.raises(InputError) as error:
+        (training.validate if split == "val" else training.test)(module, datamodule, verbose=False)
+    assert f"not finite for the picture {datamodule.file(split, 0)}; look at" in str(error.value)

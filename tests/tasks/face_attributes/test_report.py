@@ -101,7 +101,8 @@ def test_the_figures_file_is_flat_and_holds_the_scores_and_what_the_caller_adds(
     assert {name for name in metrics if "/ap/" in name} == {"test/ap/Hat", "test/ap/Smiling"}
     for name, value in scores.figures.items():
         assert metrics[f"test/{name}"] == value
-    assert {"test/teacher_map", "test/teacher_agreement", "test/teacher_kl"} <= set(metrics)
+    figures = ("map", "balanced_accuracy", "f1", "accuracy", "ece", "agreement", "kl")
+    assert {f"test/teacher_{name}" for name in figures} <= set(metrics)
 
 
 def test_the_table_of_attributes_begins_with_the_worst_and_ends_with_those_left_out(written):
@@ -120,6 +121,9 @@ def test_the_table_of_attributes_begins_with_the_worst_and_ends_with_those_left_
     assert (rows[2]["accuracy"], rows[3]["known"]) == ("0.75", "1")
     for row in rows:
         assert float(row["teacher_kl"]) == scores.teacher_kl[NAMES.index(row["attribute"])]
+    # the teacher's logits of the hat are 0, 0, 0, 0: no yes from 0.8 on, and a probability of 1/2 where 1/4 has it
+    of_teacher = {name: float(rows[0][f"teacher_{name}"]) for name in ("balanced_accuracy", "f1", "accuracy", "ece")}
+    assert of_teacher == {"balanced_accuracy": 0.5, "f1": 0, "accuracy": 0.75, "ece": 0.25}
 
 
 @pytest.mark.usefixtures("captions")
@@ -332,6 +336,9 @@ def test_celebas_terms_and_its_sensitive_attributes_are_told(tmp_path):
     figures = table(text, "figure")
     assert figures["KL divergence from the teacher, nats"] == ["0.000"]
     assert figures["share of decisions that are the teacher's"] == ["1.000"]
+    for name in ("balanced accuracy", "F1", "accuracy"):  # the card's teacher answers as its student
+        assert figures[f"the teacher's {name}, at the thresholds of this net"] == figures[name]
+    assert figures["the teacher's calibration error"] == figures["calibration error of the probabilities"]
 
 
 def test_the_subgroups_are_a_table_with_two_rows_for_each_attribute_named(tmp_path):

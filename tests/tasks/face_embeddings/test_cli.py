@@ -63,6 +63,20 @@ def test_a_run_leaves_what_the_readme_promises_and_the_data_as_they_were(trained
     assert (figures["test/images"], figures["test/pairs"]) == (8, 8)
 
 
+def test_the_samples_teacher_is_looked_for_where_the_runs_are(people_root, teacher, tmp_path, capsys):
+    Path("datasets").mkdir()
+    Path("datasets/sample_faces").symlink_to(people_root)
+    given = ["fit", "--model.teacher", "null", *SMALL, *SHORT, "--trainer.limit_train_batches", "1"]
+    refused(main, [*given, "--trainer.default_root_dir", "elsewhere"], "under elsewhere to stand in for one", capsys)
+    refused(main, given, "under runs to stand in for one", capsys)
+    checkpoints = Path("elsewhere/face_attributes/1/checkpoints")
+    checkpoints.mkdir(parents=True)
+    shutil.copyfile(teacher, checkpoints / "best.ckpt")
+    assert main([*given, "--trainer.default_root_dir", "elsewhere"]) == 0
+    assert f"teacher: {checkpoints}/best.ckpt, the newest" in capsys.readouterr().out
+    assert not Path("runs").exists()
+
+
 def test_lfws_list_is_scored_and_the_loaded_net_is_the_tested_one(trained, lfw, tmp_path, capsys):
     best = trained / "checkpoints" / "best.ckpt"
     given = ["test", "--ckpt_path", str(best), "--data.root", "gone", *lfw, "--trainer.precision", "32-true"]

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from backbone import InputError
 from data.face_pairs import FacePairsDataModule
 from tasks.distillation.losses import cosine, squared_error
+from tasks.distillation.teachers import Teacher
 from tasks.face_embeddings.metrics import evaluate
 from tasks.face_embeddings.module import FaceEmbeddingsModule
 from tasks.face_embeddings.teacher import load_embedder
@@ -140,6 +141,49 @@ def test_kept_answers_give_the_losses_of_asking(people_root, teacher, tmp_path, 
 
 
 @pytest.mark.slow
+def test_a_cache_alone_is_compared_with_a_teacher_that_is_at_hand(people_root, teacher, tmp_path, capsys):
+    settings = {"teacher": teacher, "views": 2, "cache": str(tmp_path / "cache")}
+    taught(people_root, tmp_path, **settings)
+    settings["cache_only"] = True
+    taught(people_root, tmp_path, **settings)
+    changed = torch.load(teacher, weights_only=True)
+    changed["state_dict"]["model.head.weight"] += 1
+    torch.save(changed, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="was filled with another teacher"):
+        taught(people_root, tmp_path, **{**settings, "teacher": str(tmp_path / "other.ckpt")})
+    assert "taken as it is" not in capsys.readouterr().out
+    taught(people_root, tmp_path, **{**settings, "teacher": "gone.ckpt"})
+    assert "the cache is taken as it is: the teacher gone.ckpt does not exist" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_net_is_compared_with_what_its_teacher_says_of_the_pictures_it_is_tested_on(people_root, teacher, tmp_path):
+    """Not of those that it was validated on in the fit before, in which the teacher is asked about each once."""
+    module, datamodule = prepared(people_root, teacher=teacher)
+    asked, answer = [], module._teacher
+
+    class Listening:
+        def __call__(self, images, files):
+            asked.extend(files)
+            return answer(images, files)
+
+        def to(self, device):
+            return self
+
+    module._teacher = Listening()
+    trainer(tmp_path, max_epochs=3, limit_val_batches=1.0).fit(module, datamodule)
+    validated = [datamodule.file("val", i) for i in range(8)]
+    assert [asked.count(file) for file in validated] == [1] * 8
+    asked.clear()
+    [found] = trainer(tmp_path).test(module, datamodule, verbose=False)
+    assert asked == [datamodule.file("test", i) for i in range(8)]
+    fresh, datamodule = build(people_root, teacher=teacher, teacher_size=256)
+    fresh.load_state_dict(module.state_dict())
+    [expected] = trainer(tmp_path).test(fresh, datamodule, verbose=False)
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(people_root, teacher, tmp_path):
     whole, _ = taught(people_root, tmp_path, teacher=teacher)
     module, datamodule = prepared(people_root, teacher=teacher)
@@ -225,3 +269,16 @@ def test_a_module_that_is_not_prepared_says_so(people_root, teacher, tmp_path):
 def test_without_pairs_a_cache_cannot_choose_the_best_epoch(faces_root, tmp_path):
     with pytest.raises(InputError, match="leaves nothing to choose the best epoch by"):
         taught(faces_root, tmp_path, cache="c", cache_only=True, views=2)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_an_answer_that_is_not_finite_names_its_picture_in_an_evaluation_too(
+    people_root, teacher, tmp_path, monkeypatch, split
+):
+    module, datamodule = build(people_root, teacher=teacher, teacher_size=256)
+    answer = Teacher._answer
+    monkeypatch.setattr(Teacher, "_answer", lambda self, images: answer(self, images) * torch.nan)
+    training = trainer(tmp_path, limit_val_batches=1.0)
+    with pytest.raises(InputError) as error:
+        (training.validate if split == "val" else training.test)(module, datamodule, verbose=False)
+    assert f"not finite for the picture {datamodule.file(split, 0)}; look at" in str(error.value)

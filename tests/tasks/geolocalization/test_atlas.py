@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from backbone import InputError
 from tasks.geolocalization.atlas import Atlas, five_crops
-from tasks.geolocalization.cells import build_hierarchy
+from tasks.geolocalization.cells import build_hierarchy, parent_of
 from tasks.geolocalization.sphere import haversine_km
 
 
@@ -76,9 +78,26 @@ def test_a_sure_answer_is_as_wide_as_its_cell(partitions):
 
 
 def test_cells_of_other_photographs_are_no_hierarchy(partitions):
-    others = build_hierarchy(np.random.default_rng(1).uniform((-60, 60), (60, 120), (400, 2)), [200], min_photos=5)
+    others = build_hierarchy(np.random.default_rng(1).uniform((-60, 60), (60, 120), (600, 2)), [200], min_photos=5)
     with pytest.raises(InputError, match="not nested"):
         Atlas([partitions[0], *others], "best", 200)
+
+
+@pytest.mark.parametrize(
+    ("number", "least", "deepest", "message"),
+    [
+        (601, 5, 18, r"of 600 and 601 photographs"),
+        (600, 4, 18, r"min_photos 5 and 4"),
+        (600, 5, 17, r"max_level 18 and 17"),
+    ],
+)
+def test_partitions_that_were_not_made_together_are_no_hierarchy(partitions, number, least, deepest, message):
+    """Though nested, a coarse one of other photographs or options is not the fine one's."""
+    fine, coarse = partitions
+    other = replace(coarse, total=number, min_photos=least, max_level=deepest)
+    parent_of(fine, other)  # is nested
+    with pytest.raises(InputError, match=message + r".*build them together"):
+        Atlas([fine, other], "best", 200)
 
 
 def test_five_crops_are_the_corners_and_the_centre():

@@ -212,9 +212,9 @@ def test_partitions_that_are_not_nested_are_refused(latlng, partition):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_photos": 10, "min_photos": 11}, "min_photos is 11; it must be from 1 to max_photos"),
+        ({"max_photos": 10, "min_photos": 11}, "^--min_photos is 11; it must be from 1 to --max_photos"),
         ({"max_photos": 10, "min_photos": 0}, "min_photos is 0"),
-        ({"max_photos": 0}, "max_photos is"),
+        ({"max_photos": 0}, "^--max_photos is 0; it must be"),
         ({"max_photos": 100, "max_level": 31}, "max_level is 31; it must be from 0 to 30"),
         ({"max_photos": 100, "points": "median"}, "points is median"),
         ({"max_photos": 20_000}, None),
@@ -234,9 +234,9 @@ def test_fewer_than_two_cells_and_no_photographs_are_refused():
         build_partition(np.full((100, 2), 45.0))
     with pytest.raises(InputError, match="0 photographs make 0 cells"):
         build_partition(np.zeros((0, 2)))
-    with pytest.raises(InputError, match="max_photos is \\[5, 5\\]; it must be different numbers"):
+    with pytest.raises(InputError, match=r"^--max_photos is \[5, 5\]; it must be different numbers"):
         build_hierarchy(np.zeros((0, 2)), [5, 5], min_photos=1)
-    with pytest.raises(InputError, match="max_photos is \\[\\]"):
+    with pytest.raises(InputError, match=r"--max_photos is \[\]"):
         build_hierarchy(np.zeros((0, 2)), [])
 
 

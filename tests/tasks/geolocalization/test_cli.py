@@ -63,9 +63,13 @@ def test_a_run_leaves_what_the_readme_promises_and_the_data_as_they_were(best, p
     assert "dox" in card
 
 
-def test_a_checkpoint_locates_in_a_fresh_process_without_the_data_or_a_network(best, places_root, tmp_path):
+def test_a_checkpoint_locates_in_a_fresh_process_without_the_data_or_a_network(best, places_root, tmp_path, request):
     photo = next((places_root / "test").iterdir())
     Image.open(photo).save(tmp_path / "photo.jpg")  # without EXIF
+    # the very folder that its checkpoint names is not there
+    aside = places_root.with_name("aside")
+    places_root.rename(aside)
+    request.addfinalizer(lambda: aside.rename(places_root))
     script = (
         "import socket, sys\n"
         "def blocked(*args, **kwargs): raise OSError('no network here')\n"
@@ -85,6 +89,23 @@ def test_a_checkpoint_locates_in_a_fresh_process_without_the_data_or_a_network(b
     assert answer["geometry"]["coordinates"] == pytest.approx([row["longitude"], row["latitude"]], abs=1e-5)
     assert len(cells) == 5
     assert (run / "pictures" / "00000_photo.png").stat().st_size > 10_000
+
+
+def test_a_long_name_or_one_with_control_characters_is_located_too(best, places_root, tmp_path, capsys):
+    photo = sorted((places_root / "test").iterdir())[0]
+    for name in ("\u00e9" * 120 + "long.jpg", "two\nlines\t.jpg"):
+        copy = tmp_path / "in" / name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(photo.read_bytes())
+    assert main(["predict", "--source", str(tmp_path / "in"), "--ckpt_path", best]) == 0
+    run = last_run(capsys)
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text("utf-8").splitlines()]
+    assert {Path(row["file"]).name for row in rows} == {path.name for path in (tmp_path / "in").iterdir()}
+    for folder, ending in (("geojson", ".geojson"), ("pictures", ".png")):
+        names = sorted(path.name for path in (run / folder).iterdir() if path.name[0] == "0")
+        assert names == ["00000_two_lines_" + ending, "00001_" + "\u00e9" * 50 + ending]
+    [answer, *_] = json.loads((run / "geojson" / "00000_two_lines_.geojson").read_text("utf-8"))["features"]
+    assert answer["properties"]["file"] == "two\nlines\t.jpg"
 
 
 def test_positions_in_exif_are_read_only_to_compare(best, places_root, tmp_path, capsys):
@@ -139,9 +160,9 @@ def test_a_partition_made_beforehand_is_trained_for(places_root, capsys):
         (["fit", "--data.root", "missing"], "--data.root missing does not exist"),
         (["fit", "--data.root", "{root}", *SMALL], "12 photographs make 0 cells"),
         (["fit", "--data.root", "{root}", "--model.partition", "no.npz"], "no.npz does not exist"),
-        (["fit", "--data.root", "{root}", *CELLS, "--model.max_photos", "0"], "max_photos is"),
-        (["fit", "--data.root", "{root}", *CELLS, "--model.min_photos", "9"], "min_photos is 9"),
-        (["fit", "--data.root", "{root}", *CELLS, "--model.tau_km", "-1"], "tau is -1"),
+        (["fit", "--data.root", "{root}", *CELLS, "--model.max_photos", "0"], "--model.max_photos is 0"),
+        (["fit", "--data.root", "{root}", *CELLS, "--model.min_photos", "9"], "--model.min_photos is 9"),
+        (["fit", "--data.root", "{root}", *CELLS, "--model.tau_km", "-1"], "--model.tau_km is -1"),
         (["test", "--ckpt_path", "{best}", "--model.points", "centre"], "--model.points is centre"),
         (["test", "--ckpt_path", "no.ckpt"], "no.ckpt does not exist"),
         (["predict", "--ckpt_path", "{best}", "--source", "no.jpg"], "there is no such file"),

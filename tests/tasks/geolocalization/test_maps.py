@@ -2,6 +2,7 @@ import socket
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.path import Path as Outline
 from PIL import Image
@@ -103,6 +104,15 @@ def test_places_are_written_as_people_do():
         "344 km",
         "20,015 km",
     ]
+    assert [maps.distance_text(km) for km in (0.0021, 0.0019, 0.000009)] == ["2 m", "190 cm", "0.9 cm"]
+
+
+@pytest.mark.parametrize("level", [0, 7, 18, 30])
+def test_a_cell_is_as_wide_as_the_root_of_its_mean_area(level):
+    """A sphere has 6 * 4**level cells."""
+    area = 4 * np.pi * 6371.0**2 / (6 * 4**level)
+    expected = {0: "9,220 km", 7: "72.0 km", 18: "35 m", 30: "0.859 cm"}[level]
+    assert maps.cell_width_text(level) == expected == maps.distance_text(area**0.5)
 
 
 # ------------------------------------------------------------------------------------------------------------ views
@@ -123,6 +133,19 @@ def test_the_densest_part_holds_the_cluster(middle):
     x, y = maps._in_view(cluster, view).T
     assert ((view.west <= x) & (x <= view.east) & (view.south <= y) & (y <= view.north)).all()
     assert (view.east - view.west, view.north - view.south) == (34, 14)
+
+
+@pytest.mark.parametrize("middle", [[47.0, 9.0], [-18.0, 179.5], [-18.0, -179.5]])
+def test_the_densest_part_has_its_cells_in_the_middle(middle):
+    cluster = np.array(middle) + np.random.default_rng(1).uniform(-1, 1, (500, 2))
+    cluster[:, 1] = (cluster[:, 1] + 180) % 360 - 180
+    view = maps._densest(cluster)
+    x, y = maps._in_view(np.array([middle]), view)[0]
+    assert ((view.west + view.east) / 2, (view.south + view.north) / 2) == pytest.approx((x, y), abs=0.2)
+    # one far to the side does not move it
+    view = maps._densest(np.concatenate([cluster, [[middle[0], middle[1] - 30.2]]]))
+    x, y = maps._in_view(np.array([middle]), view)[0]
+    assert ((view.west + view.east) / 2, (view.south + view.north) / 2) == pytest.approx((x, y), abs=0.2)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +201,38 @@ def test_a_cell_across_the_antimeridian_is_filled_at_both_edges_and_beyond(figur
     west, east = near.get_xlim()
     assert west < 180 < east
     assert filled(near, np.array([[-17, 175], [-17, east - 1]])).all()
+
+
+def test_cells_without_gaps_show_coasts_and_nothing_between_them(figure, tmp_path):
+    """Cells of one colour over all the Earth: what is seen beside it is drawn above them."""
+    cells = np.arange(6, dtype=np.uint64) << np.uint64(61) | np.uint64(1 << 60)
+    for _ in range(3):
+        cells = s2.children(cells).ravel()
+    maps.draw_partition(
+        tmp_path / "a.png", Partition(cells, np.full(384, 7), s2.centre_vectors(cells), 2688, 7, 7, 18), ""
+    )
+    canvas = FigureCanvasAgg(figure[0])
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+    world = figure[0].axes[0]
+
+    def at(latitude, longitude):
+        """Pixels around a place: (7, 7, 3)."""
+        x, y = world.transData.transform((longitude, latitude)).round().astype(int)
+        return pixels[len(pixels) - y - 4 : len(pixels) - y + 3, x - 3 : x + 4]
+
+    for latitude, longitude in (
+        (0, -152),
+        (0, 78),
+        (0, 62),
+        (14, -135),
+        (-30, -135),
+        (-20, 90),
+    ):  # sides of cells at sea
+        assert np.ptp(at(latitude, longitude).reshape(-1, 3), axis=0).max() <= 6
+    for latitude, longitude in ((-34.83, 20.07), (49, -110), (14.7, -17.6), (8.1, 77.5)):  # coasts, and a border
+        light = at(latitude, longitude).sum(-1)
+        assert light.max() - light.min() > 250
 
 
 def test_thirty_thousand_cells_are_outlined_as_one_by_one():

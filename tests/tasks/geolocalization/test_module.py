@@ -1,13 +1,20 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import yaml
 from helpers import Save, same, trainer
+from lightning.pytorch.callbacks import Callback
 
 from backbone import InputError
 from data.geotagged import GeotaggedDataModule
+from tasks.cli import CONFIGS
 from tasks.geolocalization.cells import build_hierarchy
 from tasks.geolocalization.inference import Geolocator
-from tasks.geolocalization.module import GeolocalizationModule
+from tasks.geolocalization.module import _OF_OWN_PHOTOS, GeolocalizationModule
+from tasks.geolocalization.sphere import to_latlng
 
 CELLS = {"max_photos": [2, 6], "min_photos": 1}
 
@@ -40,17 +47,39 @@ def trained(places_root, tmp_path_factory):
     return net, folder / "last.ckpt"
 
 
-def test_the_loss_is_the_sum_over_the_levels_and_dropped_photographs_teach_nothing(places_root):
-    net = module(max_photos=[1, 3], min_photos=2)
-    # photographs of one city lie in cells of two and more; one far from all others is dropped
-    draw = np.random.default_rng(0)
-    latlng = np.concatenate([draw.normal((48, 2), 0.2, (6, 2)), draw.normal((-33, 151), 0.2, (6, 2)), [[0.0, -150.0]]])
-    net._take(build_hierarchy(latlng, [3, 6], min_photos=2))
-    labels = net.atlas.labels(latlng[[0, 12]])
-    assert labels[0][1] == labels[1][1] == -1
-    assert labels[0][0] >= 0
-    targets = net._targets(torch.from_numpy(latlng[[0, 12]]))
-    assert [target.tolist() for target in targets] == [level.tolist() for level in labels]
+class Losses(Callback):
+    """Beside the loss of each step, the one that PyTorch's own cross-entropies of the levels add up to."""
+
+    def __init__(self):
+        self.found, self.expected, self.dropped = [], [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        with torch.no_grad():
+            logits = pl_module.model(batch["images"])
+        total, start = 0.0, 0
+        for partition in pl_module.atlas.partitions:
+            labels = torch.from_numpy(partition.lookup(batch["latlng"].numpy()))
+            kept, of_level = labels >= 0, logits[:, start : start + len(partition)]
+            total += F.cross_entropy(of_level[kept], labels[kept]).item() if kept.any() else 0.0
+            start += len(partition)
+            self.dropped.append(int((~kept).sum()))
+        self.expected.append(total)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.found.append(outputs["loss"].item())
+
+
+def test_the_loss_is_the_sum_over_the_levels_and_dropped_photographs_teach_nothing(places_root, tmp_path):
+    net, points, losses = module(max_photos=[2, 6], min_photos=2), data(places_root), Losses()
+    points.setup("fit")
+    places = points.train_latlng()
+    net._take(build_hierarchy(np.concatenate([places, places[:7]]), [2, 6], min_photos=2))
+    fit(net, points, tmp_path, max_epochs=2, callbacks=[losses])
+    assert losses.found == pytest.approx(losses.expected, rel=1e-5)
+    fine, coarse = losses.dropped[::2], losses.dropped[1::2]
+    assert len(net.atlas.partitions) == 2
+    assert 0 < sum(fine) < 24  # of two epochs of 12
+    assert fine != coarse
 
 
 def test_training_on_what_has_no_cell_moves_nothing_but_norms(places_root, tmp_path):
@@ -107,6 +136,7 @@ def test_figures_of_test_are_those_of_answers_given_one_by_one(trained, places_r
     ("options", "message"),
     [
         ({"max_photos": 3}, r"--model.max_photos is 3, but the checkpoint was trained for .* cells of another"),
+        ({"max_photos": 3}, r"cells of another max_photos \(\[2, 6\]\)"),
         ({"points": "centre"}, "--model.points is centre"),
     ],
 )
@@ -130,6 +160,83 @@ def test_a_partition_file_must_be_the_checkpoints(trained, tmp_path):
         module(partition=files[:1]).on_load_checkpoint(checkpoint)
 
 
+@pytest.fixture
+def from_file(tmp_path):
+    """A checkpoint trained for the cells of P.npz, and those cells."""
+    draw = np.random.default_rng(0)
+    [made] = build_hierarchy(draw.uniform((-60, -180), (60, 180), (500, 2)), [100], min_photos=1)
+    made.save(tmp_path / "P.npz")
+    net = module(partition=str(tmp_path / "P.npz"), max_photos=10_000, min_photos=50)
+    net._take([made])
+    return {"hyper_parameters": dict(net.hparams), "partitions": net.atlas.to_list()}, made
+
+
+def test_another_partition_in_a_file_of_the_same_name_is_refused(from_file, tmp_path):
+    checkpoint, made = from_file
+    asked = {"partition": str(tmp_path / "P.npz"), "max_photos": 10_000, "min_photos": 50}
+    again = module(**asked)
+    again.on_load_checkpoint(checkpoint)
+    assert again.atlas.to_list() == [made.to_dict()]
+    [other] = build_hierarchy(made.latlng, [2], min_photos=1)
+    other.save(tmp_path / "P.npz")
+    with pytest.raises(InputError, match=r"--model\.partition is .*P\.npz, which holds other cells than"):
+        module(**asked).on_load_checkpoint(checkpoint)
+    (tmp_path / "P.npz").unlink()
+    module(**asked).on_load_checkpoint(checkpoint)  # the checkpoint holds its cells
+    with pytest.raises(InputError, match=r"Q\.npz does not exist"):
+        module(**asked | {"partition": str(tmp_path / "Q.npz")}).on_load_checkpoint(checkpoint)
+
+
+def test_what_cells_from_a_file_were_made_with_is_read_from_the_cells(from_file, tmp_path):
+    checkpoint, _ = from_file
+    asked = {"partition": str(tmp_path / "P.npz"), "max_photos": 10_000, "min_photos": 50}
+    module(**asked | {"max_photos": 100, "min_photos": 1}).on_load_checkpoint(checkpoint)  # as they are
+    with pytest.raises(InputError, match=r"--model\.max_photos is 7, but .* cells of another max_photos \(100\)"):
+        module(**asked | {"max_photos": 7}).on_load_checkpoint(checkpoint)
+
+
+def test_options_that_a_partition_file_overrides_are_named(from_file, places_root, tmp_path, capsys):
+    points = data(places_root)
+    points.setup("fit")
+    file = str(tmp_path / "P.npz")
+    module(partition=file, max_photos=7, min_photos=50, max_level=9).prepare_fit(points)
+    said = capsys.readouterr().out
+    assert f"note: --model.max_photos 7 and --model.max_level 9 are not looked at: the cells are {file}'s" in said
+    module(partition=file, max_photos=100, min_photos=1).prepare_fit(points)
+    assert "not looked at" not in capsys.readouterr().out
+
+
+def scattered(towns, strays):
+    """Photographs: 200 in each town, a few kilometres wide, and strays anywhere."""
+    draw = np.random.default_rng(0)
+    places = [np.array(town) + draw.normal(0, 0.05, (200, 2)) for town in towns]
+    return np.concatenate([*places, to_latlng(draw.normal(size=(strays, 3)))])
+
+
+@pytest.mark.parametrize(
+    ("places", "options", "hint"),
+    [
+        (scattered([], 300), {"max_photos": 200, "min_photos": 5}, "of the photographs lie in cells of a thousand"),
+        (scattered([(48, 2), (-33, 151)], 300), {"max_photos": 150, "min_photos": 60}, "51% of the photographs lie in"),
+        (scattered([(48, 2), (-33, 151)], 50), {"max_photos": 150, "min_photos": 20}, None),
+        (scattered([], 300), {"max_photos": 100, "min_photos": 10}, None),  # as that file has it
+    ],
+)
+def test_cells_too_large_or_too_few_are_said_with_the_options_to_change(places, options, hint, capsys):
+    net = module(**options)
+    net.prepare_fit(SimpleNamespace(train_latlng=lambda: places))
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == (hint is not None)
+    if hint:
+        assert hint in notes[0]
+        assert "lower --model.max_photos and --model.min_photos, as configs/geolocalization/own_photos.yaml" in notes[0]
+
+
+def test_the_note_names_the_numbers_of_the_config_it_names():
+    config = yaml.safe_load((CONFIGS / "geolocalization" / "own_photos.yaml").read_text())["model"]
+    assert (config["max_photos"], config["min_photos"]) == _OF_OWN_PHOTOS
+
+
 def test_a_partition_file_is_what_is_trained_for(places_root, tmp_path):
     draw = np.random.default_rng(0)
     made = build_hierarchy(draw.uniform((-60, -180), (60, 180), (500, 2)), [100], min_photos=1)
@@ -144,7 +251,8 @@ def test_a_partition_file_is_what_is_trained_for(places_root, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau_km": 0}, "tau is 0"),
+        ({"tau_km": 0}, "--model.tau_km is 0; it must be above 0"),
+        ({"tau_km": float("inf")}, "--model.tau_km is inf"),
         ({"bottleneck": -1}, "--model.bottleneck is -1"),
         ({"mode_radius_km": -1}, "--model.mode_radius_km is -1"),
     ],
@@ -157,5 +265,14 @@ def test_options_out_of_range_are_refused(options, message):
 def test_too_few_photographs_for_two_cells_are_refused(places_root):
     net, points = module(max_photos=10_000, min_photos=50), data(places_root)
     points.setup("fit")
-    with pytest.raises(InputError, match="12 photographs make 0 cells"):
+    with pytest.raises(InputError, match=r"12 photographs make 0 cells.* lower --model\.max_photos and --model"):
         net.prepare_fit(points)
+
+
+def test_options_of_the_cells_are_named_as_they_are_given(places_root):
+    points = data(places_root)
+    points.setup("fit")
+    with pytest.raises(InputError, match=r"^--model\.max_photos is 0; it must be"):
+        module(max_photos=0).prepare_fit(points)
+    with pytest.raises(InputError, match=r"^--model\.min_photos is 9; it must be from 1 to --model\.max_photos"):
+        module(max_photos=[2, 6], min_photos=9).prepare_fit(points)

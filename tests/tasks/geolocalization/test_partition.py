@@ -115,7 +115,7 @@ def test_the_columns_of_a_known_data_set_and_centres(places, drawn):
 
 def test_only_the_training_split_counts(places, drawn, capsys):
     head, rows = "path,latitude,longitude,split", "{2}.jpg,{0},{1},"
-    split = np.where(np.arange(len(places)) % 4, "train", "val")
+    split = np.array(["val", "train", "test", "train"])[np.arange(len(places)) % 4]
     file = Path("places.csv")
     lines = [rows.format(*place, k) + split[k] for k, place in enumerate(places.tolist())]
     file.write_text("\n".join([head, *lines]))
@@ -129,15 +129,26 @@ def test_only_the_training_split_counts(places, drawn, capsys):
     assert main("--csv", file, "--out", "A.npz", "--max_photos", 50, "--min_photos", 5, *options) == 0
     training = np.concatenate(list(training_coordinates(file, **settings)))
     assert 300 < len(training) < 500
+    assert "coordinates alone" not in capsys.readouterr().out
     assert Partition.load("A.npz").digest == build_partition(training, max_photos=50, min_photos=5).digest
+
+
+def test_that_coordinates_alone_cannot_be_divided_is_said(places, drawn, capsys):
+    file = write(Path("places.csv"), places)
+    assert main("--csv", file, "--out", "P.npz", "--max_photos", 100, "--min_photos", 10) == 0
+    said = "places.csv has coordinates alone, by which nothing can be set aside: all its rows are taken, whatever --val"
+    assert said in capsys.readouterr().out
+    none = ["--val_fraction", 0, "--test_fraction", 0]
+    assert main("--csv", file, "--out", "Q.npz", "--max_photos", 100, "--min_photos", 10, *none) == 0
+    assert "coordinates alone" not in capsys.readouterr().out
 
 
 def test_what_was_left_out_is_said(places, drawn, capsys):
     file = write(Path("places.csv"), np.concatenate([places, [(0, 0), (10, 190)]]))
     assert main("--csv", file, "--out", "P.npz", "--max_photos", 100, "--min_photos", 10) == 0
     printed = capsys.readouterr().out
-    assert "1 rows of places.csv are at (0, 0), which stands for no position, and are left out" in printed
-    assert "1 rows of places.csv have a longitude above 180" in printed
+    assert "places.csv: 1 row at (0, 0), which stands for no position, left out (first: line 811)" in printed
+    assert "places.csv: 1 row with a longitude above 180, of which 360 was taken (first: line 812)" in printed
     assert Partition.load("P.npz").total == 810
 
 
@@ -163,15 +174,19 @@ def test_a_folder_of_photographs_is_read_by_its_exif(drawn, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--csv", "no.csv"], "no.csv"),
-        (["--csv", "places.csv", "--max_photos", "0"], "max_photos is [0]; it must be"),
+        (["--csv", "no.csv"], "no.csv does not exist; give"),
+        (["--csv", "places.csv", "--max_photos", "0"], "--max_photos is 0; it must be"),
         (["--csv", "places.csv", "--max_photos", "10", "--min_photos", "11"], "min_photos is 11; it must be from 1"),
         (["--csv", "places.csv", "--max_photos", "100", "100"], "different numbers"),
         (["--csv", "places.csv", "--max_level", "31"], "max_level is 31"),
         (["--csv", "places.csv", "--min_photos", "1000"], "809 photographs make 0 cells of at least 1000"),
         (["--csv", "places.csv", "--preset", "flickr"], "'flickr' is unknown"),
         (["--csv", "places.csv", "--latitude_column", "lat"], "has no column 'lat'"),
-        (["--csv", "places.csv", "--val_fraction", "0.6", "--test_fraction", "0.4"], "together below 1"),
+        (["--csv", "places.csv", "--val_fraction", "0.6", "--test_fraction", "0.4"], "leave nothing to train on"),
+        (["--csv", "places.csv", "--val_fraction", "nan"], "error: --val_fraction is nan; it must be 0 or more"),
+        (["--root", ".", "--test_fraction", "1"], "error: --test_fraction is 1; it must be 0 or more, and below 1"),
+        (["--csv", "places.csv", "--seed", "-1"], "error: --seed is -1; it must be from 0 to 4294967295"),
+        (["--csv", "twice.csv"], "twice.csv lists 5.jpg more than once (lines 7 and 811); keep one"),
         (["--csv", "swapped.csv"], "likely swapped"),
         (["--csv", "places.csv", "--out", "P.png"], "it must end in .npz"),
         (["--csv", "places.csv", "--out", "no/P.npz"], "there is no folder no; create it first"),
@@ -182,6 +197,9 @@ def test_a_folder_of_photographs_is_read_by_its_exif(drawn, capsys):
 def test_a_mistake_gets_one_sentence_and_exit_code_two(places, drawn, capsys, options, message):
     write(Path("places.csv"), places)
     write(Path("swapped.csv"), places[:, ::-1])
+    write(Path("twice.csv"), places, "path,latitude,longitude", "{2}.jpg,{0},{1}")
+    with Path("twice.csv").open("a") as file:
+        file.write("./5.jpg,1,2\n")
     for name in ("there.npz", "map.png"):
         Path(name).write_text("mine")
     before = sorted(path.name for path in Path().iterdir())

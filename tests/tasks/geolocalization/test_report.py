@@ -9,8 +9,9 @@ from PIL import Image
 from backbone.errors import InputError
 from tasks.geolocalization import maps, report, s2
 from tasks.geolocalization.cells import Partition
-from tasks.geolocalization.metrics import TABLE_11, evaluate, rank_cells
+from tasks.geolocalization.metrics import TABLE_11, THRESHOLDS_KM, evaluate, rank_cells
 from tasks.geolocalization.report import by_region, near_to_far, regions_of, table_11, write_model_card, write_report
+from tasks.geolocalization.sphere import haversine_km, to_xyz
 
 PARIS, LONDON, YORK, SYDNEY = CITIES = np.array([[48.86, 2.35], [51.5, -0.12], [40.71, -74.0], [-33.87, 151.2]])
 GREY = (160, 160, 160)
@@ -111,6 +112,11 @@ def test_the_figures_file_is_flat_and_holds_the_scores_and_what_the_caller_adds(
     assert metrics["test/seconds"] is None
     for name, value in scores.figures.items():
         assert metrics[f"test/{name}"] == value
+    points = [[haversine_km(place, point) for point in CELLS.latlng] for place in TRUTH]
+    nearest = np.min(points, axis=1)  # the Pacific's too, whose own cell was dropped
+    for limit in THRESHOLDS_KM:
+        assert metrics[f"test/ceiling_within_{limit}km"] == np.mean(nearest <= limit)
+    assert metrics["test/ceiling_median_km"] == pytest.approx(np.median(nearest))
     assert set(drawn) == {
         *("partition.png", "error_curve.png", "errors_map.png", "near_to_far.png"),
         *("prediction_nearest.png", "prediction_median.png", "prediction_farthest.png"),
@@ -187,6 +193,42 @@ def test_any_name_is_drawn_without_a_warning_and_kept_in_the_table(tmp_path, sma
     assert found == ["$\\frac{$", "two\nlines.jpg", "not \\udcff UTF-8", *names[3:]]
     for path in (tmp_path / "pictures").iterdir():
         assert (np.asarray(Image.open(path).convert("RGB")) < 120).any()
+
+
+def test_a_net_may_beat_its_own_cells_point_and_never_the_nearest(tmp_path, drawn):
+    """Where a cell's photographs are uneven a neighbour's point may be nearer than the own cell's."""
+    west, east = s2.parents(s2.leaf_ids(np.array([[10.0, 10.0], [10.0, 11.0]])), 7)
+    assert west != east
+    ids = np.array(sorted([west, east]), np.uint64)
+    border = s2.corners(ids).mean(axis=1)
+    cells = Partition(ids, np.array([5, 5]), to_xyz(border), 10, 5, 1, 18)
+    # the eastern cell's point is moved to its far side
+    moved = cells.points.copy()
+    k = int(cells.lookup(np.array([[10.0, 11.0]]))[0])
+    corners = s2.corners(ids)[k]
+    moved[k] = to_xyz(corners[np.argmax(corners[:, 1])])
+    cells = Partition(ids, cells.counts, moved, 10, 5, 1, 18)
+    inside = corners.mean(axis=0)
+    truth = (inside + (corners[np.argmin(corners[:, 1])] - inside) * 0.98)[None]
+    assert cells.lookup(truth).tolist() == [k]
+    answers = np.eye(2)[[1 - k]]
+    ranks = rank_cells(answers, cells.lookup(truth))
+    scores = evaluate(cells.latlng[[1 - k]], truth, cells.lookup(truth), ranks, cells.latlng, cells.counts)
+    assert scores.distance_km < scores.oracle_km
+    metrics = write_report(
+        tmp_path,
+        split="test",
+        scores=scores,
+        places=cells.latlng[[1 - k]],
+        truth=truth,
+        half_radius_km=np.ones(1),
+        partition=cells,
+        files=["a.jpg"],
+        open_image=photograph,
+        probabilities=lambda _: answers[0],
+    )
+    assert metrics["test/ceiling_median_km"] == pytest.approx(metrics["test/median_km"])
+    assert metrics["test/ceiling_median_km"] < metrics["test/oracle_median_km"]
 
 
 @pytest.mark.filterwarnings("error")
