@@ -108,7 +108,7 @@ def test_experiment_makes_every_run_and_a_table(config, request, checkpoint, tmp
     asked["students"] = [asked["students"][0], asked["students"][-1]]  # the rest differ in their size alone
     asked["sweep"]["unlabelled_fractions"] = [0, 1]
     for student in (*asked["students"], asked["sweep"]):
-        student["image_size"] = max(32, student["image_size"] // 4)
+        student["image_size"] = max(32, student["image_size"] // 2)
     small = tmp_path / config.name
     small.write_text(yaml.safe_dump(asked))
     given = ["--teacher", checkpoint(task), "--steps", "1", "--data.root", str(root)]
