@@ -43,6 +43,7 @@ class _Network(NamedTuple):
     mean: Normalisation = None
     std: Normalisation = None
     size: tuple[int, int] | None = None
+    are_logits: bool = False  # for certain; the answers of others are looked at
 
 
 class Teacher:
@@ -69,7 +70,7 @@ class Teacher:
         self._output = output
         self._width = None if found.names is None else len(found.names)  # of what the network answers
         self._columns: Tensor | None = None  # those taken of them
-        self._told_apart = answers == "embeddings"  # embeddings may well lie in 0..1
+        self._told_apart = answers == "embeddings" or found.are_logits  # both may well lie in 0..1
         self._within = 0  # numbers so far that lie in 0..1, as probabilities do
         self._tried = False
         settings = repr((self._preprocessing, found.size, output)).encode()
@@ -438,7 +439,7 @@ def _from_checkpoint(path: Path) -> _Network:
     network, names = load_network(path)
     height, width = settings["input_size"]
     identity = b"checkpoint " + task.encode() + repr(settings.get("numerics")).encode() + _state(network)
-    return _Network(network, identity, tuple(names), None, None, (int(height), int(width)))
+    return _Network(network, identity, tuple(names), None, None, (int(height), int(width)), are_logits=True)
 
 
 def _from_torchscript(path: Path) -> _Network:

@@ -282,6 +282,10 @@ def test_a_checkpoint_of_this_project(tmp_path, monkeypatch):
     with torch.inference_mode():
         torch.testing.assert_close(teacher(batch), model(batch))
     assert load_teacher(tmp_path / "b.ckpt").digest == teacher.digest
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.constant_(model.head.bias, 1 / 3)
+    almost = load_teacher(tmp_path / "a.ckpt")(batch.repeat(40, 1, 1, 1))  # logits for certain, whatever they look like
+    assert almost.unique().tolist() == pytest.approx([1 / 3])
     with pytest.raises(InputError, match="has a mean and std of its own"):
         load_teacher(tmp_path / "a.ckpt", mean=(0.5,) * 3, std=(0.5,) * 3)
 
