@@ -8,7 +8,6 @@ import difflib
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from backbone.errors import InputError, check_options
-from data.folders import Split, say
-from data.image_list import ImageList
-from data.images import IMAGE_ENDINGS
+from data.folders import SPLITS, Split, say
+from data.image_list import ImageList, are_there, list_pictures, without_used
 from data.photographs import PhotographsDataModule
 
 UNKNOWN = -1  # a target that nobody gave: neither loss nor metrics look at it
-SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of CelebA's numbers 0, 1, 2
-
 CSV_NAME = "attributes.csv"
 
 # As people and pandas write them; its integers turn into 1.0 and 0.0 where a column has an empty cell.
@@ -116,7 +112,7 @@ def read_attribute_csv(
         people = np.array([row[columns["identity"]].strip() for row in rows])
         identities = np.where(people == "", -1, np.unique(people, return_inverse=True)[1])
 
-    there = _are_there(file.parent, names)
+    there = are_there(file.parent, file_names)
     if not there.any():
         raise InputError(
             f"{file}: none of its {len(names):,} pictures is there, the first being {file.parent / names[0]}; paths "
@@ -194,21 +190,6 @@ def _relative(path: str, folder: Path) -> str:
     """`path` of a CSV in `folder`, the same however it is written: `./a.jpg`, `a.jpg`, or in full."""
     path = path.strip()
     return os.path.relpath(path, folder) if os.path.isabs(path) else path and os.path.normpath(path)  # noqa: PTH117
-
-
-def _are_there(folder: Path, names: Sequence[str]) -> np.ndarray:
-    """Which files are in `folder`, bool (N,). Each folder is listed once: asking by name is slow over a network."""
-    listed: dict[str, set[str]] = {}
-    there = np.empty(len(names), dtype=bool)
-    for i, name in enumerate(tqdm(names, desc="looking for the pictures", delay=2, leave=False)):
-        parent, _, last = name.rpartition("/")
-        if parent not in listed:
-            try:
-                listed[parent] = {entry.name for entry in os.scandir(folder / parent) if entry.is_file()}
-            except OSError:
-                listed[parent] = set()
-        there[i] = last in listed[parent]
-    return there
 
 
 # --- what CelebA's reader needs as well -----------------------------------------------------------------------------
@@ -306,40 +287,6 @@ def _draw(groups: np.ndarray, fractions: list[float], seed: int) -> list[np.ndar
         masks.append((rank >= start) & (rank < stop))
         start = stop
     return masks
-
-
-# --- pictures without labels ----------------------------------------------------------------------------------------
-
-
-def list_unlabelled(root: Path, attributes: int) -> AttributeImages:
-    """All pictures in `root` to the bottom, links followed, by their paths; all of their targets (N, K) UNKNOWN.
-
-    Hidden files and folders are passed over, files of other endings too. Raises InputError where there is none.
-    """
-    names: list[bytes] = []
-    seen: set[tuple[int, int]] = set()  # a link may lead back up
-    with tqdm(desc="listing the unlabelled pictures", unit=" pictures", delay=2, leave=False) as bar:
-        for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse_unreadable):
-            stat = Path(folder).stat()
-            if (stat.st_dev, stat.st_ino) in seen:
-                subfolders.clear()
-                continue
-            seen.add((stat.st_dev, stat.st_ino))
-            subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
-            start = os.path.relpath(folder, root)
-            found = [n for n in files if n[0] != "." and os.path.splitext(n)[1].lower() in IMAGE_ENDINGS]  # noqa: PTH122
-            names += [os.fsencode(name if start == "." else f"{start}/{name}") for name in found]
-            bar.update(len(found))
-    if not names:
-        raise InputError(
-            f"{root} holds no picture by its ending ({', '.join(sorted(IMAGE_ENDINGS))}); give a folder of pictures."
-        )
-    targets = np.full((len(names), attributes), UNKNOWN, dtype=np.int8)
-    return AttributeImages(root, np.sort(np.array(names)), targets)
-
-
-def _refuse_unreadable(error: OSError) -> None:
-    raise InputError(f"{error.filename} cannot be listed ({error.strerror}); make it readable.") from error
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -491,7 +438,9 @@ class AttributesDataModule(PhotographsDataModule):
         if not folder.is_dir():
             problem = "is not a folder" if folder.exists() else "does not exist"
             raise InputError(f"--data.unlabelled {folder} {problem}; give a folder of pictures, or leave it out.")
-        pool = list_unlabelled(folder, images.targets.shape[1])
+        names = list_pictures(folder)
+        unknown = np.full((len(names), images.targets.shape[1]), UNKNOWN, dtype=np.int8)
+        pool = AttributeImages(folder, names, unknown)
         # Not those trained on with labels, nor those scored: the folder may be the data set's own.
         pool = without_used(pool, [images, splits["val"], splits["test"]])
         if asked["unlabelled_fraction"] < 1:
@@ -501,12 +450,12 @@ class AttributesDataModule(PhotographsDataModule):
                 f"--data.labelled_fraction {asked['labelled_fraction']:g} and --data.unlabelled_fraction "
                 f"{asked['unlabelled_fraction']:g} of {folder} leave nothing to train on; raise one of them."
             )
-        return joined([images, pool])
+        return AttributeImages.joined([images, pool])
 
     def _scored(self, data: AttributeData, split: str) -> AttributeImages:
         splits = data.splits
         asked: Any = self.hparams["test_split"] if split == "test" else split
-        return joined([splits[name] for name in SPLITS]) if asked == "all" else splits[asked]
+        return AttributeImages.joined([splits[name] for name in SPLITS]) if asked == "all" else splits[asked]
 
 
 def _only(data: AttributeData, names: list[str], option: str) -> AttributeData:
@@ -530,33 +479,3 @@ def _part(size: int, fraction: float, seed: int) -> np.ndarray:
     """The sorted places of a random part of `size`, at least one above 0; with one seed, larger parts hold smaller."""
     count = max(round(fraction * size), 1 if fraction and size else 0)
     return np.sort(np.random.default_rng((seed, 2)).permutation(size)[:count])
-
-
-def full_paths(images: ImageList) -> np.ndarray:
-    """Where each image lies, bytes (N,), the same for one file of two lists; links of folders are followed."""
-    folder = os.fsencode(images.folder.resolve())
-    return np.array([os.path.normpath(folder + b"/" + name) for name in images.file_names.tolist()], dtype=np.bytes_)
-
-
-def without_used(images: AttributeImages, used: Sequence[ImageList]) -> AttributeImages:
-    """Each file of the training images `images` once, and none that is in `used`; a line says how many are left out."""
-    paths = full_paths(images)
-    once = np.zeros(len(paths), bool)
-    once[np.unique(paths, return_index=True)[1]] = True
-    new = once & ~np.isin(paths, np.concatenate([full_paths(part) for part in used]))
-    if not new.all():
-        left_out = f"{(~new).sum():,} of {len(images):,} images in {images.folder}"
-        say(f"train: {left_out} are left out, in use already or scored")
-    return images.take(new)
-
-
-def joined(parts: list[AttributeImages]) -> AttributeImages:
-    """All parts as one, in their order, in the folder that holds all of theirs."""
-    folders = [os.path.abspath(part.folder) for part in parts]  # noqa: PTH100  # resolve() would follow links
-    if len(set(folders)) == 1:
-        folder, names = parts[0].folder, [part.file_names for part in parts]
-    else:
-        folder = Path(os.path.commonpath(folders))
-        starts = [b"" if Path(own) == folder else os.fsencode(f"{os.path.relpath(own, folder)}/") for own in folders]
-        names = [np.char.add(start, part.file_names) for start, part in zip(starts, parts, strict=True)]
-    return AttributeImages(folder, np.concatenate(names), np.concatenate([part.targets for part in parts]))

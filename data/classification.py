@@ -1,6 +1,5 @@
 """Labelled photographs for a classifier: Stanford Dogs in its official layout, or any folder with a folder a class."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -140,7 +139,7 @@ class ClassificationDataModule(PhotographsDataModule):
         if split == "test":
             asked = self.hparams["test_split"]
             if asked == "all":
-                return _joined(list(splits.values()))
+                return LabelledImages.joined(list(splits.values()))
             if asked == "test" and "test" not in splits:
                 say(f"{self._folder()} has no test part: testing on its validation images")
                 asked, self._no_test = "val", True
@@ -177,13 +176,3 @@ def read_labelled(
     if crop == "bbox":
         raise InputError(f"--data.crop is bbox, but {root} has no boxes, as Stanford Dogs' layout has; leave it out.")
     return read_image_folder(root, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-
-
-def _joined(parts: list[LabelledImages]) -> LabelledImages:
-    """All parts as one, in their order; boxes are lost where a part has none."""
-    folder = Path(os.path.commonpath([part.folder for part in parts]))
-    names = [os.fsencode(os.path.relpath(part.path(i), folder)) for part in parts for i in range(len(part))]
-    boxes = None
-    if all(part.boxes_xyxy is not None for part in parts):
-        boxes = np.concatenate([part.boxes_xyxy for part in parts if part.boxes_xyxy is not None])
-    return LabelledImages(folder, np.array(names), np.concatenate([part.labels for part in parts]), boxes)

@@ -5,7 +5,7 @@ picture: in ten folds that share nobody, as many of one person as of two, as LFW
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,18 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from backbone.errors import InputError
-from data.attributes import (
-    CSV_NAME,
-    AttributeData,
-    divide,
-    joined,
-    list_unlabelled,
-    read_attributes,
-    without_used,
-)
+from data.attributes import CSV_NAME, AttributeData, AttributeImages, divide, read_attributes
 from data.celeba import is_celeba
 from data.folders import Split, existing_folder, say
-from data.image_list import ImageList
+from data.image_list import ImageList, list_pictures, without_used
 from data.images import IMAGE_ENDINGS
 from data.photographs import PhotographsDataModule
 
@@ -210,7 +202,8 @@ def read_faces(root: Path, *, val_fraction: float, test_fraction: float, seed: i
     """
     if root.is_file() or (root / CSV_NAME).exists() or is_celeba(root):
         return read_attributes(root, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-    images = list_unlabelled(root, 0)
+    names = list_pictures(root)
+    images = AttributeImages(root, names, np.zeros((len(names), 0), np.int8))
     splits, notes = divide(images, np.zeros(len(images), np.int8), val_fraction, test_fraction, seed, str(root))
     return AttributeData((), splits, tuple(notes))
 
@@ -337,11 +330,12 @@ class FacePairsDataModule(PhotographsDataModule):
         more = self.hparams["unlabelled"]
         if more is None and self.hparams["root"] is None:
             more = str(self._root() / "unlabelled")
-        images = replace(splits["train"], targets=splits["train"].targets[:, :0])  # nobody asks for labels here
+        images = FaceImages(splits["train"].folder, splits["train"].file_names)
         if more is not None:
-            images = joined([images, list_unlabelled(existing_folder(more, "--data.unlabelled"), 0)])
+            folder = existing_folder(more, "--data.unlabelled")
+            images = FaceImages.joined([images, FaceImages(folder, list_pictures(folder))])
         # Not one twice, nor those scored: a folder may hold the other, and the pairs' lie in either.
         images = without_used(images, [part for part in (splits["val"], splits["test"], listed) if part is not None])
         if not len(images):
             raise InputError("all training images are among those scored, so that none is left; give others.")
-        return FaceImages(images.folder, images.file_names)
+        return images

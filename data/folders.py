@@ -6,6 +6,7 @@ from typing import Literal
 from backbone.errors import InputError
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of CelebA's numbers 0, 1, 2
 
 
 def existing_folder(root: str | Path, option: str = "--data.root") -> Path:

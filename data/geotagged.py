@@ -18,24 +18,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from backbone.errors import InputError
-from data.attributes import list_unlabelled
-from data.coordinates import (
-    SPLIT_NUMBERS,
-    Columns,
-    LeftOut,
-    check_drawing,
-    choose_columns,
-    clean,
-    drawn_order,
-    exif_taken,
-    group_name,
-    groups_of,
-    read_rows,
-    set_aside,
-    split_numbers,
-)
-from data.folders import Split, say
-from data.image_list import ImageList
+from data.coordinates import LeftOut, clean
+from data.coordinates_columns import Columns, choose_columns, group_name
+from data.coordinates_csv import read_rows
+from data.exif_positions import exif_taken
+from data.folders import SPLITS, Split, say
+from data.geotagged_splits import SPLIT_NUMBERS, check_drawing, drawn_order, groups_of, set_aside, split_numbers
+from data.image_list import ImageList, are_there, list_pictures
 from data.images import IMAGE_ENDINGS
 from data.photographs import PhotographsDataModule
 
@@ -43,8 +32,6 @@ if TYPE_CHECKING:
     from data.geotagged_shards import Shards
 
 CSV_NAME = "photographs.csv"
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 _THREADS = 16  # they wait for the disk
 _BLOCK = 64  # pictures that a thread takes at a time
@@ -67,11 +54,9 @@ class GeotaggedData:
 
 
 @dataclass(frozen=True)
-class Undivided:
+class Undivided(ImageList):
     """The pictures of a data set before they are divided."""
 
-    folder: Path
-    names: np.ndarray  # UTF-8 bytes (N,), relative to the folder
     latlng: np.ndarray  # float64 (N, 2)
     group_names: np.ndarray  # bytes (N,)
     part: np.ndarray  # int8 (N,) as SPLITS counts them, 0 where nothing says
@@ -84,12 +69,7 @@ class Undivided:
     def images(self) -> GeotaggedImages:
         """All of them, in the order of the list or of the folder."""
         groups = np.unique(self.group_names, return_inverse=True)[1]
-        return GeotaggedImages(self.folder, self.names, self.latlng, groups)
-
-    def take(self, positions: np.ndarray) -> "Undivided":
-        """Those at `positions`, (M,) of integers or a mask of bool (N,)."""
-        rows = {name: getattr(self, name)[positions] for name in ("names", "latlng", "group_names", "part")}
-        return replace(self, **rows)
+        return GeotaggedImages(self.folder, self.file_names, self.latlng, groups)
 
 
 def read_geotagged(
@@ -190,26 +170,26 @@ def _only_present(found: Undivided) -> Undivided:
     The lists of OSV-5M, YFCC100M and MP-16 have an id, and what has become of it as a file differs. Raises InputError
     where there is none, or where two files have one name.
     """
-    there = _are_there(found.folder, found.names)
+    there = are_there(found.folder, found.file_names)
     if not there.any():
         try:
-            files = list_unlabelled(found.folder, 0).file_names
+            files = list_pictures(found.folder)
         except InputError:  # not one picture
-            files = found.names[:0]
+            files = found.file_names[:0]
         place = _by_name(found, files)
         there = place >= 0
         if there.any():
-            names = np.where(there, files[place], found.names) if len(files) else found.names
-            found = replace(found, names=names)
+            names = np.where(there, files[place], found.file_names) if len(files) else found.file_names
+            found = replace(found, file_names=names)
     if not there.any():
-        first = os.fsdecode(found.names[0])
+        first = os.fsdecode(found.file_names[0])
         raise InputError(
             f"{found.source}: none of its {len(there):,} pictures is there, the first being {found.folder / first}; "
             "paths must be relative to the CSV's folder."
         )
     if not there.all():
         left_out = LeftOut()
-        left_out.note("missing", int((~there).sum()), lambda: os.fsdecode(found.names[np.argmin(there)]))
+        left_out.note("missing", int((~there).sum()), lambda: os.fsdecode(found.file_names[np.argmin(there)]))
         found = replace(found, notes=(*found.notes, *left_out.lines("picture", found.source)))
     return found.take(there)
 
@@ -217,8 +197,8 @@ def _only_present(found: Undivided) -> Undivided:
 def _by_name(found: Undivided, files: np.ndarray) -> np.ndarray:
     """The place in `files` of each picture by its name alone, its ending left out; -1 where there is none."""
     if not len(files):
-        return np.full(len(found.names), -1)
-    listed, wanted = last_parts(without_endings(files)), last_parts(without_endings(found.names))
+        return np.full(len(found), -1)
+    listed, wanted = last_parts(without_endings(files)), last_parts(without_endings(found.file_names))
     order = np.argsort(listed, kind="stable")
     at = np.searchsorted(listed, wanted, sorter=order).clip(max=len(listed) - 1)
     place = np.where(listed[order[at]] == wanted, order[at], -1)
@@ -228,8 +208,8 @@ def _by_name(found: Undivided, files: np.ndarray) -> np.ndarray:
         row = int(np.argmax(twice))
         one, other = (os.fsdecode(files[i]) for i in (place[row], after[row]))
         raise InputError(
-            f"{found.source}: {os.fsdecode(found.names[row])} may be {one} or {other} in {found.folder}; write their "
-            "paths in the list, or take one away."
+            f"{found.source}: {os.fsdecode(found.file_names[row])} may be {one} or {other} in {found.folder}; write "
+            "their paths in the list, or take one away."
         )
     return place
 
@@ -249,29 +229,12 @@ def last_parts(names: np.ndarray) -> np.ndarray:
     return np.array([name.rpartition(b"/")[2] for name in names.tolist()], np.bytes_)
 
 
-def _are_there(folder: Path, names: np.ndarray) -> np.ndarray:
-    """Which files are in `folder`, bool (N,). Each folder is listed once: asking by name is slow over a network."""
-    start = os.fsencode(folder)
-    listed: dict[bytes, set[bytes]] = {}
-    there = np.empty(len(names), dtype=bool)
-    for i, name in enumerate(tqdm(names.tolist(), desc="looking for the pictures", delay=2, leave=False)):
-        parent, _, last = name.rpartition(b"/")
-        if parent not in listed:
-            try:
-                with os.scandir(os.path.join(start, parent)) as entries:  # noqa: PTH118  # a Path cannot be bytes
-                    listed[parent] = {entry.name for entry in entries if entry.is_file()}
-            except OSError:
-                listed[parent] = set()
-        there[i] = last in listed[parent]
-    return there
-
-
 # --- a folder of pictures with EXIF ---------------------------------------------------------------------------------
 
 
 def _read_exif(root: Path) -> Undivided:
     notes: list[str] = []
-    names = list_unlabelled(root, 0).file_names
+    names = list_pictures(root)
     top = np.array([SPLIT_NUMBERS.get(name.partition(b"/")[0].lower(), -1) for name in names.tolist()])
     beside = top < 0
     if (top == 0).any():  # else val/ and test/ are names like others
@@ -402,7 +365,7 @@ def _without_near_duplicates(splits: dict[Split, GeotaggedImages], source: str, 
     from data.near_duplicates import without_near_duplicates  # hashing is needed where splits are drawn
 
     train = splits["train"]
-    kept, removed = without_near_duplicates(train, joined([splits["val"], splits["test"]]))
+    kept, removed = without_near_duplicates(train, GeotaggedImages.joined([splits["val"], splits["test"]]))
     if not len(kept):
         raise InputError(
             f"every picture of {source} to train on looks like one that is set aside; give other pictures, or say by a "
@@ -413,17 +376,6 @@ def _without_near_duplicates(splits: dict[Split, GeotaggedImages], source: str, 
             f"{removed:,} of {len(train):,} training pictures look like one that is set aside and are left out"
         )
     return kept
-
-
-def joined(parts: Sequence[GeotaggedImages]) -> GeotaggedImages:
-    """All parts of one data set, in their order."""
-    groups = [part.groups for part in parts if part.groups is not None]
-    return replace(
-        parts[0],
-        file_names=np.concatenate([part.file_names for part in parts]),
-        latlng=np.concatenate([part.latlng for part in parts]),
-        groups=np.concatenate(groups) if len(groups) == len(parts) else None,
-    )
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -583,7 +535,7 @@ class GeotaggedDataModule(PhotographsDataModule):
             return self._undivided().images  # of one day or one author too, of which no split can be drawn
         splits = self._data().splits
         if split == "val" and self.hparams["shards"] is not None:
-            return joined([splits["train"], splits["val"]])
+            return GeotaggedImages.joined([splits["train"], splits["val"]])
         asked: Any = self.hparams["test_split"] if split == "test" else split
         return splits[asked]
 

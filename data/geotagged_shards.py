@@ -25,7 +25,9 @@ from tqdm import tqdm
 
 from backbone.errors import InputError
 from data import cache
-from data.coordinates import GROUP_NAMES, Columns, LeftOut, clean, read_rows
+from data.coordinates import LeftOut, clean
+from data.coordinates_columns import GROUP_NAMES, Columns
+from data.coordinates_csv import read_rows
 from data.geotagged import GeotaggedImages, Undivided, last_parts, without_endings
 from data.images import IMAGE_ENDINGS, open_image
 from data.loading import start_worker, training_position

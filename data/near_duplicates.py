@@ -9,14 +9,13 @@ round): average hash 70 % with 64 bits, 90 % with 256; difference hash 87 % and 
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TypeVar
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from data import cache
-from data.image_list import ImageList
+from data.image_list import ImageList, Images
 from data.images import ImageError, open_image
 
 # Bits of 256, for the DCT hash. It finds 99.6 % of the changed photographs above, of those cropped by 4 % 94 to 97 %.
@@ -31,9 +30,6 @@ _SIDE, _FREQUENCIES = 32, 16  # px; in each direction
 _KEPT_AS = "hashes-1"  # another number where image_hash() or what is kept changes
 
 _BLOCK = 64  # images that a thread takes at a time
-
-
-_Images = TypeVar("_Images", bound=ImageList)
 
 
 def image_hash(image: np.ndarray) -> np.ndarray:
@@ -118,7 +114,7 @@ def near_duplicates(hashes: np.ndarray, of: np.ndarray, max_distance: int = MAX_
     return near
 
 
-def without_near_duplicates(images: _Images, of: ImageList) -> tuple[_Images, int]:
+def without_near_duplicates(images: Images, of: ImageList) -> tuple[Images, int]:
     """`images` without those that look like one `of` others, mirrored or not; and how many these were."""
     others = hash_images(of)
     near = near_duplicates(hash_images(images), np.concatenate([others, mirrored(others)]))

@@ -97,7 +97,9 @@ def _files(out: Path, max_photos: list[int]) -> list[Path]:
 
 def _leaves(options: argparse.Namespace) -> np.ndarray:
     """Leaf ids of the training photographs; says what was left out."""
-    from data.coordinates import LeftOut, check_drawing, choose_columns, has_places_alone, training_coordinates
+    from data.coordinates import LeftOut
+    from data.coordinates_columns import choose_columns, has_places_alone
+    from data.geotagged_splits import check_drawing, training_coordinates
     from tasks.geolocalization.cells import collect_leaves
 
     columns = choose_columns(

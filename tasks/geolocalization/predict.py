@@ -47,7 +47,7 @@ def _predict(options: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from data.coordinates import exif_position
+    from data.exif_positions import exif_position
     from data.geotagged import read_geotagged
     from data.images import open_image
     from data.samples import built_in_sample

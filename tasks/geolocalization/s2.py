@@ -9,9 +9,6 @@ bit for bit; that library takes a place at a time, this an array, in slices that
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-
 import numpy as np
 
 from backbone.errors import InputError
@@ -181,18 +178,6 @@ def outline(cell: int, points_per_side: int) -> np.ndarray:
 def tokens(ids: np.ndarray) -> list[str]:
     """S2's short names: the id in hexadecimal without the zeros at its end."""
     return [f"{cell:016x}".rstrip("0") for cell in ids.tolist()]
-
-
-def from_tokens(names: Iterable[str]) -> np.ndarray:
-    """The ids (N,) uint64 that such names stand for. Raises InputError for one that is no cell's."""
-    names = list(names)
-    ids = np.zeros(len(names), np.uint64)
-    for position, name in enumerate(names):
-        if re.fullmatch("[0-9a-fA-F]{1,16}", name):
-            ids[position] = int(name.ljust(16, "0"), 16)
-    if not (good := valid(ids)).all():
-        raise InputError(f"{names[int(np.argmin(good))]!r} is not the token of an S2 cell; one looks like '47e66e3'.")
-    return ids
 
 
 def _last_bit(ids: np.ndarray) -> np.ndarray:

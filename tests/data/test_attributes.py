@@ -12,15 +12,7 @@ from helpers import tree
 from PIL import Image
 
 from backbone import InputError
-from data.attributes import (
-    UNKNOWN,
-    AttributesDataModule,
-    joined,
-    list_unlabelled,
-    read_attribute_csv,
-    read_attributes,
-    without_used,
-)
+from data.attributes import UNKNOWN, AttributesDataModule, read_attribute_csv, read_attributes
 from data.images import open_image
 from data.photographs import collate
 
@@ -203,21 +195,6 @@ def test_a_csv_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, text, mess
 # --- pictures without labels ----------------------------------------------------------------------------------------
 
 
-def test_a_tree_of_pictures_is_listed_by_path_and_all_of_it_is_unknown(tmp_path):
-    for name in ("b.png", "a/z.JPG", "a/b/c.webp", ".hidden.png", ".git/d.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "notes.txt").write_text("x")
-    (tmp_path / "a" / "back").symlink_to(tmp_path)
-    images = list_unlabelled(tmp_path, 3)
-    assert images.file_names.tolist() == [b"a/b/c.webp", b"a/z.JPG", b"b.png"]
-    assert images.targets.tolist() == [[-1, -1, -1]] * 3
-    assert images.targets.dtype == np.int8
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty holds no picture by its ending"):
-        list_unlabelled(tmp_path / "empty", 3)
-
-
 def test_the_pool_joins_the_training_set_behind_the_labelled_ones(tmp_path, capsys):
     root, other = faces(tmp_path / "faces"), pool(tmp_path / "pool")
     plain, _ = training_set(root)
@@ -254,18 +231,6 @@ def test_relative_and_full_paths_name_the_same_files(tmp_path, monkeypatch):
     assert dataset.images.path(17) in dataset.images
     os.chdir("/")
     assert full.photograph("train", 0).shape == (30, 40, 3)
-
-
-def test_each_file_is_used_once_by_whatever_folder_it_is_named(tmp_path, capsys):
-    inner = list_unlabelled(pool(tmp_path / "a" / "pool") / "deep", 1)
-    outer = list_unlabelled(tmp_path / "a", 1)
-    assert [len(inner), len(outer)] == [3, 6]
-    used = inner.take(np.array([1]))
-    kept = without_used(joined([outer, inner]), [used, outer.take(np.array([0]))])
-    assert [name.decode() for name in kept.file_names] == [f"pool/{n}.png" for n in ("2", "4", "deep/1", "deep/5")]
-    assert "train: 5 of 9 images in" in capsys.readouterr().out
-    assert len(without_used(inner, [outer.take(np.array([0]))])) == 3
-    assert not capsys.readouterr().out
 
 
 def test_what_is_scored_or_used_already_is_not_taken_from_the_pool(tmp_path, capsys):

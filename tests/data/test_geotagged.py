@@ -13,8 +13,11 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from backbone import InputError
-from data.coordinates import choose_columns, drawn_order, exif_position, training_coordinates
-from data.geotagged import SPLITS, GeotaggedDataModule, find_geotagged, read_geotagged
+from data.coordinates_columns import choose_columns
+from data.exif_positions import exif_position
+from data.folders import SPLITS
+from data.geotagged import GeotaggedDataModule, find_geotagged, read_geotagged
+from data.geotagged_splits import drawn_order, training_coordinates
 from data.images import open_image
 
 PARIS, RIO = (48.858306, 2.351389), (-22.91, -43.17)

@@ -11,7 +11,8 @@ from matplotlib.path import Path as Outline
 from PIL import ExifTags, Image
 
 from backbone.errors import InputError
-from data.coordinates import LeftOut, read_rows
+from data.coordinates import LeftOut
+from data.coordinates_csv import read_rows
 from data.samples import places
 from data.samples.__main__ import main
 from data.samples.places import (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from data.coordinates import training_coordinates
+from data.geotagged_splits import training_coordinates
 from tasks.geolocalization import maps, partition, s2
 from tasks.geolocalization.__main__ import main as command
 from tasks.geolocalization.cells import Partition, build_hierarchy, build_partition, parent_of

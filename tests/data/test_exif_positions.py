@@ -1,0 +1,145 @@
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
+
+from data.exif_positions import exif_position, exif_taken, position_of
+
+PARIS = (48 + 51 / 60 + 29.9 / 3600, 2 + 21 / 60 + 5 / 3600)
+
+
+def rational(*numbers):
+    """The bytes of EXIF rationals of (numerator, denominator)."""
+    return b"".join(struct.pack("<II", *number) for number in numbers)
+
+
+def tiff(tags):
+    """A whole EXIF block by hand, of {tag: (type, count, bytes)} in its GPS part: little-endian, as cameras write."""
+    start = 8 + 2 + 12 + 4  # header, and a first part whose only entry points to the GPS part
+    after = start + 2 + 12 * len(tags) + 4
+    entries, data = b"", b""
+    for tag, (kind, count, value) in sorted(tags.items()):
+        at = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", after + len(data))
+        entries += struct.pack("<HHI", tag, kind, count) + at
+        data += value if len(value) > 4 else b""
+    head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 1) + struct.pack("<HHII", 34853, 4, 1, start)
+    return b"Exif\0\0" + head + b"\0\0\0\0" + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0" + data
+
+
+def letter(text):
+    return (2, 2, text + b"\0")
+
+
+def triple(*numbers):
+    return (5, len(numbers), rational(*numbers))
+
+
+LATITUDE, LONGITUDE = triple((48, 1), (51, 1), (299, 10)), triple((2, 1), (21, 1), (5, 1))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_a_position_as_a_camera_writes_it_by_hand(tmp_path, ending):
+    exif = tiff({1: letter(b"S"), 2: LATITUDE, 3: letter(b"W"), 4: LONGITUDE})
+    path = tmp_path / f"a.{ending}"
+    if ending == "tif":
+        gps = {1: "S", 2: (48.0, 51.0, 29.9), 3: "W", 4: (2.0, 21.0, 5.0)}
+        Image.new("RGB", (8, 8)).save(path, tiffinfo={34853: gps})
+    else:
+        Image.new("RGB", (8, 8)).save(path, exif=exif)
+    assert exif_position(path) == pytest.approx((-PARIS[0], -PARIS[1]), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("latitude", "expected"),
+    [
+        (LATITUDE, PARIS[0]),
+        (triple((48858306, 1_000_000), (0, 1), (0, 1)), 48.858306),  # decimal degrees
+        (triple((48, 1), (514983, 10_000), (0, 1)), 48 + 51.4983 / 60),  # decimal minutes
+        (triple((48, 1), (51, 1)), 48.85),  # without seconds
+        (triple((485, 10)), 48.5),  # a number alone, which Pillow gives without its tuple
+        (triple((48, 1), (59, 1), (60, 1)), 49.0),  # 59.9999 seconds, rounded
+        (triple((90, 1), (0, 1), (0, 1)), 90.0),
+        (triple((0, 0), (0, 0), (0, 0)), "0/0"),
+        (triple((48, 1), (51, 1), (0, 0)), "0/0"),
+        (triple((5, 0)), "0/0"),
+        (triple((48, 1), (61, 1), (0, 1)), "malformed"),
+        (triple((48, 1), (51, 1), (61, 1)), "malformed"),
+        (triple((485, 10), (51, 1), (0, 1)), "malformed"),  # 48.5 degrees and 51 minutes: which are meant?
+        (triple((48, 1), (515, 10), (3, 1)), "malformed"),
+        (triple((90, 1), (0, 1), (1, 1)), "malformed"),
+        (triple((1, 1), (1, 1), (1, 1), (1, 1)), "malformed"),
+        (letter(b"N"), "malformed"),
+        (None, "no position"),
+    ],
+)
+def test_every_form_of_a_latitude(tmp_path, latitude, expected):
+    tags = {1: letter(b"N"), 2: latitude, 3: letter(b"E"), 4: LONGITUDE}
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=tiff({t: v for t, v in tags.items() if v is not None}))
+    found = exif_position(tmp_path / "a.jpg")
+    assert found == (expected if isinstance(expected, str) else pytest.approx((expected, PARIS[1]), abs=1e-9))
+
+
+@pytest.mark.parametrize(
+    ("north", "east", "signs"),
+    [
+        (b"N", b"E", (1, 1)),
+        (b"s", b" w", (-1, -1)),
+        (b"N\0", b"W", (1, -1)),
+        (b"\0", b"E", None),
+        (b"", b"E", None),
+        (b"N", b"\0", None),
+        (b"E", b"N", None),
+        (b"K", b"E", None),
+        (None, b"E", None),
+        (b"N", None, None),
+    ],
+)
+def test_a_hemisphere_is_never_guessed(tmp_path, north, east, signs):
+    tags = {1: north and letter(north), 2: LATITUDE, 3: east and letter(east), 4: LONGITUDE}
+    exif = tiff({tag: value for tag, value in tags.items() if value})
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
+    expected = "reference" if signs is None else pytest.approx((signs[0] * PARIS[0], signs[1] * PARIS[1]))
+    assert exif_position(tmp_path / "a.jpg") == expected
+
+
+def test_bytes_and_odd_values_of_other_readers():
+    good = {1: b"N\x00", 2: (48.0, 30.0, 0.0), 3: "E", 4: IFDRational(5, 2)}
+    assert position_of(good) == (48.5, 2.5)
+    assert position_of(good | {4: (200.0, 0.0, 0.0)}) == (48.5, 200.0)  # clean() takes 360 off
+    for odd in ("48", None, (), (None, 1, 2), (-48.0, 30.0, 0.0), (361.0,)):
+        assert position_of(good | {4: odd}) in ("malformed", (48.5, 48.0))
+    assert position_of(good | {4: (361.0,)}) == "malformed"
+    assert position_of({}) == "no position"
+
+
+def test_files_without_a_position_and_days(tmp_path, write_photo):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    assert exif_taken(write_photo(tmp_path / "a.jpg", pixels, PARIS, "2020:01:31 23:59:59")) == (
+        pytest.approx(PARIS, abs=1e-7),
+        "2020:01:31",
+    )
+    assert exif_taken(write_photo(tmp_path / "b.jpg", pixels, None, "2020:02:01 00:00:00")) == (
+        "no position",
+        "2020:02:01",
+    )
+    for taken in ("0000:00:00 00:00:00", "    :  :     :  :  ", "", "soon"):
+        assert exif_taken(write_photo(tmp_path / "c.jpg", pixels, (-1, -2), taken)).day == ""
+    Image.new("RGB", (8, 8)).save(tmp_path / "bare.png")
+    assert exif_taken(tmp_path / "bare.png") == ("no position", "")
+    for name, content in (("empty.jpg", b""), ("page.jpg", b"<html>"), ("cut.jpg", b"\xff\xd8\xff\xe1\x10")):
+        (tmp_path / name).write_bytes(content)
+        assert exif_taken(tmp_path / name) == ("unreadable", "")
+    assert exif_position(tmp_path / "none.jpg") == "unreadable"
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: whole.index(b"\xff\xda") + 16])
+    assert exif_position(tmp_path / "half.jpg") == pytest.approx(PARIS, abs=1e-7)  # loading will say that it is cut
+
+
+def test_a_position_that_stands_for_none_and_one_past_180_are_as_in_training(tmp_path, write_photo):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    assert exif_position(write_photo(tmp_path / "a.jpg", pixels, (0.0, 0.0))) == "zero"
+    exif = tiff({1: letter(b"N"), 2: triple((5, 1)), 3: letter(b"E"), 4: triple((200, 1))})
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.jpg", exif=exif)
+    assert exif_position(tmp_path / "b.jpg") == (5.0, -160.0)
