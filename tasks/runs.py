@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from backbone.errors import InputError
 
@@ -116,6 +117,11 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(folder, "best", monitor=monitor, mode="max", enable_version_counter=False)
         self._resumed_from = resumed_from
         self._stage = ""
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether to save: also while nothing can be scored, as without labels, so that the newest is the best."""
+        scored = self.best_model_score is not None and bool(self.best_model_score.isfinite())
+        return super().check_monitor_top_k(trainer, current) or (current is not None and not scored)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note whether this is a `fit`: a validation or a test loads the state too."""

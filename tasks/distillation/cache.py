@@ -301,7 +301,7 @@ def _check(folder: Path, manifest: Manifest) -> None:
             difference = f"is {found[name]} there and {asked} now"
             if name == "transform":
                 difference = _difference(str(found[name]), asked)
-            raise InputError(f"the cache {folder} was filled with another {name}: {what} {difference}; {_REMEDY}.")
+            raise InputError(f"the cache {folder} is of something else: {what} {difference}; {_REMEDY}.")
 
 
 def _difference(there: str, now: str) -> str:

@@ -68,7 +68,7 @@ class Distiller:
     def start(self, data: Any, device: torch.device) -> None:
         """Have the answers at hand that a fit will need: fill the cache, where there is one."""
         self._compares = False
-        if not self.teaches:
+        if self.weight == 0:
             return
         cache = {name: self._options[name] for name in ("cache", "cache_only")}
         teacher = at_hand(self._build, NOT_COMPARED) if cache["cache_only"] else self.teacher
@@ -167,8 +167,8 @@ class Lessons:
     """A teacher's answers to training batches, K each, in order for `names`; plain, so that it is in no checkpoint.
 
     Without `cache` the teacher is asked about the very pixels that the student sees. With one, it is asked once about
-    each of the data's fixed views (`--data.views`), and what it said is read from then on; with `cache_only` it is not
-    asked at all, and where it is given, the cache must be its own.
+    each of the data's fixed views (`--data.views`), and what it said is read from then on. With `cache_only` there must
+    be nothing left to ask; where it is given all the same, the cache must be its own, as some of the answers show.
     """
 
     def __init__(
@@ -196,6 +196,8 @@ class Lessons:
                 answers,
             )
             self._cache = TeacherCache.open(cache, manifest, cache_only=cache_only)
+            if teacher is not None:
+                self._verify(self._cache, teacher.to(device), device)
             if self.teacher is not None:
                 self._complete(self._cache, self.teacher, device)
 
@@ -212,14 +214,17 @@ class Lessons:
     def _files(self, positions: Tensor) -> list[str]:
         return [self._data.file("train", position) for position in positions.tolist()]
 
-    def _complete(self, cache: TeacherCache, teacher: Teacher | Ensemble, device: torch.device) -> None:
-        """Compare some of what is kept with the teacher's answers of now, and ask for what is missing."""
-        data, views = self._data, self._data.hparams["views"]
+    def _verify(self, cache: TeacherCache, teacher: Teacher | Ensemble, device: torch.device) -> None:
+        """Compare some of what is kept with the teacher's answers of now."""
         for view, position in zip(*cache.sample(), strict=True):
-            for batch in data.train_views(int(view), [int(position)]):
+            for batch in self._data.train_views(int(view), [int(position)]):
                 if len(batch["images"]):
                     answers = teacher(batch["images"].to(device), self._files(batch["positions"]))
                     cache.verify(view, position, answers)
+
+    def _complete(self, cache: TeacherCache, teacher: Teacher | Ensemble, device: torch.device) -> None:
+        """Ask for what is missing."""
+        data, views = self._data, self._data.hparams["views"]
         together = dist.is_available() and dist.is_initialized()
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         # By the picture, as this list is shorter for a process that comes after another has begun to write.
@@ -251,6 +256,11 @@ def check_lessons(options: Mapping[str, Any], views: int) -> None:
                 raise InputError(
                     f"--model.{name} is {options[name]}, but there is no --model.teacher to ask; name one."
                 )
+    if options["distance"] == "mse_logits" and options["temperature"] != 1:
+        raise InputError(
+            f"--model.temperature is {options['temperature']}, but the squared error of logits (--model.distance "
+            "mse_logits) has none; leave one of them out."
+        )
     if options["cache_only"] and not cache:
         raise InputError("--model.cache_only is true, but there is no --model.cache; name the folder.")
     if weight is not None and not 0 <= weight <= 1:

@@ -96,7 +96,8 @@ class Teacher:
                 row = int((~finite).nonzero()[0])
                 picture = files[row] if row < len(files) else f"number {row} of the batch"
                 self._refuse(
-                    f"answers with numbers that are not finite for the picture {picture}; look at that picture"
+                    f"answers with numbers that are not finite for the picture {picture}; look at it, and at the "
+                    "`mean`, `std` and weights of the teacher"
                 )
             self._refuse_probabilities(answers)
             if self._columns is not None:
@@ -330,7 +331,9 @@ def load_teacher(
         elif re.fullmatch(r"[\w.]+:[\w.]+", text):
             found = _from_callable(text)
         else:
-            raise InputError(f"the teacher {text!r} is nothing that can be loaded; {_ACCEPTED}.")
+            where, dot, what = text.rpartition(".")
+            meant = f" (is {where}:{what} meant?)" if dot and re.fullmatch(r"[\w.]+", text) else ""
+            raise InputError(f"the teacher {text!r} is nothing that can be loaded{meant}; {_ACCEPTED}.")
     if (mean is None) != (std is None):
         raise InputError(f"the teacher {text} has mean {mean} and std {std}; give both, or neither.")
     if mean is not None:

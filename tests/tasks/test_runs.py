@@ -1,3 +1,4 @@
+import math
 import multiprocessing
 import os
 import pickle
@@ -156,3 +157,13 @@ def test_a_resumed_runs_best_is_the_best_of_both_also_after_its_last_validation(
         module, ckpt_path=second / "best.ckpt", weights_only=True, verbose=False
     )
     assert not (tmp_path / "third").exists()  # a validation alone has no best of its own
+
+
+@pytest.mark.parametrize(
+    ("scores", "epoch"), [([math.nan] * 3, 2), ([math.nan, 0.2, math.nan], 1), ([0.3, 0.2, 0.1], 0)]
+)
+def test_while_nothing_can_be_scored_the_newest_is_the_best(scores, epoch, tmp_path):
+    best = BestCheckpoint(tmp_path, "val/score", None)
+    running = trainer(tmp_path, max_epochs=3, callbacks=[best], limit_val_batches=1, enable_checkpointing=True)
+    running.fit(Scored(scores))
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == epoch

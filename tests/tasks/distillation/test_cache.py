@@ -190,17 +190,17 @@ def test_several_processes_fill_one_cache_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("teacher", "e77a", "another teacher: the teacher .digest. is d1e9 there and e77a now"),
+        ("teacher", "e77a", "of something else: the teacher .digest. is d1e9 there and e77a now"),
         (
             "transform",
             "crop 96, seed 0",
-            "another transform: the transform has crop 64 there and crop 96 now",
+            "of something else: the transform has crop 64 there and crop 96 now",
         ),
-        ("keys", keys_digest(KEYS[::-1]), "another keys: the list of pictures"),
-        ("names", keys_digest(["a", "b", "d", "c"]), "another names: what is answered .digest of the names. is"),
-        ("images", 11, "another images: the number of pictures is 10 there and 11 now"),
-        ("views", 4, "another views: the number of views is 3 there and 4 now"),
-        ("answers", 5, "another answers: the number of answers is 4 there and 5 now"),
+        ("keys", keys_digest(KEYS[::-1]), "of something else: the list of pictures"),
+        ("names", keys_digest(["a", "b", "d", "c"]), "of something else: what is answered .digest of the names. is"),
+        ("images", 11, "of something else: the number of pictures is 10 there and 11 now"),
+        ("views", 4, "of something else: the number of views is 3 there and 4 now"),
+        ("answers", 5, "of something else: the number of answers is 4 there and 5 now"),
     ],
 )
 def test_a_cache_of_something_else_is_refused_by_name(tmp_path, field, value, words):

@@ -35,6 +35,7 @@ def functions(tmp_path, monkeypatch):
         "asked = []\n\n"
         "def listens(images):\n    asked.extend(images)\n    return f(images)\n\n"
         "def of_four(images):\n    return f(images)[:, [0, 0, 1, 2]]\n\n"
+        "def grey(images):\n    return images[:, :, 0, 0] + f(images)\n\n"
         "def white_is_nan(images):\n    return torch.where(images[:, :1, 0, 0] == 255, torch.nan, f(images))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -188,13 +189,34 @@ def test_a_cache_alone_serves_its_own_answers_and_its_own_teacher(functions, tmp
     for teacher in (None, f"{functions}:f"):
         alone = start(teacher=teacher, cache_only=True)
         assert alone._lessons.teacher is None  # nothing of it is kept in memory
-        with pytest.raises(InputError, match="was filled with another names"):
+        with pytest.raises(InputError, match="is of something else: what is answered"):
             start(("b", "a", "c"), teacher=teacher, cache_only=True)
-    with pytest.raises(InputError, match="was filled with another teacher"):
+    with pytest.raises(InputError, match="is of something else: the teacher"):
         start(teacher=f"{functions}:g", cache_only=True)
     assert not capsys.readouterr().out
     start(teacher="gone.ckpt", cache_only=True)  # where the teacher is not at hand any more, that is said
     assert "the cache is taken as it is: the teacher gone.ckpt does not exist" in capsys.readouterr().out
+
+
+def test_answers_about_other_pixels_are_found_in_a_cache_alone_too(functions, tmp_path):
+    kept = {"names": NAMES, "cache": str(tmp_path / "cache")}
+    teacher = load_teacher(f"{functions}:grey").matched(NAMES)
+    Lessons(teacher, 3, Data(), CPU, **kept)
+    repainted = Data()
+    repainted.grey = 9  # since the answers were kept, under the same names
+    for cache_only in (False, True):
+        with pytest.raises(InputError, match="is out of date"):
+            Lessons(teacher, 3, repainted, CPU, **kept, cache_only=cache_only)
+    Lessons(teacher, 3, Data(), CPU, **kept, cache_only=True)
+
+
+def test_a_teacher_without_weight_fills_no_cache(functions, tmp_path):
+    for weight, filled in ((0.0, False), (0.5, True)):
+        options = {"teacher": f"{functions}:f", "teacher_weight": weight, "cache": str(tmp_path / "cache")}
+        distiller = Distiller({**NONE, **options}, NAMES, "softmax")
+        distiller.prepare(views=2)
+        distiller.start(Data(), CPU)
+        assert (tmp_path / "cache").exists() == filled
 
 
 def test_several_teachers_are_asked_by_their_shares(functions):
@@ -226,6 +248,7 @@ def test_several_teachers_are_asked_by_their_shares(functions):
         ({"teacher": "t", "teacher_weight": -0.1}, 0, "--model.teacher_weight is -0.1"),
         ({"teacher": "t", "teacher_weight": math.nan}, 0, "--model.teacher_weight is nan"),
         ({"teacher": "t", "cache": "c"}, 0, "--data.views is 0"),
+        ({"teacher": "t", "distance": "mse_logits", "temperature": 7.0}, 0, "--model.temperature is 7.0, but the sq"),
         ({"teacher": "t", "cache": "c", "mixup_alpha": 0.2}, 2, "--model.mixup_alpha is 0.2, but a --model.cache"),
         ({"teacher": "t", "cache": "c", "cutmix_alpha": 1.0}, 2, "--model.cutmix_alpha is 1.0, but a --model.cache"),
     ],

@@ -87,11 +87,11 @@ def test_another_teacher_or_transform_is_refused_by_name(faces_root, teacher, tm
     changed = torch.load(teacher, weights_only=True)
     changed["state_dict"]["model.head.bias"] += 1
     torch.save(changed, tmp_path / "other.ckpt")
-    with pytest.raises(InputError, match="was filled with another teacher"):
+    with pytest.raises(InputError, match="is of something else: the teacher"):
         taught(faces_root, tmp_path, **{**settings, "teacher": str(tmp_path / "other.ckpt")})
-    with pytest.raises(InputError, match="was filled with another views"):
+    with pytest.raises(InputError, match="is of something else: the number of views"):
         taught(faces_root, tmp_path, **{**settings, "views": 3})
-    with pytest.raises(InputError, match="was filled with another images"):
+    with pytest.raises(InputError, match="is of something else: the number of pictures"):
         taught(faces_root, tmp_path, **settings, unlabelled=str(faces_root / "unlabelled"))
 
 
@@ -181,4 +181,4 @@ def test_an_answer_that_is_not_finite_names_its_picture_in_an_evaluation_too(
     training = trainer(tmp_path, limit_val_batches=1.0)
     with pytest.raises(InputError) as error:
         (training.validate if split == "val" else training.test)(module, datamodule, verbose=False)
-    assert f"not finite for the picture {datamodule.file(split, 0)}; look at" in str(error.value)
+    assert f"not finite for the picture {datamodule.file(split, 0)}; look at it" in str(error.value)

@@ -149,7 +149,7 @@ def test_a_cache_alone_is_compared_with_a_teacher_that_is_at_hand(people_root, t
     changed = torch.load(teacher, weights_only=True)
     changed["state_dict"]["model.head.weight"] += 1
     torch.save(changed, tmp_path / "other.ckpt")
-    with pytest.raises(InputError, match="was filled with another teacher"):
+    with pytest.raises(InputError, match="is of something else: the teacher"):
         taught(people_root, tmp_path, **{**settings, "teacher": str(tmp_path / "other.ckpt")})
     assert "taken as it is" not in capsys.readouterr().out
     taught(people_root, tmp_path, **{**settings, "teacher": "gone.ckpt"})
@@ -281,4 +281,4 @@ def test_an_answer_that_is_not_finite_names_its_picture_in_an_evaluation_too(
     training = trainer(tmp_path, limit_val_batches=1.0)
     with pytest.raises(InputError) as error:
         (training.validate if split == "val" else training.test)(module, datamodule, verbose=False)
-    assert f"not finite for the picture {datamodule.file(split, 0)}; look at" in str(error.value)
+    assert f"not finite for the picture {datamodule.file(split, 0)}; look at it" in str(error.value)
