@@ -6,7 +6,6 @@ Every run is an ordinary `fit` and `test` in a folder of its own; what is finish
 import argparse
 import contextlib
 import difflib
-import hashlib
 import inspect
 import io
 import sys
@@ -96,8 +95,8 @@ def main(args: list[str]) -> int:
     check(asked, given, options.config)
     folder = options.runs / "face_attributes" / (options.name or options.config.stem)
     runs = plan(asked, given, folder, options.config.parent)
-    pictures = _counted(runs, asked["teacher"], folder)
-    _refuse_changes(runs, asked["teacher"], folder)
+    pictures, teacher = _counted(runs, asked["teacher"], folder)
+    _refuse_changes(runs, teacher, folder)
     try:
         code = _run_all(runs, folder)
     except KeyboardInterrupt:
@@ -318,8 +317,8 @@ def _student(shape: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------- what is there already
 
 
-def _counted(runs: Sequence[Run], teacher: Any, folder: Path) -> dict[str, tuple[int | None, int | None]]:
-    """How many pictures with and without labels each run trains on.
+def _counted(runs: Sequence[Run], teacher: Any, folder: Path) -> tuple[dict[str, tuple[int | None, int | None]], str]:
+    """How many pictures with and without labels each run trains on, and which teacher it is, in words.
 
     Finds what is wrong with data, teacher and the options of any run, before the first of them is made.
     """
@@ -331,6 +330,7 @@ def _counted(runs: Sequence[Run], teacher: Any, folder: Path) -> dict[str, tuple
     parser = _parser()
     found: dict[str, tuple[int | None, int | None]] = {}
     known: dict[str, AttributesDataModule] = {}
+    whose = "trained here"
     for each in runs:
         try:
             options = parser.parse_object(each.options).as_dict()
@@ -341,7 +341,7 @@ def _counted(runs: Sequence[Run], teacher: Any, folder: Path) -> dict[str, tuple
             data = AttributesDataModule(**options["data"])
             attributes = tuple(data.categories.values())  # draws the sample, and says so
             if not known and not _is_config(teacher):
-                build_teacher(teacher, attributes, "sigmoid")
+                whose = f"sha256 {build_teacher(teacher, attributes, 'sigmoid').digest}"  # type: ignore[union-attr]
             with contextlib.redirect_stdout(io.StringIO()):  # every run says it again
                 data.setup("fit")
             known[key] = data
@@ -350,7 +350,7 @@ def _counted(runs: Sequence[Run], teacher: Any, folder: Path) -> dict[str, tuple
         found[each.name] = (None, None) if each.checkpoint else (labelled, len(targets) - labelled)
         if not each.checkpoint and not _done(each, folder):
             _try(each, options, known[key], trains_teacher=_is_config(teacher))
-    return found
+    return found, whose
 
 
 def _parser() -> Any:
@@ -386,16 +386,13 @@ def _try(each: Run, options: dict[str, dict[str, Any]], data: Any, *, trains_tea
         raise InputError(f"{each.name}: {error}") from error
 
 
-def _refuse_changes(runs: Sequence[Run], teacher: Any, folder: Path) -> None:
-    """Write down who teaches. Raises InputError where a run was begun by another, or with other options."""
-    whose = "trained here" if _is_config(teacher) else repr(teacher)
-    if isinstance(teacher, str) and Path(teacher).is_file() and not _is_config(teacher):
-        whose = f"sha256 {hashlib.sha256(Path(teacher).read_bytes()).hexdigest()}"
+def _refuse_changes(runs: Sequence[Run], teacher: str, folder: Path) -> None:
+    """Write down who teaches, in words. Raises InputError where a run was begun by another, or with other options."""
     of_all = folder / "teacher.yaml"
     begun = [each for each in runs if _begun(folder / each.name)]
     notes = {folder / each.name / "config.yaml": each.options for each in begun}
     if begun:
-        notes[of_all] = {"teacher": {"is": whose}}
+        notes[of_all] = {"teacher": {"is": teacher}}
     for file, options in notes.items():
         was, wanted = _flat(read_config(file)), _flat(options)
         for field in sorted({*was, *wanted}):
@@ -405,7 +402,7 @@ def _refuse_changes(runs: Sequence[Run], teacher: Any, folder: Path) -> None:
                     "both would compare what does not compare; give another --name, or put it back."
                 )
     folder.mkdir(parents=True, exist_ok=True)
-    _write_yaml(of_all, {"teacher": {"is": whose}})
+    _write_yaml(of_all, {"teacher": {"is": teacher}})
 
 
 def _flat(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
