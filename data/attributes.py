@@ -315,7 +315,6 @@ class AttributesDataModule(PhotographsDataModule):
         max_bad_fraction: A run stops when more than this part of a split's images cannot be read.
         augment: Crop, flip, colour and erase the training images.
         min_crop_area: Smallest part of a photograph's area in a training crop; a hat that is cut off is still labelled.
-        hue: Shift the hue of half of them; lipstick, rosy cheeks and the colour of hair then tell less.
         random_erasing: Part of the training images that lose a random rectangle.
         central_fraction: Part of the photograph's side that is looked at in evaluation, in its middle.
         seed: Of the order, the augmentation, the split, the fractions and the shuffled labels.
@@ -345,7 +344,6 @@ class AttributesDataModule(PhotographsDataModule):
         max_bad_fraction: float = 0.01,
         augment: bool = True,
         min_crop_area: float = 0.5,
-        hue: bool = False,
         random_erasing: float = 0.0,
         central_fraction: float = 1.0,
         seed: int = 0,
