@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from backbone.errors import InputError
+from backbone.errors import Arguments, InputError
 
 Command = Callable[[list[str]], int]
 
@@ -32,3 +33,11 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130  # as a shell reports Ctrl-C
+
+
+def predict_arguments(task: str, description: str, of_sample: str) -> Arguments:
+    """The parser of a task's `predict`, with its `--source`: by default those pictures `of_sample`."""
+    parser = Arguments(prog=f"python -m tasks.{task} predict", description=description)
+    help_line = f"default, for a net trained on the sample: {of_sample}"
+    parser.add_argument("--source", type=Path, metavar="FILE-or-FOLDER", help=help_line)
+    return parser

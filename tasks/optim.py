@@ -1,9 +1,9 @@
-"""Parameter groups, the learning rate's course, and the moving average of the weights, for every task."""
+"""Options of training, parameter groups, the rate's course, and the average of the weights, for every task."""
 
 import functools
 import math
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -12,12 +12,36 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from backbone.errors import check_options
+
+Module = TypeVar("Module", bound=LightningModule)
+
 # RMSprop is the paper's optimizer (section 3.2); decay 0.9, momentum 0.9 and eps 1 are TensorFlow's SSD-MobileNet's.
 _OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
     "rmsprop": (torch.optim.RMSprop, {"alpha": 0.9, "momentum": 0.9, "eps": 1.0}),
     "adamw": (torch.optim.AdamW, {}),
 }
+
+_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "dropout": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    "label_smoothing": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    "mixup_alpha": (lambda value: value >= 0, "0 (none) or more"),
+    "cutmix_alpha": (lambda value: value >= 0, "0 (none) or more"),
+    "lr": (lambda value: value > 0, "above 0"),
+    "weight_decay": (lambda value: value >= 0, "0 or more"),
+    "warmup_steps": (lambda value: value >= 0, "0 or more"),
+    "head_steps": (lambda value: value >= 0, "0 or more"),
+    "trunk_lr_mult": (lambda value: value >= 0, "0 (frozen) or more"),
+    "layer_decay": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "ema_decay": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+}
+
+
+def check_training(options: Mapping[str, Any]) -> None:
+    """Raise InputError for the first option of training, of those that a module has, that is not what it must be."""
+    rules = ((name, holds, wanted) for name, (holds, wanted) in _RULES.items() if name in options)
+    check_options("model", *((name, options[name], holds(options[name]), wanted) for name, holds, wanted in rules))
 
 
 def parameter_groups(
@@ -100,6 +124,18 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int, hea
     return LambdaLR(optimizer, [functools.partial(factor, wait=wait) for wait in waits])
 
 
+def asked_optimizer(module: LightningModule, layer_decay: float = 1.0, head_steps: int = 0) -> Any:
+    """Every `configure_optimizers`: warm up, then follow a cosine to 0 at the last step of the run.
+
+    Of the module's `model`, whose `trunk` has a rate of its own, and of what is trained beside it.
+    """
+    asked, model = module.hparams, cast(Any, module.model)
+    groups = parameter_groups(module, model.trunk, asked["trunk_lr_mult"], asked["weight_decay"], layer_decay)
+    optimizer = build_optimizer(asked["optimizer"], groups, asked["lr"])
+    scheduler = warmup_cosine(optimizer, asked["warmup_steps"], total_steps(module.trainer), head_steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
 class KeepRateAsked(Callback):
     """Let the `lr` asked for now, in the module's hyper-parameters, win over the one in a checkpoint just loaded."""
 
@@ -119,6 +155,14 @@ def restore_rates(optimizer: Optimizer, scheduler: LambdaLR, lr: float) -> None:
 def freeze(module: nn.Module) -> None:
     """Hold a module as it is: no gradients, and norms that use their statistics. Call it from every `train()`."""
     module.eval().requires_grad_(False)
+
+
+def train_unfrozen(module: Module, mode: bool = True) -> Module:
+    """A module's `train`: set the mode of all but a frozen trunk, which keeps its norms' statistics."""
+    LightningModule.train(module, mode)
+    if module.hparams["trunk_lr_mult"] == 0:
+        freeze(cast(Any, module.model).trunk)
+    return module
 
 
 class EMA(WeightAveraging):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from backbone.errors import InputError
 from data.images import IMAGE_ENDINGS, ImageError
 from tasks.plotting import contact_sheet, fit
-from tasks.runs import point_latest
+from tasks.runs import point_latest, read_checkpoint
 
 _PRINTED = 20  # answers for more pictures are in the file alone
 _TILES = 60  # on a sheet
@@ -31,6 +31,13 @@ def pictures_at(source: Path) -> list[Path]:
             f"--source {source}: no picture ({endings}) lies in this folder; folders in it are not searched."
         )
     return found
+
+
+def need_sample(checkpoint: Path, task: str, what_for: str) -> None:
+    """Raise InputError where a net was trained on other data than the built-in sample: --source is to name pictures."""
+    trained_on = read_checkpoint(checkpoint, task)["datamodule_hyper_parameters"]["root"]
+    if trained_on is not None:
+        raise InputError(f"{checkpoint} was trained on {trained_on}; name pictures to {what_for} with --source.")
 
 
 def for_each(pictures: Sequence[Path], predict: Callable[[Path], None]) -> int:

@@ -1,27 +1,23 @@
 """Training and evaluation of the classifier: wiring only."""
 
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from backbone import InputError, normalize
-from backbone.errors import check_options
 from data import imagenet
+from tasks import steps
 from tasks.classification.loss import cross_entropy
 from tasks.classification.metrics import compare, evaluate, fit_temperature
 from tasks.classification.model import load_classifier
 from tasks.classification.report import write_report
 from tasks.distillation.lessons import Distiller, TeacherOption
 from tasks.mixing import drawing, mix
-from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
+from tasks.optim import asked_optimizer, check_training, freeze, total_steps
 from tasks.pooled import PooledClassifier
-from tasks.processes import ShareBadImages, gather
-from tasks.steps import files_of, no_loss, refuse_loss
 from tasks.trunk import build_trunk
 
 
@@ -95,20 +91,7 @@ class ClassificationModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        check_options(
-            "model",
-            ("dropout", dropout, 0 <= dropout < 1, "from 0 to below 1"),
-            ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "from 0 to below 1"),
-            ("mixup_alpha", mixup_alpha, mixup_alpha >= 0, "0 (none) or more"),
-            ("cutmix_alpha", cutmix_alpha, cutmix_alpha >= 0, "0 (none) or more"),
-            ("lr", lr, lr > 0, "above 0"),
-            ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
-            ("warmup_steps", warmup_steps, warmup_steps >= 0, "0 or more"),
-            ("head_steps", head_steps, head_steps >= 0, "0 or more"),
-            ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
-            ("layer_decay", layer_decay, 0 < layer_decay <= 1, "above 0 and at most 1"),
-            ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
-        )
+        check_training(self.hparams)
         trunk, pretrained = build_trunk(self.hparams)
         names = tuple(categories.values())
         self.class_names = imagenet.class_names() if head == "imagenet" else names  # of the head's outputs
@@ -126,9 +109,7 @@ class ClassificationModule(LightningModule):
         self._found: dict[int, np.ndarray] = {}  # logits by position in the split, and the teacher's beneath them
         self.train()
 
-    @property
-    def _data(self) -> Any:  # Trainer does not declare it
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+    _data = property(steps.datamodule_of)
 
     def prepare_fit(self, data: Any) -> None:
         """Load the teacher, and find what contradicts the data, before anything is written. Raises InputError."""
@@ -145,9 +126,8 @@ class ClassificationModule(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; 0 where no image of it could be read."""
-        self._data.bad_images.note(batch["bad"])
-        if not len(batch["images"]):
-            return no_loss(self)
+        if not steps.any_readable(self, batch):
+            return steps.no_loss(self)
         asked, model = self.hparams, self.model
         labels = self.output_of_label[batch["labels"]]
         with drawing(self, batch_idx):
@@ -161,18 +141,12 @@ class ClassificationModule(LightningModule):
         loss, parts = self.distiller.weigh(
             batch, images, logits, lambda: cross_entropy(logits, targets, asked["label_smoothing"])
         )
-        if not loss.isfinite():
-            refuse_loss(loss, self.global_step, files_of(self, batch))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
-        if self.distiller.teaches:
-            self.log_dict(parts, batch_size=len(images))
-        return loss
+        return steps.log_loss(self, loss, batch, parts if self.distiller.teaches else {})
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep the logits of the batch's images, and outside `fit` the teacher's."""
-        self._data.bad_images.note(batch["bad"])
-        if len(batch["images"]):
-            logits, files = self.model(batch["images"]), files_of(self, batch)
+        if steps.any_readable(self, batch):
+            logits, files = self.model(batch["images"]), steps.files_of(self, batch)
             both = self.distiller.beside(batch["images"], logits, files)  # (B, 1 or 2, outputs)
             self._found.update(zip(batch["positions"].tolist(), both, strict=True))
 
@@ -195,10 +169,7 @@ class ClassificationModule(LightningModule):
 
     def _score(self, split: Literal["val", "test"]) -> None:
         """Log the figures; outside `fit`, write metrics, tables and pictures into the run folder too."""
-        found = gather(self._found)
-        self._found = {}
-        if not found:  # every image of a split so small was bad, which its limit allows
-            raise InputError(f"none of the {split} images could be read; see --data.max_bad_fraction.")
+        found, self._found = steps.gather_answers(self._found, split), {}
         positions = list(found)
         both = np.stack(list(found.values()))  # (N, 1 or 2, outputs)
         logits = both[:, 0]
@@ -210,10 +181,8 @@ class ClassificationModule(LightningModule):
             scores.figures.update(dict.fromkeys(("temperature", "nll_calibrated", "ece_calibrated"), float("nan")))
         if both.shape[1] == 2:
             scores.figures.update(compare(logits, both[:, 1], labels))
-        self.log_dict({f"{split}/{name}": value for name, value in scores.figures.items() if name != "top1"})
-        self.log(f"{split}/top1", scores.figures["top1"], prog_bar=True)
-        folder = self.trainer.log_dir  # on every rank: it is a broadcast
-        if self.trainer.state.fn == "fit" or not self.trainer.logger or not self.trainer.is_global_zero:
+        steps.log_figures(self, split, scores.figures)
+        if (folder := steps.report_folder(self)) is None:
             return
         overlap, pretrained = self._data.imagenet_overlap(split), self.hparams["imagenet_pretrained"]
         if overlap and pretrained:
@@ -222,7 +191,7 @@ class ClassificationModule(LightningModule):
                 "weights may have seen"
             )
         write_report(
-            Path(cast(str, folder)),
+            folder,
             split=split,
             scores=scores,
             logits=logits,
@@ -260,19 +229,13 @@ class ClassificationModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Warm up, then follow a cosine to 0 at the last step of the run."""
-        asked, steps = self.hparams, total_steps(self.trainer)
-        groups = parameter_groups(
-            self.model, self.model.trunk, asked["trunk_lr_mult"], asked["weight_decay"], asked["layer_decay"]
-        )
-        optimizer = build_optimizer(asked["optimizer"], groups, asked["lr"])
+        asked = self.hparams
         if self._head_steps is None:  # a resumed run, of another length maybe, has it from its checkpoint
-            self._head_steps = min(asked["head_steps"], steps // 5) if asked["trunk_lr_mult"] > 0 else 0
-        scheduler = warmup_cosine(optimizer, asked["warmup_steps"], steps, self._head_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+            at_most = total_steps(self.trainer) // 5
+            self._head_steps = min(asked["head_steps"], at_most) if asked["trunk_lr_mult"] > 0 else 0
+        return asked_optimizer(self, asked["layer_decay"], self._head_steps)
 
-    def configure_callbacks(self) -> list[Callback]:
-        """Average the weights, and what every task does besides."""
-        return [EMA(self.hparams["ema_decay"]), KeepRateAsked(), ShareBadImages()]
+    configure_callbacks = steps.common_callbacks
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say whose checkpoint it is, and keep the temperature and how long the head was alone."""

@@ -4,20 +4,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from backbone.errors import Arguments, InputError
+from backbone.errors import InputError
+from tasks.commands import predict_arguments
 
 
 def main(args: list[str]) -> int:
     """Run the command; return its exit code. InputError where the source or the weights cannot be used."""
-    parser = Arguments(
-        prog="python -m tasks.classification predict",
-        description="Classify pictures; write the likeliest classes as predictions.jsonl, and sheets of the pictures.",
-    )
-    parser.add_argument(
-        "--source",
-        type=Path,
-        metavar="FILE-or-FOLDER",
-        help="default, for a net trained on the sample: its test images",
+    parser = predict_arguments(
+        "classification",
+        "Classify pictures; write the likeliest classes as predictions.jsonl, and sheets of the pictures.",
+        "its test images",
     )
     of = parser.add_mutually_exclusive_group()
     of.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
@@ -64,12 +60,10 @@ def _of_the_sample(file: Path) -> list[Path]:
     """The test images of the built-in sample, where the net was trained on it."""
     from data.classification import read_labelled
     from data.samples import built_in_sample
-    from tasks.runs import read_checkpoint
+    from tasks.predicting import need_sample
 
     if file.suffix != ".ckpt":
         raise InputError("name pictures to classify with --source.")
-    trained_on = read_checkpoint(file, "classification")["datamodule_hyper_parameters"]["root"]
-    if trained_on is not None:
-        raise InputError(f"{file} was trained on {trained_on}; name pictures to classify with --source.")
+    need_sample(file, "classification", "classify")
     images = read_labelled(built_in_sample("dogs"), "full", 0.1, 0.1, 0).splits["test"]
     return [images.path(i) for i in range(len(images))]

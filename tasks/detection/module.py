@@ -1,15 +1,13 @@
 """Training and evaluation of the detector: wiring only."""
 
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from backbone.errors import check_options
+from tasks import steps
 from tasks.detection.anchors import decode
 from tasks.detection.loss import focal_loss, multibox_loss
 from tasks.detection.matcher import match
@@ -17,9 +15,8 @@ from tasks.detection.metrics import Detections, evaluate, to_coco_results
 from tasks.detection.model import SSD, set_class_prior
 from tasks.detection.postprocess import Boxes, postprocess
 from tasks.detection.report import write_report
-from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
-from tasks.processes import ShareBadImages, gather
-from tasks.steps import no_loss, refuse_loss
+from tasks.optim import asked_optimizer, check_training, train_unfrozen
+from tasks.processes import gather
 from tasks.trunk import build_trunk
 
 
@@ -66,14 +63,7 @@ class DetectionModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        check_options(
-            "model",
-            ("lr", lr, lr > 0, "above 0"),
-            ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
-            ("warmup_steps", warmup_steps, warmup_steps >= 0, "0 or more"),
-            ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
-            ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
-        )
+        check_training(self.hparams)
         trunk, _ = build_trunk(self.hparams)
         self.category_ids = np.array(list(categories), dtype=np.int64)  # by label
         self.model = SSD(trunk, len(categories) + (loss == "multibox"), head)
@@ -83,29 +73,20 @@ class DetectionModule(LightningModule):
         self._found: dict[int, Detections] = {}
         self.train()
 
-    @property
-    def _data(self) -> Any:  # Trainer does not declare it
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+    _data = property(steps.datamodule_of)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; 0 where no image of it could be read."""
-        self._data.bad_images.note(batch["bad"])
-        if not len(batch["images"]):
-            return no_loss(self)
+        if not steps.any_readable(self, batch):
+            return steps.no_loss(self)
         answer = self.model(batch["images"])
         anchors_xyxy = decode(torch.zeros_like(answer.anchors), answer.anchors)
         matches = match(anchors_xyxy, batch["boxes_xyxy"], batch["crowd_xyxy"])
         loss_function = multibox_loss if self.hparams["loss"] == "multibox" else focal_loss
         truth = batch["boxes_xyxy"], batch["labels"]
         losses = loss_function(answer.class_logits, answer.box_codes, answer.anchors, matches, *truth)
-        loss = losses.classes + losses.boxes
-        if not loss.isfinite():
-            refuse_loss(loss, self.global_step, batch["image_ids"])
-        count = len(batch["images"])
-        self.log("train/loss", loss, prog_bar=True, batch_size=count)
         parts = {"train/loss_classes": losses.classes, "train/loss_boxes": losses.boxes}
-        self.log_dict(parts, batch_size=count)
-        return loss
+        return steps.log_loss(self, losses.classes + losses.boxes, batch, parts)
 
     def detect(self, images: Tensor, sizes: Tensor) -> list[Boxes]:
         """Detect in uint8 (B, 3, H, W) images; boxes in the pixels of photographs of (height, width) `sizes` (B, 2)."""
@@ -119,8 +100,7 @@ class DetectionModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep what is found in the batch's images."""
-        self._data.bad_images.note(batch["bad"])
-        if len(batch["images"]):
+        if steps.any_readable(self, batch):
             for image_id, found in zip(batch["image_ids"], self.detect(batch["images"], batch["sizes"]), strict=True):
                 boxes, scores, labels = (value.cpu().numpy() for value in found)
                 self._found[image_id] = Detections(boxes, scores, self.category_ids[labels])
@@ -137,17 +117,14 @@ class DetectionModule(LightningModule):
 
     def _score(self, split: Literal["val", "test"]) -> None:
         """Log COCO's figures; outside `fit`, write metrics, tables and pictures into the run folder too."""
-        found = gather(self._found)
-        self._found = {}
+        found, self._found = gather(self._found), {}
         results = [row for image_id, boxes in found.items() for row in to_coco_results(image_id, boxes)]
         ground_truth = self._data.ground_truth(split)
         scores = evaluate(ground_truth, results, image_ids=found)
-        self.log_dict({f"{split}/{name}": value for name, value in scores.figures.items() if name != "map"})
-        self.log(f"{split}/map", scores.figures["map"], prog_bar=True)
-        folder = self.trainer.log_dir  # on every rank: it is a broadcast
-        if self.trainer.state.fn != "fit" and self.trainer.logger and self.trainer.is_global_zero:
+        steps.log_figures(self, split, scores.figures)
+        if (folder := steps.report_folder(self)) is not None:
             write_report(
-                Path(cast(str, folder)),
+                folder,
                 split=split,
                 scores=scores,
                 ground_truth=ground_truth,
@@ -156,24 +133,9 @@ class DetectionModule(LightningModule):
                 open_image=lambda image_id: self._data.photograph(split, image_id),
             )
 
-    def train(self, mode: bool = True) -> "DetectionModule":
-        """Set the mode of all but a frozen trunk, which keeps its norms' statistics."""
-        super().train(mode)
-        if self.hparams["trunk_lr_mult"] == 0:
-            freeze(self.model.trunk)
-        return self
-
-    def configure_optimizers(self) -> Any:
-        """Warm up, then follow a cosine to 0 at the last step of the run."""
-        asked = self.hparams
-        groups = parameter_groups(self.model, self.model.trunk, asked["trunk_lr_mult"], asked["weight_decay"])
-        optimizer = build_optimizer(asked["optimizer"], groups, asked["lr"])
-        scheduler = warmup_cosine(optimizer, asked["warmup_steps"], total_steps(self.trainer))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Average the weights, and what every task does besides."""
-        return [EMA(self.hparams["ema_decay"]), KeepRateAsked(), ShareBadImages()]
+    train = train_unfrozen
+    configure_optimizers = asked_optimizer
+    configure_callbacks = steps.common_callbacks
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say whose checkpoint it is."""

@@ -4,20 +4,16 @@ import argparse
 import json
 from pathlib import Path
 
-from backbone.errors import Arguments, InputError
+from backbone.errors import InputError
+from tasks.commands import predict_arguments
 
 
 def main(args: list[str]) -> int:
     """Run the command; return its exit code. InputError where the source or the checkpoint cannot be used."""
-    parser = Arguments(
-        prog="python -m tasks.detection predict",
-        description="Detect in pictures; write COCO results as predictions.json, and the pictures with their boxes.",
-    )
-    parser.add_argument(
-        "--source",
-        type=Path,
-        metavar="FILE-or-FOLDER",
-        help="default, for a net trained on the sample: its test images",
+    parser = predict_arguments(
+        "detection",
+        "Detect in pictures; write COCO results as predictions.json, and the pictures with their boxes.",
+        "its test images",
     )
     parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
     parser.add_argument(
@@ -46,16 +42,14 @@ def _predict(options: argparse.Namespace) -> Path:
     from tasks.detection.inference import Detector
     from tasks.detection.metrics import Detections, to_coco_results
     from tasks.plotting import class_color, draw_boxes
-    from tasks.predicting import for_each, pictures_at
-    from tasks.runs import new_run, newest_checkpoint, point_latest, read_checkpoint
+    from tasks.predicting import for_each, need_sample, pictures_at
+    from tasks.runs import new_run, newest_checkpoint, point_latest
 
     keep_freed_memory()
     checkpoint = options.ckpt_path or newest_checkpoint("detection", options.runs)
     detect = Detector.from_checkpoint(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
     if options.source is None:
-        trained_on = read_checkpoint(checkpoint, "detection")["datamodule_hyper_parameters"]["root"]
-        if trained_on is not None:
-            raise InputError(f"{checkpoint} was trained on {trained_on}; name pictures to detect in with --source.")
+        need_sample(checkpoint, "detection", "detect in")
         options.source = built_in_sample("detection") / "test"
     pictures = pictures_at(options.source)
     detect.class_agnostic |= options.class_agnostic

@@ -1,26 +1,22 @@
 """Training and evaluation of face attributes: wiring only."""
 
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from backbone import InputError
-from backbone.errors import check_options
+from tasks import steps
 from tasks.distillation.lessons import Distiller, TeacherOption
 from tasks.distillation.losses import masked_bce
 from tasks.face_attributes.metrics import by_subgroup, choose_thresholds, evaluate
 from tasks.face_attributes.origins import Origin, find_origins, licences, origin_of, told, unique
 from tasks.face_attributes.report import write_model_card, write_report
 from tasks.mixing import drawing, mix
-from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
+from tasks.optim import asked_optimizer, check_training, train_unfrozen
 from tasks.pooled import PooledClassifier
-from tasks.processes import ShareBadImages, gather
-from tasks.steps import files_of, no_loss, refuse_loss
 from tasks.trunk import build_trunk
 
 
@@ -79,16 +75,7 @@ class FaceAttributesModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        check_options(
-            "model",
-            ("dropout", dropout, 0 <= dropout < 1, "from 0 to below 1"),
-            ("mixup_alpha", mixup_alpha, mixup_alpha >= 0, "0 (none) or more"),
-            ("lr", lr, lr > 0, "above 0"),
-            ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
-            ("warmup_steps", warmup_steps, warmup_steps >= 0, "0 or more"),
-            ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
-            ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
-        )
+        check_training(self.hparams)
         self.names = tuple(categories.values())
         self.distiller = Distiller(self.hparams, self.names, "sigmoid")
         if mixup_alpha > 0 and self.distiller.weight < 1:
@@ -104,9 +91,7 @@ class FaceAttributesModule(LightningModule):
         self._found: dict[int, np.ndarray] = {}  # logits by position in the split, and the teacher's beneath them
         self.train()
 
-    @property
-    def _data(self) -> Any:  # Trainer does not declare it
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+    _data = property(steps.datamodule_of)
 
     def prepare_fit(self, data: Any) -> None:
         """Load the teacher, and find what contradicts the data, before anything is written. Raises InputError."""
@@ -128,29 +113,23 @@ class FaceAttributesModule(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; 0 where no image of it could be read."""
-        self._data.bad_images.note(batch["bad"])
+        if not steps.any_readable(self, batch):
+            return steps.no_loss(self)
         images = batch["images"]
-        if not len(images):
-            return no_loss(self)
         with drawing(self, batch_idx):
             if self.hparams["mixup_alpha"] > 0:  # for the teacher alone, so of labels there is one for all
                 alike = torch.zeros(len(images), dtype=torch.int64, device=images.device)
                 images, _ = mix(images, alike, 1, self.hparams["mixup_alpha"], 0.0)
             logits = self.model(images)
         loss, parts = self.distiller.weigh(batch, images, logits, lambda: masked_bce(logits, batch["targets"]))
-        if not loss.isfinite():
-            refuse_loss(loss, self.global_step, files_of(self, batch))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
-        self.log_dict(parts, batch_size=len(images))
-        return loss
+        return steps.log_loss(self, loss, batch, parts)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep the logits of the batch's images, and outside `fit` the teacher's."""
-        self._data.bad_images.note(batch["bad"])
-        if not len(batch["images"]):
+        if not steps.any_readable(self, batch):
             return
         logits = self.model(batch["images"])
-        both = self.distiller.beside(batch["images"], logits, files_of(self, batch))  # (B, 1 or 2, K)
+        both = self.distiller.beside(batch["images"], logits, steps.files_of(self, batch))  # (B, 1 or 2, K)
         self._found.update(zip(batch["positions"].tolist(), both, strict=True))
 
     test_step = validation_step
@@ -172,10 +151,7 @@ class FaceAttributesModule(LightningModule):
 
     def _score(self, split: Literal["val", "test"]) -> None:
         """Log the figures; outside `fit`, write metrics, tables, pictures and a model card into the run folder too."""
-        found = gather(self._found)
-        self._found = {}
-        if not found:
-            raise InputError(f"none of the {split} images could be read; see --data.max_bad_fraction.")
+        found, self._found = steps.gather_answers(self._found, split), {}
         positions = list(found)
         answers = np.stack(list(found.values()))  # (N, 1 or 2, K)
         logits, teacher = answers[:, 0], answers[:, 1] if answers.shape[1] == 2 else None
@@ -183,14 +159,12 @@ class FaceAttributesModule(LightningModule):
         if split == "val":
             self.thresholds = choose_thresholds(logits, targets)
         scores = evaluate(logits, targets, self.thresholds, teacher)
-        self.log_dict({f"{split}/{name}": value for name, value in scores.figures.items() if name != "map"})
-        self.log(f"{split}/map", scores.figures["map"], prog_bar=True)
-        folder = self.trainer.log_dir  # on every rank: it is a broadcast
-        if self.trainer.state.fn == "fit" or not self.trainer.logger or not self.trainer.is_global_zero:
+        steps.log_figures(self, split, scores.figures)
+        if (folder := steps.report_folder(self)) is None:
             return
         asked = self.hparams
         write_report(
-            Path(cast(str, folder)),
+            folder,
             split=split,
             scores=scores,
             logits=logits,
@@ -205,7 +179,7 @@ class FaceAttributesModule(LightningModule):
         scored = origin_of(self._data)
         height, width = asked["input_size"]
         write_model_card(
-            Path(cast(str, folder)) / "model_card.md",
+            folder / "model_card.md",
             model=f"A MobileNet of width {asked['width_mult']:g} for pictures of {height} x {width} px.",
             data=f"{told(self.origins)} Scored on {len(positions):,} pictures of {scored['data']}.",
             licence=licences([*self.origins, scored]),
@@ -216,24 +190,9 @@ class FaceAttributesModule(LightningModule):
             teacher=None if asked["teacher"] is None else f"{asked['teacher']}.",
         )
 
-    def train(self, mode: bool = True) -> "FaceAttributesModule":
-        """Set the mode of all but a frozen trunk, which keeps its norms' statistics."""
-        super().train(mode)
-        if self.hparams["trunk_lr_mult"] == 0:
-            freeze(self.model.trunk)
-        return self
-
-    def configure_optimizers(self) -> Any:
-        """Warm up, then follow a cosine to 0 at the last step of the run."""
-        asked = self.hparams
-        groups = parameter_groups(self.model, self.model.trunk, asked["trunk_lr_mult"], asked["weight_decay"])
-        optimizer = build_optimizer(asked["optimizer"], groups, asked["lr"])
-        scheduler = warmup_cosine(optimizer, asked["warmup_steps"], total_steps(self.trainer))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Average the weights, and what every task does besides."""
-        return [EMA(self.hparams["ema_decay"]), KeepRateAsked(), ShareBadImages()]
+    train = train_unfrozen
+    configure_optimizers = asked_optimizer
+    configure_callbacks = steps.common_callbacks
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say whose checkpoint it is, and keep the thresholds and what the net was trained on."""

@@ -4,18 +4,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from backbone.errors import Arguments, InputError
+from tasks.commands import predict_arguments
 
 
 def main(args: list[str]) -> int:
     """Run the command; return its exit code. InputError where the source or the checkpoint cannot be used."""
-    parser = Arguments(
-        prog="python -m tasks.face_attributes predict",
-        description="Describe pictures of one face each; write every attribute's probability as predictions.jsonl, and "
+    parser = predict_arguments(
+        "face_attributes",
+        "Describe pictures of one face each; write every attribute's probability as predictions.jsonl, and "
         "sheets of the pictures.",
-    )
-    parser.add_argument(
-        "--source", type=Path, metavar="FILE-or-FOLDER", help="default, for a net trained on the sample: its pictures"
+        "its pictures",
     )
     parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
@@ -32,16 +30,14 @@ def _predict(options: argparse.Namespace) -> None:
     from data.samples import built_in_sample
     from tasks.accelerator import keep_freed_memory
     from tasks.face_attributes.inference import FaceAttributes
-    from tasks.predicting import pictures_at, write_answers
-    from tasks.runs import new_run, newest_checkpoint, read_checkpoint
+    from tasks.predicting import need_sample, pictures_at, write_answers
+    from tasks.runs import new_run, newest_checkpoint
 
     keep_freed_memory()
     file = options.ckpt_path or newest_checkpoint("face_attributes", options.runs)
     describe = FaceAttributes.from_checkpoint(file, "cuda" if torch.cuda.is_available() else "cpu")
     if options.source is None:
-        trained_on = read_checkpoint(file, "face_attributes")["datamodule_hyper_parameters"]["root"]
-        if trained_on is not None:
-            raise InputError(f"{file} was trained on {trained_on}; name pictures to describe with --source.")
+        need_sample(file, "face_attributes", "describe")
         options.source = built_in_sample("faces") / "img_align_celeba"
 
     def answer(path: Path) -> tuple[np.ndarray, dict[str, Any], str]:

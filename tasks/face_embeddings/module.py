@@ -1,26 +1,24 @@
 """Training and evaluation of face embeddings: wiring only."""
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from backbone import InputError
 from backbone.errors import check_options
+from tasks import steps
 from tasks.distillation.lessons import NOT_COMPARED, Lessons, at_hand, check_lessons, count_answers
 from tasks.distillation.losses import cosine, squared_error
 from tasks.distillation.teachers import Teacher
 from tasks.face_embeddings.metrics import evaluate, pairs_among
 from tasks.face_embeddings.report import write_report
 from tasks.face_embeddings.teacher import TeacherOption, load_embedder, size_kept, teacher_of_the_sample
-from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
+from tasks.optim import asked_optimizer, check_training, train_unfrozen
 from tasks.pooled import PooledClassifier
-from tasks.processes import ShareBadImages, gather
-from tasks.steps import files_of, no_loss, refuse_loss
 from tasks.trunk import build_trunk
 
 
@@ -78,15 +76,8 @@ class FaceEmbeddingsModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        check_options(
-            "model",
-            ("embedding_size", embedding_size, embedding_size >= 2, "2 or more"),
-            ("lr", lr, lr > 0, "above 0"),
-            ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
-            ("warmup_steps", warmup_steps, warmup_steps >= 0, "0 or more"),
-            ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
-            ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
-        )
+        check_options("model", ("embedding_size", embedding_size, embedding_size >= 2, "2 or more"))
+        check_training(self.hparams)
         if cache_only:  # the teacher is not there in validation either
             self.monitor = "val/verification_accuracy"
         trunk, _ = build_trunk(self.hparams)
@@ -102,9 +93,7 @@ class FaceEmbeddingsModule(LightningModule):
         self._wanted: dict[int, np.ndarray] = {}  # of the validation images, by position
         self.train()
 
-    @property
-    def _data(self) -> Any:  # Trainer does not declare it
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+    _data = property(steps.datamodule_of)
 
     def _project(self, teacher_size: int) -> None:
         """Go on from the embedding to the teacher's, where it has another size."""
@@ -166,20 +155,16 @@ class FaceEmbeddingsModule(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; 0 where no image of it could be read."""
-        self._data.bad_images.note(batch["bad"])
-        images = batch["images"]
-        if not len(images):
-            return no_loss(self)
+        if not steps.any_readable(self, batch):
+            return steps.no_loss(self)
         assert self._lessons is not None  # since on_fit_start
+        images = batch["images"]
         answers, wanted = self._answers(self.model(images)), self._lessons(batch, images)
         if self.hparams["distance"] == "cosine":
             loss = cosine(answers, wanted)
         else:
             loss = squared_error(answers, wanted, unit_teacher=True)
-        if not loss.isfinite():
-            refuse_loss(loss, self.global_step, files_of(self, batch))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
-        return loss
+        return steps.log_loss(self, loss, batch)
 
     def _answers(self, embeddings: Tensor) -> Tensor:
         """Embeddings (B, D) in the teacher's space, float32 (B, T)."""
@@ -188,8 +173,7 @@ class FaceEmbeddingsModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep the embeddings of the batch's images and, where the teacher is at hand, both nets' in its space."""
-        self._data.bad_images.note(batch["bad"])
-        if not len(batch["images"]):
+        if not steps.any_readable(self, batch):
             return
         embeddings = self.model(batch["images"])
         kept = [embeddings.float()]
@@ -210,9 +194,9 @@ class FaceEmbeddingsModule(LightningModule):
         assert self._teacher is not None  # asked by validation_step
         positions = batch["positions"].tolist()
         if self.trainer.state.fn != "fit":  # other images may be at these positions
-            return self._teacher(batch["images"], files_of(self, batch))
+            return self._teacher(batch["images"], steps.files_of(self, batch))
         if any(position not in self._wanted for position in positions):
-            answers = self._teacher(batch["images"], files_of(self, batch))
+            answers = self._teacher(batch["images"], steps.files_of(self, batch))
             self._wanted.update(zip(positions, answers.cpu().numpy(), strict=True))
             return answers
         return torch.from_numpy(np.stack([self._wanted[position] for position in positions]))
@@ -237,10 +221,7 @@ class FaceEmbeddingsModule(LightningModule):
 
     def _score(self, split: Literal["val", "test"]) -> None:
         """Log the figures; outside `fit`, write metrics, tables and pictures into the run folder too."""
-        found = gather(self._found)
-        self._found = {}
-        if not found:
-            raise InputError(f"none of the {split} images could be read; see --data.max_bad_fraction.")
+        found, self._found = steps.gather_answers(self._found, split), {}
         positions = list(found)
         embeddings, *both = (np.stack(part) for part in zip(*found.values(), strict=True))
         listed = self._data.pairs(split)
@@ -252,39 +233,20 @@ class FaceEmbeddingsModule(LightningModule):
         if split == "val":
             best = None if scores.student is None else scores.student.best_threshold
             self.threshold = best if best is not None and np.isfinite(best) else None
-        bar = self.monitor.removeprefix("val/")
-        self.log_dict({f"{split}/{name}": value for name, value in figures.items() if name != bar})
-        if bar in figures:
-            self.log(f"{split}/{bar}", figures[bar], prog_bar=True)
-        folder = self.trainer.log_dir  # on every rank: it is a broadcast
-        if self.trainer.state.fn == "fit" or not self.trainer.logger or not self.trainer.is_global_zero:
+        steps.log_figures(self, split, figures)
+        if (folder := steps.report_folder(self)) is None:
             return
         write_report(
-            Path(cast(str, folder)),
+            folder,
             split=split,
             scores=scores,
             files=[self._data.file(split, position) for position in positions],
             open_image=lambda i: self._data.photograph(split, positions[i]),
         )
 
-    def train(self, mode: bool = True) -> "FaceEmbeddingsModule":
-        """Set the mode of all but a frozen trunk, which keeps its norms' statistics."""
-        super().train(mode)
-        if self.hparams["trunk_lr_mult"] == 0:
-            freeze(self.model.trunk)
-        return self
-
-    def configure_optimizers(self) -> Any:
-        """Warm up, then follow a cosine to 0 at the last step of the run."""
-        asked = self.hparams
-        groups = parameter_groups(self, self.model.trunk, asked["trunk_lr_mult"], asked["weight_decay"])
-        optimizer = build_optimizer(asked["optimizer"], groups, asked["lr"])
-        scheduler = warmup_cosine(optimizer, asked["warmup_steps"], total_steps(self.trainer))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Average the weights, and what every task does besides."""
-        return [EMA(self.hparams["ema_decay"]), KeepRateAsked(), ShareBadImages()]
+    train = train_unfrozen
+    configure_optimizers = asked_optimizer
+    configure_callbacks = steps.common_callbacks
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say whose checkpoint it is, and keep the threshold."""

@@ -5,18 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from backbone.errors import Arguments, InputError
+from tasks.commands import predict_arguments
 
 
 def main(args: list[str]) -> int:
     """Run the command; return its exit code. InputError where a picture or the checkpoint cannot be used."""
-    parser = Arguments(
-        prog="python -m tasks.face_embeddings predict",
-        description="Embed pictures of one face each: embeddings.npy, float32 (N, D) of length 1, and a line of "
+    parser = predict_arguments(
+        "face_embeddings",
+        "Embed pictures of one face each: embeddings.npy, float32 (N, D) of length 1, and a line of "
         "predictions.jsonl for each. With --against, the squared distance (0 to 4) of each from one more picture.",
-    )
-    parser.add_argument(
-        "--source", type=Path, metavar="FILE-or-FOLDER", help="default, for a net trained on the sample: its pictures"
+        "its pictures",
     )
     parser.add_argument("--against", type=Path, metavar="FILE", help="a picture to compare them with")
     parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
@@ -33,16 +31,14 @@ def _predict(options: argparse.Namespace) -> Path:
     from data.samples import built_in_sample
     from tasks.accelerator import keep_freed_memory
     from tasks.face_embeddings.inference import FaceEmbedder
-    from tasks.predicting import for_each, pictures_at
-    from tasks.runs import new_run, newest_checkpoint, point_latest, read_checkpoint
+    from tasks.predicting import for_each, need_sample, pictures_at
+    from tasks.runs import new_run, newest_checkpoint, point_latest
 
     keep_freed_memory()
     file = options.ckpt_path or newest_checkpoint("face_embeddings", options.runs)
     embed = FaceEmbedder.from_checkpoint(file, "cuda" if torch.cuda.is_available() else "cpu")
     if options.source is None:
-        trained_on = read_checkpoint(file, "face_embeddings")["datamodule_hyper_parameters"]["root"]
-        if trained_on is not None:
-            raise InputError(f"{file} was trained on {trained_on}; name pictures to embed with --source.")
+        need_sample(file, "face_embeddings", "embed")
         options.source = built_in_sample("faces") / "img_align_celeba"
     pictures = pictures_at(options.source)
     other = None if options.against is None else embed(options.against)

@@ -3,16 +3,16 @@
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from backbone import InputError
 from backbone.errors import check_options
+from tasks import steps
 from tasks.geolocalization import s2
 from tasks.geolocalization.atlas import Answer, Atlas, Located, five_crops
 from tasks.geolocalization.cells import MAX_LEVEL, Partition, build_hierarchy
@@ -20,10 +20,8 @@ from tasks.geolocalization.loss import haversine_labels, hierarchical
 from tasks.geolocalization.metrics import Ranks, evaluate, rank_cells
 from tasks.geolocalization.report import write_model_card, write_report
 from tasks.mixing import drawing
-from tasks.optim import EMA, KeepRateAsked, build_optimizer, freeze, parameter_groups, total_steps, warmup_cosine
+from tasks.optim import asked_optimizer, check_training, train_unfrozen
 from tasks.pooled import PooledClassifier
-from tasks.processes import ShareBadImages, gather
-from tasks.steps import files_of, no_loss, refuse_loss
 from tasks.trunk import build_trunk
 
 _OF_CELLS = ("partition", "max_photos", "min_photos", "max_level", "points")  # options that say what the cells are
@@ -100,15 +98,10 @@ class GeolocalizationModule(LightningModule):
         check_options(
             "model",
             ("bottleneck", bottleneck, bottleneck >= 0, "0 (none) or more"),
-            ("dropout", dropout, 0 <= dropout < 1, "from 0 to below 1"),
             ("tau_km", tau_km, 0 < tau_km < float("inf"), "above 0, and the smaller, the closer to plain labels"),
             ("mode_radius_km", mode_radius_km, mode_radius_km >= 0, "0 or more"),
-            ("lr", lr, lr > 0, "above 0"),
-            ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
-            ("warmup_steps", warmup_steps, warmup_steps >= 0, "0 or more"),
-            ("trunk_lr_mult", trunk_lr_mult, trunk_lr_mult >= 0, "0 (frozen) or more"),
-            ("ema_decay", ema_decay, 0 <= ema_decay < 1, "from 0 to below 1"),
         )
+        check_training(self.hparams)
         trunk, _ = build_trunk(self.hparams)
         self.model = PooledClassifier(trunk, 1, dropout)  # until the cells are known
         self.atlas: Atlas | None = None  # from the training photographs, or the checkpoint
@@ -116,9 +109,7 @@ class GeolocalizationModule(LightningModule):
         self._found: dict[int, np.ndarray] = {}  # what is kept of each photograph's answer, by position in the split
         self.train()
 
-    @property
-    def _data(self) -> Any:  # Trainer does not declare it
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+    _data = property(steps.datamodule_of)
 
     @property
     def _cells(self) -> Atlas:
@@ -174,17 +165,11 @@ class GeolocalizationModule(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch; 0 where no image of it could be read."""
-        self._data.bad_images.note(batch["bad"])
-        images = batch["images"]
-        if not len(images):
-            return no_loss(self)
+        if not steps.any_readable(self, batch):
+            return steps.no_loss(self)
         with drawing(self, batch_idx):
-            logits = self._cells.split(self.model(images))
-        loss = hierarchical(logits, self._targets(batch["latlng"]))
-        if not loss.isfinite():
-            refuse_loss(loss, self.global_step, files_of(self, batch))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
-        return loss
+            logits = self._cells.split(self.model(batch["images"]))
+        return steps.log_loss(self, hierarchical(logits, self._targets(batch["latlng"])), batch)
 
     def _targets(self, latlng: Tensor) -> list[Tensor]:
         """What each partition's logits are held to: labels (B,), or soft ones (B, C)."""
@@ -196,8 +181,7 @@ class GeolocalizationModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Keep of each answer what is scored: the probabilities themselves would not fit into memory."""
-        self._data.bad_images.note(batch["bad"])
-        if not len(batch["images"]):
+        if not steps.any_readable(self, batch):
             return
         located = self._locate(batch["images"])
         labels = self._cells.finest.lookup(batch["latlng"].numpy())
@@ -218,24 +202,18 @@ class GeolocalizationModule(LightningModule):
 
     def _score(self, split: Literal["val", "test"]) -> None:
         """Log the figures; outside `fit`, write metrics, tables, maps and a model card into the run folder too."""
-        found = gather(self._found)
-        self._found = {}
-        if not found:
-            raise InputError(f"none of the {split} images could be read; see --data.max_bad_fraction.")
+        found, self._found = steps.gather_answers(self._found, split), {}
         positions, finest = list(found), self._cells.finest
         rows = np.stack(list(found.values()))  # (N, 8)
         latlng, radius, labels = rows[:, :2], rows[:, 2], rows[:, 3].astype(np.int64)
         ranks = Ranks(rows[:, 4].astype(np.int64), rows[:, 5], rows[:, 6].astype(np.int64), rows[:, 7])
         truth = self._data.latlng(split, positions)
         scores = evaluate(latlng, truth, labels, ranks, finest.latlng, finest.counts)
-        self.log_dict({f"{split}/{name}": value for name, value in scores.figures.items() if name != "geoscore"})
-        self.log(f"{split}/geoscore", scores.figures["geoscore"], prog_bar=True)
-        folder = self.trainer.log_dir  # on every rank: it is a broadcast
-        if self.trainer.state.fn == "fit" or not self.trainer.logger or not self.trainer.is_global_zero:
+        steps.log_figures(self, split, scores.figures)
+        if (folder := steps.report_folder(self)) is None:
             return
-        asked, report = self.hparams, Path(cast(str, folder))
         write_report(
-            report,
+            folder,
             split=split,
             scores=scores,
             places=latlng,
@@ -247,10 +225,10 @@ class GeolocalizationModule(LightningModule):
             probabilities=lambda i: self._locate(self._data.pixels(split, positions[i])).probabilities[0],
             extra={"within_half_radius": float((scores.distance_km <= radius).mean())},
         )
-        height, width = asked["input_size"]
+        height, width = self.hparams["input_size"]
         write_model_card(
-            report / "model_card.md",
-            model=f"A MobileNet of width {asked['width_mult']:g} for pictures of {height} x {width} px.",
+            folder / "model_card.md",
+            model=f"A MobileNet of width {self.hparams['width_mult']:g} for pictures of {height} x {width} px.",
             data=f"Scored on {len(positions):,} pictures of {self._data.hparams['root'] or 'the built-in sample'}.",
             licence="",
             split=split,
@@ -265,24 +243,9 @@ class GeolocalizationModule(LightningModule):
         crops = five_crops(images.to(self.device), self.hparams["input_size"])  # (B, crops, 3, H, W)
         return self._cells.locate(self.model(crops.flatten(0, 1)).unflatten(0, crops.shape[:2]))
 
-    def train(self, mode: bool = True) -> "GeolocalizationModule":
-        """Set the mode of all but a frozen trunk, which keeps its norms' statistics."""
-        super().train(mode)
-        if self.hparams["trunk_lr_mult"] == 0:
-            freeze(self.model.trunk)
-        return self
-
-    def configure_optimizers(self) -> Any:
-        """Warm up, then follow a cosine to 0 at the last step of the run."""
-        asked = self.hparams
-        groups = parameter_groups(self.model, self.model.trunk, asked["trunk_lr_mult"], asked["weight_decay"])
-        optimizer = build_optimizer(asked["optimizer"], groups, asked["lr"])
-        scheduler = warmup_cosine(optimizer, asked["warmup_steps"], total_steps(self.trainer))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Average the weights, and what every task does besides."""
-        return [EMA(self.hparams["ema_decay"]), KeepRateAsked(), ShareBadImages()]
+    train = train_unfrozen
+    configure_optimizers = asked_optimizer
+    configure_callbacks = steps.common_callbacks
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say whose checkpoint it is, and keep the cells: it answers with nothing else."""

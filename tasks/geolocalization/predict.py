@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from backbone.errors import Arguments, InputError
+from backbone.errors import InputError
+from tasks.commands import predict_arguments
 
 _NAME_BYTES = 100  # of a picture's name that go into names of files, which 255 bytes with all else bound
 _MAPS = 20  # drawn for the first pictures; of more, the JSON lines, the GeoJSON and the sheets tell
@@ -15,16 +16,11 @@ _MAPS = 20  # drawn for the first pictures; of more, the JSON lines, the GeoJSON
 
 def main(args: list[str]) -> int:
     """Run the command; return its exit code. InputError where the source or the checkpoint cannot be used."""
-    parser = Arguments(
-        prog="python -m tasks.geolocalization predict",
-        description="Say where pictures were taken, from what is seen in them: places with their probability as "
+    parser = predict_arguments(
+        "geolocalization",
+        "Say where pictures were taken, from what is seen in them: places with their probability as "
         "predictions.jsonl, maps, and a GeoJSON file for each. What EXIF says is not looked at.",
-    )
-    parser.add_argument(
-        "--source",
-        type=Path,
-        metavar="FILE-or-FOLDER",
-        help="default, for a net trained on the sample: its test pictures",
+        "its test pictures",
     )
     parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
     parser.add_argument("--top_k", type=int, default=5, help="places for each picture (default: %(default)s)")
@@ -56,17 +52,15 @@ def _predict(options: argparse.Namespace) -> None:
     from tasks.geolocalization.inference import Geolocator
     from tasks.geolocalization.maps import draw_prediction, place
     from tasks.geolocalization.sphere import haversine_km
-    from tasks.predicting import pictures_at, write_answers
-    from tasks.runs import new_run, newest_checkpoint, read_checkpoint
+    from tasks.predicting import need_sample, pictures_at, write_answers
+    from tasks.runs import new_run, newest_checkpoint
 
     keep_freed_memory()
     file = options.ckpt_path or newest_checkpoint("geolocalization", options.runs)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     locate = Geolocator.from_checkpoint(file, device, crops=options.crops, answer=options.answer)
     if options.source is None:
-        trained_on = read_checkpoint(file, "geolocalization")["datamodule_hyper_parameters"]["root"]
-        if trained_on is not None:
-            raise InputError(f"{file} was trained on {trained_on}; name pictures to locate with --source.")
+        need_sample(file, "geolocalization", "locate")
         tested = read_geotagged(built_in_sample("places")).splits["test"]
         pictures = [tested.path(i) for i in range(len(tested))]
     else:

@@ -457,4 +457,4 @@ def test_an_answer_that_is_not_finite_names_its_picture_in_an_evaluation_too(
     training = trainer(tmp_path, limit_val_batches=1.0)
     with pytest.raises(InputError) as error:
         (training.validate if split == "val" else training.test)(module, datamodule, verbose=False)
-    assert f"not finite for the picture {datamodule.file(split, 0)}; look at" in str(error.value)
+    assert f"not finite for the picture {datamodule.file(split, 0)}; look at it" in str(error.value)
