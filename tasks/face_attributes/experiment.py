@@ -242,7 +242,7 @@ def _accepted() -> dict[str, list[str]]:
 def plan(asked: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]], folder: Path, configs: Path) -> list[Run]:
     """The runs in their order, the teacher's first; `configs` is where a teacher's config lies. Raises InputError.
 
-    Both arms of a student have every option in common but the teacher's and the unlabelled pictures.
+    Both arms of a student have every option in common but the teacher's, the unlabelled pictures and fixed views.
     """
     shared = {room: {**(asked.get(room) or {}), **given[room]} for room in _ROOMS}
     unlabelled = shared["data"].pop("unlabelled", None)
@@ -256,6 +256,7 @@ def plan(asked: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]], folde
         data = {**shared["data"], "image_size": shape["image_size"]}
         if arm == "labels":
             model = {option: value for option, value in model.items() if option not in _OF_TEACHER}
+            data.pop("views", None)  # fixed for the sake of kept answers; labels do better on new ones every epoch
         else:
             model["teacher"] = source
             data |= {"unlabelled": unlabelled, "unlabelled_fraction": fraction}

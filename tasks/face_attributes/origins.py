@@ -1,9 +1,11 @@
 """What a net learned from, and on which terms: its own pictures, and those of the nets that taught or began it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from backbone.errors import InputError
+from data import celeba
 from tasks.runs import read_checkpoint
 
 # "by" whom ("" is the net itself), "data" (a folder or file), "licence" (a sentence, "" where they name none)
@@ -17,7 +19,9 @@ def find_origins(data: Any, options: Mapping[str, Any]) -> list[Origin]:
     """
     own = [origin_of(data)]
     if data.hparams["unlabelled"]:
-        own.append({"by": "", "data": data.hparams["unlabelled"], "licence": ""})
+        folder = Path(data.hparams["unlabelled"]).resolve()
+        of_celeba = data.hparams["root"] and any(map(celeba.is_celeba, (folder, *folder.parents[:2])))
+        own.append({"by": "", "data": str(data.hparams["unlabelled"]), "licence": celeba.LICENCE if of_celeba else ""})
     asked = options["teacher"]
     teachers = [asked] if isinstance(asked, str) else [each.get("source") for each in asked or ()]
     found = [*own, *_inherited("its teacher", teachers), *_inherited("its first weights", [options["weights"]])]

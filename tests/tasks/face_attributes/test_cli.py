@@ -90,7 +90,7 @@ def test_the_card_of_a_net_tested_on_other_data_says_what_it_was_trained_on(trai
     shutil.copytree(faces_root / "img_align_celeba", pictures)
     (pictures / "attributes.csv").write_text("\n".join(["path,Disc,Bar", *lines]) + "\n")
 
-    best = trained / "checkpoints" / "best.ckpt"
+    best, of_celeba = trained / "checkpoints" / "best.ckpt", faces_root / "img_align_celeba"
     card, _ = card_of(best, capsys, "--data.root", str(pictures))
     assert f"Trained on {faces_root}. Scored on 2 pictures of {pictures}. " in card
     assert TERMS in card
@@ -99,6 +99,7 @@ def test_the_card_of_a_net_tested_on_other_data_says_what_it_was_trained_on(trai
         ([], f"Trained on {pictures}. "),
         (["--model.teacher", str(best)], f"Trained on {pictures}; its teacher on {faces_root}. "),
         (["--model.weights", str(best)], f"Trained on {pictures}; its first weights on {faces_root}. "),
+        (["--data.unlabelled", str(of_celeba)], f"Trained on {pictures} and {of_celeba}. "),
     ):
         assert main(["fit", *given, *options]) == 0
         card = (last_run(capsys) / "model_card.md").read_text()

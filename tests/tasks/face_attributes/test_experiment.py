@@ -73,7 +73,9 @@ def test_the_last_validation_is_at_the_last_step(steps, every):
 def test_kept_answers_are_shared_by_the_students_that_see_the_same_pictures():
     students = [{"width_mult": width, "image_size": size} for width in (0.25, 0.5) for size in (32, 64)]
     asked = config(students=students, data={**config()["data"], "views": 2}, teacher="torchvision:resnet50")
-    caches = {run.name: run.options["model"].get("cache") for run in plan(asked, NOTHING, Path("e"), Path("c"))}
+    runs = plan(asked, NOTHING, Path("e"), Path("c"))
+    assert {run.arm: run.options["data"].get("views") for run in runs} == {"distilled": 2, "labels": None}
+    caches = {run.name: run.options["model"].get("cache") for run in runs}
     assert caches["0.25_32_distilled"] == caches["0.5_32_distilled"] == str(Path("e/answers/32_1"))
     assert len({cache for cache in caches.values() if cache}) == 3  # 32 px, 64 px, and 32 px without the pool
     assert caches["0.5_64_labels"] is None
@@ -304,6 +306,21 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(finished, faces_root,
     changed["state_dict"]["model.head.bias"] += 1
     torch.save(changed, teacher)
     assert main(["experiment", "--config", str(file)]) == 2
+    assert "teacher.yaml has teacher.is sha256" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_teacher_in_a_list_is_known_by_what_it_says(finished, faces_root, tmp_path, capsys):
+    """Its weights may be replaced under their name, which the list would not show."""
+    teacher = tmp_path / "teacher.ckpt"
+    teacher.write_bytes((finished[1] / "teacher" / "fit" / "checkpoints" / "best.ckpt").read_bytes())
+    listed = [{"source": str(teacher)}]
+    given = ["experiment", "--config", str(write(tmp_path, faces_root, teacher=listed, arms=["distilled"], sweep=None))]
+    assert main(given) == 0
+    changed = torch.load(teacher, weights_only=True)
+    changed["state_dict"]["model.head.bias"] += 1
+    torch.save(changed, teacher)
+    assert main(given) == 2
     assert "teacher.yaml has teacher.is sha256" in capsys.readouterr().err
 
 
