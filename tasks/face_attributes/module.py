@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from backbone import InputError
+from data.folders import say
 from tasks import steps
 from tasks.distillation.lessons import Distiller, TeacherOption
 from tasks.distillation.losses import masked_bce
@@ -88,6 +89,7 @@ class FaceAttributesModule(LightningModule):
         self.model.to(memory_format=torch.channels_last)
         self.thresholds = np.full(len(self.names), 0.5)  # of probability; chosen on validation, in the checkpoint
         self.origins: list[Origin] = []  # what it was trained on; in the checkpoint, as it may be tested on other data
+        self.taught_by: list[str] = []  # whose answers it learned; a test may compare it with another teacher
         self._found: dict[int, np.ndarray] = {}  # logits by position in the split, and the teacher's beneath them
         self.train()
 
@@ -101,6 +103,9 @@ class FaceAttributesModule(LightningModule):
             data.need_labels(f"with --model.teacher_weight {self.distiller.weight}")
         self.distiller.prepare(data.hparams["views"])
         self.origins = unique([*self.origins, *find_origins(data, self.hparams)])
+        if self.distiller.weight > 0:
+            teacher = self.hparams["teacher"] or f"whoever gave the answers kept in {self.hparams['cache']}"
+            self.taught_by = list(dict.fromkeys([*self.taught_by, str(teacher)]))
 
     def setup(self, stage: str) -> None:
         """Prepare, where the command has not."""
@@ -160,6 +165,8 @@ class FaceAttributesModule(LightningModule):
             self.thresholds = choose_thresholds(logits, targets)
         scores = evaluate(logits, targets, self.thresholds, teacher)
         steps.log_figures(self, split, scores.figures)
+        if self.trainer.state.fn == "fit" and np.isnan(scores.figures["map"]) and not self.trainer.sanity_checking:
+            say("no validation image has labels to be scored by: the newest weights are kept as the best")
         if (folder := steps.report_folder(self)) is None:
             return
         asked = self.hparams
@@ -183,11 +190,11 @@ class FaceAttributesModule(LightningModule):
             model=f"A MobileNet of width {asked['width_mult']:g} for pictures of {height} x {width} px.",
             data=f"{told(self.origins)} Scored on {len(positions):,} pictures of {scored['data']}.",
             licence=licences([*self.origins, scored]),
-            split=split,
+            split=self._data.hparams["test_split"] if split == "test" else split,
             scores=scores,
             attributes=self.names,
             subgroups={name: by_subgroup(logits, targets, has, self.thresholds) for name, has in groups.items()},
-            teacher=None if asked["teacher"] is None else f"{asked['teacher']}.",
+            teacher=f"{' and '.join(self.taught_by)}." if self.taught_by else None,
         )
 
     train = train_unfrozen
@@ -199,8 +206,10 @@ class FaceAttributesModule(LightningModule):
         checkpoint["task"] = "face_attributes"
         checkpoint["thresholds"] = self.thresholds.tolist()
         checkpoint["origins"] = self.origins
+        checkpoint["taught_by"] = self.taught_by
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the thresholds that were chosen with these weights, and what they were trained on."""
         self.thresholds = np.array(checkpoint["thresholds"])
         self.origins = checkpoint.get("origins", [])
+        self.taught_by = checkpoint.get("taught_by", [])

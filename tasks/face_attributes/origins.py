@@ -22,7 +22,7 @@ def find_origins(data: Any, options: Mapping[str, Any]) -> list[Origin]:
         folder = Path(data.hparams["unlabelled"]).resolve()
         of_celeba = data.hparams["root"] and any(map(celeba.is_celeba, (folder, *folder.parents[:2])))
         own.append({"by": "", "data": str(data.hparams["unlabelled"]), "licence": celeba.LICENCE if of_celeba else ""})
-    asked = options["teacher"]
+    asked = options["teacher"] if options["teacher_weight"] != 0 else None
     teachers = [asked] if isinstance(asked, str) else [each.get("source") for each in asked or ()]
     found = [*own, *_inherited("its teacher", teachers), *_inherited("its first weights", [options["weights"]])]
     return unique(found)

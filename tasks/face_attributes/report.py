@@ -248,6 +248,7 @@ CelebA shows celebrities, mostly Western and often made up for the camera; there
 who labelled its pictures again were consistent on at least 95 % of them for only 12 of the 40 attributes, and close to
 random for three (Wu et al. 2022, https://arxiv.org/abs/2210.07356)."""
 
+_TRAINED_ON = "The net was trained on these pictures or some of them, so its figures flatter it."
 _NON_COMMERCIAL = """\
 Hold weights trained on these pictures to the same terms: no commercial use, and none passed on without the terms. The
 project itself ships no such weights."""
@@ -305,6 +306,7 @@ def write_model_card(
         _NON_COMMERCIAL if "non-commercial" in licence.lower() else "",
         _CELEBA if "celeba" in f"{data} {licence}".lower() else "",
         f"## Figures on `{split}`",
+        _TRAINED_ON if split in ("train", "all") else "",
         _figures_part(scores, attributes),
         "## Subgroups",
         _subgroups_part(subgroups, len(attributes)),

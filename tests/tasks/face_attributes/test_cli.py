@@ -108,6 +108,35 @@ def test_the_card_of_a_net_tested_on_other_data_says_what_it_was_trained_on(trai
         assert ("The data name no licence" in card) != bool(options)
 
 
+def test_the_card_names_the_teacher_of_the_fit_alone_and_the_pictures_that_were_scored(trained, faces_root, capsys):
+    best = str(trained / "checkpoints" / "best.ckpt")
+    card, figures = card_of(best, capsys, "--model.teacher", best, "--data.test_split", "train")
+    assert "test/teacher_map" in figures  # compared with it, but not taught by it
+    assert "learned from a teacher" not in card
+    assert "## Figures on `train`\n\nThe net was trained on these pictures" in card
+    given = ["--data.root", str(faces_root), *SMALL, "--trainer.max_epochs", "1", "--model.teacher", best]
+    for weight, taught in (("0", False), ("0.5", True)):
+        assert main(["fit", *given, "--model.teacher_weight", weight]) == 0
+        card, _ = card_of(last_run(capsys) / "checkpoints" / "best.ckpt", capsys)
+        assert (f"It learned from a teacher's answers, and has the teacher's errors too: {best}." in card) == taught
+        assert ("its teacher on" in card) == taught
+        assert "flatter" not in card
+
+
+def test_a_net_that_no_label_scores_ends_with_its_newest_weights(trained, faces_root, tmp_path, capsys):
+    pictures = tmp_path / "own"
+    shutil.copytree(faces_root / "unlabelled", pictures)
+    rows = [f"{path.name},," for path in sorted(pictures.iterdir())]
+    (pictures / "attributes.csv").write_text("\n".join(["path,Disc,Bar", *rows]) + "\n")
+    teacher = ["--model.teacher", str(trained / "checkpoints" / "best.ckpt")]
+    assert main(["fit", "--data.root", str(pictures), *SMALL, *SHORT, *teacher]) == 0
+    printed = capsys.readouterr().out
+    assert "the newest weights are kept as the best" in printed
+    folder = Path(printed.strip().splitlines()[-1].removeprefix("run: ")) / "checkpoints"
+    best, last = (torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    assert best["global_step"] == last["global_step"] > 1
+
+
 def test_the_card_divides_the_pictures_by_an_attribute_that_the_net_did_not_learn(faces_root, capsys):
     given = ["--data.root", str(faces_root), *SMALL, "--trainer.max_epochs", "1", "--data.attributes", "[Bar]"]
     assert main(["fit", *given, "--data.subgroups", "[Disc]"]) == 0
