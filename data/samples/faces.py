@@ -492,7 +492,7 @@ def _eyes(of: _Portrait, rng: np.random.Generator) -> None:
 
 def _mouth(of: _Portrait, rng: np.random.Generator) -> None:
     gap, droop, teeth = rng.uniform(0.1, 0.16), rng.uniform(-0.03, 0.03), rng.uniform(0.35, 0.6)
-    red = _rgb(rng.uniform(-0.08, 0.01), rng.uniform(0.26, 0.34), rng.uniform(0.8, 0.95))  # darker than lips, see _skin
+    red = _rgb(rng.uniform(-0.08, 0.01), rng.uniform(0.26, 0.34), rng.uniform(0.8, 0.95))  # darker than lips: see _skin
     smiling, opened, painted = (name in of.has for name in ("Smiling", "Mouth_Slightly_Open", "Wearing_Lipstick"))
     colour = red if painted else of.who.skin * np.array([0.92, 0.78, 0.76], np.float32)
     if smiling:
