@@ -331,8 +331,9 @@ def load_teacher(
         elif re.fullmatch(r"[\w.]+:[\w.]+", text):
             found = _from_callable(text)
         else:
-            where, dot, what = text.rpartition(".")
-            meant = f" (is {where}:{what} meant?)" if dot and re.fullmatch(r"[\w.]+", text) else ""
+            where, _, what = text.rpartition(".")
+            dotted = re.fullmatch(r"\w+(\.\w+)+", text) and importlib.util.find_spec(text.split(".")[0])
+            meant = f" (is {where}:{what} meant?)" if dotted else ""
             raise InputError(f"the teacher {text!r} is nothing that can be loaded{meant}; {_ACCEPTED}.")
     if (mean is None) != (std is None):
         raise InputError(f"the teacher {text} has mean {mean} and std {std}; give both, or neither.")

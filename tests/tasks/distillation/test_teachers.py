@@ -388,6 +388,7 @@ def test_what_cannot_be_a_teacher_is_refused(module, tmp_path):
         ("text.ckpt", {}, "is not a checkpoint of this project"),
         ("gone.pt2", {}, "does not exist"),
         ("resnet50", {}, "is nothing that can be loaded; accepted are torchvision:NAME"),
+        ("resnet50.pth", {}, "is nothing that can be loaded; accepted are torchvision:NAME"),
         ("math.sqrt", {}, r"is nothing that can be loaded \(is math:sqrt meant\?\)"),
         ("no_such_module_here:function", {}, "cannot be imported"),
         (f"{name}:Net", {}, "is a class; name a function"),
