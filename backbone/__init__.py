@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from backbone.cost import count
     from backbone.mobilenet import MobileNetV1, Numerics, Preprocessing, normalize, scaled_image_size
     from backbone.pretrained import Pretrained, load_pretrained, read_pretrained
+    from backbone.trunk import trunk_from, trunk_settings
 
 __all__ = [
     "InputError",
@@ -24,6 +25,8 @@ __all__ = [
     "normalize",
     "read_pretrained",
     "scaled_image_size",
+    "trunk_from",
+    "trunk_settings",
 ]
 
 _HOME = {
@@ -36,6 +39,8 @@ _HOME = {
     "Pretrained": "pretrained",
     "load_pretrained": "pretrained",
     "read_pretrained": "pretrained",
+    "trunk_from": "trunk",
+    "trunk_settings": "trunk",
 }
 
 if not TYPE_CHECKING:  # the type checker reads the imports above, so a misspelt name is still found

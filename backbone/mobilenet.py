@@ -197,6 +197,7 @@ class MobileNetV1(nn.Module):
             raise InputError(
                 f"depth_multiplier is {depth_multiplier}, but full convolutions have no depthwise part; leave it at 1."
             )
+        self.settings: dict[str, Any] = {}  # what `trunk_from` built it from
         self.width_mult = width_mult
         self.depth_multiplier = depth_multiplier
         self.numerics = numerics or Numerics()

@@ -6,9 +6,10 @@ albumentations' generators repeat themselves in every worker and every epoch, so
 built with the epoch it starts in. A run with 2 workers then equals one with 0, and a resumed run an uninterrupted one.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -134,6 +135,14 @@ def input_size(image_size: int | list[int], resolution_mult: float) -> tuple[int
     if len(sides) != 2:
         raise InputError(f"--data.image_size is {image_size}; give one side in px, or [height, width].")
     return scaled_image_size(sides[0], resolution_mult), scaled_image_size(sides[1], resolution_mult)
+
+
+def worker_count(asked: int | Literal["auto"]) -> int:
+    """The number of loading processes: auto is one for each core that this process may use, 8 at most."""
+    if asked != "auto":
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)  # decoding keeps a fast GPU fed by then, and each has its own copy of the libraries
 
 
 def start_worker(worker_id: int) -> None:

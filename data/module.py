@@ -1,0 +1,399 @@
+"""The LightningDataModule of every task: records of a reader in, batches out, of whole images or of images with boxes.
+
+The data of a task are a thin subclass: which reader, which of its records are in a split, and the options of the two.
+"""
+
+import importlib.metadata
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from backbone.errors import InputError, check_options
+from data.bad_images import BadImages
+from data.folders import existing_folder, say
+from data.images import ImageError, open_image
+from data.loading import input_size, make_loader, sample_seed, worker_count
+from data.records import SPLITS, Records, Split, joined
+from data.samples import built_in_sample
+from data.transforms import (
+    Transform,
+    apply_to_image,
+    build_classification_eval,
+    build_classification_train,
+    needed_in_evaluation,
+    needed_in_training,
+)
+
+Size = tuple[int, int]  # (height, width) px
+Open = Callable[[Records, int, Size | None], np.ndarray]  # the image at a position, decoded to that size or above
+
+
+def open_whole(records: Records, position: int, at_least: Size | None = None) -> np.ndarray:
+    """The image at `position`, uint8 RGB (H, W, 3). Raises ImageError."""
+    return open_image(records.path(position), at_least=at_least)
+
+
+class WholeImages(Dataset):
+    """Samples of whole images: `[(epoch, position)]` gives a dict for `collate`, augmented as a function of both.
+
+    `targets` are the columns of the records of which a sample has its row. With `views` above 0 an image has that many
+    views, which take turns by the epoch; at 0 every epoch has a new one.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        targets: Sequence[str],
+        opened: Open,
+        transform: Transform,
+        at_least: Size,
+        seed: int,
+        views: int,
+    ) -> None:
+        self.records = records
+        self.targets = {name: records[name] for name in targets}
+        self.opened = opened
+        self.transform = transform
+        self.at_least = at_least
+        self.seed = seed
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        epoch, position = item
+        targets = {name: rows[position] for name, rows in self.targets.items()}
+        try:
+            image = self.opened(self.records, position, self.at_least)
+        except ImageError as error:
+            return {"bad": (error.file, error.reason), "targets": targets}
+        view = epoch % self.views if self.views else epoch
+        pixels = apply_to_image(self.transform, image, sample_seed(self.seed, view, position))
+        return {"image": pixels, "targets": targets, "position": position, "view": view}
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The batch of whole images: bad samples are left out of all but `bad`.
+
+    images uint8 (B, 3, H, W) RGB, channels last in memory; each target (B, ...) by its name; positions (in the split)
+    and view int64 (B,); bad list of (file, reason). Where every sample is bad, B is 0.
+    """
+    good = ["bad" not in sample for sample in samples]
+    read = [sample for sample in samples if "bad" not in sample]
+    images = np.stack([sample["image"] for sample in read]) if read else np.zeros((0, 1, 1, 3), np.uint8)
+    return {
+        "images": torch.from_numpy(images).permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W)
+        # of all, and then of the good: a batch of none has the shape and type of the others
+        **{n: torch.from_numpy(np.stack([s["targets"][n] for s in samples])[good]) for n in samples[0]["targets"]},
+        "positions": torch.tensor([sample["position"] for sample in read], dtype=torch.int64),
+        "view": torch.tensor([sample["view"] for sample in read], dtype=torch.int64),
+        "bad": [sample["bad"] for sample in samples if "bad" in sample],
+    }
+
+
+class _OneView(Dataset):
+    """Of a data set of [(view, position)] one view of those at `positions`, int64 (N,), in that order."""
+
+    def __init__(self, dataset: WholeImages, view: int, positions: np.ndarray) -> None:
+        self.dataset = dataset
+        self.view = view
+        self.positions = positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        return self.dataset[self.view, int(self.positions[item[1]])]
+
+
+class DataModule(LightningDataModule):
+    """Records, and loaders of their batches.
+
+    Args:
+        root: Folder of the data set, or its list; without one, the built-in sample, which is drawn once.
+        image_size: Side of the square input in px, or [height, width].
+        resolution_mult: The paper's resolution multiplier; 1 keeps `image_size` as it is.
+        batch_size: Images in a batch, on each device.
+        num_workers: Processes that load and augment; auto takes what the machine has.
+        val_fraction: Part of the training images set aside where the data have no validation split.
+        test_fraction: The same for testing.
+        test_split: Which images `test` scores.
+        max_bad_fraction: A run stops when more than this part of a split's images cannot be read.
+        augment: Vary the training images at random.
+        seed: Of the order, the augmentation and the splits.
+
+    """
+
+    sample: ClassVar[str]  # the kind of built-in sample that stands in where no root is given
+    targets: ClassVar[tuple[str, ...]] = ()  # columns of the records that a batch has
+    collate: ClassVar[Any] = staticmethod(collate)
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        image_size: int | list[int] = 224,
+        resolution_mult: float = 1.0,
+        batch_size: int = 32,
+        num_workers: int | Literal["auto"] = "auto",
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        test_split: Literal["test", "val", "train", "all"] = "test",
+        max_bad_fraction: float = 0.01,
+        augment: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.check({name: rule for name, rule in _RULES.items() if name in self.hparams})
+        self.input_size = input_size(image_size, resolution_mult)  # (height, width) px
+        self.num_workers = worker_count(num_workers)
+        self.bad_images = BadImages(max_bad_fraction)
+        self._all: Records | None = None
+        self._splits: dict[str, Records] = {}
+
+    def check(self, rules: dict[str, tuple[Callable[[Any], bool], str]]) -> None:
+        """Raise InputError for the first option that is not what its rule (test, sentence) asks for."""
+        values = self.hparams
+        check_options("data", *((name, values[name], test(values[name]), rule) for name, (test, rule) in rules.items()))
+
+    # --- what a subclass says of its data ---------------------------------------------------------------------------
+
+    def read(self) -> Records:
+        """All records of the data set, with a column `split`. Raises InputError."""
+        raise NotImplementedError
+
+    def select(self, split: Split) -> Records:
+        """The records of a split as a fit or an evaluation takes them: those that the column `split` says."""
+        chosen: str = self.hparams["test_split"] if split == "test" else split
+        records = self.all_records
+        if chosen == "all":
+            return records
+        if chosen == "test" and not (records["split"] == SPLITS.index("test")).any():
+            say(f"{self.root} has no test images: testing on its validation images")
+            chosen = "val"
+        return records.of_split(chosen)  # type: ignore[arg-type]  # a Split, as "all" is done
+
+    def describe(self, records: Records) -> str:
+        """What to say of a split's records, as "30 images of 3 classes"."""
+        return f"{len(records):,} images"
+
+    def dataset(self, split: Split, *, train: bool) -> Any:
+        """The samples of a split by (epoch, position), augmented to `train` on."""
+        raise NotImplementedError
+
+    # --- what every task asks ---------------------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Path:
+        """The folder of the data set, or its list. Raises InputError where there is none."""
+        root: str | None = self.hparams["root"]
+        if root is None:
+            return built_in_sample(self.sample)
+        return Path(root) if Path(root).is_file() else existing_folder(root)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that reports name the images from."""
+        return self.root.parent if self.root.is_file() else self.root
+
+    @property
+    def all_records(self) -> Records:
+        """All records of the data set, read once."""
+        if self._all is None:
+            self._all = self.read()
+        return self._all
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Number to name of the classes, in the order of the labels."""
+        return dict(enumerate(self.all_records.classes))
+
+    @property
+    def tests_on_validation(self) -> bool:
+        """Whether validation images are among those that `test` scores."""
+        asked, has_test = self.hparams["test_split"], (self.all_records["split"] == SPLITS.index("test")).any()
+        return asked in ("val", "all") or (asked == "test" and not has_test)
+
+    def records(self, split: Split) -> Records:
+        """The records of a split, after `setup`; positions in batches count these."""
+        return self._splits[split]
+
+    def setup(self, stage: str) -> None:
+        """Find and check what `stage` needs; print what was found, a line for each split."""
+        wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        for split in wanted.get(stage, ()):
+            if split in self._splits:
+                continue
+            records = self.select(split)
+            if not len(records):
+                raise InputError(f"{self.root} has no image in the {split} split; add some, or choose another split.")
+            if not self._splits:
+                for line in (*records.notes, *(f"{self.root}: {issue}" for issue in records.issues)):
+                    say(line)
+            self._splits[split] = records
+            say(f"{split}: {self.describe(records)} in {records.folder}")
+            self.bad_images.start(split, records, len(records))
+
+    def file(self, split: Split, position: int) -> str:
+        """The path of an image, relative to the data set's folder."""
+        return os.path.relpath(self._splits[split].path(position), self.folder)
+
+    def image(self, split: Split, position: int) -> np.ndarray:
+        """The image as the data have it, uint8 RGB (H, W, 3). Raises ImageError."""
+        return open_whole(self._splits[split], position)
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled, augmented, from where the trainer stands: its epoch, and within it after a resume."""
+        return self.loader(self.dataset("train", train=self.hparams["augment"]), shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """In the records' order, not augmented, none twice on any number of devices."""
+        return self.loader(self.dataset("val", train=False), shuffle=False)
+
+    def test_dataloader(self) -> DataLoader:
+        """As `val_dataloader`."""
+        return self.loader(self.dataset("test", train=False), shuffle=False)
+
+    def loader(self, dataset: Any, *, shuffle: bool, whole: bool = False) -> DataLoader:
+        """The loader of a dataset; with `whole` all of it on this device, and without workers where they don't pay."""
+        batch_size: int = self.hparams["batch_size"]
+        return make_loader(
+            dataset,
+            seed=self.hparams["seed"],
+            shuffle=shuffle,
+            batch_size=batch_size,
+            num_workers=0 if whole and len(dataset) <= batch_size else self.num_workers,
+            collate=type(self).collate,
+            trainer=None if whole else self.trainer,
+        )
+
+
+class WholeImageDataModule(DataModule):
+    """Records of which a batch has whole images.
+
+    Args:
+        views: Augmented views of each training image, which take turns by the epoch, so that a teacher's logits for
+            them can be cached; at 0 every epoch has a new one.
+        min_crop_area: Smallest part of an image's area in a training crop.
+        random_erasing: Part of the training images that lose a random rectangle.
+        central_fraction: Part of the image's side that is looked at in evaluation, in its middle.
+
+    """
+
+    opened: ClassVar[Any] = staticmethod(open_whole)  # an Open
+
+    def __init__(
+        self,
+        *,
+        views: int = 0,
+        min_crop_area: float = 0.25,
+        random_erasing: float = 0.0,
+        central_fraction: float = 0.875,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        rule = "0 or 1 where --data.augment is false, as all look the same"
+        check_options("data", ("views", views, self.hparams["augment"] or views <= 1, rule))
+
+    @property
+    def evaluated_size(self) -> Size:
+        """(height, width) px of an image in evaluation, where a net may look at parts of it."""
+        return self.input_size
+
+    def dataset(self, split: Split, *, train: bool) -> WholeImages:
+        """The samples of a split: random crops to train on, or the middle of each image."""
+        options, records = self.hparams, self._splits[split]
+        shared = records, self.targets, type(self).opened
+        if train:
+            size, area = self.input_size, options["min_crop_area"]
+            transform = build_classification_train(
+                size,
+                area,
+                options["random_erasing"],
+                mirror=options.get("mirror", True),
+                hue=options.get("hue", True),
+            )
+            return WholeImages(*shared, transform, needed_in_training(size, area), options["seed"], options["views"])
+        size, fraction = self.evaluated_size, options["central_fraction"]
+        transform, at_least = build_classification_eval(size, fraction), needed_in_evaluation(size, fraction)
+        return WholeImages(*shared, transform, at_least, options["seed"], views=1)
+
+    def image(self, split: Split, position: int) -> np.ndarray:
+        """The image as the data have it, uint8 RGB (H, W, 3). Raises ImageError."""
+        return type(self).opened(self._splits[split], position, None)
+
+    def pixels(self, split: Split, position: int) -> torch.Tensor:
+        """The image as it is evaluated, uint8 (1, 3, H, W). Raises ImageError."""
+        batch = collate([self.dataset(split, train=False)[0, position]])
+        for file, reason in batch["bad"]:
+            raise ImageError(file, reason)
+        return batch["images"]
+
+    # --- fixed views, for a teacher whose logits are cached ---------------------------------------------------------
+
+    def train_views(self, view: int, positions: Sequence[int]) -> DataLoader:
+        """One view of the training images at `positions`, in that order, and none else on any number of devices.
+
+        It has the pixels that training will see, so that a teacher's logits for it can be cached.
+        """
+        dataset = self.dataset("train", train=self.hparams["augment"])
+        return self.loader(_OneView(dataset, view, np.array(positions, dtype=np.int64)), shuffle=False, whole=True)
+
+    def train_keys(self) -> list[str]:
+        """The files of the training set in the order of their positions, relative to the data set's folder."""
+        records = self._splits["train"]
+        root, folder = (f"{os.path.abspath(path)}/" for path in (self.folder, records.folder))  # noqa: PTH100
+        files = [os.path.normpath(folder + os.fsdecode(name)) for name in records.file_names.tolist()]
+        # relpath() alone takes seconds for CelebA
+        return [file[len(root) :] if file.startswith(root) else os.path.relpath(file, root) for file in files]
+
+    def train_view_transform_id(self) -> str:
+        """What decides the pixels of a training view but the file itself: transform, sizes, seed and versions."""
+        dataset = self.dataset("train", train=self.hparams["augment"])
+        libraries = ("albumentations", "opencv-python-headless", "numpy", "pillow")
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries)
+        crop = f"crop {self.hparams['crop']}; " if "crop" in self.hparams else ""
+        return (
+            f"{crop}{' '.join(repr(dataset.transform).split())}; decoded at {dataset.at_least} or above; "
+            f"seed {dataset.seed}; views {dataset.views}; {versions}"
+        )
+
+
+def part_of(size: int, fraction: float, seed: int) -> np.ndarray:
+    """The sorted places of a random part of `size`, at least one above 0; with one seed, larger parts hold smaller."""
+    count = max(round(fraction * size), 1 if fraction and size else 0)
+    return np.sort(np.random.default_rng((seed, 2)).permutation(size)[:count])
+
+
+def with_unlabelled(records: Records, unlabelled: Records) -> Records:
+    """Training records followed by images without labels; a target that these lack is unknown (-1) for them."""
+    unknown = {
+        name: np.full((len(unlabelled), *rows.shape[1:]), -1, rows.dtype)
+        for name, rows in records.columns.items()
+        if name not in unlabelled.columns and rows.dtype.kind == "i"
+    }
+    return replace(joined([records, unlabelled.with_columns(**unknown)]), classes=records.classes)
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "views": (lambda value: value >= 0, "0 (a new one every epoch) or more"),
+    "batch_size": (lambda value: value >= 1, "1 or more"),
+    "num_workers": (lambda value: value == "auto" or value >= 0, "auto, or 0 or more"),
+    "val_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
+    "test_fraction": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    "max_bad_fraction": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "min_crop_area": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "random_erasing": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "central_fraction": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "crop_probability": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "seed": (lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
+}

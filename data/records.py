@@ -1,0 +1,127 @@
+"""What a reader gives: images with their targets as plain arrays, and what is odd about them, counted. No torch."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of CelebA's numbers 0, 1, 2
+UNSPLIT = -1  # in a column `split`: no list says which split the image is of
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One kind of odd data: how often it occurred, and where first."""
+
+    what: str  # what follows the number: "boxes over the edge clipped"
+    count: int
+    first: str = ""  # a line or a file
+
+    def __str__(self) -> str:
+        return f"{self.count:,} {self.what}" + (f" (first: {self.first})" if self.first else "")
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The objects of N images, packed: those of image i are the rows offsets[i]:offsets[i + 1]."""
+
+    offsets: np.ndarray  # int64 (N + 1,)
+    xyxy: np.ndarray  # float64 (M, 4) px of the annotated size, as the file has them
+    labels: np.ndarray  # int64 (M,) from 0
+    crowd: np.ndarray  # bool (M,): regions that are not searched
+    areas: np.ndarray  # float64 (M,) px²
+
+    def rows(self, position: int) -> slice:
+        """The rows of the image at `position`."""
+        return slice(int(self.offsets[position]), int(self.offsets[position + 1]))
+
+    def take(self, positions: np.ndarray) -> "Boxes":
+        """The objects of the images at `positions`, int64 (M,), in that order."""
+        counts = np.diff(self.offsets)[positions]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        rows = np.repeat(self.offsets[:-1][positions] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return Boxes(offsets, self.xyxy[rows], self.labels[rows], self.crowd[rows], self.areas[rows])
+
+
+@dataclass(frozen=True)
+class Records:
+    """The images of a data set or of one split, packed: lists of objects would be copied page by page into every worker.
+
+    `columns` are arrays of a row for each image. Those that the project knows: `split` int8 (position in SPLITS, or
+    UNSPLIT), `group` bytes (images of one group are in one split), and the targets: `labels` int64, `attributes` int8
+    (N, K) (1, 0, -1 unknown), `latlng` float64 (N, 2), `identities` int64 (-1 unknown), `crop_xyxy` float32 (N, 4) px
+    (NaN: the whole image), `image_ids` int64, `sizes` int64 (N, 2) (height, width the annotations were made on; 0
+    unknown).
+    """
+
+    folder: Path  # file_names are relative to it
+    file_names: np.ndarray  # UTF-8 bytes (N,), dtype S*
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    boxes: Boxes | None = None
+    classes: tuple[str, ...] = ()  # by label, or by the attributes' column
+    issues: tuple[Issue, ...] = ()  # odd data that could be used or left out
+    notes: tuple[str, ...] = ()  # sentences for the user: what was set aside, the data's terms
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        return self.columns[column]
+
+    def __contains__(self, file: object) -> bool:
+        return bool((self.file_names == os.fsencode(os.path.relpath(str(file), self.folder))).any())
+
+    def path(self, position: int) -> Path:
+        """The file of the image at `position`."""
+        return self.folder / os.fsdecode(self.file_names[position])  # not decode(): a name need not be valid UTF-8
+
+    def take(self, positions: np.ndarray) -> "Records":
+        """The images at `positions`, int64 (M,) or a mask of bool (N,), in that order."""
+        positions = np.flatnonzero(positions) if positions.dtype == bool else positions
+        columns = {name: rows[positions] for name, rows in self.columns.items()}
+        boxes = None if self.boxes is None else self.boxes.take(positions)
+        return replace(self, file_names=self.file_names[positions], columns=columns, boxes=boxes)
+
+    def of_split(self, split: Split) -> "Records":
+        """The images whose `split` it is."""
+        return self.take(self.columns["split"] == SPLITS.index(split))
+
+    def with_columns(self, **columns: np.ndarray) -> "Records":
+        """The same images with these columns added or replaced."""
+        return replace(self, columns={**self.columns, **columns})
+
+
+def joined(parts: Sequence[Records]) -> Records:
+    """All parts as one, in their order, in the folder that holds all of theirs, with the columns that all have.
+
+    The classes are the first part's; whether those of the others are the same is for the caller to check.
+    """
+    folders = [os.path.abspath(part.folder) for part in parts]  # noqa: PTH100  # resolve() would follow links
+    folder = os.path.commonpath(folders)
+    starts = [b"" if own == folder else os.fsencode(f"{os.path.relpath(own, folder)}/") for own in folders]
+    names = [np.char.add(start, part.file_names) for start, part in zip(starts, parts, strict=True)]
+    shared = [name for name in parts[0].columns if all(name in part.columns for part in parts)]
+    return Records(
+        parts[0].folder if len(set(folders)) == 1 else Path(folder),
+        np.concatenate(names),
+        {name: np.concatenate([part.columns[name] for part in parts]) for name in shared},
+        _joined_boxes([part.boxes for part in parts]),
+        parts[0].classes,
+        tuple(issue for part in parts for issue in part.issues),
+        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
+
+
+def _joined_boxes(parts: Sequence[Boxes | None]) -> Boxes | None:
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    counts = np.concatenate([np.diff(part.offsets) for part in known])
+    rows = (
+        np.concatenate([getattr(part, name) for part in known]) for name in ("xyxy", "labels", "crowd", "areas")
+    )
+    return Boxes(np.concatenate([[0], np.cumsum(counts)]), *rows)

@@ -1,0 +1,142 @@
+"""Who is in train, val and test: one rule for every reader. No torch.
+
+A list or a folder of the data set says it where it can. What it leaves open is drawn by a hash of the seed and the
+image's name, or that of its group (a person, a place, a photographer, a day): so an image stays where it is whatever
+images are added or taken away later, and a group is never on two sides.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from backbone.errors import InputError, check_options
+from data.records import SPLITS, UNSPLIT, Records, Split
+
+NAMES: dict[str, Split] = {  # what a split's folder, file or cell of a column is called, in lower case
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_PURPOSE = {"val": "validation", "test": "testing"}
+
+
+def split_named(name: str) -> Split | None:
+    """The split that a folder, a file or a cell of this name is; None for another word. The case does not matter."""
+    return NAMES.get(name.strip().lower())
+
+
+def draw_numbers(names: np.ndarray, seed: int) -> np.ndarray:
+    """A number in [0, 1) for each name, bytes (N,), that depends on the name and `seed` alone: float64 (N,)."""
+    return (hash_names(names, seed) >> np.uint64(11)) * 2.0**-53
+
+
+def hash_names(names: np.ndarray, seed: int) -> np.ndarray:
+    """64 bits of each name, bytes (N,): uint64 (N,), by splitmix64, eight bytes of a name at a time.
+
+    Steele et al. (2014), https://doi.org/10.1145/2714064.2660195; 100 million names take seconds.
+    """
+    words = max(1, -(-names.dtype.itemsize // 8))
+    padded = np.ascontiguousarray(names.astype(f"S{8 * words}")).view("<u8").reshape(len(names), words)
+    state = _mix(np.full(len(names), seed, dtype=np.uint64))
+    for word in padded.T:
+        state = np.where(word > 0, _mix(state ^ word), state)  # the padding, which depends on the longest name, is 0
+    return state
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def set_aside(numbers: np.ndarray, fractions: Sequence[float]) -> list[int]:
+    """Where each part ends that is set aside of G groups in the order of their `numbers`, float64 (G,).
+
+    By the number of a group, so that it stays where it is; but each part has a group, and so has what is left, as far
+    as there are enough: the first part comes before the second, and the rest before both.
+    """
+    ends: list[int] = []
+    for later, below in zip(range(len(fractions), 0, -1), np.cumsum(fractions), strict=True):
+        first = ends[-1] if ends else 0
+        least, most = first + 1, len(numbers) - later
+        ends.append(max(first, min(int(np.clip((numbers < below).sum(), least, max(least, most))), len(numbers) - 1)))
+    return ends
+
+
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Raise InputError for fractions that nothing can be drawn by; one of 0 sets nothing aside."""
+    check_options(
+        "data",
+        ("val_fraction", val_fraction, 0 <= val_fraction < 1, "from 0 to below 1"),
+        ("test_fraction", test_fraction, 0 <= test_fraction < 1, "from 0 to below 1"),
+    )
+    if val_fraction + test_fraction >= 1:
+        raise InputError(
+            f"--data.val_fraction {val_fraction:g} and --data.test_fraction {test_fraction:g} together leave nothing "
+            "to train on; lower them."
+        )
+
+
+def assign_splits(
+    records: Records,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    source: str | Path,
+    by: str = "image",
+    strata: np.ndarray | None = None,
+) -> Records:
+    """The records with a split for every image, and a note of what was drawn.
+
+    The column `split` says what is known; images of no split count as training images. Of these a part is drawn for
+    each of "val" and "test" that no image is of, unless its fraction is 0: whole groups where there is a column
+    `group` (`by` names what a group is: "person", "day"), else single images. With `strata`, int64 (N,), every class
+    has its part: at least one image of two or more. Raises InputError where a split or the training would be empty.
+    """
+    check_fractions(val_fraction, test_fraction)
+    split = records.columns.get("split", np.full(len(records), UNSPLIT, np.int8)).copy()
+    split[split == UNSPLIT] = 0
+    train = np.flatnonzero(split == 0)
+    if not len(train):
+        raise InputError(f"{source} has no image to train on among those that are there; add some.")
+    wanted: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
+    lacking = {s: f for s, f in wanted.items() if f > 0 and not (split == SPLITS.index(s)).any()}
+    notes = list(records.notes)
+    if lacking:
+        groups = records.columns.get("group", records.file_names)[train]
+        split[train] = _draw(groups, None if strata is None else strata[train], lacking, seed)
+        for s in (*lacking, "train"):
+            if not (split == SPLITS.index(s)).any():  # type: ignore[arg-type]
+                raise InputError(
+                    f"{source} has too few images (by {by}) to set some aside for {' and '.join(lacking)} and keep some "
+                    "to train on; add some, or say which image is of which split."
+                )
+        counts = " and ".join(f"{(split == SPLITS.index(s)).sum():,}" for s in lacking)
+        notes.append(
+            f"{source} has no images for {' and '.join(_PURPOSE[s] for s in lacking)}: {counts} of its {len(train):,} "
+            f"training images, drawn by {by} with seed {seed}, are set aside "
+            f"({', '.join(f'--data.{s}_fraction' for s in lacking)})"
+        )
+    assigned = records.with_columns(split=split)
+    return Records(**{**vars(assigned), "notes": tuple(notes)})
+
+
+def _draw(groups: np.ndarray, strata: np.ndarray | None, lacking: dict[Split, float], seed: int) -> np.ndarray:
+    """The split, int8 (M,), of images of these `groups`, bytes (M,)."""
+    names, group = np.unique(groups, return_inverse=True)
+    numbers = draw_numbers(names, seed)
+    stratum = np.zeros(len(names), np.int64)
+    if strata is not None:
+        stratum[group] = strata  # a group is of one stratum
+    order = np.lexsort((numbers, stratum))
+    starts = np.flatnonzero(np.diff(stratum[order], prepend=stratum[order[:1]] - 1))
+    split = np.zeros(len(names), np.int8)
+    for members in np.split(order, starts[1:]):
+        start = 0
+        for name, end in zip(lacking, set_aside(numbers[members], list(lacking.values())), strict=True):
+            split[members[start:end]] = SPLITS.index(name)
+            start = end
+    return split[group]

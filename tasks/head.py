@@ -1,0 +1,69 @@
+"""The contract of a head: what a task adds to a trunk. A new task is a head and a reader.
+
+A head is a plain module, usable without Lightning: `loss` and `update` take what `forward` gives and a batch, `compute`
+the records of a split. One pass of a trunk can so serve several heads.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from data.module import DataModule
+from data.records import Records
+
+
+class Head(nn.Module):
+    """What every task's head has; a subclass defines the seven methods that are not defined here."""
+
+    monitor: str  # the figure of `compute` by which the best checkpoint is kept
+    mode: Literal["max", "min"] = "max"  # which values of it are better
+    headline: ClassVar[Mapping[str, str]]  # figure to what the command calls it in its last lines
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[int, Any] = {}  # what `update` keeps of each image, by its position in the split
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What must travel in a checkpoint besides weights, as plain values: names, thresholds, a temperature, cells."""
+        return {}
+
+    @state.setter
+    def state(self, state: Mapping[str, Any]) -> None:
+        """Take the state of a checkpoint, before its weights are loaded."""
+
+    def start(self, data: DataModule) -> None:
+        """Before a fit, take from the training data what the network's shape depends on. InputError where it cannot."""
+
+    def forward(self, maps: dict[int, Tensor]) -> Any:
+        """The raw outputs (logits, box codes, embeddings) for a trunk's {stride: map}."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The parts of the loss by name; their sum is what is minimised."""
+        raise NotImplementedError
+
+    def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
+        """Keep in `kept` what is scored of a batch's outputs, by `batch["positions"]`."""
+        raise NotImplementedError
+
+    def compute(self, records: Records, split: str) -> dict[str, float]:
+        """The figures of what was kept of a split; on "val" also choose thresholds and the like. Empties `kept`."""
+        raise NotImplementedError
+
+    def report(self, folder: Path, split: str, data: DataModule, settings: Mapping[str, Any]) -> None:
+        """Write tables and images of the figures just computed; `settings` are the module's hyper-parameters."""
+        raise NotImplementedError
+
+    def predict(self, outputs: Any, sizes: Sequence[tuple[int, int]], **options: Any) -> list[Any]:
+        """The result for each image in its own terms; `sizes` are the images' (height, width) px."""
+        raise NotImplementedError
+
+    def take_kept(self) -> tuple[np.ndarray, list[Any]]:
+        """The positions, int64 (N,) ascending, and what was kept of each; `kept` is empty afterwards."""
+        kept, self.kept = self.kept, {}
+        positions = sorted(kept)
+        return np.array(positions, dtype=np.int64), [kept[position] for position in positions]
