@@ -23,37 +23,36 @@ def trunk_settings(
     What is not given is that of the file `weights`, and without one width 1 and TensorFlow's numerics. InputError where
     the file cannot be read.
     """
-    found = read_pretrained(weights) if weights and numerics is None else None
-    return _settings(width_mult, found, numerics)
+    return _settings(width_mult, read_pretrained(weights) if weights else None, numerics)
 
 
 def _settings(
-    width_mult: float | None, found: Pretrained | None, numerics: Mapping[str, Any] | None
+    width_mult: float | None, pretrained: Pretrained | None, numerics: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    if found is not None:
-        numerics = dataclasses.asdict(found.numerics)
-    elif numerics is None:
-        numerics = dataclasses.asdict(Numerics())
+    if width_mult is None:
+        width_mult = pretrained.width_mult if pretrained else 1.0
+    if numerics is None:
+        numerics = dataclasses.asdict(pretrained.numerics if pretrained else Numerics())
+    inner = {name: list(v) if isinstance(v, tuple) else v for name, v in numerics["preprocessing"].items()}
+    on_imagenet = pretrained is not None and pretrained.on_imagenet
     return {
-        "width_mult": width_mult if width_mult is not None else found.width_mult if found else 1.0,
-        "numerics": dict(numerics),
-        "imagenet_pretrained": found is not None and found.on_imagenet,
+        "width_mult": width_mult,
+        "numerics": {**numerics, "preprocessing": inner},
+        "imagenet_pretrained": on_imagenet,
     }
 
 
 def trunk_from(settings: Mapping[str, Any]) -> MobileNetV1:
-    """The trunk of `width_mult`, `numerics` and `weights`; each may be missing or None.
+    """The trunk of `width_mult`, `numerics` and the file `weights`, each of which may be missing or None.
 
-    With `numerics` the weights are a checkpoint's, which the caller loads, and `weights` is not read. `trunk.settings`
-    is what `trunk_settings` says. Raises InputError where the weights cannot be read or are of another width.
+    `trunk.settings` is what `trunk_settings` says. Raises InputError where the weights cannot be read, or are of
+    another width or other numerics.
     """
-    numerics, weights = settings.get("numerics"), settings.get("weights")
-    found = read_pretrained(weights) if weights and numerics is None else None
-    resolved = _settings(settings.get("width_mult"), found, numerics)
-    if found is None:
-        resolved["imagenet_pretrained"] = bool(settings.get("imagenet_pretrained", False))
+    weights = settings.get("weights")
+    pretrained = read_pretrained(weights) if weights else None
+    resolved = _settings(settings.get("width_mult"), pretrained, settings.get("numerics"))
     trunk = MobileNetV1(resolved["width_mult"], numerics=Numerics.from_dict(resolved["numerics"]))
-    if found is not None:
-        load_pretrained(trunk, found)
+    if pretrained is not None:
+        load_pretrained(trunk, pretrained)
     trunk.settings = resolved
     return trunk.to(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from backbone import MobileNetV1, load_pretrained, normalize, read_pretrained
 from data.geotagged import GeotaggedDataModule
-from tasks.accelerator import keep_freed_memory
+from tasks.accelerator import retain_freed_memory
 from tasks.geolocalization.cells import build_partition
 from tasks.geolocalization.metrics import within
 from tasks.geolocalization.sphere import haversine_km
@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--min_photos", type=int, default=3)
     options = parser.parse_args()
-    keep_freed_memory()
+    retain_freed_memory()
     data = GeotaggedDataModule(options.root, image_size=list(options.image_size), central_fraction=1.0)
     data.setup("fit")
     data.setup("test")

@@ -19,13 +19,13 @@ from tqdm import tqdm
 from data import imagenet
 from data.classification import read_labelled
 from data.images import open_image
-from tasks.accelerator import keep_freed_memory
+from tasks.accelerator import retain_freed_memory
 from tasks.classification import load
 
 
 def main() -> None:
     """Measure and print."""
-    keep_freed_memory()
+    retain_freed_memory()
     classify = load(sys.argv[1])
     data = read_labelled(Path(sys.argv[2]), "full", 0.1, 0.1, 0)
     enlarged = float(sys.argv[3]) if len(sys.argv) > 3 else 4.0

@@ -1,12 +1,10 @@
 """What every reader of a data set's folder needs; no torch, which a command's `--help` should not wait for."""
 
 from pathlib import Path
-from typing import Literal
+
 
 from backbone.errors import InputError
-
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of CelebA's numbers 0, 1, 2
+from data.records import SPLITS, Split  # noqa: F401  # until the readers take them from there
 
 
 def existing_folder(root: str | Path, option: str = "--data.root") -> Path:

@@ -121,7 +121,5 @@ def _joined_boxes(parts: Sequence[Boxes | None]) -> Boxes | None:
     if len(known) < len(parts):
         return None
     counts = np.concatenate([np.diff(part.offsets) for part in known])
-    rows = (
-        np.concatenate([getattr(part, name) for part in known]) for name in ("xyxy", "labels", "crowd", "areas")
-    )
+    rows = (np.concatenate([getattr(part, name) for part in known]) for name in ("xyxy", "labels", "crowd", "areas"))
     return Boxes(np.concatenate([[0], np.cumsum(counts)]), *rows)

@@ -1,4 +1,4 @@
-"""What the machine at hand asks for: memory that is kept on CPUs, half precision where the hardware computes in it."""
+"""What the machine at hand asks for: memory that is retained on CPUs, half precision where the hardware computes in it."""
 
 import ctypes
 import sys
@@ -6,18 +6,18 @@ import sys
 import torch
 
 # mallopt parameters of glibc's malloc.h: (name of the parameter, bytes).
-_KEEP_MEMORY = (
-    (-3, 1 << 30),  # M_MMAP_THRESHOLD: blocks up to 1 GiB come from the heap, which is kept
+_RETAIN_MEMORY = (
+    (-3, 1 << 30),  # M_MMAP_THRESHOLD: blocks up to 1 GiB come from the heap, which is retained
     (-1, (1 << 31) - 1),  # M_TRIM_THRESHOLD: at its maximum, the heap is not given back
     (-2, 256 << 20),  # M_TOP_PAD: the heap grows 256 MiB at a time
 )
 
 
-def keep_freed_memory() -> bool:
-    """Let this process keep the memory it frees, for training on a Linux CPU; True if it took effect.
+def retain_freed_memory() -> bool:
+    """Let this process retain the memory it frees, for training on a Linux CPU; True if it took effect.
 
     Each training step frees and asks again for hundreds of MB. By default glibc hands large blocks back to the kernel,
-    which must then zero every page anew: most of the step's time (benchmarks/kept_memory.py shows the ratio).
+    which must then zero every page anew: most of the step's time (benchmarks/retained_memory.py shows the ratio).
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library, such as musl, which has no such call
         return False
-    return all(mallopt(parameter, value) == 1 for parameter, value in _KEEP_MEMORY)
+    return all(mallopt(parameter, value) == 1 for parameter, value in _RETAIN_MEMORY)
 
 
 def best_precision(accelerator: str) -> str:

@@ -1,8 +1,8 @@
 """The only LightningCLI: `fit`, `validate` and `test` of every task, each in one new run folder."""
 
 import difflib
+import inspect
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -20,60 +20,23 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbone.errors import InputError
-from tasks.accelerator import best_precision, keep_freed_memory
-from tasks.runs import (
-    AtomicCheckpointIO,
-    BestCheckpoint,
-    StopBetweenSteps,
-    new_run,
-    newest_checkpoint,
-    point_latest,
-    read_checkpoint,
-)
-
-CONFIGS = Path(__file__).parents[1] / "configs"
-# What the data tell the model; never read from a checkpoint or the command line.
-LINKS = ("categories", "input_size")
+from tasks.accelerator import best_precision, retain_freed_memory
+from tasks.module import TaskModule
+from tasks.options import LINKS, resolve
+from tasks.runs import AtomicCheckpointIO, BestCheckpoint, StopBetweenSteps, new_run, point_latest
 
 
-def run(
-    task: str,
-    module_class: type[LightningModule],
-    datamodule_class: type[LightningDataModule],
-    args: Sequence[str],
-    *,
-    needs_checkpoint: bool = True,
-) -> int:
+def run(module_class: type[TaskModule], datamodule_class: type[LightningDataModule], args: Sequence[str]) -> int:
     """Run `fit`, `validate` or `test` of a task as given in `args`; return the exit code.
 
-    Without a config and a data root it is the built-in sample. Settings count in this order: command line, config,
-    checkpoint, default. Without `needs_checkpoint` a net whose weights come whole from elsewhere is evaluated as it
-    is, not the newest run's. InputError where what the user gave cannot be used, before anything is written.
+    InputError where what the user gave cannot be used, before anything is written.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # their banners
     for message in _NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
-    command, *rest = args
-    checkpoint_path = option(rest, "ckpt_path")
-    if checkpoint_path and os.path.exists(checkpoint_path):  # noqa: PTH110  # not `latest`, which soon is another run
-        checkpoint_path = os.path.realpath(checkpoint_path)
-    has_config = bool({"-c", "--config"} & {arg.split("=")[0] for arg in rest})
-    has_root = option(rest, "data.root") is not None or "--data" in rest
-    if command == "fit":
-        run_config = Path(checkpoint_path).parent.parent / "config.yaml" if checkpoint_path else None
-        if run_config and not has_config and run_config.is_file():
-            rest = ["--config", str(run_config), *rest]  # a resumed run is the same run
-        elif not has_config and not checkpoint_path and not has_root:
-            rest = ["--config", str(CONFIGS / task / "sample.yaml"), *rest]
-    elif checkpoint_path is None and needs_checkpoint and not {"-h", "--help", "--print_config"} & set(rest):
-        root = Path(option(rest, "trainer.default_root_dir") or "runs")
-        checkpoint_path = str(newest_checkpoint(task, root))
-        print(f"checkpoint: {checkpoint_path}")
-        rest = [*rest, "--ckpt_path", checkpoint_path]
-    checkpoint = read_checkpoint(checkpoint_path, task) if checkpoint_path else None
     try:
-        _Cli(task, module_class, datamodule_class, checkpoint, checkpoint_path, [command, *rest])
+        _Cli(module_class, datamodule_class, args)
     except SystemExit as stop:  # --help, a mistake in the arguments, Ctrl-C
         return int(stop.code or 0)
     return 0
@@ -116,26 +79,21 @@ class _Progress(TQDMProgressBar):  # the same bar whether or not rich happens to
 
 
 class _Cli(LightningCLI):
+    model: TaskModule
+
     def __init__(
-        self,
-        task: str,
-        module_class: type[LightningModule],
-        datamodule_class: type[LightningDataModule],
-        checkpoint: dict[str, Any] | None,
-        checkpoint_path: str | None,
-        args: Sequence[str],
+        self, module_class: type[TaskModule], datamodule_class: type[LightningDataModule], args: Sequence[str]
     ) -> None:
-        self.task = task
-        self.checkpoint = checkpoint
-        self.checkpoint_path = checkpoint_path
+        self.task = module_class.task
+        self._arguments = list(args)
         super().__init__(
             module_class,
             datamodule_class,
             parser_class=_Parser,
-            parser_kwargs={"prog": f"python -m tasks.{task}"},
+            parser_kwargs={"prog": f"python -m tasks.{self.task}"},
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            # Its own precedence lets a checkpoint override the command line; ours is in `add_arguments_to_parser`.
+            # Its own precedence lets a checkpoint override the command line; ours is in options.py.
             load_from_checkpoint_support=False,
             trainer_defaults={
                 "max_epochs": 100,
@@ -145,7 +103,7 @@ class _Cli(LightningCLI):
                 "use_distributed_sampler": False,  # the data modules shard by themselves, without padding in evaluation
                 "enable_model_summary": False,
             },
-            args=list(args),
+            args=self._arguments,
         )
 
     @staticmethod
@@ -166,28 +124,22 @@ class _Cli(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in LINKS:
-            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
-        if self.checkpoint:
-            for room, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
-                known = {action.dest for action in parser._actions}
-                saved = {f"{room}.{name}": value for name, value in self.checkpoint.get(key, {}).items()}
-                parser.set_defaults({n: v for n, v in saved.items() if n in known and n.split(".")[1] not in LINKS})
+            if name in inspect.signature(self._model_class).parameters:
+                parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        def parse(args: list[str]) -> dict[str, Any]:
+            given = parser.parse_args(args, defaults=False)
+            return given[given.subcommand].as_dict()
+
+        command = self._arguments[0]
+        settings, self.checkpoint, self.checkpoint_path = resolve(self._model_class, self._arguments, parse)
+        if command == "fit":
+            settings["ckpt_path"] = None  # config.yaml says what is trained, from the start or resumed
+        self.config = parser.parse_object({"subcommand": command, command: settings})
 
     def _parse_ckpt_path(self) -> None:
         """Keep Lightning from letting the checkpoint override the command line."""
-
-    def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
-        config.ckpt_path = self.checkpoint_path  # a config's own is that of the run it was written by
-        if self.checkpoint:  # the numerics belong to the weights, which come from the checkpoint
-            of_checkpoint = self.checkpoint["hyper_parameters"]
-            config.model.numerics = of_checkpoint["numerics"]
-            for name, value in of_checkpoint.items():  # what a config leaves to be found out was found out then
-                if name not in LINKS and name in config.model and config.model[name] is None:
-                    config.model[name] = value
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self._get(self.config_init, "trainer")
@@ -200,8 +152,8 @@ class _Cli(LightningCLI):
         config["default_root_dir"] = str(root)
         self.run_dir = new_run(self.task, root)
         self.writes_nothing = bool(config.fast_dev_run)
-        resumed_from = Path(self.checkpoint_path) if self.checkpoint_path else None
-        self.best = BestCheckpoint(self.run_dir / "checkpoints", self.model.monitor, resumed_from)
+        head = self.model.head
+        self.best = BestCheckpoint(self.run_dir / "checkpoints", f"val/{head.monitor}", head.mode, self.checkpoint_path)
         last = ModelCheckpoint(
             self.run_dir / "checkpoints",
             "last",
@@ -225,13 +177,13 @@ class _Cli(LightningCLI):
             mps = torch.backends.mps.is_available()
             accelerator = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
         if accelerator == "cpu":
-            keep_freed_memory()
+            retain_freed_memory()
         if config.get("precision") is None:
             config["precision"] = best_precision(accelerator)
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:  # a GPU that is not there
-            raise InputError(f"the --trainer options do not hold: {' '.join(str(error).split())}") from error
+            raise InputError(f"the --trainer options are invalid: {' '.join(str(error).split())}") from error
 
     def after_instantiate_classes(self) -> None:
         ours, theirs = self.datamodule.categories, (self.checkpoint or {}).get("hyper_parameters", {}).get("categories")
@@ -244,51 +196,51 @@ class _Cli(LightningCLI):
         if self.checkpoint:  # early, as it may contradict the options; when it is loaded it is asked again
             self.model.on_load_checkpoint(self.checkpoint)
         self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before a run folder is made
-        if self.subcommand == "fit" and hasattr(self.model, "prepare_fit"):
-            self.model.trainer = self.trainer  # which knows the folder of the runs
-            self.model.prepare_fit(self.datamodule)
+        if self.subcommand == "fit":
+            self.model.prepare(self.datamodule)
         if self.trainer.is_global_zero and not self.writes_nothing:
             try:
                 self.run_dir.mkdir(parents=True)  # at once, so that two runs never share a folder
             except FileExistsError:
                 raise InputError(f"{self.run_dir} was taken by a run of the same second; start again.") from None
 
-    def fit(self, model: LightningModule, **kwargs: Any) -> None:
+    def fit(self, model: TaskModule, **kwargs: Any) -> None:
         if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.hparams["root"]:
-            print("starting from random weights; ImageNet's, by --model.weights FILE, need far fewer pictures")
-        self._guarded(self.trainer.fit, model, **kwargs)
+            print("starting from random weights; ImageNet's, by --model.weights FILE, need far fewer images")
+        path = self.checkpoint_path and str(self.checkpoint_path)
+        self._guarded(self.trainer.fit, model, **{**kwargs, "ckpt_path": path})
         if not self.writes_nothing:
             if self.checkpoint and self.trainer.global_step == self.checkpoint["global_step"]:
-                self._end_again(model, self.checkpoint, **kwargs)
+                self._end_again(model, self.checkpoint, **{**kwargs, "ckpt_path": path})
             best = self.best.best_model_path
             if not best:  # stopped by max_steps or max_time before any validation: the last weights are the best
                 self.trainer.save_checkpoint(best := str(self.run_dir / "checkpoints" / "best.ckpt"))
             self._guarded(self.trainer.validate, model, verbose=False, **{**kwargs, "ckpt_path": best})
         self._finish()
 
-    def _end_again(self, model: LightningModule, checkpoint: dict[str, Any], **kwargs: Any) -> None:
+    def _end_again(self, model: TaskModule, checkpoint: dict[str, Any], **kwargs: Any) -> None:
         """Of a run that was stopped after its last step: its end, and the validation that it may not have come to."""
         folder = self.run_dir / "checkpoints"
         if self.trainer.is_global_zero:
             folder.mkdir(exist_ok=True)
             shutil.copyfile(str(self.checkpoint_path), folder / "last.ckpt")
         self._guarded(self.trainer.validate, model, verbose=False, **kwargs)
-        found, best = self.trainer.callback_metrics.get(str(model.monitor)), self.best.best_model_score
-        if found is not None and (best is None or found > best):
+        value = self.trainer.callback_metrics.get(f"val/{model.head.monitor}")
+        if value is not None and self.best.is_better(value):
             model.on_save_checkpoint(checkpoint)  # what was chosen in this validation
             self.best.best_model_path = str(folder / "best.ckpt")
             if self.trainer.is_global_zero:
                 AtomicCheckpointIO().save_checkpoint(checkpoint, self.best.best_model_path)
 
-    def validate(self, model: LightningModule, **kwargs: Any) -> None:
+    def validate(self, model: TaskModule, **kwargs: Any) -> None:
         self._guarded(self.trainer.validate, model, verbose=False, **kwargs)
         self._finish()
 
-    def test(self, model: LightningModule, **kwargs: Any) -> None:
+    def test(self, model: TaskModule, **kwargs: Any) -> None:
         self._guarded(self.trainer.test, model, verbose=False, **kwargs)
         self._finish()
 
-    def _guarded(self, function: Any, model: LightningModule, **kwargs: Any) -> None:
+    def _guarded(self, function: Any, model: TaskModule, **kwargs: Any) -> None:
         """Call a method of the trainer; turn Ctrl-C and a checkpoint that does not fit into plain words."""
         try:
             with self.stop:
@@ -319,7 +271,7 @@ class _Cli(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         figures = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        for name, meaning in self.model.headline.items():
+        for name, meaning in self.model.head.headline.items():
             for split in ("val", "test"):
                 if f"{split}/{name}" in figures:
                     print(f"{meaning} {figures[f'{split}/{name}']:.3f}  ({split}/{name})")
@@ -331,7 +283,8 @@ class _Cli(LightningCLI):
 
 # Lightning's remarks to programmers; each is on purpose here.
 _NOT_FOR_USERS = (
-    ".*does not have many workers.*",  # two cores are shared by loader and training
+    ".*does not have many workers.*",  # --data.num_workers auto takes what there is
+    ".*This DataLoader will create .* worker processes.*",
     ".*Checkpoint directory .* exists and is not empty.*",  # the validation after a fit
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*The number of training batches .* is smaller than the logging interval.*",
@@ -340,18 +293,7 @@ _NOT_FOR_USERS = (
     ".*your dataloader is not resumable.*",  # it is: data/loading.py starts where the checkpoint stands
     ".*Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
     ".*Found .* module\\(s\\) in eval mode at the start of training.*",  # frozen norms, a trunk that waits for its head
-    "[\\s\\S]*Dump of a value that does not round-trip.*",  # numerics' tuples, which Numerics.from_dict makes again
 )
-
-
-def option(args: Sequence[str], name: str) -> str | None:
-    """The value of `--name VALUE` or `--name=VALUE`, None where it is not given."""
-    for i, arg in enumerate(args):
-        if arg == f"--{name}" and i + 1 < len(args):
-            return args[i + 1]
-        if arg.startswith(f"--{name}="):
-            return arg.split("=", 1)[1]
-    return None
 
 
 def _classes(categories: dict[int, str], others: dict[int, str]) -> str:

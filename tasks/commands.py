@@ -1,12 +1,52 @@
-"""The face of every `python -m tasks.<task>`: quick help, one sentence for a user's mistake, and exit codes."""
+"""The face of every `python -m tasks.<task>`: its commands, quick help, one sentence for a mistake, and exit codes."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from backbone.errors import Arguments, InputError
+from backbone.errors import InputError
+
+if TYPE_CHECKING:
+    from tasks.module import TaskModule
+    from tasks.predict import PredictCommand
 
 Command = Callable[[list[str]], int]
+
+
+def main(
+    task: str,
+    about: str,
+    classes: "Callable[[], tuple[type[TaskModule], Any]]",
+    predict: "PredictCommand",
+    args: Sequence[str] | None,
+    more: Mapping[str, tuple[str, Command]] | None = None,
+) -> int:
+    """Run one command of a task: fit, validate, test, predict, or one of its own in `more`; return the exit code.
+
+    `classes` imports its module and its data module, once a command needs them.
+    """
+
+    def train(command: str) -> Command:
+        def run_command(rest: list[str]) -> int:
+            from tasks.cli import run  # here, so that --help need not import torch
+
+            return run(*classes(), [command, *rest])
+
+        return run_command
+
+    def run_predict(rest: list[str]) -> int:
+        from tasks.predict import main
+
+        return main(task, classes, predict, rest)
+
+    commands = {
+        "fit": ("train; with no further argument, on the built-in sample", train("fit")),
+        "validate": ("score a checkpoint on the validation images", train("validate")),
+        "test": ("score a checkpoint on the test images, with a report", train("test")),
+        "predict": (predict.description.partition(";")[0].lower(), run_predict),
+        **(more or {}),
+    }
+    return dispatch(f"python -m tasks.{task}", about, commands, args)
 
 
 def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]], args: Sequence[str] | None) -> int:
@@ -33,11 +73,3 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130  # as a shell reports Ctrl-C
-
-
-def predict_arguments(task: str, description: str, of_sample: str) -> Arguments:
-    """The parser of a task's `predict`, with its `--source`: by default those pictures `of_sample`."""
-    parser = Arguments(prog=f"python -m tasks.{task} predict", description=description)
-    help_line = f"default, for a net trained on the sample: {of_sample}"
-    parser.add_argument("--source", type=Path, metavar="FILE-or-FOLDER", help=help_line)
-    return parser

@@ -1,4 +1,4 @@
-"""Trunk and pooled head, for every task that says something of a whole picture: uint8 images in, logits out."""
+"""What every task that says something of a whole image has on its trunk: pooling, dropout and one linear layer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,48 +6,69 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone import MobileNetV1, Numerics, normalize
+from backbone import MobileNetV1, normalize, trunk_from
 
 
-class PooledClassifier(nn.Module):
-    """Global average pooling, dropout and one linear layer on a trunk (Table 1's last rows).
+class PooledLinear(nn.Module):
+    """Global average pooling, dropout and one linear layer on the map of stride 32 (Table 1's last rows).
 
     With a `bottleneck` that layer's matrix has this rank, as two without anything between: of 26,263 outputs its 27 M
-    parameters become 7 M at 256.
+    parameters become 7 M at 256. A head holds it as `layers`.
     """
 
-    def __init__(self, trunk: MobileNetV1, num_classes: int, dropout: float = 0.0, bottleneck: int = 0) -> None:
+    def __init__(self, channels: Mapping[int, int], outputs: int, dropout: float = 0.0, bottleneck: int = 0) -> None:
         super().__init__()
-        self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
-        self.bottleneck = nn.Linear(trunk.channels[32], bottleneck, bias=False) if bottleneck else nn.Identity()
-        self.head = nn.Linear(bottleneck or trunk.channels[32], num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
+        self.bottleneck = nn.Linear(channels[32], bottleneck, bias=False) if bottleneck else nn.Identity()
+        self.linear = nn.Linear(bottleneck or channels[32], outputs)
+        nn.init.trunc_normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Uint8 (B, 3, H, W) RGB images to logits (B, num_classes)."""
-        return self.classify(self.pool(normalize(images, self.trunk.preprocessing)))
-
-    def pool(self, images: Tensor) -> Tensor:
-        """Normalised (B, 3, H, W) images to pooled features, float32 (B, channels)."""
-        return self.trunk.features(images)[32].float().mean((2, 3))
+    def forward(self, maps: Mapping[int, Tensor]) -> Tensor:
+        """A trunk's maps to logits (B, outputs), in float32 under autocast too."""
+        return self.classify(pool(maps))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Pooled features (B, channels) to logits (B, num_classes), in float32 under autocast too."""
+        """Pooled features (B, channels) to logits (B, outputs)."""
         with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
-            return self.head(self.bottleneck(self.dropout(features)))
+            return self.linear(self.bottleneck(self.dropout(features)))
 
 
-def build_network(checkpoint: Mapping[str, Any]) -> PooledClassifier:
-    """The network of a checkpoint of such a task, read by `read_checkpoint`, with its averaged weights.
+def pool(maps: Mapping[int, Tensor]) -> Tensor:
+    """The mean of the map of stride 32 over its places: float32 (B, channels)."""
+    return maps[32].float().mean((2, 3))
 
-    What was trained beside it, as a projector, is left behind.
+
+class PooledNetwork(nn.Module):
+    """A trunk with a pooled linear layer as one network, for a teacher or for counting: uint8 images in, logits out."""
+
+    def __init__(self, trunk: MobileNetV1, layers: PooledLinear) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.layers = layers
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Uint8 (B, 3, H, W) RGB images to logits (B, outputs)."""
+        return self.layers(self.trunk.features(normalize(images, self.trunk.preprocessing)))
+
+    def pool(self, images: Tensor) -> Tensor:
+        """Uint8 (B, 3, H, W) RGB images to the features that the linear layer sees, float32 (B, channels)."""
+        return pool(self.trunk.features(normalize(images, self.trunk.preprocessing)))
+
+
+def pooled_network(checkpoint: Mapping[str, Any]) -> PooledNetwork:
+    """The network of a checkpoint of any task with such a head, read by `read_checkpoint`, with its averaged weights.
+
+    What was trained beside it, as a projector, is left behind. KeyError where the checkpoint has another head.
     """
-    settings = checkpoint["hyper_parameters"]
-    state = checkpoint["state_dict"].items()
-    weights = {name.removeprefix("model."): value for name, value in state if name.startswith("model.")}
-    trunk = MobileNetV1(settings["width_mult"], numerics=Numerics.from_dict(settings["numerics"]))
-    model = PooledClassifier(trunk, len(weights["head.bias"]), bottleneck=settings.get("bottleneck", 0))
-    model.load_state_dict(weights)
-    return model
+    states: dict[str, dict[str, Tensor]] = {"trunk.": {}, "head.layers.": {}}
+    for name, value in checkpoint["state_dict"].items():
+        for prefix, state in states.items():
+            if name.startswith(prefix):
+                state[name.removeprefix(prefix)] = value
+    trunk, layers = trunk_from(checkpoint["trunk"]), states["head.layers."]
+    bottleneck = len(layers["bottleneck.weight"]) if "bottleneck.weight" in layers else 0
+    network = PooledNetwork(trunk, PooledLinear(trunk.channels, len(layers["linear.bias"]), bottleneck=bottleneck))
+    network.trunk.load_state_dict(states["trunk."])
+    network.layers.load_state_dict(layers)
+    return network.eval()

@@ -113,8 +113,8 @@ class StopBetweenSteps(Callback):
 class BestCheckpoint(ModelCheckpoint):
     """best.ckpt by `monitor`; a resumed run starts with the best of the run it goes on with, not from nothing."""
 
-    def __init__(self, folder: Path, monitor: str, resumed_from: Path | None) -> None:
-        super().__init__(folder, "best", monitor=monitor, mode="max", enable_version_counter=False)
+    def __init__(self, folder: Path, monitor: str, mode: str, resumed_from: Path | None) -> None:
+        super().__init__(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
         self._resumed_from = resumed_from
         self._stage = ""
 
@@ -122,6 +122,11 @@ class BestCheckpoint(ModelCheckpoint):
         """Whether to save: also while nothing can be scored, as without labels, so that the newest is the best."""
         scored = self.best_model_score is not None and bool(self.best_model_score.isfinite())
         return super().check_monitor_top_k(trainer, current) or (current is not None and not scored)
+
+    def is_better(self, value: Tensor) -> bool:
+        """Whether a value of the monitored figure beats the best one so far, or is the first."""
+        best = self.best_model_score
+        return best is None or bool(value > best if self.mode == "max" else value < best)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note whether this is a `fit`: a validation or a test loads the state too."""

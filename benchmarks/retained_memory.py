@@ -1,6 +1,6 @@
-"""What `tasks.accelerator.keep_freed_memory` gains: training images per second with and without it, in turn.
+"""What `tasks.accelerator.retain_freed_memory` gains: training images per second with and without it, in turn.
 
-    python benchmarks/kept_memory.py [--steps N] [--rounds R]
+    python benchmarks/retained_memory.py [--steps N] [--rounds R]
 
 Each side runs in a fresh process, since memory once kept cannot be given back to the old behaviour.
 """
@@ -18,9 +18,9 @@ def images_per_second(keep: bool, steps: int, batch_size: int = 32) -> float:
     from torch import nn
 
     from backbone import MobileNetV1
-    from tasks.accelerator import keep_freed_memory
+    from tasks.accelerator import retain_freed_memory
 
-    if keep and not keep_freed_memory():
+    if keep and not retain_freed_memory():
         raise SystemExit("this machine trains on an accelerator, or its C library is not glibc: nothing to compare")
     trunk = MobileNetV1()
     model = nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(trunk.channels[32], 1000))
@@ -55,7 +55,7 @@ def main() -> None:
             found.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     default, keep = (statistics.median(speeds[side]) for side in ("default", "keep"))
     print(f"memory given back to the kernel: {default:6.1f} images/s  {[round(s, 1) for s in speeds['default']]}")
-    print(f"memory kept:                     {keep:6.1f} images/s  {[round(s, 1) for s in speeds['keep']]}")
+    print(f"memory retained:                     {keep:6.1f} images/s  {[round(s, 1) for s in speeds['keep']]}")
     print(f"ratio: {keep / default:.2f}")
 
 

@@ -1,0 +1,76 @@
+"""The options of `fit`, `validate` and `test`, resolved once, before anything is built.
+
+They count in this order: command line, config, checkpoint, default. Only what is the shape of a checkpoint's own network
+(its width, its head) is always the checkpoint's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data.folders import say
+from tasks.module import TaskModule, rebuilt
+from tasks.runs import newest_checkpoint, read_checkpoint
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+LINKS = ("categories", "input_size")  # what the data tell the model, never the command line or a checkpoint
+_OF_THE_MACHINE = ("num_workers",)  # what a checkpoint says of another machine
+
+
+class Resolved(NamedTuple):
+    """The settings of a command as a parser takes them, and the checkpoint that they are for."""
+
+    settings: dict[str, Any]
+    checkpoint: dict[str, Any] | None
+    checkpoint_path: Path | None
+
+
+def resolve(
+    module_class: type[TaskModule], args: Sequence[str], parse: Callable[[list[str]], dict[str, Any]]
+) -> Resolved:
+    """The settings of the command `args`; `parse` gives what arguments and their configs say, without defaults.
+
+    A `fit` without a config, a checkpoint and a data root is the built-in sample; one with a checkpoint goes on with
+    the config of its run; the others take the newest run's checkpoint, unless the weights are a whole model. Raises
+    InputError where a checkpoint or weights cannot be used.
+    """
+    task, command = module_class.task, args[0]
+    given = parse(list(args))
+    path = given.get("ckpt_path")
+    if "config" not in given and command == "fit":
+        run_config = Path(path).resolve().parent.parent / "config.yaml" if path else CONFIGS / task / "sample.yaml"
+        if run_config.is_file() and (path or not (given.get("data") or {}).get("root")):
+            given = parse([command, "--config", str(run_config), *args[1:]])
+    model, data = dict(given.get("model") or {}), dict(given.get("data") or {})
+    runs = Path((given.get("trainer") or {}).get("default_root_dir") or "runs")
+    if path is None and command != "fit" and not module_class.is_whole(model):
+        path = newest_checkpoint(task, runs)
+        print(f"checkpoint: {path}")
+    checkpoint = None
+    if path is not None:
+        checkpoint = read_checkpoint(path, task)
+        path = Path(path).resolve()  # not `latest`, which soon is another run
+        model = _with_checkpoint(model, checkpoint, module_class.shape_options)
+        data = {**_saved(checkpoint, "datamodule_hyper_parameters", _OF_THE_MACHINE), **_given(data)}
+    module_class.resolve(command, model, data, runs)
+    settings = {name: value for name, value in given.items() if name != "config"}
+    return Resolved({**settings, "model": model, "data": data, "ckpt_path": path and str(path)}, checkpoint, path)
+
+
+def _with_checkpoint(model: dict[str, Any], checkpoint: Mapping[str, Any], shape: Sequence[str]) -> dict[str, Any]:
+    """The model's options over those of a checkpoint, whose shape is its own; a line says where they differ."""
+    saved = _saved(checkpoint, "hyper_parameters", LINKS)
+    own = {**{name: saved[name] for name in shape if name in saved}, **rebuilt(checkpoint)}
+    for name in shape:
+        if model.get(name) not in (None, own[name]) and name != "numerics":
+            say(f"note: --model.{name} {model[name]} is not used, as the checkpoint's own is {own[name]}")
+    return {**saved, **_given(model), **own}
+
+
+def _saved(checkpoint: Mapping[str, Any], key: str, without: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in checkpoint[key].items() if name[0] != "_" and name not in without}
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what a config leaves to be found out."""
+    return {name: value for name, value in options.items() if value is not None}
