@@ -6,11 +6,13 @@ same pixels.
 
 import colorsys
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from backbone.errors import InputError
 
 Color = tuple[int, int, int]
 
@@ -73,6 +75,14 @@ def fit(image: np.ndarray, width: int, height: int) -> tuple[np.ndarray, float]:
     scale = min(width / image.shape[1], height / image.shape[0])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BICUBIC)), scale
+
+
+def image_or_grey(open_image: Callable[[int], np.ndarray], key: int, size: tuple[int, int] = (300, 300)) -> np.ndarray:
+    """What `open_image` gives for a position or id, uint8 RGB; grey of (height, width) where it raises InputError."""
+    try:
+        return open_image(key)
+    except InputError:
+        return np.full((*size, 3), 160, np.uint8)
 
 
 def contact_sheet(

@@ -1,4 +1,4 @@
-"""What every report writes with: figures as JSON, tables as CSV, pictures by matplotlib, names that fit into them."""
+"""What every report writes with: JSON, CSV, Markdown, model cards, images by matplotlib, names that fit into them."""
 
 import csv
 import json
@@ -27,6 +27,38 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]])
         writer = csv.writer(file)
         writer.writerow(head)
         writer.writerows(rows)
+
+
+def number(value: float) -> str:
+    """A figure for a Markdown table, with three decimals; in words where it is NaN."""
+    return "not measured" if math.isnan(value) else f"{value:.3f}"
+
+
+def as_code(name: str) -> str:
+    """A name in Markdown's backquotes; a bar would end a table's cell."""
+    return f"`{name.replace('|', '/').replace('`', ' ')}`"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of cells that hold no bar."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def figures_table(figures: Mapping[str, float], words: Mapping[str, str]) -> str:
+    """A Markdown table of those `figures` that `words` names, in its order and by its words."""
+    rows = ([text, number(figures[name])] for name, text in words.items() if name in figures)
+    return markdown_table(["figure", "value"], rows)
+
+
+def write_model_card(path: Path, *, task: str, model: str, data: str, licence: str, parts: Mapping[str, str]) -> None:
+    """Write a model card (Mitchell et al. 2019, https://arxiv.org/abs/1810.03993) for those who did not train the net.
+
+    `model`, `data` and `licence` ("" where the data name none) are sentences; `parts` are headings to Markdown.
+    """
+    licence = licence or "The data name no licence: see that you may use them."
+    text = [f"# Model card: {task}", model, "## Data and licence", f"{data} {licence}"]
+    text += [f"## {heading}\n\n{content.strip()}" for heading, content in parts.items()]
+    path.write_text("\n\n".join(text) + "\n", "utf-8")
 
 
 def count_of(count: int, of: str) -> str:

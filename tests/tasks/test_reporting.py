@@ -2,7 +2,7 @@ import csv
 import json
 import os
 
-from tasks.reporting import clipped, count_of, legible, write_csv, write_json
+from tasks.reporting import as_code, clipped, count_of, figures_table, legible, write_csv, write_json, write_model_card
 
 
 def test_names_are_drawn_in_one_line_and_what_the_font_lacks_is_told_by_the_number():
@@ -32,3 +32,13 @@ def test_a_file_name_that_is_no_utf_8_is_escaped(tmp_path):
     write_csv(tmp_path / "t.csv", ["file"], [[os.fsdecode(b"\xff.jpg")], ["a,b"]])
     with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [["file"], ["\\udcff.jpg"], ["a,b"]]
+
+
+def test_a_model_card_has_its_parts_by_heading_and_a_table_cell_no_bar(tmp_path):
+    table = figures_table({"a": float("nan"), "b": 0.5, "c": 1}, {"b": "the b", "a": "the a"})
+    assert table == "| figure | value |\n| --- | --- |\n| the b | 0.500 |\n| the a | not measured |"
+    assert as_code("a|b`") == "`a/b `"
+    write_model_card(tmp_path / "c.md", task="t", model="M.", data="D.", licence="L.", parts={"Figures": table})
+    assert (tmp_path / "c.md").read_text().split("\n\n") == [
+        *("# Model card: t", "M.", "## Data and licence", "D. L.", "## Figures", table + "\n")
+    ]
