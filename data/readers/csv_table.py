@@ -1,0 +1,181 @@
+"""CSV lists of images, however people and programs write them: the one place that reads a CSV. No torch.
+
+Commas, semicolons or tabs separate; a byte order mark is passed over; a column's name counts in any case.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from backbone.errors import InputError
+from data.image_list import are_there
+from data.records import Issue, Records
+from data.splits import hash_names
+
+_CHUNK = 10_000  # rows read at a time: more lists at once would keep the garbage collector busy
+
+
+@dataclass(frozen=True)
+class CsvTable:
+    """What the first line of a CSV says of it."""
+
+    file: Path
+    cells: tuple[str, ...]  # of the first line, without the spaces around: the columns' names, if it is a header
+    delimiter: str
+    header: bool = True
+
+    def column(self, *names: str) -> int:
+        """The position of the first of these columns that is there, as it is written or else in any case; -1 for none."""
+        lower = [cell.lower() for cell in self.cells]
+        for cells, wanted in ((self.cells, names), (lower, [name.lower() for name in names])):
+            for name in wanted:
+                if name in cells:
+                    return cells.index(name)
+        return -1
+
+    def chunks(self, least: int | None = None) -> Iterator[tuple[np.ndarray, list[tuple[str, ...]]]]:
+        """The rows that are not blank: (the line that each ends on, int64 (N,) from 1; their columns).
+
+        Raises InputError for a row of fewer than `least` cells, or, without it, of another number than the header's.
+        """
+        with open_csv(self.file, newline="") as text, progress_bar(self.file) as bar:
+            before = skip_header(text, self)
+            reader = self.reader(text)
+            while chunk := self._next_rows(reader, before, least):
+                bar.update(bytes_read(text) - bar.n)
+                yield chunk
+
+    def reader(self, lines: Any) -> Any:
+        """The csv.reader of some of the lines; without a header, quotes are characters like others."""
+        quoting: Any = csv.QUOTE_MINIMAL if self.header else csv.QUOTE_NONE
+        return csv.reader(lines, delimiter=self.delimiter, quoting=quoting)
+
+    def _next_rows(
+        self, reader: Any, before: int, least: int | None
+    ) -> tuple[np.ndarray, list[tuple[str, ...]]] | None:
+        rows: list[list[str]] = []
+        ends: list[int] = []
+        try:
+            for row in reader:
+                if any(row):
+                    rows.append(row)
+                    ends.append(reader.line_num)
+                    if len(rows) == _CHUNK:
+                        break
+        except csv.Error as error:
+            line = before + reader.line_num
+            raise InputError(f"{self.file}, line {line}: {error}; save it as a CSV in UTF-8 again.") from error
+        if not rows:
+            return None
+        wanted, lengths = least or len(self.cells), {*map(len, rows)}
+        if min(lengths) < wanted or (least is None and max(lengths) > wanted):
+            odd = next(i for i, row in enumerate(rows) if len(row) < wanted or (least is None and len(row) > wanted))
+            raise InputError(
+                f"{self.file}, line {before + ends[odd]}: it has {len(rows[odd])} values, but "
+                f"{wanted}{' or more' * (least is not None)} are needed; leave a cell empty where a value is unknown, but "
+                "keep its separator."
+            )
+        return before + np.array(ends), list(zip(*rows, strict=len(lengths) == 1))
+
+
+def read_header(file: Path, what: str, *, header: bool = True) -> CsvTable:
+    """What the first line says; without a `header` cells are separated by tabs. `what` the file should be, for sentences.
+
+    Raises InputError where it is empty, a web page, or not text in UTF-8.
+    """
+    with open_csv(file) as text:
+        start = text.read(1 << 16)
+    first = next((line for line in start.splitlines() if line.strip()), "")
+    if not first:
+        raise InputError(f"{file} is empty; give {what}.")
+    if first.lstrip().lower().startswith(("<!doctype", "<html", "<head", "<body", "<?xml")):
+        raise InputError(
+            f"{file} is a web page, not a list (Google Drive sends one where its quota is used up); fetch it again."
+        )
+    if "\0" in first or any(0xDC80 <= ord(character) <= 0xDCFF for character in first):  # by surrogateescape
+        raise InputError(f"{file} is not text in UTF-8; unpack it, or save it as a CSV in UTF-8.")
+    delimiter = max(",", "\t", ";", key=first.count) if header else "\t"
+    cells = next(csv.reader([first], delimiter=delimiter)) if header else first.split("\t")
+    return CsvTable(file, tuple(cell.strip() for cell in cells), delimiter, header)
+
+
+def open_csv(file: Path, newline: str | None = None) -> io.TextIOWrapper:
+    """Its text; bytes that are not UTF-8, as in the paths of some disks, by surrogateescape. Raises InputError."""
+    try:
+        return file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+    except FileNotFoundError as error:
+        raise InputError(f"{file} does not exist; give the path of a CSV.") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror or error}); make it readable.") from error
+
+
+def skip_header(text: io.TextIOWrapper, table: CsvTable) -> int:
+    """Read on to the first row; the number of lines that were read."""
+    return next(count for count, line in enumerate(text, start=1) if line.strip()) if table.header else 0
+
+
+def progress_bar(file: Path) -> tqdm:
+    """A bar of the bytes of a file."""
+    size = file.stat().st_size
+    return tqdm(desc=f"reading {file.name}", total=size, unit="B", unit_scale=True, delay=2, leave=False)
+
+
+def bytes_read(text: io.TextIOWrapper) -> int:
+    """How far the text is read."""
+    buffer: Any = text.buffer  # its stub lacks tell(), and a text has none while it is iterated over
+    return int(buffer.tell())
+
+
+def packed(cells: list[str]) -> np.ndarray:
+    """UTF-8 bytes (N,) of cells, without the spaces around."""
+    return np.array([cell.encode(errors="surrogateescape").strip() for cell in cells], np.bytes_)
+
+
+def relative_paths(file: Path, paths: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """`paths`, bytes (N,), from the CSV's folder: the same of `./a.jpg`, `a.jpg` and its path in full.
+
+    Raises InputError, with its line, for an empty one.
+    """
+    if (paths == b"").any():
+        line = lines[np.argmin(paths != b"")]
+        raise InputError(f"{file}, line {line}: the path is empty; write it, or remove the line.")
+    start = os.fsencode(file.parent)
+
+    def written(path: bytes) -> bytes:
+        if path.startswith(b"/"):
+            return os.path.relpath(path, start)
+        return os.path.normpath(path) if b"./" in path or b"//" in path else path
+
+    return np.array([written(path) for path in paths.tolist()], np.bytes_)
+
+
+def refuse_repeated(source: str | Path, names: np.ndarray) -> None:
+    """Raises InputError where one of `names`, bytes (N,), is there twice."""
+    order = np.argsort(hash_names(names, 0), kind="stable")  # several times faster than sorting the names
+    again = np.flatnonzero(names[order][1:] == names[order][:-1])
+    if len(again):
+        first = os.fsdecode(names[order[again].min()])
+        raise InputError(f"{source} lists {first} more than once ({len(again):,} such rows); keep one of its rows.")
+
+
+def without_missing(records: Records, source: str | Path) -> Records:
+    """The images whose file is there, and an issue that counts the others. Raises InputError where none is there."""
+    there = are_there(records.folder, records.file_names)
+    if there.all():
+        return records
+    first = os.fsdecode(records.file_names[np.argmin(there)])
+    if not there.any():
+        raise InputError(
+            f"{source}: none of its {len(there):,} images is there, the first being {records.folder / first}; paths "
+            "must be relative to the CSV's folder."
+        )
+    missing = int((~there).sum())
+    issue = Issue(f"listed image{'s' * (missing > 1)} not there, left out", missing, first)
+    return replace(records.take(there), issues=(*records.issues, issue))
