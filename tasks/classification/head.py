@@ -1,0 +1,166 @@
+"""The classifier's head: a linear layer for the data's classes, or ImageNet's own 1,000 that come with weights."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbone import InputError, Pretrained
+from data import imagenet
+from data.classification import ClassificationDataModule
+from data.records import Records
+from tasks.classification.metrics import Scores, compare, evaluate, fit_temperature
+from tasks.classification.report import write_report
+from tasks.head import Head
+from tasks.pooled import PooledLinear
+from tasks.predictor import check_at_least_1
+
+
+class Classified(NamedTuple):
+    """The likeliest classes of one image, best first: names, and their probabilities (K,)."""
+
+    names: list[str]
+    probabilities: np.ndarray
+
+
+class ClassificationHead(Head):
+    """Logits of C classes from pooled features (Table 1's last rows), and their evaluation.
+
+    `class_names` are the data's by label. With `imagenet_classes` the outputs are ImageNet's, among which the data's
+    classes are found by name; InputError for one that is not there. `temperature` divides the logits of `predict`; it is
+    fitted on the validation images.
+    """
+
+    output_of_label: Tensor  # int64: the data's labels as the outputs count them
+    monitor = "top1"
+    headline = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        channels: Mapping[int, int],
+        class_names: Sequence[str],
+        *,
+        imagenet_classes: bool = False,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.names = imagenet.class_names() if imagenet_classes else tuple(class_names)  # of the outputs
+        self.label_smoothing = label_smoothing
+        self.temperature: float | None = None
+        self.layers = PooledLinear(channels, len(self.names), dropout)
+        outputs = _among_imagenet(class_names) if imagenet_classes else range(len(self.names))
+        self.register_buffer("output_of_label", torch.tensor(outputs), persistent=False)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The outputs' names and the temperature."""
+        return {"names": list(self.names), "temperature": self.temperature}
+
+    @state.setter
+    def state(self, state: Mapping[str, Any]) -> None:
+        self.names, self.temperature = tuple(state["names"]), state["temperature"]
+
+    def load_classifier(self, pretrained: Pretrained) -> None:
+        """Take the ImageNet classifier that came with a trunk's weights. InputError where none did."""
+        if pretrained.classifier is None:
+            raise InputError(
+                f"{pretrained.source} has no ImageNet classifier; use it to start `fit`, or name a file with one. "
+                "A checkpoint goes in with --ckpt_path."
+            )
+        with torch.no_grad():
+            for own, theirs in zip(self.layers.linear.parameters(), pretrained.classifier, strict=True):
+                own.copy_(theirs)
+
+    def forward(self, maps: dict[int, Tensor]) -> Tensor:
+        """Logits (B, C)."""
+        return self.layers(maps)
+
+    def targets(self, batch: Mapping[str, Any]) -> Tensor:
+        """What the outputs are trained towards: labels (B,), or probabilities (B, C) where images were mixed."""
+        return batch["targets"] if "targets" in batch else self.output_of_label[batch["labels"]]
+
+    def loss(self, outputs: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Cross-entropy in float32; `label_smoothing` is shared by all classes (Szegedy et al. 2016, section 7)."""
+        loss = F.cross_entropy(outputs.float(), self.targets(batch), label_smoothing=self.label_smoothing)
+        return {"labels": loss}
+
+    def update(self, outputs: Tensor, batch: Mapping[str, Any]) -> None:
+        """Keep the logits, and the teacher's beneath them where it is compared with."""
+        both = [outputs.float()] + ([batch["teacher_logits"]] if "teacher_logits" in batch else [])
+        rows = torch.stack(both, 1).cpu().numpy()  # (B, 1 or 2, C)
+        self.kept.update(zip(batch["positions"].tolist(), rows, strict=True))
+
+    def compute(self, records: Records, split: str) -> dict[str, float]:
+        """Accuracies with their interval, calibration, the teacher's figures; on "val" fit the temperature."""
+        self.positions, kept = self.take_kept()
+        rows = np.stack(kept)  # (N, 1 or 2, C)
+        self.logits = rows[:, 0]
+        self.labels = self.output_of_label.cpu().numpy()[records["labels"][self.positions]]
+        if split == "val":
+            self.temperature = fit_temperature(self.logits, self.labels)
+        self.scores: Scores = evaluate(self.logits, self.labels, self.temperature or 1.0)
+        figures = self.scores.figures
+        if self.temperature is None:  # another project's classifier, for which none was fitted
+            figures.update(dict.fromkeys(("temperature", "nll_calibrated", "ece_calibrated"), float("nan")))
+        if rows.shape[1] == 2:
+            figures.update(compare(self.logits, rows[:, 1], self.labels))
+        return figures
+
+    def report(  # type: ignore[override]  # its own data
+        self, folder: Path, split: str, data: ClassificationDataModule, settings: Mapping[str, Any]
+    ) -> None:
+        """Write metrics, tables and pictures; say where ImageNet's own images are scored after training on ImageNet."""
+        overlap, pretrained = data.imagenet_overlap(split), settings["imagenet_pretrained"]
+        if overlap and pretrained:
+            print(
+                f"imagenet_overlap {overlap:.2f}: that part of the {split} images is ImageNet's own, which pretrained "
+                "weights may have seen"
+            )
+        positions = self.positions.tolist()
+        write_report(
+            folder,
+            split=split,
+            scores=self.scores,
+            logits=self.logits,
+            labels=self.labels,
+            class_names=self.names,
+            files=[data.file(split, position) for position in positions],
+            open_image=lambda i: data.image(split, positions[i]),
+            extra={
+                "imagenet_overlap": overlap,
+                "imagenet_pretrained": float(pretrained),
+                "temperature_fitted_on_these": float(split == "val" or data.tests_on_validation),
+            },
+        )
+
+    def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], top_k: int = 5) -> list[Classified]:
+        """The `top_k` likeliest classes of each image."""
+        check_at_least_1("top_k", top_k)
+        best = (outputs.float() / (self.temperature or 1.0)).softmax(1).topk(min(top_k, len(self.names)))
+        return [
+            Classified([self.names[label] for label in labels], probabilities)
+            for labels, probabilities in zip(best.indices.tolist(), best.values.cpu().numpy(), strict=True)
+        ]
+
+
+def _among_imagenet(names: Sequence[str]) -> list[int]:
+    """Each class's label among ImageNet's 1,000. Raises InputError for a name that is not among them, or twice."""
+    found = imagenet.find_classes(tuple(names))
+    for i, (name, label) in enumerate(zip(names, found, strict=True)):
+        if label is None:
+            raise InputError(
+                f"the class {name!r} of the data is none of ImageNet's 1,000; name its folder as ImageNet does, as "
+                "beagle or n02088364-beagle (an id alone is known where all 1,000 are there), or train a head of your "
+                "own with `fit`."
+            )
+        if label in found[:i]:
+            raise InputError(
+                f"the classes {names[found.index(label)]!r} and {name!r} of the data are one class of ImageNet, "
+                f"{imagenet.class_names()[label]!r}; put their images into one folder."
+            )
+    return [label for label in found if label is not None]
