@@ -34,7 +34,7 @@ class Pretrained:
     """A file's weights under the trunk's own names, and what they were trained with.
 
     `classifier` is (weight (classes, channels), bias (classes,)) with ImageNet's 1000 classes in their usual order, or
-    None; `source` says in words what the file was, and `on_imagenet` whether ImageNet's pictures were learnt from.
+    None; `source` says in words what the file was, and `on_imagenet` whether it was trained on ImageNet's images.
     """
 
     state: dict[str, Tensor]
@@ -51,7 +51,7 @@ class _Contents(NamedTuple):
 
     tensors: dict[str, Tensor]
     metadata: Mapping[str, str] = {}
-    hyper_parameters: Mapping[str, Any] = {}
+    trunk: Mapping[str, Any] = {}  # of a checkpoint of this project, the settings of its trunk
 
 
 def read_pretrained(path: str | Path) -> Pretrained:
@@ -180,11 +180,11 @@ def _from_keras(path: Path, contents: _Contents) -> Pretrained:
 
 
 def _from_checkpoint(path: Path, contents: _Contents, trunks: list[str]) -> Pretrained:
-    """A checkpoint of any task: the trunk is found by its names, its numerics among the hyper-parameters."""
-    trunks = [prefix for prefix in trunks if prefix == "model.trunk."] or trunks
+    """A checkpoint of any task: the trunk is found by its names, its numerics among the trunk's settings."""
+    trunks = [prefix for prefix in trunks if prefix == "trunk."] or trunks
     if len(trunks) > 1:
         _refuse(path, f"holds {len(trunks)} trunks ({', '.join(trunks)}), so it does not say which to take")
-    numerics = contents.hyper_parameters.get("numerics")
+    numerics = contents.trunk.get("numerics")
     if not isinstance(numerics, Mapping):
         _refuse(path, "holds this project's trunk without the numerics it was trained with; give the task's checkpoint")
     prefix = trunks[0]
@@ -194,7 +194,7 @@ def _from_checkpoint(path: Path, contents: _Contents, trunks: list[str]) -> Pret
     except InputError as error:
         _refuse(path, f"holds this project's trunk, but its {str(error).rstrip('.')}")
     pretrained = _assemble(path, "this project's checkpoint", tensors, _own_pairs(), restored)
-    return replace(pretrained, on_imagenet=bool(contents.hyper_parameters.get("imagenet_pretrained", False)))
+    return replace(pretrained, on_imagenet=bool(contents.trunk.get("imagenet_pretrained", False)))
 
 
 def _own_pairs() -> list[tuple[str, str]]:
@@ -371,7 +371,7 @@ def _read_torch(path: Path) -> _Contents:
         _refuse(path, "is damaged, or not a file of tensors as torch.save writes it")
     if not isinstance(found, Mapping):
         _refuse(path, f"holds a {type(found).__name__} and not tensors by name")
-    hyper_parameters = found.get("hyper_parameters")
+    trunk = found.get("trunk")
     # Of a training run's two sets of weights, timm's averaged one is the one it evaluated. Lightning keeps the
     # averaged ones under "state_dict" already.
     for key in ("state_dict_ema", "state_dict", "model"):
@@ -383,7 +383,7 @@ def _read_torch(path: Path) -> _Contents:
         _refuse(path, f"holds no tensors, only {', '.join(map(str, list(found)[:5])) or 'an empty dictionary'}")
     if all(name.startswith("module.") for name in tensors):  # what DataParallel puts in front
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return _Contents(tensors, {}, hyper_parameters if isinstance(hyper_parameters, Mapping) else {})
+    return _Contents(tensors, {}, trunk if isinstance(trunk, Mapping) else {})
 
 
 def _read_h5(path: Path) -> _Contents:

@@ -46,7 +46,7 @@ class Detector(NamedTuple):
     params: float
 
 
-# After pretraining on web pictures that were never published, so no like-for-like target.
+# After pretraining on web images that were never published, so no like-for-like target.
 TABLE_10 = (
     Pooled(10, "1.0 MobileNet-224", 1.0, 224, 120, 83.3, 569e6, 3.3e6),
     Pooled(10, "0.75 MobileNet-224", 0.75, 224, 120, 81.9, 325e6, 1.9e6),
@@ -92,12 +92,14 @@ def build(row: Pooled | Detector) -> "nn.Module":
     from backbone.mobilenet import MobileNetV1
 
     if isinstance(row, Pooled):
-        from tasks.pooled import PooledClassifier
+        from tasks.pooled import PooledLinear, PooledNetwork
 
-        return PooledClassifier(MobileNetV1(row.width_mult), row.outputs, bottleneck=row.bottleneck)
-    from tasks.detection.model import SSD
+        trunk = MobileNetV1(row.width_mult)
+        return PooledNetwork(trunk, PooledLinear(trunk.channels, row.outputs, bottleneck=row.bottleneck))
+    from tasks.detection.module import DetectionModule
 
-    return SSD(MobileNetV1(), row.columns, row.head)  # type: ignore[arg-type]
+    classes = {label: str(label) for label in range(row.columns - 1)}
+    return DetectionModule(classes, (row.image_size, row.image_size), head=row.head)  # type: ignore[arg-type]
 
 
 def count_row(row: Pooled | Detector) -> tuple[int, int]:
@@ -143,13 +145,13 @@ def main(args: Sequence[str] | None = None) -> int:
     print_columns([*head, "top-1, printed", "by"], lines[10])
     print(
         "\n  The printed mult-adds are those of 1,000 classes. The printed accuracies follow a pretraining on web"
-        "\n  pictures that were never published.\n"
+        "\n  images that were never published.\n"
     )
     print("Table 11. Geolocalization: cells of the Earth's surface\n")
     print_columns([*head, "Im2GPS within 2500 km, printed", "by"], lines[11])
     print(
         "\n  13 M parameters and 0.58 B mult-adds fit some 9,760 cells, not PlaNet's 26,263. The printed figure, as the"
-        "\n  others of Table 11 that `test` writes beside ours, followed 126 M photographs, never published.\n"
+        "\n  others of Table 11 that `test` writes beside ours, followed 126 M images, never published.\n"
     )
     print("Table 12. Face attributes, 40 of them\n")
     print_columns([*head, "mean AP, printed", "by"], lines[12])
@@ -163,7 +165,7 @@ def main(args: Sequence[str] | None = None) -> int:
     print_columns([*head, "accuracy, printed", "by"], lines[14])
     print(
         "\n  The paper does not say what lies between trunk and embedding: the parameters it prints exceed the trunk's,"
-        "\n  3.2 M and 1.8 M, by 1.6 to 2.3 M, and grow as the picture shrinks. Ours is one linear layer on pooled"
+        "\n  3.2 M and 1.8 M, by 1.6 to 2.3 M, and grow as the image shrinks. Ours is one linear layer on pooled"
         "\n  features. The 75.2 % are printed as a second 0.75 MobileNet-128, with the mult-adds of 160 px."
     )
     print("\n  No printed accuracy or mAP is reproduced here. Measured figures are in docs/results.md.")

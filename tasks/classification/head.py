@@ -91,7 +91,7 @@ class ClassificationHead(Head):
 
     def update(self, outputs: Tensor, batch: Mapping[str, Any]) -> None:
         """Keep the logits, and the teacher's beneath them where it is compared with."""
-        both = [outputs.float()] + ([batch["teacher_logits"]] if "teacher_logits" in batch else [])
+        both = [outputs.float()] + ([batch["teacher"]] if "teacher" in batch else [])
         rows = torch.stack(both, 1).cpu().numpy()  # (B, 1 or 2, C)
         self.kept.update(zip(batch["positions"].tolist(), rows, strict=True))
 

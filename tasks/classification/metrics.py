@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from tqdm import tqdm
 
 from backbone.errors import InputError
-from tasks.calibration import Reliability, ratio, reliability, wilson_interval
+from tasks.calibration import Reliability, calibration_error, reliability
 
 TEMPERATURES = (0.05, 20.0)  # lowest and highest that is looked at
 
@@ -76,8 +76,7 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -
     # not sklearn's confusion_matrix, which takes several times as long at 1,000 classes
     confusion = np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, -1)
     hits, images, predictions = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    recall = ratio(hits, images)
-    before, after = reliability(confidence[0], right), reliability(confidence[1], right)
+    recall = _ratio(hits, images)
     low, high = wilson_interval(int(right.sum()), num_images)
     figures = {
         "top1": _mean(right),
@@ -86,15 +85,16 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -
         "top5": _mean(rank < _TOP),
         "mean_per_class": _mean(recall[images > 0]),
         "nll": _mean(nll[0]),
-        "ece": before.error,
+        "ece": calibration_error(confidence[0], right),
         "temperature": float(temperature),
         "nll_calibrated": _mean(nll[1]),
-        "ece_calibrated": after.error,
+        "ece_calibrated": calibration_error(confidence[1], right),
         "images": float(num_images),
         "classes_without_images": float((images == 0).sum()),
     }
-    f1 = ratio(2 * hits, images + predictions)
-    return Scores(figures, confusion, images, recall, ratio(hits, predictions), f1, before, after)
+    precision, f1 = _ratio(hits, predictions), _ratio(2 * hits, images + predictions)
+    before, after = (reliability(one, right) for one in confidence)
+    return Scores(figures, confusion, images, recall, precision, f1, before, after)
 
 
 def compare(logits: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -125,6 +125,19 @@ def top_classes(logits: np.ndarray, temperature: float) -> tuple[np.ndarray, np.
             probabilities[rows, k] = np.exp(block[every, best])
             block[every, best] = -np.inf
     return classes, probabilities
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion by Wilson's score method, NaN without trials.
+
+    Unlike "plus or minus two standard errors" it holds for few trials and near 0 and 1; Newcombe (1998), method 3.
+    """
+    from scipy.stats import binomtest  # here: slow to import
+
+    if trials == 0:
+        return np.nan, np.nan
+    low, high = binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -198,6 +211,11 @@ def _blocks(logits: np.ndarray, doing: str) -> tqdm:
     step = max(1, _BLOCK // logits.shape[1])
     slices = [slice(k, k + step) for k in range(0, len(logits), step)]
     return tqdm(slices, doing, disable=None, delay=2, leave=False)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Part / whole (K,), NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
 def _mean(values: np.ndarray) -> float:

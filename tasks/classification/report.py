@@ -1,5 +1,6 @@
 """What a test run leaves in its folder: figures, tables by class, pair and image, and pictures to learn from."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,20 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from backbone.errors import InputError
 from tasks.classification.metrics import ConfusedPair, Scores, confused_pairs, top_classes, wilson_interval
-from tasks.plotting import contact_sheet, fit
+from tasks.plotting import contact_sheet, fit, image_or_grey
 from tasks.reporting import BLUE, DPI, ORANGE, clipped, count_of, legible, save_figure, write_csv, write_json
 
 _MOST_ROWS = 150  # of a confusion matrix that can be read; of more classes the most confused are drawn
 _FEWER_ROWS = 60
 _MOST_NUMBERED = 30  # rows up to which a cell has room for its number
-_MORE_COLUMNS = 10  # answers that are no class of the data, as an ImageNet classifier gives
+_MORE_COLUMNS = 10  # predicted classes that the data lack, as an ImageNet classifier gives
 _SHEET_ERRORS = 24
 _SHEET_PAIRS = 6
-_STRIP = 3  # pictures on either side of a pair
+_STRIP = 3  # images on either side of a pair
 _THUMBNAIL = 150  # px
-_UNREADABLE_GREY = 160
 
 
 def write_report(
@@ -43,7 +42,7 @@ def write_report(
 
     Written: `metrics.json` ("<split>/<figure>", also those of `extra`, and "<split>/recall/<class>" for the classes
     that have images; null where nothing could be measured), `per_class.csv` (the worst first; classes that neither
-    have images nor were answered are left out), `confused_pairs.csv`, `predictions.csv` with probabilities after the
+    have images nor were predicted are left out), `confused_pairs.csv`, `predictions.csv` with probabilities after the
     temperature, and, under `pictures/`, `confusion_matrix.png`, `calibration.png`, `worst_errors.png` and
     `most_confused.png`. The same input gives the same files.
     """
@@ -60,26 +59,21 @@ def write_report(
     write_csv(folder / "confused_pairs.csv", *_by_pair(scores, pairs, names))
     write_csv(folder / "predictions.csv", *_by_image(best, probabilities, labels, names, files))
 
-    def open_or_grey(position: int) -> np.ndarray:
-        try:
-            return open_image(position)
-        except InputError:
-            return np.full((300, 300, 3), _UNREADABLE_GREY, np.uint8)
-
+    opened = functools.partial(image_or_grey, open_image)
     shown_as = legible(names, "class")
-    answers = Answers(labels, best[:, 0], probabilities[:, 0])
+    predictions = Predictions(labels, best[:, 0], probabilities[:, 0])
     _plot_confusion(pictures / "confusion_matrix.png", scores, shown_as, split)
     _plot_calibration(pictures / "calibration.png", scores, split)
-    _draw_errors(pictures / "worst_errors.png", answers, shown_as, files, open_or_grey)
-    _draw_pairs(pictures / "most_confused.png", answers, pairs, shown_as, open_or_grey)
+    _draw_errors(pictures / "worst_errors.png", predictions, shown_as, files, opened)
+    _draw_pairs(pictures / "most_confused.png", predictions, pairs, shown_as, opened)
     return flat
 
 
-class Answers(NamedTuple):
-    """Class in truth, class answered and the answer's probability, of each image (N,)."""
+class Predictions(NamedTuple):
+    """True class, predicted class and its probability, of each image (N,)."""
 
     truth: np.ndarray
-    said: np.ndarray
+    predicted: np.ndarray
     probability: np.ndarray
 
 
@@ -136,10 +130,10 @@ def _by_image(
 
 
 class MatrixPart(NamedTuple):
-    """What is drawn of a confusion matrix: `table` (R, K) or, with all other answers in a last column, (R, K + 1)."""
+    """What is drawn of a confusion matrix: `table` (R, K) or, with all other predictions in a last column, (R, K + 1)."""
 
     rows: list[int]  # classes in truth
-    columns: list[int]  # classes answered: those of the rows, then the most frequent of the classes without images
+    columns: list[int]  # classes predicted: those of the rows, then the most frequent of the classes without images
     table: np.ndarray
 
 
@@ -150,9 +144,9 @@ def readable_part(confusion: np.ndarray) -> MatrixPart:
     if len(rows) > _MOST_ROWS:
         confused = [k for pair in confused_pairs(confusion) for k in (pair.truth, pair.predicted) if images[k]]
         rows = sorted(list(dict.fromkeys(confused + rows))[:_FEWER_ROWS])
-    answers = np.where(images > 0, 0, confusion[rows].sum(axis=0))
-    often = np.argsort(-answers, kind="stable")[:_MORE_COLUMNS]
-    columns = rows + often[answers[often] > 0].tolist()
+    predicted = np.where(images > 0, 0, confusion[rows].sum(axis=0))
+    often = np.argsort(-predicted, kind="stable")[:_MORE_COLUMNS]
+    columns = rows + often[predicted[often] > 0].tolist()
     table = confusion[np.ix_(rows, columns)]
     others = confusion[rows].sum(axis=1) - table.sum(axis=1)
     return MatrixPart(rows, columns, np.column_stack([table, others]) if others.any() else table)
@@ -178,7 +172,7 @@ def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str
     if num_rows < num_present:
         title.append(f"the {num_rows} classes in the most confused pairs")
     if num_rows:
-        title.append("row: truth, column: answer" + ", number: images" * with_numbers)
+        title.append("row: truth, column: prediction" + ", number: images" * with_numbers)
         title.append("colour: share of the row, blue right, orange wrong")
     axes.set_title("\n".join(title), loc="left", fontsize=11, pad=12)
     if num_rows == 0:
@@ -201,7 +195,7 @@ def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str
     axes.grid(which="minor", color="0.93", linewidth=0.6)
     axes.tick_params(which="both", length=0)
     if num_columns > num_rows:
-        axes.axvline(num_rows - 0.5, color="0.3", linewidth=1.2)  # beyond it: answers that no row is the truth of
+        axes.axvline(num_rows - 0.5, color="0.3", linewidth=1.2)  # beyond it: predictions that no row is the truth of
     if with_numbers:
         for (row, column), count in np.ndenumerate(table):
             if count:
@@ -231,21 +225,21 @@ def _plot_calibration(path: Path, scores: Scores, split: str) -> None:
     figures = scores.figures
     left = scores.before, f"as trained: ECE {figures['ece']:.3f}", ORANGE
     right = scores.after, f"at temperature {figures['temperature']:.2f}: ECE {figures['ece_calibrated']:.3f}", BLUE
-    edges = np.linspace(0, 1, len(scores.before.images) + 1)
-    most = max(1, *scores.before.images, *scores.after.images)
+    edges = np.linspace(0, 1, len(scores.before.count) + 1)
+    most = max(1, *scores.before.count, *scores.after.count)
     for column, (bins, title, color) in enumerate((left, right)):
-        full = bins.images > 0
-        confidence, accuracy, images = (part[full] for part in (bins.confidence, bins.accuracy, bins.images))
+        full = bins.count > 0
+        confidence, accuracy, images = (part[full] for part in (bins.probability, bins.accuracy, bins.count))
         spans = [wilson_interval(round(a * n), n) for a, n in zip(accuracy, images.tolist(), strict=True)]
         reach = np.abs(np.reshape(spans, (-1, 2)) - accuracy[:, None]).T  # (2, bins)
         upper[column].plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle="--")
         upper[column].errorbar(confidence, accuracy, yerr=reach, color=color, marker="o", capsize=3)
         upper[column].set(title=title if full.any() else "no images", xlim=(0, 1), ylim=(-0.02, 1.02))
-        lower[column].bar(edges[:-1], bins.images, width=edges[1], align="edge", color=color, edgecolor="white")
-        lower[column].set(xlabel="confidence: probability of the answer", ylim=(0, 1.25 * most))
+        lower[column].bar(edges[:-1], bins.count, width=edges[1], align="edge", color=color, edgecolor="white")
+        lower[column].set(xlabel="confidence: probability of the prediction", ylim=(0, 1.25 * most))
         for start in np.flatnonzero(full):
-            where = edges[start] + edges[1] / 2, bins.images[start] + 0.03 * most
-            lower[column].text(*where, _short_count(bins.images[start]), ha="center", fontsize=8)
+            where = edges[start] + edges[1] / 2, bins.count[start] + 0.03 * most
+            lower[column].text(*where, _short_count(bins.count[start]), ha="center", fontsize=8)
         for axes in (upper[column], lower[column]):
             axes.grid(color="0.92")
             axes.set_axisbelow(True)
@@ -262,20 +256,20 @@ def _plot_calibration(path: Path, scores: Scores, split: str) -> None:
 
 def _draw_errors(
     path: Path,
-    answers: Answers,
+    predictions: Predictions,
     names: Sequence[str],
     files: Sequence[str],
     open_image: Callable[[int], np.ndarray],
 ) -> None:
-    wrong = np.flatnonzero(answers.truth != answers.said)
-    surest = wrong[np.argsort(-answers.probability[wrong], kind="stable")][:_SHEET_ERRORS].tolist()
+    wrong = np.flatnonzero(predictions.truth != predictions.predicted)
+    surest = wrong[np.argsort(-predictions.probability[wrong], kind="stable")][:_SHEET_ERRORS].tolist()
     opened = tqdm(surest, "worst errors", disable=None, delay=2, leave=False)
     tiles = [fit(open_image(i), 300, 240)[0] for i in opened]
     captions = [
-        f"truth: {names[answers.truth[i]]}\nsaid: {names[answers.said[i]]} {answers.probability[i]:.2f}\n{files[i]}"
+        f"truth: {names[predictions.truth[i]]}\npredicted: {names[predictions.predicted[i]]} {predictions.probability[i]:.2f}\n{files[i]}"
         for i in surest
     ]
-    total = count_of(len(answers.truth), "image")
+    total = count_of(len(predictions.truth), "image")
     title = f"Wrong: {len(wrong):,} of {total}" if len(wrong) else f"No errors in {total}"
     if len(wrong) > len(surest):
         title += f"; the {len(surest)} surest of them"
@@ -284,12 +278,12 @@ def _draw_errors(
 
 def _draw_pairs(
     path: Path,
-    answers: Answers,
+    predictions: Predictions,
     pairs: Sequence[ConfusedPair],
     names: Sequence[str],
     open_image: Callable[[int], np.ndarray],
 ) -> None:
-    """Beside pictures of a class that were taken for another, pictures that are of that other."""
+    """Beside images of a class that were taken for another, images of that other."""
     back = {(pair.truth, pair.predicted): pair for pair in pairs}
     shown: list[ConfusedPair] = []
     for pair in pairs:
@@ -297,7 +291,7 @@ def _draw_pairs(
             shown.append(pair)
 
     def strip(chosen: np.ndarray) -> np.ndarray:
-        surest = np.flatnonzero(chosen)[np.argsort(-answers.probability[chosen], kind="stable")][:_STRIP].tolist()
+        surest = np.flatnonzero(chosen)[np.argsort(-predictions.probability[chosen], kind="stable")][:_STRIP].tolist()
         thumbnails = [_thumbnail(open_image(i)) for i in surest]
         blank = np.full((_THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
         return np.concatenate(thumbnails + [blank] * (_STRIP - len(thumbnails)), axis=1)
@@ -308,9 +302,9 @@ def _draw_pairs(
     tiles, captions = [], []
     gap = np.full((_THUMBNAIL, 24, 3), 255, np.uint8)
     for pair in tqdm(shown, "confused pairs", disable=None, delay=2, leave=False):
-        mistaken = (answers.truth == pair.truth) & (answers.said == pair.predicted)
-        of_other = answers.truth == pair.predicted
-        recognised = of_other & (answers.said == pair.predicted)
+        mistaken = (predictions.truth == pair.truth) & (predictions.predicted == pair.predicted)
+        of_other = predictions.truth == pair.predicted
+        recognised = of_other & (predictions.predicted == pair.predicted)
         right = strip(recognised if recognised.any() else of_other)
         tiles.append(np.concatenate([strip(mistaken), gap, right], axis=1))
         truth, other = names[pair.truth], names[pair.predicted]
@@ -325,7 +319,7 @@ def _draw_pairs(
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:
-    """The photograph in the middle of a white square."""
+    """The image in the middle of a white square."""
     small, _ = fit(image, _THUMBNAIL - 6, _THUMBNAIL - 6)
     square = np.full((_THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
     top, left = (_THUMBNAIL - small.shape[0]) // 2, (_THUMBNAIL - small.shape[1]) // 2

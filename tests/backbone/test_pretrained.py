@@ -251,11 +251,11 @@ def test_a_folder_saved_by_transformers_gives_the_same_maps(settings, tmp_path):
 
 
 def save_checkpoint(path, trunk, numerics):
-    state = {f"model.trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
+    state = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
     state |= {"model.head.weight": torch.ones(2, 2)}
-    hyper_parameters = {"width_mult": trunk.width_mult, "numerics": numerics, "lr": 0.1}
+    settings = {"width_mult": trunk.width_mult, "numerics": numerics}
     current = {name: tensor + 1 for name, tensor in state.items()}  # what the averaged weights were averaged from
-    checkpoint = {"state_dict": state, "current_model_state": current, "hyper_parameters": hyper_parameters}
+    checkpoint = {"state_dict": state, "current_model_state": current, "trunk": settings}
     torch.save(checkpoint | {"epoch": 1, "optimizer_states": [{"state": {0: torch.zeros(3)}}]}, path)
 
 
