@@ -3,7 +3,6 @@
 Names are loaded on first use (PEP 562), so that `python -m backbone --help` answers without waiting for torch.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import InputError
@@ -29,23 +28,11 @@ __all__ = [
     "trunk_settings",
 ]
 
-_HOME = {
-    "MobileNetV1": "mobilenet",
-    "Numerics": "mobilenet",
-    "Preprocessing": "mobilenet",
-    "normalize": "mobilenet",
-    "scaled_image_size": "mobilenet",
-    "count": "cost",
-    "Pretrained": "pretrained",
-    "load_pretrained": "pretrained",
-    "read_pretrained": "pretrained",
-    "trunk_from": "trunk",
-    "trunk_settings": "trunk",
-}
-
 if not TYPE_CHECKING:  # the type checker reads the imports above, so a misspelt name is still found
 
     def __getattr__(name: str) -> Any:
-        if name not in _HOME:
+        if name not in __all__:
             raise AttributeError(f"module 'backbone' has no attribute {name!r}")
-        return getattr(importlib.import_module(f"backbone.{_HOME[name]}"), name)
+        from backbone import cost, mobilenet, pretrained, trunk
+
+        return next(getattr(home, name) for home in (mobilenet, trunk, pretrained, cost) if hasattr(home, name))

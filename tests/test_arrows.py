@@ -1,4 +1,7 @@
+"""Imports go one way, in no circles, and say what they import."""
+
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -6,29 +9,66 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TASKS = {path.parent.name for path in (ROOT / "tasks").glob("*/__main__.py")}  # tasks/distillation is shared by them
 FILES = [path for room in ("backbone", "data", "tasks", "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
+FORBIDDEN = {
+    "backbone": {"data", "tasks", "tests", "benchmarks", "lightning", "torchvision", "albumentations"},
+    "data": {"tasks", "tests", "benchmarks"},
+    "tasks": {"tests", "benchmarks"},
+    "benchmarks": {"tests"},
+}
+READERS_WITHOUT = {"torch", "lightning", "torchvision"}
+COMPUTED = {"tasks/distillation/teachers.py": "the user's own module, as --model.teacher names it"}
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def relative(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported(tree):
+    """Every module that a file names, and of `from a import b` both a and a.b."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module if not node.level else ".relative"
+            assert not node.level, "imports are absolute"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and isinstance(node.args[0] if node.args else None, ast.Constant):
+            if called(node) in ("import_module", "__import__"):
+                yield node.args[0].value
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def called(node):
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
 def test_imports_go_from_task_to_shared_to_data_to_backbone(path):
     room, *rest = path.relative_to(ROOT).parts
-    forbidden = {
-        "backbone": {"data", "tasks", "tests", "benchmarks", "lightning", "torchvision", "albumentations"},
-        "data": {"tasks", "tests", "benchmarks"},
-        "tasks": {"tests", "benchmarks"},
-        "benchmarks": {"tests"},
-    }[room]
     task = rest[0] if room == "tasks" and len(rest) > 1 else None
-    for name in imported(path):
-        assert name != ".relative", "imports are absolute"
-        assert name.split(".")[0] not in forbidden, name
-        if room == "tasks" and name.startswith("tasks.") and rest != ["__main__.py"]:
-            other = name.split(".")[1]
-            assert other not in TASKS - {task}, f"{name}: a task is imported by itself alone"
+    for name in imported(ast.parse(path.read_text())):
+        top, _, second = name.partition(".")
+        assert top not in FORBIDDEN[room], name
+        if room == "tasks" and top == "tasks" and rest != ["__main__.py"]:
+            assert second.split(".")[0] not in TASKS - {task}, f"{name}: a task is imported by itself alone"
+        if rest[:1] == ["readers"]:
+            assert top not in READERS_WITHOUT, name
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_nothing_is_imported_by_a_computed_name(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    computed = [
+        ast.unparse(node)
+        for node in calls
+        if called(node) in ("import_module", "__import__") and not isinstance(node.args[0], ast.Constant)
+    ]
+    assert not computed or relative(path) in COMPUTED, computed
+
+
+def test_there_are_no_circles():
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    graph = {
+        name: {other for other in imported(ast.parse(path.read_text())) if other in modules and other != name}
+        for name, path in modules.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules

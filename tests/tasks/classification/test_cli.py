@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers import refused, tree
 from PIL import Image
 from timm.models.efficientnet import _gen_mobilenet_v1 as timm_mobilenet_v1
@@ -43,7 +45,7 @@ def trained(classes_root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imagenet_file(tmp_path_factory):
-    """A thousand-way classifier as timm saves it, with its model: random, but no two answers alike."""
+    """A thousand-way classifier as timm saves it, with its model: random, but no two outputs alike."""
     torch.manual_seed(0)
     model = timm_mobilenet_v1("mobilenetv1_100", 0.25)
     for module in model.modules():
@@ -58,7 +60,7 @@ def imagenet_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def breeds_root(classes_root, tmp_path_factory):
-    """The pictures of signs under names of ImageNet."""
+    """The images of signs under names of ImageNet."""
     root = tmp_path_factory.mktemp("data") / "breeds"
     shutil.copytree(classes_root, root)
     for split in ("train", "val", "test"):
@@ -119,15 +121,35 @@ def test_resume_goes_on_with_the_same_run_and_the_command_line_wins(trained, cap
 
 
 def test_a_run_whose_width_was_found_in_the_weights_resumes_and_tests(trained, classes_root, capsys):
-    """The config of such a run says null; a second run must not take the default instead."""
+    """The config of such a run says the width that was found; a second run must not take the default instead."""
     weights = str(trained / "checkpoints" / "best.ckpt")
     small = [arg for arg in SMALL if arg not in ("--model.width_mult", "0.25")]
     assert main(["fit", "--data.root", str(classes_root), "--model.weights", weights, *small, *SHORT]) == 0
     run = last_run(capsys)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["width_mult"] == 0.25
+    assert config["model"]["numerics"]["padding"] == "same"
     last = str(run / "checkpoints" / "last.ckpt")
     assert main(["fit", "--ckpt_path", last, "--trainer.max_epochs", "3"]) == 0
     assert main(["test", "--ckpt_path", last]) == 0
     assert main(["test", "--config", str(run / "config.yaml"), "--ckpt_path", last]) == 0
+
+
+def test_the_shape_of_a_checkpoints_network_is_its_own_whatever_a_config_says(trained, classes_root, tmp_path, capsys):
+    config = tmp_path / "wider.yaml"
+    config.write_text(f"model: {{width_mult: 1.0, head: imagenet, dropout: 0.3}}\ndata: {{root: {classes_root}}}\n")
+    best = trained / "checkpoints" / "best.ckpt"
+    assert main(["test", "--config", str(config), "--ckpt_path", str(best)]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert [re.findall(r"--model\.\w+ \S+|is \S+$", note) for note in notes] == [
+        ["--model.width_mult 1.0", "is 0.25"],
+        ["--model.head imagenet", "is new"],
+    ]
+    [path] = [path for path in Path("runs/classification").glob("2*/config.yaml")]
+    used = yaml.safe_load(path.read_text())
+    assert (used["model"]["width_mult"], used["model"]["head"], used["model"]["dropout"]) == (0.25, "new", 0.3)
+    assert used["data"]["image_size"] == 32  # of the checkpoint, as neither the command nor the config says one
+    assert used["ckpt_path"] == str(best)
 
 
 def test_a_run_resumes_through_the_link_to_the_latest(classes_root, capsys):
@@ -150,19 +172,19 @@ def test_weights_are_of_imagenet_only_where_somebody_learnt_from_it(trained, ima
     """From scratch, from our own checkpoint, and from a file of ImageNet's through a checkpoint of ours."""
     small = [arg for arg in SMALL if arg not in ("--model.width_mult", "0.25")]
     given = ["fit", "--data.root", str(classes_root), *small, "--trainer.max_steps", "1"]
-    said = []
+    pretrained = []
     for weights in (trained / "checkpoints" / "best.ckpt", imagenet_file[0]):
         assert main([*given, "--model.weights", str(weights)]) == 0
         run = last_run(capsys)
-        said.append(json.loads((run / "metrics.json").read_text())["val/imagenet_pretrained"])
+        pretrained.append(json.loads((run / "metrics.json").read_text())["val/imagenet_pretrained"])
     assert main([*given, "--model.weights", str(run / "checkpoints" / "best.ckpt")]) == 0
     best = last_run(capsys) / "checkpoints" / "best.ckpt"
     assert main(["test", "--ckpt_path", str(best)]) == 0
-    said.append(json.loads((last_run(capsys) / "metrics.json").read_text())["test/imagenet_pretrained"])
-    assert said == [0.0, 1.0, 1.0]
+    pretrained.append(json.loads((last_run(capsys) / "metrics.json").read_text())["test/imagenet_pretrained"])
+    assert pretrained == [0.0, 1.0, 1.0]
 
 
-def test_names_that_are_no_utf8_reach_the_end_of_fit_and_predict(classes_root, tmp_path, capsys):
+def test_names_that_are_not_utf8_reach_the_end_of_fit_and_predict(classes_root, tmp_path, capsys):
     root = Path(shutil.copytree(classes_root, tmp_path / "odd"))
     for split in ("train", "val", "test"):
         [first, *_] = sorted((root / split / "disc").iterdir())
@@ -184,7 +206,7 @@ def test_an_imagenet_classifier_is_tested_as_it_is(imagenet_file, breeds_root, c
     assert main(["test", *given, "--data.num_workers", "0", "--trainer.precision", "32-true"]) == 0
     run = last_run(capsys)
     figures = json.loads((run / "metrics.json").read_text())
-    data = ClassificationDataModule(str(breeds_root), image_size=64, num_workers=0)
+    data = ClassificationDataModule(root=str(breeds_root), image_size=64, num_workers=0)
     data.setup("test")
     [batch] = data.test_dataloader()
     with torch.no_grad():
@@ -199,8 +221,8 @@ def test_an_imagenet_classifier_is_tested_as_it_is(imagenet_file, breeds_root, c
     with (run / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     by_file = {row["file"]: row for row in rows}
-    for position, answer in zip(batch["positions"].tolist(), logits.argmax(1).tolist(), strict=True):
-        assert imagenet.class_names()[answer] in by_file[data.file("test", position)].values()
+    for position, label in zip(batch["positions"].tolist(), logits.argmax(1).tolist(), strict=True):
+        assert imagenet.class_names()[label] in by_file[data.file("test", position)].values()
 
 
 def test_an_imagenet_classifier_is_tested_at_the_size_of_its_training(imagenet_file, breeds_root, capsys):
@@ -225,7 +247,7 @@ def test_an_imagenet_head_can_be_trained_further_and_tested_from_its_checkpoint(
     assert main(["fit", *given, *small, "--trainer.max_epochs", "1"]) == 0
     best = last_run(capsys) / "checkpoints" / "best.ckpt"
     assert main(["test", "--ckpt_path", str(best)]) == 0
-    assert len(load(best).class_names) == 1000
+    assert len(load(best).head.names) == 1000
 
 
 def test_predict_writes_json_lines_and_a_sheet_and_names_what_it_cannot_read(trained, classes_root, capsys):
@@ -234,7 +256,7 @@ def test_predict_writes_json_lines_and_a_sheet_and_names_what_it_cannot_read(tra
     for name in ("bar", "disc"):
         shutil.copy(classes_root / "test" / name / "test_00.png", source / f"{name}.png")
     (source / "broken.jpg").write_bytes(b"<html>")
-    (source / "notes.txt").write_text("not a picture")
+    (source / "notes.txt").write_text("not an image")
     best = trained / "checkpoints" / "best.ckpt"
     assert main(["predict", "--ckpt_path", str(best), "--source", str(source), "--top_k", "2"]) == 0
     printed = capsys.readouterr()
@@ -244,9 +266,9 @@ def test_predict_writes_json_lines_and_a_sheet_and_names_what_it_cannot_read(tra
     assert [row["file"] for row in rows] == ["photos/bar.png", "photos/disc.png"]
     classify = load(best)
     for row in rows:
-        found = classify(row["file"], top_k=2)
-        assert [answer["name"] for answer in row["classes"]] == found.names
-        assert [answer["probability"] for answer in row["classes"]] == pytest.approx(found.probabilities.tolist())
+        result = classify(row["file"], top_k=2)
+        assert [one["name"] for one in row["classes"]] == result.names
+        assert [one["probability"] for one in row["classes"]] == pytest.approx(result.probabilities.tolist())
         assert json.dumps(row) in printed.out
     sheet = Image.open(run / "pictures" / "predictions_001.png")
     assert sheet.size[0] >= 640
@@ -254,24 +276,24 @@ def test_predict_writes_json_lines_and_a_sheet_and_names_what_it_cannot_read(tra
 
 def test_predict_takes_an_imagenet_classifier(imagenet_file, classes_root, capsys):
     path, model = imagenet_file
-    picture = classes_root / "test" / "bar" / "test_00.png"
-    assert main(["predict", "--model.weights", str(path), "--source", str(picture)]) == 0
+    image = classes_root / "test" / "bar" / "test_00.png"
+    assert main(["predict", "--model.weights", str(path), "--source", str(image)]) == 0
     lines = capsys.readouterr().out.splitlines()
     [row] = [json.loads(line) for line in lines if line.startswith("{")]
     assert len(row["classes"]) == 5
-    found = load(path)(picture)  # at the 224 px of its training
-    pixels = np.asarray(Image.open(picture))[3:45, 11:53]  # the middle 42 px of 48 x 64
+    result = load(path)(image)  # at the 224 px of its training
+    pixels = np.asarray(Image.open(image))[3:45, 11:53]  # the middle 42 px of 48 x 64
     import cv2
 
     resized = torch.from_numpy(cv2.resize(pixels, (224, 224), interpolation=cv2.INTER_LINEAR)).permute(2, 0, 1)[None]
     with torch.no_grad():
         probabilities = model(resized.float() / 127.5 - 1).softmax(1)[0]
-    assert found.names == [imagenet.class_names()[i] for i in probabilities.topk(5).indices]
-    assert found.probabilities == pytest.approx(probabilities.topk(5).values.numpy(), rel=1e-3)
-    assert [answer["name"] for answer in row["classes"]] == found.names
+    assert result.names == [imagenet.class_names()[i] for i in probabilities.topk(5).indices]
+    assert result.probabilities == pytest.approx(probabilities.topk(5).values.numpy(), rel=1e-3)
+    assert [one["name"] for one in row["classes"]] == result.names
 
 
-def test_load_classifies_a_path_an_array_and_a_picture_alike_at_the_checkpoints_temperature(trained, classes_root):
+def test_load_classifies_a_path_an_array_and_an_image_alike_at_the_checkpoints_temperature(trained, classes_root):
     classify = load(trained / "checkpoints" / "best.ckpt")
     path = classes_root / "test" / "disc" / "test_01.png"
     by_path = classify(path)
@@ -282,18 +304,18 @@ def test_load_classifies_a_path_an_array_and_a_picture_alike_at_the_checkpoints_
     for other in (classify(Image.open(path)), classify(np.asarray(Image.open(path)))):
         assert other.names == by_path.names
         assert np.array_equal(other.probabilities, by_path.probabilities)
-    assert classify.temperature != 1.0
-    classify.temperature *= 2
+    assert classify.head.temperature != 1.0
+    classify.head.temperature *= 2
     flatter = classify(path)
     ratio = np.log(by_path.probabilities[0] / by_path.probabilities[1])
     assert np.log(flatter.probabilities[0] / flatter.probabilities[1]) == pytest.approx(ratio / 2, abs=1e-6)
-    for photograph, message in (
+    for image, message in (
         ("nowhere.jpg", "there is no such file"),
         (np.zeros((0, 5, 3), np.uint8), "its shape is"),
         (123, "it is of type int"),
     ):
         with pytest.raises(InputError, match=message):
-            classify(photograph)
+            classify(image)
     with pytest.raises(InputError, match="top_k is 0"):
         classify(path, top_k=0)
 
@@ -306,8 +328,8 @@ def test_predictions_of_a_test_are_what_load_says(trained, classes_root, capsys)
     classify = load(best)
     assert len(rows) == 6
     for row in rows:
-        found = classify(classes_root / row[0])
-        assert [cell for cell in row[2:] if cell in found.names][-3:] == found.names
+        result = classify(classes_root / row[0])
+        assert [cell for cell in row[2:] if cell in result.names][-3:] == result.names
 
 
 def spoil(kind, root):
@@ -322,9 +344,9 @@ def spoil(kind, root):
     elif kind == "empty":
         shutil.rmtree(root)
         root.mkdir()
-    elif kind == "only pictures":
-        pictures = list(root.rglob("*.png"))
-        for i, path in enumerate(pictures):
+    elif kind == "only images":
+        images = list(root.rglob("*.png"))
+        for i, path in enumerate(images):
             path.rename(root / f"{i}.png")
         for split in ("train", "val", "test"):
             shutil.rmtree(root / split)
@@ -339,7 +361,7 @@ def spoil(kind, root):
         ("one class", r"cross"),
         ("class without an image", r"disc"),
         ("empty", r"spoilt"),
-        ("only pictures", r"spoilt"),
+        ("only images", r"spoilt"),
         ("unknown class in test", r"ring"),
     ],
 )
@@ -375,9 +397,9 @@ def test_wrong_arguments_are_one_sentence_and_no_run(args, message, classes_root
     ("args", "message"),
     [
         (["--source", "nowhere"], "--source nowhere: there is no such file or folder"),
-        (["--source", "."], "no picture .* lies in this folder"),
+        (["--source", "."], "has no image "),
         (["--source", ".", "--top_k", "0"], "--top_k 0: give 1 or more"),
-        ([], "was trained on .*; name pictures to classify with --source"),
+        ([], "name images with --source"),
     ],
 )
 def test_what_predict_cannot_use_is_one_sentence(args, message, trained, capsys):
