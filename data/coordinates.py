@@ -1,4 +1,4 @@
-"""Where photographs were taken: what is certainly wrong is refused, what is known to stand for no place left out.
+"""Where images were taken: what is certainly wrong is refused, what is known to stand for no place is left out.
 
 Places are `latlng` (N, 2) float64: degrees, latitude first, longitude in [-180, 180]. What is refused is named with its
 line; what cameras and web sites are known to write in place of a position is counted. No torch.
@@ -6,15 +6,16 @@ line; what cameras and web sites are known to write in place of a position is co
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from backbone.errors import InputError
+from data.records import Issue
 
 _MANY = 0.01  # of the rows out of range: then it is no slip of a pen
 
-_LEFT_OUT = {
+_ISSUES = {
     "no position": "without a position, left out",
     "0/0": "with 0/0 for a position, as cameras without a fix write it, left out",
     "reference": "with a position but no valid N or S, E or W, which is not guessed, left out",
@@ -22,9 +23,35 @@ _LEFT_OUT = {
     "zero": "at (0, 0), which stands for no position, left out",
     "wrapped": "with a longitude above 180, of which 360 was taken",
     "unreadable": "that cannot be read, left out",
-    "missing": "listed but not there, left out",
-    "no day": "with a date of which no day can be read, each drawn on its own",
+    "no day": "with a date of which no day can be read, each a group of its own",
 }
+
+
+class IssueCounts:
+    """How often each known kind of odd position occurred among many `things` ("row", "image"), and where first."""
+
+    def __init__(self, thing: str) -> None:
+        self.thing = thing
+        self.counts: dict[str, int] = dict.fromkeys(_ISSUES, 0)
+        self._first: dict[str, str] = {}
+
+    def note(self, what: str, count: int, first: Callable[[], str]) -> None:
+        """Count one kind; `first` gives the line or the file that it was first seen in, and is called once."""
+        self.counts[what] += count
+        if what not in self._first:
+            self._first[what] = first()
+
+    @property
+    def issues(self) -> tuple[Issue, ...]:
+        """One for each kind that occurred."""
+        return tuple(
+            Issue(f"{self.thing}{'s' * (count > 1)} {_ISSUES[what]}", count, self._first[what])
+            for what, count in self.counts.items()
+            if count
+        )
+
+
+_LEFT_OUT = {**_ISSUES, "missing": "listed but not there, left out"}
 
 
 class LeftOut:
@@ -53,7 +80,7 @@ def clean(
     latlng: np.ndarray,
     source: str | Path,
     where: Callable[[int], str],
-    left_out: LeftOut,
+    issues: Any,
     given: Literal["line", "JSON"] = "line",
 ) -> tuple[np.ndarray, np.ndarray]:
     """(latlng with longitudes in [-180, 180], which to keep, bool (N,)); a longitude in (180, 360] loses 360.
@@ -92,9 +119,9 @@ def clean(
         )
     high = longitude > 180
     if high.any():
-        left_out.note("wrapped", int(high.sum()), lambda: where(int(np.argmax(high))))
+        issues.note("wrapped", int(high.sum()), lambda: where(int(np.argmax(high))))
         latlng = np.stack([latlng[:, 0], np.where(high, longitude - 360, longitude)], axis=1)
     keep = np.asarray(latlng.any(axis=1))
     if not keep.all():
-        left_out.note("zero", int((~keep).sum()), lambda: where(int(np.argmin(keep))))
+        issues.note("zero", int((~keep).sum()), lambda: where(int(np.argmin(keep))))
     return latlng, keep

@@ -65,6 +65,7 @@ class Records:
     classes: tuple[str, ...] = ()  # by label, or by the attributes' column
     issues: tuple[Issue, ...] = ()  # odd data that could be used or left out
     notes: tuple[str, ...] = ()  # sentences for the user: what was set aside, the data's terms
+    grouped_by: str = "image"  # what has a `group` of its own, for sentences: "person", "day", "creator_id"
 
     def __len__(self) -> int:
         return len(self.file_names)

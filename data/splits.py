@@ -86,17 +86,18 @@ def assign_splits(
     test_fraction: float,
     seed: int,
     source: str | Path,
-    by: str = "image",
+    by: str | None = None,
     strata: np.ndarray | None = None,
 ) -> Records:
     """The records with a split for every image, and a note of what was drawn.
 
     The column `split` says what is known; images of no split count as training images. Of these a part is drawn for
     each of "val" and "test" that no image is of, unless its fraction is 0: whole groups where there is a column
-    `group` (`by` names what a group is: "person", "day"), else single images. With `strata`, int64 (N,), every class
-    has its part: at least one image of two or more. Raises InputError where a split or the training would be empty.
+    `group` (`by` names what a group is, if not `grouped_by`), else single images. With `strata`, int64 (N,), every
+    class has its part: at least one image of two or more. Raises InputError where a split or the training would be empty.
     """
     check_fractions(val_fraction, test_fraction)
+    by = by or records.grouped_by
     split = records.columns.get("split", np.full(len(records), UNSPLIT, np.int8)).copy()
     split[split == UNSPLIT] = 0
     train = np.flatnonzero(split == 0)
@@ -109,10 +110,10 @@ def assign_splits(
         groups = records.columns.get("group", records.file_names)[train]
         split[train] = _draw(groups, None if strata is None else strata[train], lacking, seed)
         for s in (*lacking, "train"):
-            if not (split == SPLITS.index(s)).any():  # type: ignore[arg-type]
+            if not (split == SPLITS.index(s)).any():
                 raise InputError(
-                    f"{source} has too few images (by {by}) to set some aside for {' and '.join(lacking)} and keep some "
-                    "to train on; add some, or say which image is of which split."
+                    f"{source} has too few images (by {by}) to set some aside for {' and '.join(lacking)} and keep "
+                    "some to train on; add some, or say which image is of which split."
                 )
         counts = " and ".join(f"{(split == SPLITS.index(s)).sum():,}" for s in lacking)
         notes.append(
@@ -120,6 +121,14 @@ def assign_splits(
             f"training images, drawn by {by} with seed {seed}, are set aside "
             f"({', '.join(f'--data.{s}_fraction' for s in lacking)})"
         )
+    if "group" in records.columns and by not in ("image", "day"):
+        names, group = np.unique(records["group"], return_inverse=True)
+        in_each = np.unique(len(SPLITS) * group + split) // len(SPLITS)  # each group once for each of its splits
+        if shared := int((np.bincount(in_each) > 1).sum()):
+            notes.append(
+                f"{shared:,} of the {len(names):,} groups of {source} (by {by}) have images in more than one split, so "
+                "that its scores flatter"
+            )
     assigned = records.with_columns(split=split)
     return Records(**{**vars(assigned), "notes": tuple(notes)})
 

@@ -32,12 +32,11 @@ class CsvTable:
     header: bool = True
 
     def column(self, *names: str) -> int:
-        """The position of the first of these columns that is there, as it is written or else in any case; -1 for none."""
+        """The position of the first of these columns that is there, as written or else in any case; -1 for none."""
         lower = [cell.lower() for cell in self.cells]
-        for cells, wanted in ((self.cells, names), (lower, [name.lower() for name in names])):
-            for name in wanted:
-                if name in cells:
-                    return cells.index(name)
+        for name in names:
+            if name in self.cells or name.lower() in lower:
+                return self.cells.index(name) if name in self.cells else lower.index(name.lower())
         return -1
 
     def chunks(self, least: int | None = None) -> Iterator[tuple[np.ndarray, list[tuple[str, ...]]]]:
@@ -79,16 +78,16 @@ class CsvTable:
             odd = next(i for i, row in enumerate(rows) if len(row) < wanted or (least is None and len(row) > wanted))
             raise InputError(
                 f"{self.file}, line {before + ends[odd]}: it has {len(rows[odd])} values, but "
-                f"{wanted}{' or more' * (least is not None)} are needed; leave a cell empty where a value is unknown, but "
-                "keep its separator."
+                f"{wanted}{' or more' * (least is not None)} are needed; leave a cell empty where a value is unknown, "
+                "but keep its separator."
             )
         return before + np.array(ends), list(zip(*rows, strict=len(lengths) == 1))
 
 
 def read_header(file: Path, what: str, *, header: bool = True) -> CsvTable:
-    """What the first line says; without a `header` cells are separated by tabs. `what` the file should be, for sentences.
+    """What the first line says; without a `header`, cells are separated by tabs.
 
-    Raises InputError where it is empty, a web page, or not text in UTF-8.
+    Raises InputError where it is empty (`what` it should be), a web page, or not text in UTF-8.
     """
     with open_csv(file) as text:
         start = text.read(1 << 16)

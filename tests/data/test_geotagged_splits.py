@@ -88,7 +88,7 @@ def test_rows_of_which_no_day_can_be_read_are_counted(tmp_path):
     assert names.tolist() == [b"2020:01:01", b"b", b"c", b"2020:01:01", b"e"]
     assert by == "day"
     assert left_out.lines("row", "a.csv") == [
-        "a.csv: 2 rows with a date of which no day can be read, each drawn on its own (first: line 3, 'soon')"
+        "a.csv: 2 rows with a date of which no day can be read, each a group of its own (first: line 3, 'soon')"
     ]
     (rows,) = read_rows(write(file, "path,latitude,longitude,taken\na,1,2,soon\nb,1,3,\n"))
     assert groups_of(rows, LeftOut())[1] == "picture"

@@ -1,0 +1,466 @@
+"""Places of images from a CSV of any size: its columns, its rows, and which of them are trained on. No torch."""
+
+import difflib
+import io
+import itertools
+import os
+import re
+import time
+import warnings
+from array import array
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from backbone.errors import InputError
+from data.coordinates import IssueCounts, clean
+from data.readers.csv_table import (
+    CsvTable,
+    bytes_read,
+    open_csv,
+    packed,
+    progress_bar,
+    read_header,
+    relative_paths,
+    skip_header,
+)
+from data.records import SPLITS, UNSPLIT
+from data.splits import draw_numbers, hash_names, set_aside, split_named
+
+_CHUNK = 100_000  # rows read at a time, where only their coordinates are wanted
+_LONGEST = 400  # bytes of a path or a group: arrays are as wide as their longest, so that one would cost all
+_WORD = 64  # bytes of a date or a split that are looked at
+
+
+class Columns(NamedTuple):
+    """Which columns have what, by name, or by position from 0 (from -1 backwards) where there is no header.
+
+    `group` is the photographer, the sequence or the place, of which no two splits should have one; `taken` the date.
+    What is None the header tells.
+    """
+
+    path: str | int | None = None
+    latitude: str | int | None = None
+    longitude: str | int | None = None
+    group: str | int | None = None
+    taken: str | int | None = None
+    header: bool = True
+
+
+PRESETS: dict[str, Columns] = {
+    "path_lat_lon": Columns("path", "latitude", "longitude"),
+    # Tabs, no header; longitude first. Backwards, as the first release has 23 columns and the later 25, two more in
+    # front. The path is the later one's hash, by which Multimedia Commons names the files, and the first one's id.
+    "yfcc100m": Columns(-23, -12, -13, group=-22, taken=-20, header=False),
+    "osv5m": Columns("id", "latitude", "longitude", group="creator_id", taken="captured_at"),
+    "mp16": Columns("IMG_ID", "LAT", "LON", group="AUTHOR"),
+    "im2gps": Columns("IMG_ID", "LAT", "LON", group="AUTHOR"),  # Im2GPS and Im2GPS3k, by the same authors as MP-16's
+    "geo_clip": Columns("IMG_FILE", "LAT", "LON"),
+}
+
+# In a header, in any case, where no column is named for it; the first that is there.
+# fmt: off
+GROUP_NAMES = (
+    "author", "author_id", "photographer", "creator_id", "creator", "owner", "uid", "user", "user_id",
+    "sequence", "sequence_id", "place", "place_id",
+)
+# fmt: on
+_TAKEN_NAMES = ("taken", "date_taken", "datetaken", "captured_at", "date", "datetime")
+
+
+def choose_columns(
+    preset: str | None = None,
+    path: str | None = None,
+    latitude: str | None = None,
+    longitude: str | None = None,
+    group: str | None = None,
+) -> Columns:
+    """The columns of a preset, with those named here in their place. Raises InputError for an unknown preset."""
+    given = {"path": path, "latitude": latitude, "longitude": longitude, "group": group}
+    named = {field: name for field, name in given.items() if name is not None}
+    if preset is not None and preset not in PRESETS:
+        raise InputError(f"the preset {preset!r} is unknown; it must be one of {', '.join(PRESETS)}.")
+    columns = PRESETS[preset] if preset else Columns()
+    if columns.header:
+        return columns._replace(**named)  # type: ignore[arg-type]  # all are str | int
+    for field, name in named.items():
+        if not re.fullmatch(r"-?\d+", name):
+            raise InputError(
+                f"the column for the {field} is {name!r}, but {preset} has no header; give its position from 0."
+            )
+    return columns._replace(**{field: int(name) for field, name in named.items()})  # type: ignore[arg-type]
+
+
+# --- the first line -------------------------------------------------------------------------------------------------
+
+
+class _Layout(NamedTuple):
+    """The positions from 0 of the columns of a table, -1 for none."""
+
+    table: CsvTable
+    path: int
+    latitude: int
+    longitude: int
+    group: int
+    taken: int
+    split: int
+
+
+def _layout(file: Path, columns: Columns, paths: bool) -> _Layout:
+    """Find the columns in the first line. Raises InputError where one is missing; `paths`: the images' as well."""
+    table = read_header(file, "a CSV of path,latitude,longitude", header=columns.header)
+    if not columns.header:
+        positions = [_position(table, name, getattr(columns, name)) for name in columns._fields[:5]]
+        return _Layout(table, *positions, -1)
+    chosen = _told(table, columns)
+    wanted = {"path": paths, "latitude": True, "longitude": True, "group": columns.group is not None}
+    for field, name in zip(wanted, chosen, strict=False):
+        at = table.column(str(name))
+        if wanted[field] and at < 0:
+            _refuse_missing(table, field, str(name))
+        if wanted[field] and table.cells.count(table.cells[at]) > 1:
+            raise InputError(f"{file} has the column {table.cells[at]!r} more than once; give each a name of its own.")
+    names = [() if name is None else (str(name),) for name in chosen[:5]]
+    known = ((), (), (), GROUP_NAMES, _TAKEN_NAMES)
+    found = [table.column(*name, *others) for name, others in zip(names, known, strict=True)]
+    return _Layout(table, *found, table.column("split"))
+
+
+def _told(table: CsvTable, columns: Columns) -> Columns:
+    """`columns`, and what they leave open as the first preset has it of which all is there, or else the coordinates."""
+    presets = [
+        preset._replace(**{field: name for field, name in columns._asdict().items() if name is not None})
+        for preset in PRESETS.values()
+        if preset.header
+    ]
+    there = [[table.column(str(name)) >= 0 for name in preset[:3]] for preset in presets]
+    full = [preset for preset, found in zip(presets, there, strict=True) if all(found)]
+    places = [preset for preset, found in zip(presets, there, strict=True) if all(found[1:])]
+    return (full or places or presets)[0]
+
+
+def _position(table: CsvTable, field: str, position: Any) -> int:
+    """The position from 0 of a column of a table without a header, which may be counted backwards; -1 for none."""
+    if position is None:
+        return -1
+    count = len(table.cells)
+    if not -count <= position < count:
+        raise InputError(
+            f"{table.file}, line 1: it has {count} columns separated by tabs, and the {field} should be number "
+            f"{position} from 0; give the file as it was distributed, or another preset."
+        )
+    return int(position % count)
+
+
+def _refuse_missing(table: CsvTable, field: str, name: str) -> NoReturn:
+    lower = {cell.lower(): cell for cell in reversed(table.cells) if cell}
+    near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5) or list(lower)[-5:][::-1]
+    numbers = all(re.fullmatch(r"[-+\d.eE]*", cell) for cell in table.cells)
+    hint = " (if it has no header, write one into its first line)" if numbers else ""
+    option = "group" if field == "group" else f"{field}_column"
+    raise InputError(
+        f"{table.file} has no column {name!r} for the {field}; the nearest are "
+        f"{', '.join(repr(lower[cell]) for cell in near)}{hint}: name the right one ({option}), or a preset."
+    )
+
+
+def group_name(file: Path, columns: Columns) -> str | None:
+    """The column by which the rows are grouped, for sentences; None where there is none. Raises InputError."""
+    layout = _layout(file, columns, paths=False)
+    if layout.group < 0:
+        return None
+    return layout.table.cells[layout.group] if layout.table.header else f"column {layout.group}"
+
+
+def has_places_alone(file: Path, columns: Columns) -> bool:
+    """Whether a CSV has nothing by which its rows could be split. Raises InputError as stream_coordinates()."""
+    layout = _layout(file, columns, paths=False)
+    return layout.split < 0 and layout.path < 0 and layout.group < 0
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """Rows of a CSV that have a position: cells as UTF-8 bytes (N,), None for a column that it has not."""
+
+    file: Path
+    lines: np.ndarray  # int64 (N,) from 1
+    latlng: np.ndarray  # float64 (N, 2)
+    paths: np.ndarray  # relative to the CSV's folder, the same however they are written
+    groups: np.ndarray | None
+    taken: np.ndarray | None
+    splits: np.ndarray | None
+
+    def split(self) -> np.ndarray:
+        """Of each row the position in SPLITS by the column `split`, UNSPLIT without one: int8 (N,); or InputError."""
+        if self.splits is None:
+            return np.full(len(self.lines), UNSPLIT, np.int8)
+        names, which = np.unique(self.splits, return_inverse=True)
+        known = [split_named(name.decode(errors="replace")) for name in names.tolist()]
+        numbers = np.array([-1 if name is None else SPLITS.index(name) for name in known], np.int8)[which]
+        if (numbers < 0).any():
+            row = int(np.argmin(numbers))
+            text = self.splits[row].decode(errors="replace")
+            raise InputError(
+                f"{self.file}, line {self.lines[row]}: the split is {text!r}; it must be train, val or test."
+            )
+        return numbers
+
+    def group(self, issues: IssueCounts) -> tuple[np.ndarray, str]:
+        """The name of the group of each row, bytes (N,), and what a group is: "group", "day" or "image".
+
+        A row without a group, or without a day where dates are all there is, is a group of its own, named by its path.
+        """
+        if self.groups is not None:
+            return np.where(self.groups == b"", self.paths, self.groups), "group"
+        if self.taken is None:
+            return self.paths, "image"
+        days = np.array([day_of(taken) for taken in self.taken.tolist()], np.bytes_)
+        undated = (days == b"") & (self.taken != b"")
+        if undated.any():
+            row = int(np.argmax(undated))
+            text = self.taken[row].decode(errors="replace")
+            issues.note("no day", int(undated.sum()), lambda: f"line {self.lines[row]}, {text!r}")
+        return np.where(days == b"", self.paths, days), "day" if (days != b"").any() else "image"
+
+
+def read_rows(file: Path, columns: Columns, issues: IssueCounts) -> Iterator[Rows]:
+    """The rows of a CSV that have a position, in chunks, with all that a training needs. Raises InputError."""
+    layout = _layout(file, columns, paths=True)
+    kept = 0
+    for lines, cells in layout.table.chunks(1 + max(layout[1:])):
+        latlng, has = _floats(file, cells[layout.latitude], cells[layout.longitude], lines, issues)
+        where = lines[has]
+        latlng, keep = clean(latlng, file, lambda row, where=where: f"line {where[row]}", issues)  # type: ignore[misc]
+        chosen, lines = np.flatnonzero(has)[keep].tolist(), where[keep]
+        kept += len(chosen)
+        pick = partial(_column, file, cells, chosen, lines)
+        paths = relative_paths(file, pick(layout.path, "path"), lines)
+        others = pick(layout.group, "group"), pick(layout.taken), pick(layout.split)
+        yield Rows(file, lines, latlng[keep], paths, *others)
+    _refuse_none(file, kept, issues)
+
+
+def _column(
+    file: Path, cells: list[tuple[str, ...]], chosen: list[int], lines: np.ndarray, at: int, limited: str = ""
+) -> Any:
+    """The cells of the `chosen` rows, on `lines`, bytes (N,); None for no column. InputError over the limit."""
+    if at < 0:
+        return None
+    found = packed([cells[at][row] if limited else cells[at][row][:_WORD] for row in chosen])
+    if limited and found.dtype.itemsize > _LONGEST:
+        row = int(np.argmax(np.strings.str_len(found) > _LONGEST))
+        raise InputError(
+            f"{file}, line {lines[row]}: the {limited} has {len(found[row]):,} bytes, and {_LONGEST} are the most; "
+            "shorten it, or remove the line."
+        )
+    return found
+
+
+_SINCE_1970 = {9: 1, 10: 1, 12: 1000, 13: 1000, 15: 10**6, 16: 10**6}  # digits: how many in a second
+_NUMBER = re.compile(rb"(\d+)(?:\.\d*)?$")
+_YEAR_FIRST = re.compile(rb"(\d{4})\D{1,3}(\d\d?)\D{1,3}(\d\d?)(?!\d)")
+_TOGETHER = re.compile(rb"((?:19|20)\d\d)([01]\d)([0-3]\d)(?=\D|(?:\d{4}|\d{6})?$)")  # with the time, or not
+_YEAR_LAST = re.compile(rb"(\d\d?)[-/. ](\d\d?)[-/. ](\d{4}|\d\d)(?!\d)")
+_NO_DAY = re.compile(rb"\d{4}(\D\d\d?)?$")
+
+
+def day_of(written: bytes) -> bytes:
+    """The name of the day of a date as it was written: b"2020:01:31", as EXIF has it; empty where none can be read.
+
+    Seconds since 1970, or thousandths or millionths, are read as UTC. Where the year is last, day and month stay as
+    they are, as which is which does not matter: one day has one name. A month or a year alone is taken whole.
+    """
+    if found := _YEAR_FIRST.match(written) or _TOGETHER.match(written):
+        return b"%04d:%02d:%02d" % numbers if all(numbers := tuple(map(int, found.groups()))) else b""
+    if (number := _NUMBER.match(written)) and (a_second := _SINCE_1970.get(len(number[1]))):
+        return time.strftime("%Y:%m:%d", time.gmtime(int(number[1]) // a_second)).encode()
+    if found := _YEAR_LAST.match(written):
+        numbers = tuple(map(int, found.groups()))
+        return b"%02d/%02d/%d" % numbers if all(numbers[:2]) else b""
+    return written if _NO_DAY.match(written) and int(written[:4]) else b""
+
+
+# --- coordinates alone ----------------------------------------------------------------------------------------------
+
+
+def stream_coordinates(file: Path, columns: Columns, issues: IssueCounts) -> Iterator[np.ndarray]:
+    """All rows' latlng (N, 2) of a CSV of any size, in chunks: checked, without those that `issues` count.
+
+    Nothing but the two columns is looked at, by numpy's loadtxt, three times as fast as csv.reader. Raises InputError
+    as clean() does, for a column that is missing and a cell that is no number; and in the end where no row is left.
+    """
+    layout = _layout(file, columns, paths=False)
+    kept = 0
+    with open_csv(file) as text, progress_bar(file) as bar:
+        line = 1 + skip_header(text, layout.table)
+        while chunk := _next_coordinates(text, line, layout, issues):
+            latlng, lines = chunk
+            kept += len(latlng)
+            line += lines
+            bar.update(bytes_read(text) - bar.n)
+            yield latlng
+    _refuse_none(file, kept, issues)
+
+
+def _next_coordinates(
+    text: io.TextIOWrapper, first: int, layout: _Layout, issues: IssueCounts
+) -> tuple[np.ndarray, int] | None:
+    """The clean latlng of the next _CHUNK rows, and the lines they took; `first` is the next line's number."""
+    table, lines = layout.table, list[str]()
+
+    def following() -> Iterator[str]:
+        for line in text:
+            lines.append(line)
+            yield line
+
+    def line_of(row: int) -> int:  # for a sentence
+        reader = table.reader(lines)
+        return first - 1 + next(itertools.islice((reader.line_num for cells in reader if cells), row, None))
+
+    settings: Any = {
+        "delimiter": table.delimiter,
+        "usecols": (layout.latitude, layout.longitude),
+        "comments": None,
+        "quotechar": '"' if table.header else None,
+        "ndmin": 2,
+        "max_rows": _CHUNK,
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*contained no data.*")  # at the end, and on a blank line
+        try:
+            latlng = np.loadtxt(following(), np.float64, **settings).reshape(-1, 2)
+            has = np.ones(len(latlng), dtype=bool)
+        except ValueError:  # an empty cell, or one that is no number: slower
+            try:
+                cells = np.loadtxt(itertools.chain(lines.copy(), following()), "S40", **settings).reshape(-1, 2)
+            except ValueError as error:
+                for _ in table.chunks(1 + max(layout.latitude, layout.longitude)):  # says which line
+                    pass
+                raise InputError(f"{table.file}, near line {first}: {error}; save it as UTF-8 again.") from error
+            latlng, has = _numbers(table.file, cells, line_of, issues)
+    if not lines:
+        return None
+    rows = np.flatnonzero(has)
+    latlng, keep = clean(latlng, table.file, lambda row: f"line {line_of(int(rows[row]))}", issues)
+    return (latlng if keep.all() else latlng[keep]), len(lines)
+
+
+def _floats(
+    file: Path, latitude: tuple[str, ...], longitude: tuple[str, ...], lines: np.ndarray, issues: IssueCounts
+) -> tuple[np.ndarray, np.ndarray]:
+    """As _numbers()."""
+    try:
+        numbers = [np.fromiter(map(float, column), np.float64, len(lines)) for column in (latitude, longitude)]
+    except ValueError:  # an empty cell, or one that is no number: slower
+        return _numbers(file, np.array([latitude, longitude]).T, lambda row: int(lines[row]), issues)
+    return np.stack(numbers, axis=1), np.ones(len(lines), dtype=bool)
+
+
+def _numbers(
+    file: Path, cells: np.ndarray, line_of: Callable[[int], int], issues: IssueCounts
+) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers (M, 2) of the rows of `cells`, text (N, 2), that are not empty, and which these are, bool (N,)."""
+    cells = np.strings.strip(cells)
+    has = (cells != cells.dtype.type()).all(axis=1)
+    if not has.all():
+        issues.note("no position", int((~has).sum()), lambda: f"line {line_of(int(np.argmin(has)))}")
+    try:
+        return cells[has].astype(np.float64), has
+    except ValueError:
+        for row, column in itertools.product(np.flatnonzero(has).tolist(), (0, 1)):
+            try:
+                float(cells[row, column])
+            except ValueError:
+                cell = cells[row, column]
+                break
+    cell = cell.decode("latin-1") if isinstance(cell, bytes) else str(cell)
+    comma = "; a decimal point is needed, not a comma" if re.fullmatch(r"-?\d+,\d+", cell) else ""
+    raise InputError(
+        f"{file}, line {line_of(row)}: the {('latitude', 'longitude')[column]} is {cell!r}; it must be in degrees, as "
+        f"48.8583, or empty where it is unknown{comma}."
+    )
+
+
+def _refuse_none(file: Path, kept: int, issues: IssueCounts) -> None:
+    if not kept:
+        why = "; ".join(map(str, issues.issues)) or "no rows"
+        raise InputError(f"{file} has no position ({why}); give a CSV of path,latitude,longitude with a row an image.")
+
+
+# --- what is trained on ---------------------------------------------------------------------------------------------
+
+
+def training_coordinates(
+    file: Path, columns: Columns, issues: IssueCounts, *, val_fraction: float, test_fraction: float, seed: int
+) -> Iterator[np.ndarray]:
+    """As stream_coordinates(), but of the rows that a training on `file` with the same settings is given, or more.
+
+    By the `split` column; without the groups that splits.assign_splits() draws for validation or testing where no row
+    is of it, in the memory of a chunk. A file of nothing but coordinates is all taken. It cannot be known here which
+    images are missing, or look like others. Raises InputError for an image that is listed twice, and for fewer groups
+    than are to be set aside.
+    """
+    if has_places_alone(file, columns):
+        yield from stream_coordinates(file, columns, issues)
+        return
+    fractions = _lacking(file, columns, {1: val_fraction, 2: test_fraction})
+    first = _first_trained_on(file, columns, fractions, seed) if fractions else 0.0
+    met = array("Q")
+    for rows in read_rows(file, columns, issues):
+        chosen = rows.split() <= 0
+        if fractions:
+            chosen &= draw_numbers(rows.group(issues)[0], seed) >= first
+        met.frombytes(hash_names(rows.paths, 0).view(np.uint8).data)
+        yield rows.latlng[chosen]
+    _refuse_repeated(file, columns, np.frombuffer(met, np.uint64))
+
+
+def _lacking(file: Path, columns: Columns, fractions: dict[int, float]) -> list[float]:
+    """The fractions above 0 of those splits that no row is of."""
+    wanted = {split: fraction for split, fraction in fractions.items() if fraction > 0}
+    for rows in read_rows(file, columns, IssueCounts("row")):
+        for split in np.unique(rows.split()).tolist():
+            wanted.pop(split, None)
+        if not wanted or rows.splits is None:
+            break
+    return list(wanted.values())
+
+
+def _first_trained_on(file: Path, columns: Columns, fractions: list[float], seed: int) -> float:
+    """The number by draw_numbers() from which on groups are trained on, as set_aside() has it."""
+    below = np.cumsum(fractions)
+    every, parts = [], set()
+    for rows in read_rows(file, columns, IssueCounts("row")):
+        groups = rows.group(IssueCounts("row"))[0][rows.split() <= 0]
+        every.append(np.unique(draw_numbers(groups, seed)))
+        parts.update(np.searchsorted(below, every[-1], side="right").tolist())
+        if len(parts) > len(below):  # each has a group, which is soon so but in small sets
+            return float(below[-1])
+    drawn = np.unique(np.concatenate(every))
+    if len(drawn) <= len(below):
+        raise InputError(
+            f"{file} has too few groups to train on ({len(drawn)}) to set one aside for each of validation and testing "
+            "that no row is of; add some, or give a fraction of 0 where none is to be set aside."
+        )
+    return float(drawn[set_aside(drawn, fractions)[-1]])
+
+
+def _refuse_repeated(file: Path, columns: Columns, hashed: np.ndarray) -> None:
+    """Raises InputError where an image is listed twice, by the hash of each; rereads only if it may be."""
+    ordered = np.sort(hashed)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    met: dict[bytes, int] = {}
+    for rows in read_rows(file, columns, IssueCounts("row")) if len(again) else ():
+        for row in np.flatnonzero(np.isin(hash_names(rows.paths, 0), again)).tolist():
+            name, line = rows.paths[row], int(rows.lines[row])
+            if name in met:
+                raise InputError(
+                    f"{file} lists {os.fsdecode(name)} more than once (lines {met[name]} and {line}); keep one of its "
+                    "rows."
+                )
+            met[name] = line

@@ -1,0 +1,98 @@
+"""Images with the places where they were taken, from CSV lists such as OSV-5M's, MP-16's or your own. No torch."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from backbone.errors import InputError
+from data.coordinates import IssueCounts
+from data.image_list import are_there, list_pictures
+from data.images import IMAGE_ENDINGS
+from data.readers.coordinates_csv import Columns, group_name, read_rows
+from data.readers.csv_table import refuse_repeated, without_missing
+from data.records import SPLITS, Issue, Records
+
+CSV_NAME = "photographs.csv"
+
+
+def csv_files(root: Path) -> dict[Path, int]:
+    """The CSVs of a data set, and the position in SPLITS of each, -1 where rows say it; empty where there is none.
+
+    Either `root` itself, the `photographs.csv` in it, or `train.csv` with `val.csv` and `test.csv`. Raises InputError.
+    """
+    for file in (root, root / CSV_NAME):
+        if file.is_file():
+            return {file: -1}
+    named = {root / f"{split}.csv": number for number, split in enumerate(SPLITS)}
+    named = {file: number for file, number in named.items() if file.is_file()}
+    if named and root / "train.csv" not in named:
+        raise InputError(f"{root} has {next(iter(named)).name} but no train.csv; give the file itself.")
+    return named
+
+
+def read(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # it is immutable
+    """The images of csv_files() that are there, with columns `latlng`, `group` and `split`.
+
+    A group is a photographer, sequence or place where a column says it, else a day, else the image. Raises InputError.
+    """
+    files = csv_files(root)
+    names, latlng, groups, splits = [], [], [], []
+    kinds: set[str] = set()
+    issues: list[Issue] = []
+    for file, number in files.items():
+        counts = IssueCounts("row")
+        for rows in read_rows(file, columns, counts):
+            named, kind = rows.group(counts)
+            kinds.add(kind)
+            names.append(rows.paths)
+            latlng.append(rows.latlng)
+            groups.append(named)
+            splits.append(rows.split() if number < 0 else np.full(len(rows.lines), number, np.int8))
+        issues += [replace(issue, first=f"{file.name}, {issue.first}") for issue in counts.issues]
+    first = next(iter(files))
+    source = first if len(files) == 1 else root
+    kind = next(kind for kind in ("group", "day", "image") if kind in kinds)
+    records = Records(
+        root if root.is_dir() else root.parent,
+        np.concatenate(names),
+        {"latlng": np.concatenate(latlng), "group": np.concatenate(groups), "split": np.concatenate(splits)},
+        issues=tuple(issues),
+        grouped_by=(group_name(first, columns) or kind) if kind == "group" else kind,
+    )
+    refuse_repeated(source, records.file_names)
+    if not are_there(records.folder, records.file_names).any():
+        records = _found_by_name(records, source)
+    return without_missing(records, source)
+
+
+def _found_by_name(records: Records, source: Path) -> Records:
+    """With the paths of those files whose names, without folders and endings, are the listed ones'.
+
+    The lists of OSV-5M, YFCC100M and MP-16 have ids, and where their files are differs. Raises InputError for an id
+    of two files.
+    """
+    try:
+        files = list_pictures(records.folder)
+    except InputError:  # not one image
+        return records
+    listed, wanted = _stems(files), _stems(records.file_names)
+    order = np.argsort(listed, kind="stable")
+    first, after = (np.searchsorted(listed, wanted, side, sorter=order) for side in ("left", "right"))
+    if (after - first > 1).any():
+        row = int(np.argmax(after - first > 1))
+        one, other = (os.fsdecode(files[order[first[row] + i]]) for i in (0, 1))
+        raise InputError(
+            f"{source}: {os.fsdecode(records.file_names[row])} may be {one} or {other} in {records.folder}; write "
+            "their paths in the list, or take one away."
+        )
+    found = np.where(after > first, files[order[first.clip(max=len(files) - 1)]], records.file_names)
+    return replace(records, file_names=found)
+
+
+def _stems(paths: np.ndarray) -> np.ndarray:
+    """The last parts of paths, bytes (N,), without an image's ending."""
+    endings = tuple(ending.encode() for ending in IMAGE_ENDINGS)
+    last = [path.rpartition(b"/")[2] for path in paths.tolist()]
+    return np.array([n.rpartition(b".")[0] if n.lower().endswith(endings) else n for n in last], np.bytes_)
