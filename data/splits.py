@@ -93,8 +93,8 @@ def assign_splits(
 
     The column `split` says what is known; images of no split count as training images. Of these a part is drawn for
     each of "val" and "test" that no image is of, unless its fraction is 0: whole groups where there is a column
-    `group` (`by` names what a group is, if not `grouped_by`), else single images. With `strata`, int64 (N,), every
-    class has its part: at least one image of two or more. Raises InputError where a split or the training would be empty.
+    `group` (`by` says of what, if not `grouped_by`), else single images. With `strata`, int64 (N,), every class
+    has its part: at least one image of two or more. Raises InputError where a split or the training would be empty.
     """
     check_fractions(val_fraction, test_fraction)
     by = by or records.grouped_by

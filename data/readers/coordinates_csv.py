@@ -101,12 +101,12 @@ class _Layout(NamedTuple):
     """The positions from 0 of the columns of a table, -1 for none."""
 
     table: CsvTable
+    split: int
     path: int
     latitude: int
     longitude: int
     group: int
     taken: int
-    split: int
 
 
 def _layout(file: Path, columns: Columns, paths: bool) -> _Layout:
@@ -114,7 +114,7 @@ def _layout(file: Path, columns: Columns, paths: bool) -> _Layout:
     table = read_header(file, "a CSV of path,latitude,longitude", header=columns.header)
     if not columns.header:
         positions = [_position(table, name, getattr(columns, name)) for name in columns._fields[:5]]
-        return _Layout(table, *positions, -1)
+        return _Layout(table, -1, *positions)
     chosen = _told(table, columns)
     wanted = {"path": paths, "latitude": True, "longitude": True, "group": columns.group is not None}
     for field, name in zip(wanted, chosen, strict=False):
@@ -126,7 +126,7 @@ def _layout(file: Path, columns: Columns, paths: bool) -> _Layout:
     names = [() if name is None else (str(name),) for name in chosen[:5]]
     known = ((), (), (), GROUP_NAMES, _TAKEN_NAMES)
     found = [table.column(*name, *others) for name, others in zip(names, known, strict=True)]
-    return _Layout(table, *found, table.column("split"))
+    return _Layout(table, table.column("split"), *found)
 
 
 def _told(table: CsvTable, columns: Columns) -> Columns:
