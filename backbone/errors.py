@@ -12,11 +12,11 @@ class InputError(ValueError):
     """
 
 
-def check_options(room: str, *rows: tuple[str, Any, bool, str]) -> None:
-    """Raise InputError for the first (name, value, whether it holds, what it must be) of `--room.name` that fails."""
-    for name, value, holds, wanted in rows:
-        if not holds:
-            raise InputError(f"--{room}.{name} is {value}; it must be {wanted}.")
+def check_options(group: str, *rows: tuple[str, Any, bool, str]) -> None:
+    """Raise InputError for the first (name, value, whether it is valid, what it must be) of `--group.name` that fails."""
+    for name, value, valid, wanted in rows:
+        if not valid:
+            raise InputError(f"--{group}.{name} is {value}; it must be {wanted}.")
 
 
 class Arguments(argparse.ArgumentParser):

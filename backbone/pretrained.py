@@ -112,13 +112,13 @@ def _from_timm(path: Path, contents: _Contents) -> Pretrained:
     if "conv_head.weight" in contents.tensors and not any(".conv_pwl." in name for name in contents.tensors):
         _refuse(path, "is timm's mobilenetv1_100h, which has an extra convolution before its classifier")
     # A converted file may say otherwise in its metadata; a folder of the Hub, in its config.json.
-    said = {key.lower(): value for key, value in contents.metadata.items()}
+    stated = {key.lower(): value for key, value in contents.metadata.items()}
     config = _json_beside(path, "config.json").get("pretrained_cfg") or {}
     numerics = _numerics(
         path,
-        padding=_padding(path, said.get("padding", "symmetric")),
-        bn_eps=said.get("batch_norm_eps", 1e-5),
-        activation=said.get("activation", "relu6"),
+        padding=_padding(path, stated.get("padding", "symmetric")),
+        bn_eps=stated.get("batch_norm_eps", 1e-5),
+        activation=stated.get("activation", "relu6"),
         mean=config.get("mean"),
         std=config.get("std"),
         image_size=(config.get("input_size") or [224])[-1],

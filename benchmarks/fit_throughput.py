@@ -5,7 +5,7 @@
 
 The bare step is the same module, batch size and precision on one batch already in memory: forward, loss, backward,
 gradient clipping and optimizer. Both sides are measured in turn in one process. Classification without a --data.root
-has made-up photographs of 500x375, about 45 kB each.
+has made-up images of 500x375, about 45 kB each.
 """
 
 import statistics
@@ -17,16 +17,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from loader_parts import write_photographs
+from loader_parts import write_images
 
 from data.classification import ClassificationDataModule
-from data.coco import CocoDataModule
+from data.detection import DetectionDataModule
 from tasks.classification.module import ClassificationModule
 from tasks.cli import run
 from tasks.detection.module import DetectionModule
 
 TASKS = {
-    "detection": (DetectionModule, CocoDataModule),
+    "detection": (DetectionModule, DetectionDataModule),
     "classification": (ClassificationModule, ClassificationDataModule),
 }
 EPOCHS = 4
@@ -54,7 +54,7 @@ class _Measure(Callback):
         """Run bare steps with the same module, and put its weights back."""
         if trainer.current_epoch > 0:  # the first epoch starts workers and allocates
             self.fit.append(self.images / (self.end - self.start))
-        kept = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
         optimizer = torch.optim.SGD(pl_module.parameters(), lr=1e-6, momentum=0.9, nesterov=True)
         pl_module.log = pl_module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
         for step in range(BARE_STEPS + 2):
@@ -69,7 +69,7 @@ class _Measure(Callback):
         if trainer.current_epoch > 0:
             self.bare.append(BARE_STEPS * len(self.batch["images"]) / (time.perf_counter() - start))
         del pl_module.log, pl_module.log_dict
-        pl_module.load_state_dict(kept)
+        pl_module.load_state_dict(weights)
 
 
 def main() -> None:
@@ -84,11 +84,11 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         if task == "classification" and "--data.root" not in given:
-            write_photographs(Path(folder) / "photographs", 200, (375, 500))
-            given += ["--data.root", str(Path(folder) / "photographs")]
+            write_images(Path(folder) / "images", 200, (375, 500))
+            given += ["--data.root", str(Path(folder) / "images")]
         options = ["--trainer.max_epochs", str(EPOCHS), "--trainer.limit_val_batches", "0"]
         options += ["--trainer.default_root_dir", folder]  # last, so that no config overrides them
-        code = run(task, Measured, datamodule_class, ["fit", *given, *options])
+        code = run(Measured, datamodule_class, ["fit", *given, *options])
     if code:
         raise SystemExit(code)
     fit, bare = statistics.median(measure.fit), statistics.median(measure.bare)

@@ -1,8 +1,8 @@
-"""Where the loader's time goes: decoding, augmenting and collating photographs of about 500x375 and of 12 megapixels.
+"""Where the loader's time goes: decoding, augmenting and collating images of about 500x375 and of 12 megapixels.
 
     python benchmarks/loader_parts.py [DIR]
 
-DIR is a folder with a folder of JPEG files for each class; without one, photographs of noise at every scale are made
+DIR is a folder with a folder of JPEG files for each class; without one, images of noise at every scale are made
 up, about 45 kB each; Stanford Dogs' are 39 kB. Each part is timed alone on one core, on the same files in turn; the
 decoding also whole, which is the ratio to look at.
 """
@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.image_folder import read_image_folder
 from data.images import open_image
-from data.photographs import collate
+from data.module import collate
+from data.readers import image_folder
 from data.transforms import (
     apply_to_image,
     build_classification_eval,
@@ -33,13 +33,13 @@ SIZE, AREA, CENTRAL, ERASING = (224, 224), 0.25, 0.875, 0.2
 BATCH = 32
 
 
-def write_photographs(folder: Path, count: int, size: tuple[int, int], quality: int = 85) -> None:
+def write_images(folder: Path, count: int, size: tuple[int, int], quality: int = 85) -> None:
     """Write `count` JPEG files of (height, width) `size` into each of two class folders."""
     generator = np.random.default_rng(0)
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
         for i in range(count):
-            # amplitudes fall with the frequency, as in photographs
+            # amplitudes fall with the frequency, as in photos
             layers = [
                 cv2.resize(generator.random((n, n, 3)).astype(np.float32) - 0.5, size[::-1]) / n**0.5
                 for n in (4, 8, 16, 32, 64, 128)
@@ -68,7 +68,7 @@ def measure(files: list[Path], title: str) -> None:
     cropped = [apply_to_image(train, image, seed=i) for i, image in enumerate(small)]
     count = len(files)
     samples = [
-        {"image": image, "answers": {"labels": np.int64(0)}, "position": i, "view": 0}
+        {"image": image, "targets": {"labels": np.int64(0)}, "position": i, "view": 0}
         for i, image in enumerate(cropped)
     ]
     batch = (samples * BATCH)[:BATCH]
@@ -84,16 +84,16 @@ def measure(files: list[Path], title: str) -> None:
 
 
 def main() -> None:
-    """Measure the user's photographs, or made-up ones of two sizes."""
+    """Measure the user's images, or made-up ones of two sizes."""
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
         if len(sys.argv) > 1:
-            images = read_image_folder(Path(sys.argv[1])).splits["train"]
-            measure([images.path(i) for i in range(min(200, len(images)))], sys.argv[1])
+            records = image_folder.read(Path(sys.argv[1]))
+            measure([records.path(i) for i in range(min(200, len(records)))], sys.argv[1])
             return
         for size, count in (((375, 500), 50), ((3000, 4000), 5)):
             root = Path(folder) / str(size[0])
-            write_photographs(root, count, size)
+            write_images(root, count, size)
             files = sorted(root.rglob("*.jpg"))
             kilobytes = statistics.mean(file.stat().st_size for file in files) / 1000
             measure(files, f"{size[1]}x{size[0]}, {kilobytes:.0f} kB")

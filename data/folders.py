@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 from backbone.errors import InputError
 from data.records import SPLITS, Split  # noqa: F401  # until the readers take them from there
 

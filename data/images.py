@@ -1,4 +1,4 @@
-"""The one place that opens an image: any photograph PIL reads in, RGB uint8 out, or a sentence that says why not.
+"""The one place that opens an image: any raster file PIL reads in, RGB uint8 out, or a sentence that says why not.
 
 PIL, because OpenCV decodes a truncated JPEG in silence and torchvision ignores the EXIF orientation.
 """
@@ -16,10 +16,10 @@ from backbone.errors import InputError
 # 48 kB. It is PIL's own figure (1 GiB of RGB over 4 and 3), at which PIL only warns; PIL refuses at twice that.
 MAX_PIXELS = 89_478_485
 
-# Raster formats of photographs. Not "whatever PIL knows": EPS, for one, starts Ghostscript on the file.
+# Raster formats of photos. Not "whatever PIL knows": EPS, for one, starts Ghostscript on the file.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
 
-# By these, in lower case, a folder's pictures are told from its other files.
+# By these, in lower case, a folder's images are told from its other files.
 # fmt: off
 IMAGE_ENDINGS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jp2",
@@ -98,7 +98,7 @@ def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
             raise ImageError("the PIL image", f"it cannot be decoded ({error})") from error
         return np.asarray(rgb.transpose(_TURN[turn]) if turn in _TURN else rgb)
     if not isinstance(image, np.ndarray):
-        raise ImageError("the photograph", f"it is of type {type(image).__name__}, not a path, a PIL image or an array")
+        raise ImageError("the image", f"it is of type {type(image).__name__}, not a path, a PIL image or an array")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ImageError(
             "the array", f"its shape is {image.shape} of {image.dtype}, not (H, W, 3) of uint8 in RGB order"

@@ -137,10 +137,10 @@ def input_size(image_size: int | list[int], resolution_mult: float) -> tuple[int
     return scaled_image_size(sides[0], resolution_mult), scaled_image_size(sides[1], resolution_mult)
 
 
-def worker_count(asked: int | Literal["auto"]) -> int:
+def worker_count(num_workers: int | Literal["auto"]) -> int:
     """The number of loading processes: auto is one for each core that this process may use, 8 at most."""
-    if asked != "auto":
-        return asked
+    if num_workers != "auto":
+        return num_workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 8)  # decoding keeps a fast GPU fed by then, and each has its own copy of the libraries
 

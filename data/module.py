@@ -220,8 +220,8 @@ class DataModule(LightningDataModule):
     @property
     def tests_on_validation(self) -> bool:
         """Whether validation images are among those that `test` scores."""
-        asked, has_test = self.hparams["test_split"], (self.all_records["split"] == SPLITS.index("test")).any()
-        return asked in ("val", "all") or (asked == "test" and not has_test)
+        chosen, has_test = self.hparams["test_split"], (self.all_records["split"] == SPLITS.index("test")).any()
+        return chosen in ("val", "all") or (chosen == "test" and not has_test)
 
     def records(self, split: Split) -> Records:
         """The records of a split, after `setup`; positions in batches count these."""

@@ -49,7 +49,7 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Records:
-    """The images of a data set or of one split, packed: lists of objects would be copied page by page into every worker.
+    """The images of a data set or of a split, packed: lists of objects would be copied page by page into every worker.
 
     `columns` are arrays of a row for each image. Those that the project knows: `split` int8 (position in SPLITS, or
     UNSPLIT), `group` bytes (images of one group are in one split), and the targets: `labels` int64, `attributes` int8

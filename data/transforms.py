@@ -1,6 +1,6 @@
-"""Augmentation: the only file that knows albumentations. SSD's random crop for boxes, Inception's for whole pictures.
+"""Augmentation: the only file that knows albumentations. SSD's random crop for boxes, Inception's for whole images.
 
-SSD's crop is ours, because `BBoxSafeRandomCrop` and its kin keep every box: with 11 boxes in a picture their median
+SSD's crop is ours, because `BBoxSafeRandomCrop` and its kin keep every box: with 11 boxes in a image their median
 crop is 90 % of the area, where SSD's is about half, and small objects never become large ones.
 """
 
@@ -145,7 +145,7 @@ class AreaCrop(A.RandomResizedCrop):
 
 
 class CentralCrop(A.ImageOnlyTransform):
-    """The middle of the picture, in the proportions of `height` x `width`: `fraction` of the longest side that fits."""
+    """The middle of the image, in the proportions of `height` x `width`: `fraction` of the longest side that fits."""
 
     class InitSchema(A.core.transforms_interface.BaseTransformInitSchema):
         """The arguments albumentations lets through."""
@@ -189,7 +189,7 @@ def build_classification_train(
     """Inception's crop of `min_crop_area` or more to `image_size` (H, W) px, flip, light colour, random erasing.
 
     Without `mirror` nothing is flipped, without `hue` a colour keeps its hue and saturation. `random_erasing` is the
-    part of the pictures that lose a rectangle of 2 to 20 % (Zhong et al. 2017, up to 40 %).
+    part of the images that lose a rectangle of 2 to 20 % (Zhong et al. 2017, up to 40 %).
     """
     return A.Compose(
         [
@@ -202,14 +202,14 @@ def build_classification_train(
 
 
 def build_classification_eval(image_size: tuple[int, int], central_fraction: float) -> Transform:
-    """The central `central_fraction` of a picture at `image_size` (H, W) px and nothing else."""
+    """The central `central_fraction` of a image at `image_size` (H, W) px and nothing else."""
     return A.Compose([CentralCrop(*image_size, central_fraction)])
 
 
 def needed_in_evaluation(image_size: tuple[int, int], central_fraction: float) -> tuple[int, int]:
     """(height, width) px down to which a JPEG may be decoded before `build_classification_eval`'s transform.
 
-    What is left is still averaged, as the whole picture would be, so that the two differ by next to nothing.
+    What is left is still averaged, as the whole image would be, so that the two differ by next to nothing.
     """
     factor = (_SMOOTHED + 0.1) / central_fraction
     return round(factor * image_size[0]), round(factor * image_size[1])
@@ -222,13 +222,13 @@ def needed_in_training(image_size: tuple[int, int], min_crop_area: float) -> tup
 
 
 def apply_to_image(transform: Transform, image: np.ndarray, seed: int) -> np.ndarray:
-    """Applies a transform of whole pictures to `image` uint8 (H, W, 3), all of its randomness from `seed`."""
+    """Applies a transform of whole images to `image` uint8 (H, W, 3), all of its randomness from `seed`."""
     _seed(transform, seed)
     return transform(image=image)["image"]
 
 
 def build_detection_train(image_size: tuple[int, int], crop_probability: float = 0.85) -> Transform:
-    """SSD's crop, squash to `image_size` (H, W) px, horizontal flip, light colour; the colour on the small picture."""
+    """SSD's crop, squash to `image_size` (H, W) px, horizontal flip, light colour; the colour on the small image."""
     return _compose(
         [
             SSDRandomCrop(p=crop_probability),
@@ -276,7 +276,7 @@ def apply_with_boxes(
 
 
 def _light_colour() -> list[A.BasicTransform]:
-    """Colour of one picture in two: SSD's brightness (32 of 255) and hue (18 of 360 degrees), the rest milder.
+    """Colour of one image in two: SSD's brightness (32 of 255) and hue (18 of 360 degrees), the rest milder.
 
     Light, because heavy augmentation costs small networks accuracy (torchvision's SSDlite: 14.2 -> 15.2 by lightening).
     """

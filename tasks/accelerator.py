@@ -1,4 +1,4 @@
-"""What the machine at hand asks for: memory that is retained on CPUs, half precision where the hardware computes in it."""
+"""What the machine asks for: memory that is retained on CPUs, half precision where the hardware computes in it."""
 
 import ctypes
 import sys

@@ -10,7 +10,7 @@ BINS = 15  # as in Guo et al. 2017
 class Reliability(NamedTuple):
     """Predictions by probability in 15 equal bins (lo, hi]; the two means are NaN where a bin is empty."""
 
-    count: np.ndarray  # int64 (15,)
+    count: np.ndarray  # type: ignore[assignment]  # int64 (15,); hides tuple.count, which nobody needs here
     probability: np.ndarray  # float64 (15,): the mean in the bin
     accuracy: np.ndarray  # float64 (15,): the part that is right
 

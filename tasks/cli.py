@@ -85,6 +85,7 @@ class _Cli(LightningCLI):
         self, module_class: type[TaskModule], datamodule_class: type[LightningDataModule], args: Sequence[str]
     ) -> None:
         self.task = module_class.task
+        self._module_class = module_class
         self._arguments = list(args)
         super().__init__(
             module_class,
@@ -133,7 +134,7 @@ class _Cli(LightningCLI):
             return given[given.subcommand].as_dict()
 
         command = self._arguments[0]
-        settings, self.checkpoint, self.checkpoint_path = resolve(self._model_class, self._arguments, parse)
+        settings, self.checkpoint, self.checkpoint_path = resolve(self._module_class, self._arguments, parse)
         if command == "fit":
             settings["ckpt_path"] = None  # config.yaml says what is trained, from the start or resumed
         self.config = parser.parse_object({"subcommand": command, command: settings})
@@ -255,7 +256,7 @@ class _Cli(LightningCLI):
                 raise
             reason = str(error).split("\n")[1].strip()
             raise InputError(
-                f"--ckpt_path {kwargs['ckpt_path']} does not fit the model asked for ({reason}); leave out the "
+                f"--ckpt_path {kwargs['ckpt_path']} does not fit the model ({reason}); leave out the "
                 "--model options that change its shape."
             ) from None
         finally:

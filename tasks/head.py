@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from data.module import DataModule
-from data.records import Records
+from data.records import Records, Split
 
 
 class Head(nn.Module):
@@ -28,7 +28,7 @@ class Head(nn.Module):
 
     @property
     def state(self) -> dict[str, Any]:
-        """What must travel in a checkpoint besides weights, as plain values: names, thresholds, a temperature, cells."""
+        """What must travel in a checkpoint besides weights, as plain values: names, thresholds, cells."""
         return {}
 
     @state.setter
@@ -50,15 +50,18 @@ class Head(nn.Module):
         """Keep in `kept` what is scored of a batch's outputs, by `batch["positions"]`."""
         raise NotImplementedError
 
-    def compute(self, records: Records, split: str) -> dict[str, float]:
+    def compute(self, records: Records, split: Split) -> dict[str, float]:
         """The figures of what was kept of a split; on "val" also choose thresholds and the like. Empties `kept`."""
         raise NotImplementedError
 
-    def report(self, folder: Path, split: str, data: DataModule, settings: Mapping[str, Any]) -> None:
-        """Write tables and images of the figures just computed; `settings` are the module's hyper-parameters."""
+    def report(self, folder: Path, split: Split, data: Any, settings: Mapping[str, Any]) -> None:
+        """Write tables and pictures of the figures just computed.
+
+        `data` is the task's DataModule, `settings` the module's hyper-parameters and its trunk's settings.
+        """
         raise NotImplementedError
 
-    def predict(self, outputs: Any, sizes: Sequence[tuple[int, int]], **options: Any) -> list[Any]:
+    def predict(self, outputs: Any, sizes: Sequence[tuple[int, int]], *args: Any, **options: Any) -> list[Any]:
         """The result for each image in its own terms; `sizes` are the images' (height, width) px."""
         raise NotImplementedError
 

@@ -15,7 +15,7 @@ from backbone import InputError, normalize, trunk_from, trunk_settings
 from tasks.head import Head
 from tasks.optim import (
     EMA,
-    KeepRateAsked,
+    GivenLearningRate,
     build_optimizer,
     check_training,
     freeze,
@@ -130,7 +130,8 @@ class TaskModule(LightningModule):
     @property
     def evaluated_size(self) -> tuple[int, int]:
         """(height, width) px of the images that `forward` takes in evaluation."""
-        return tuple(self.hparams["input_size"])
+        height, width = self.hparams["input_size"]
+        return height, width
 
     @property
     def data(self) -> Any:
@@ -254,7 +255,7 @@ class TaskModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Average the weights, keep the rate asked for, share the list of bad images."""
-        return [EMA(self.hparams["ema_decay"]), KeepRateAsked(), ShareBadImages()]
+        return [EMA(self.hparams["ema_decay"]), GivenLearningRate(), ShareBadImages()]
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -13,8 +13,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from backbone.errors import check_options
-
-Module = TypeVar("Module", bound=LightningModule)
 
 # RMSprop is the paper's optimizer (section 3.2); decay 0.9, momentum 0.9 and eps 1 are TensorFlow's SSD-MobileNet's.
 _OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
@@ -40,8 +38,8 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
 
 def check_training(options: Mapping[str, Any]) -> None:
     """Raise InputError for the first option of training, of those that a module has, that is not what it must be."""
-    rules = ((name, holds, wanted) for name, (holds, wanted) in _RULES.items() if name in options)
-    check_options("model", *((name, options[name], holds(options[name]), wanted) for name, holds, wanted in rules))
+    rules = ((name, test, wanted) for name, (test, wanted) in _RULES.items() if name in options)
+    check_options("model", *((name, options[name], test(options[name]), wanted) for name, test, wanted in rules))
 
 
 def parameter_groups(
@@ -124,29 +122,17 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int, hea
     return LambdaLR(optimizer, [functools.partial(factor, wait=wait) for wait in waits])
 
 
-def asked_optimizer(module: LightningModule, layer_decay: float = 1.0, head_steps: int = 0) -> Any:
-    """Every `configure_optimizers`: warm up, then follow a cosine to 0 at the last step of the run.
-
-    Of the module's `model`, whose `trunk` has a rate of its own, and of what is trained beside it.
-    """
-    asked, model = module.hparams, cast(Any, module.model)
-    groups = parameter_groups(module, model.trunk, asked["trunk_lr_mult"], asked["weight_decay"], layer_decay)
-    optimizer = build_optimizer(asked["optimizer"], groups, asked["lr"])
-    scheduler = warmup_cosine(optimizer, asked["warmup_steps"], total_steps(module.trainer), head_steps)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-class KeepRateAsked(Callback):
-    """Let the `lr` asked for now, in the module's hyper-parameters, win over the one in a checkpoint just loaded."""
+class GivenLearningRate(Callback):
+    """Let the `lr` that a resumed run was given win over the one in its checkpoint."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the rates of all groups."""
         [optimizer], [config] = trainer.optimizers, trainer.lr_scheduler_configs
-        restore_rates(optimizer, cast(LambdaLR, config.scheduler), pl_module.hparams["lr"])
+        set_rates(optimizer, cast(LambdaLR, config.scheduler), pl_module.hparams["lr"])
 
 
-def restore_rates(optimizer: Optimizer, scheduler: LambdaLR, lr: float) -> None:
-    """Let the `lr` asked for now win over the one in a checkpoint that was just loaded."""
+def set_rates(optimizer: Optimizer, scheduler: LambdaLR, lr: float) -> None:
+    """Set every group's rate at the scheduler's step to that of a run with this `lr`."""
     for i, group in enumerate(optimizer.param_groups):
         scheduler.base_lrs[i] = group["initial_lr"] = lr * group["lr_mult"]
         group["lr"] = scheduler.base_lrs[i] * scheduler.lr_lambdas[i](scheduler.last_epoch)
@@ -155,14 +141,6 @@ def restore_rates(optimizer: Optimizer, scheduler: LambdaLR, lr: float) -> None:
 def freeze(module: nn.Module) -> None:
     """Hold a module as it is: no gradients, and norms that use their statistics. Call it from every `train()`."""
     module.eval().requires_grad_(False)
-
-
-def train_unfrozen(module: Module, mode: bool = True) -> Module:
-    """A module's `train`: set the mode of all but a frozen trunk, which keeps its norms' statistics."""
-    LightningModule.train(module, mode)
-    if module.hparams["trunk_lr_mult"] == 0:
-        freeze(cast(Any, module.model).trunk)
-    return module
 
 
 class EMA(WeightAveraging):

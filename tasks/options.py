@@ -1,7 +1,7 @@
 """The options of `fit`, `validate` and `test`, resolved once, before anything is built.
 
-They count in this order: command line, config, checkpoint, default. Only what is the shape of a checkpoint's own network
-(its width, its head) is always the checkpoint's.
+They count in this order: command line, config, checkpoint, default. Only the shape of a checkpoint's own network, its
+width for one, is always the checkpoint's.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Pictures that several tasks draw: boxes on a photograph, a sheet of captioned tiles.
+"""Pictures that several tasks draw: boxes on a image, a sheet of captioned tiles.
 
 Everything is drawn with PIL into plain arrays, so there is no window, no global state, and the same input gives the
 same pixels.
@@ -36,14 +36,14 @@ def class_color(index: int) -> Color:
 
 
 def draw_boxes(image: np.ndarray, boxes_xyxy: np.ndarray, labels: Sequence[str], colors: Sequence[Color]) -> np.ndarray:
-    """A copy of the photograph (H, W, 3) uint8 RGB with boxes (N, 4) in its pixels, each with a label ("" for none).
+    """A copy of the image (H, W, 3) uint8 RGB with boxes (N, 4) in its pixels, each with a label ("" for none).
 
-    Lines and letters grow with the photograph. Earlier boxes lie on top and choose the place of their label first, so
+    Lines and letters grow with the image. Earlier boxes lie on top and choose the place of their label first, so
     give the best first. What crosses the edge is drawn along the edge.
     """
     height, width = image.shape[:2]
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    draw = ImageDraw.Draw(picture)
+    drawn = Image.fromarray(np.ascontiguousarray(image))
+    draw = ImageDraw.Draw(drawn)
     longest = max(height, width)
     line = max(1 if longest < 150 else 2, round(longest / 250))
     font = _font(max(11, round(longest / 40)))
@@ -64,13 +64,13 @@ def draw_boxes(image: np.ndarray, boxes_xyxy: np.ndarray, labels: Sequence[str],
         draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
         bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140
         draw.text((left + pad, top + pad), text, font=font, fill=(0, 0, 0) if bright else (255, 255, 255))
-    return np.asarray(picture)
+    return np.asarray(drawn)
 
 
 def fit(image: np.ndarray, width: int, height: int) -> tuple[np.ndarray, float]:
-    """The photograph (H, W, 3) enlarged or reduced to just fit into width x height, and the scale it took.
+    """The image (H, W, 3) enlarged or reduced to just fit into width x height, and the scale it took.
 
-    Scaling before drawing, not after, keeps lines and letters legible whatever the size of the photograph.
+    Scaling before drawing, not after, keeps lines and letters legible whatever the size of the image.
     """
     scale = min(width / image.shape[1], height / image.shape[0])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
@@ -134,16 +134,16 @@ def _text_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, pa
 
 
 def _label_place(
-    box: list[int], size: tuple[int, int], picture: tuple[int, int], taken: list[tuple[int, int, int, int]]
+    box: list[int], size: tuple[int, int], canvas: tuple[int, int], taken: list[tuple[int, int, int, int]]
 ) -> tuple[int, int, int, int]:
-    """The first place at the box, all inside the picture, that covers no earlier label; else the least covering."""
+    """The first place at the box, all inside the image, that covers no earlier label; else the least covering."""
     left, top, right, bottom = box
     width, height = size
     places = []
     for y in (top - height, top, bottom, bottom - height):
         for x in (left, right - width):
-            x0 = min(max(x, 0), max(picture[0] - width, 0))
-            y0 = min(max(y, 0), max(picture[1] - height, 0))
+            x0 = min(max(x, 0), max(canvas[0] - width, 0))
+            y0 = min(max(y, 0), max(canvas[1] - height, 0))
             places.append((x0, y0, x0 + width, y0 + height))
 
     def covered(place: tuple[int, int, int, int]) -> int:

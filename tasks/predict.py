@@ -37,7 +37,7 @@ Finish = Callable[[int], Sequence[str]]  # of how many images: writes the task's
 
 @dataclass(frozen=True)
 class PredictCommand:
-    """A task's part of the command. `start(options, predictor, run)` gives what is called for each image, and at the end."""
+    """A task's part of the command; `start(options, predictor, run)` gives what each image and the end call."""
 
     description: str
     add_arguments: Callable[[Arguments], None]
@@ -113,7 +113,7 @@ def _predict(
 
 
 def images_at(source: Path) -> list[Path]:
-    """List the image at `source`, or the images right in that folder by their endings; InputError where there is none."""
+    """The image at `source`, or the images right in that folder by their endings; InputError where there is none."""
     from data.images import IMAGE_ENDINGS
 
     if source.is_file():

@@ -24,14 +24,14 @@ _NO_BOXES = np.zeros((0, 4)), np.zeros(0, dtype=np.int64), np.zeros((0, 4))
 class Predictor:
     """`predict(image)`: the result of a module's head for one image, in the image's own terms.
 
-    `module` is in evaluation mode. The image is resized as in evaluation: its middle, `central_fraction` of the side, or
-    with None all of it, squashed to the network's size.
+    `module` is in evaluation mode. The image is resized as in evaluation: its middle, `central_fraction` of the
+    side, or with None the whole, squashed to the network's size.
     """
 
     def __init__(self, module: TaskModule, central_fraction: float | None) -> None:
         self.module = module.eval()
         self.head = module.head
-        self.size: tuple[int, int] = tuple(module.evaluated_size)  # (height, width) px
+        self.size: tuple[int, int] = module.evaluated_size  # (height, width) px
         if central_fraction is None:
             self._transform, self.at_least = build_detection_eval(self.size), None
         else:
@@ -42,7 +42,7 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, module_class: type[TaskModule], path: str | Path, device: str = "cpu") -> "Predictor":
-        """The predictor of a checkpoint of the module's task, with its averaged weights; InputError for another file."""
+        """The predictor of a checkpoint of the module's task, with its averaged weights; or InputError."""
         module, checkpoint = module_class.from_checkpoint(path, device)
         options = checkpoint["datamodule_hyper_parameters"]
         predictor = cls(module, options.get("central_fraction"))

@@ -72,7 +72,7 @@ def clipped(name: str) -> str:
 
 
 def legible(names: Sequence[str], what: str) -> list[str]:
-    """The names, each in one line; where letters are left out that the pictures' font lacks, with "`what` 3"."""
+    """The names, each in one line; where letters are left out that the figures' font lacks, with "`what` 3"."""
     from matplotlib.font_manager import findfont, get_font
 
     known = get_font(findfont("DejaVu Sans")).get_charmap()

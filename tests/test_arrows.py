@@ -32,13 +32,16 @@ def imported(tree):
             assert not node.level, "imports are absolute"
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and isinstance(node.args[0] if node.args else None, ast.Constant):
-            if called(node) in ("import_module", "__import__"):
-                yield node.args[0].value
+        elif imports(node) and isinstance(node.args[0], ast.Constant):
+            yield node.args[0].value
 
 
-def called(node):
-    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+def imports(node):
+    """Whether it is a call such as importlib.import_module(name)."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+    return name in ("import_module", "__import__")
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
@@ -56,12 +59,8 @@ def test_imports_go_from_task_to_shared_to_data_to_backbone(path):
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_nothing_is_imported_by_a_computed_name(path):
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    computed = [
-        ast.unparse(node)
-        for node in calls
-        if called(node) in ("import_module", "__import__") and not isinstance(node.args[0], ast.Constant)
-    ]
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if imports(node)]
+    computed = [ast.unparse(node) for node in calls if not isinstance(node.args[0], ast.Constant)]
     assert not computed or relative(path) in COMPUTED, computed
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from backbone import InputError, Pretrained
 from data import imagenet
 from data.classification import ClassificationDataModule
-from data.records import Records
+from data.records import Records, Split
 from tasks.classification.metrics import Scores, compare, evaluate, fit_temperature
 from tasks.classification.report import write_report
 from tasks.head import Head
@@ -31,8 +31,8 @@ class ClassificationHead(Head):
     """Logits of C classes from pooled features (Table 1's last rows), and their evaluation.
 
     `class_names` are the data's by label. With `imagenet_classes` the outputs are ImageNet's, among which the data's
-    classes are found by name; InputError for one that is not there. `temperature` divides the logits of `predict`; it is
-    fitted on the validation images.
+    classes are found by name; InputError for one that is not there. `temperature`, fitted on the validation images,
+    divides the logits of `predict`.
     """
 
     output_of_label: Tensor  # int64: the data's labels as the outputs count them
@@ -95,7 +95,7 @@ class ClassificationHead(Head):
         rows = torch.stack(both, 1).cpu().numpy()  # (B, 1 or 2, C)
         self.kept.update(zip(batch["positions"].tolist(), rows, strict=True))
 
-    def compute(self, records: Records, split: str) -> dict[str, float]:
+    def compute(self, records: Records, split: Split) -> dict[str, float]:
         """Accuracies with their interval, calibration, the teacher's figures; on "val" fit the temperature."""
         self.positions, kept = self.take_kept()
         rows = np.stack(kept)  # (N, 1 or 2, C)
@@ -111,9 +111,7 @@ class ClassificationHead(Head):
             figures.update(compare(self.logits, rows[:, 1], self.labels))
         return figures
 
-    def report(  # type: ignore[override]  # its own data
-        self, folder: Path, split: str, data: ClassificationDataModule, settings: Mapping[str, Any]
-    ) -> None:
+    def report(self, folder: Path, split: Split, data: ClassificationDataModule, settings: Mapping[str, Any]) -> None:
         """Write metrics, tables and pictures; say where ImageNet's own images are scored after training on ImageNet."""
         overlap, pretrained = data.imagenet_overlap(split), settings["imagenet_pretrained"]
         if overlap and pretrained:

@@ -130,7 +130,7 @@ def _by_image(
 
 
 class MatrixPart(NamedTuple):
-    """What is drawn of a confusion matrix: `table` (R, K) or, with all other predictions in a last column, (R, K + 1)."""
+    """What is drawn of a confusion matrix: `table` (R, K), or (R, K + 1) with all others in a last column."""
 
     rows: list[int]  # classes in truth
     columns: list[int]  # classes predicted: those of the rows, then the most frequent of the classes without images
@@ -265,10 +265,10 @@ def _draw_errors(
     surest = wrong[np.argsort(-predictions.probability[wrong], kind="stable")][:_SHEET_ERRORS].tolist()
     opened = tqdm(surest, "worst errors", disable=None, delay=2, leave=False)
     tiles = [fit(open_image(i), 300, 240)[0] for i in opened]
-    captions = [
-        f"truth: {names[predictions.truth[i]]}\npredicted: {names[predictions.predicted[i]]} {predictions.probability[i]:.2f}\n{files[i]}"
-        for i in surest
-    ]
+    captions = []
+    for i in surest:
+        truth, predicted = names[predictions.truth[i]], names[predictions.predicted[i]]
+        captions.append(f"truth: {truth}\npredicted: {predicted} {predictions.probability[i]:.2f}\n{files[i]}")
     total = count_of(len(predictions.truth), "image")
     title = f"Wrong: {len(wrong):,} of {total}" if len(wrong) else f"No errors in {total}"
     if len(wrong) > len(surest):

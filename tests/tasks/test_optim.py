@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from backbone import MobileNetV1
-from tasks.optim import EMA, build_optimizer, parameter_groups, restore_rates, warmup_cosine
+from tasks.optim import EMA, build_optimizer, parameter_groups, set_rates, warmup_cosine
 
 
 def small_model():
@@ -106,7 +106,7 @@ def test_a_new_rate_replaces_the_one_that_was_loaded():
     for _ in range(50):
         optimizer.step()
         schedule.step()
-    restore_rates(optimizer, schedule, 0.01)
+    set_rates(optimizer, schedule, 0.01)
     for group in optimizer.param_groups:
         assert group["lr"] == pytest.approx(0.01 * group["lr_mult"] * 0.5)
 

@@ -134,17 +134,21 @@ class Scored(LightningModule):
 
 
 @pytest.mark.parametrize(
-    ("scores", "epoch"),
-    [([0.3, 0.2, 0.9, 0.5], 2), ([0.3, 0.2, 0.1, 0.2], 0)],  # the resumed run improves on the one before, or does not
+    ("mode", "scores", "epoch"),
+    [  # the resumed run improves on the one before, or does not
+        ("max", [0.3, 0.2, 0.9, 0.5], 2),
+        ("max", [0.3, 0.2, 0.1, 0.2], 0),
+        ("min", [0.3, 0.2, 0.1, 0.2], 2),
+    ],
 )
-def test_a_resumed_runs_best_is_the_best_of_both_also_after_its_last_validation(scores, epoch, tmp_path):
+def test_a_resumed_runs_best_is_the_best_of_both_also_after_its_last_validation(mode, scores, epoch, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     settings = {"limit_val_batches": 1, "enable_checkpointing": True}
-    best = BestCheckpoint(first, "val/score", None)
+    best = BestCheckpoint(first, "val/score", mode, None)
     running = trainer(tmp_path, max_epochs=2, callbacks=[best], **settings)
     running.fit(Scored(scores))
     running.save_checkpoint(first / "last.ckpt")
-    best = BestCheckpoint(second, "val/score", first / "last.ckpt")
+    best = BestCheckpoint(second, "val/score", mode, first / "last.ckpt")
     running = trainer(tmp_path, max_epochs=4, callbacks=[best], **settings)
     module = Scored(scores)
     running.fit(module, ckpt_path=first / "last.ckpt", weights_only=True)
@@ -152,10 +156,12 @@ def test_a_resumed_runs_best_is_the_best_of_both_also_after_its_last_validation(
     assert torch.load(second / "best.ckpt", weights_only=True)["epoch"] == epoch
     running.validate(module, ckpt_path=best.best_model_path, weights_only=True, verbose=False)  # as `fit` ends
     assert (second / "best.ckpt").read_bytes() == before
-    other = BestCheckpoint(tmp_path / "third", "val/score", second / "best.ckpt")
+    other = BestCheckpoint(tmp_path / "third", "val/score", mode, second / "best.ckpt")
     trainer(tmp_path, callbacks=[other], **settings).validate(
         module, ckpt_path=second / "best.ckpt", weights_only=True, verbose=False
     )
+    found = min(scores) if mode == "min" else max(scores)
+    assert [best.is_better(torch.tensor(found + step)) for step in (-0.01, 0.01)] == [mode == "min", mode == "max"]
     assert not (tmp_path / "third").exists()  # a validation alone has no best of its own
 
 
@@ -163,7 +169,7 @@ def test_a_resumed_runs_best_is_the_best_of_both_also_after_its_last_validation(
     ("scores", "epoch"), [([math.nan] * 3, 2), ([math.nan, 0.2, math.nan], 1), ([0.3, 0.2, 0.1], 0)]
 )
 def test_while_nothing_can_be_scored_the_newest_is_the_best(scores, epoch, tmp_path):
-    best = BestCheckpoint(tmp_path, "val/score", None)
+    best = BestCheckpoint(tmp_path, "val/score", "max", None)
     running = trainer(tmp_path, max_epochs=3, callbacks=[best], limit_val_batches=1, enable_checkpointing=True)
     running.fit(Scored(scores))
     assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == epoch

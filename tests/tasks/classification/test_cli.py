@@ -145,7 +145,7 @@ def test_the_shape_of_a_checkpoints_network_is_its_own_whatever_a_config_says(tr
         ["--model.width_mult 1.0", "is 0.25"],
         ["--model.head imagenet", "is new"],
     ]
-    [path] = [path for path in Path("runs/classification").glob("2*/config.yaml")]
+    [path] = Path("runs/classification").glob("2*/config.yaml")
     used = yaml.safe_load(path.read_text())
     assert (used["model"]["width_mult"], used["model"]["head"], used["model"]["dropout"]) == (0.25, "new", 0.3)
     assert used["data"]["image_size"] == 32  # of the checkpoint, as neither the command nor the config says one
