@@ -1,6 +1,5 @@
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ OF_DATA = ("num_workers", "batch_size", "image_size", "augment", "random_erasing
 def build(root, **settings):
     data = {"image_size": 32, "batch_size": 4, "num_workers": 0, "random_erasing": 0.5}
     data |= {name: settings.pop(name) for name in OF_DATA if name in settings}
-    datamodule = ClassificationDataModule(str(root), **data)
+    datamodule = ClassificationDataModule(root=str(root), **data)
     torch.manual_seed(0)
     module = ClassificationModule(datamodule.categories, datamodule.input_size, **{**SMALL, **settings})
     return module, datamodule
@@ -75,7 +74,7 @@ class Watch(Callback):
         self.norms_learn, self.weights, self.statistics = [], [], []
 
     def on_train_batch_end(self, trainer, pl_module, *args):
-        trunk = pl_module.model.trunk
+        trunk = pl_module.trunk
         self.norms_learn.append(trunk.stem[1].training)
         self.weights.append(trunk.blocks[12][3].weight.detach().clone())
         self.statistics.append(trunk.stem[1].running_mean.clone())
@@ -84,30 +83,30 @@ class Watch(Callback):
 def test_the_head_warms_up_alone_and_then_the_trunk_joins_in(classes_root, tmp_path):
     watch = Watch()
     module, datamodule = build(classes_root, head_steps=2, ema_decay=0.0)  # 12 steps: 2 are at most a fifth
-    before, head = module.model.trunk.blocks[12][3].weight.detach().clone(), module.model.head.weight.detach().clone()
+    before, head = module.trunk.blocks[12][3].weight.detach().clone(), module.head.layers.linear.weight.detach().clone()
     trainer(tmp_path, callbacks=[watch]).fit(module, datamodule)
     assert watch.norms_learn == [False, False] + [True] * 10
     assert all(torch.equal(weight, before) for weight in watch.weights[:2])
     assert torch.equal(watch.statistics[0], watch.statistics[1])
     assert not torch.equal(watch.weights[3], before)
     assert not torch.equal(watch.statistics[2], watch.statistics[1])
-    assert not torch.equal(module.model.head.weight, head)
+    assert not torch.equal(module.head.layers.linear.weight, head)
 
 
 def test_a_frozen_trunk_keeps_weights_and_statistics_and_the_head_learns(classes_root, tmp_path):
     module, datamodule = build(classes_root, trunk_lr_mult=0.0)
-    before = {name: value.clone() for name, value in module.model.trunk.state_dict().items()}
-    head = module.model.head.weight.detach().clone()
+    before = {name: value.clone() for name, value in module.trunk.state_dict().items()}
+    head = module.head.layers.linear.weight.detach().clone()
     trainer(tmp_path).fit(module, datamodule)
-    assert all(torch.equal(value, before[name]) for name, value in module.model.trunk.state_dict().items())
-    assert not torch.equal(module.model.head.weight, head)
+    assert all(torch.equal(value, before[name]) for name, value in module.trunk.state_dict().items())
+    assert not torch.equal(module.head.layers.linear.weight, head)
 
 
 def test_frozen_norms_keep_their_statistics_while_all_weights_learn(classes_root, tmp_path):
     module, datamodule = build(classes_root, freeze_norms=True, ema_decay=0.0)
-    before = {name: value.clone() for name, value in module.model.trunk.state_dict().items()}
+    before = {name: value.clone() for name, value in module.trunk.state_dict().items()}
     trainer(tmp_path, limit_val_batches=1).fit(module, datamodule)
-    after = module.model.trunk.state_dict()
+    after = module.trunk.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in after if "running" in name or "tracked" in name)
     # the last block's; from random weights without norms that follow, no more reaches the blocks before it
     assert not any(torch.equal(after[name], before[name]) for name in ("blocks.12.3.weight", "blocks.12.4.weight"))
@@ -118,7 +117,7 @@ def test_labels_are_those_of_the_folders_on_every_way_to_the_loss(classes_root, 
     datamodule.setup("fit")
     for batch in datamodule.train_dataloader():
         for label, position in zip(batch["labels"].tolist(), batch["positions"].tolist(), strict=True):
-            assert Path(datamodule.file("train", position)).parent.name == module.class_names[label]
+            assert Path(datamodule.file("train", position)).parent.name == module.head.names[label]
 
 
 def test_the_temperature_is_fitted_on_validation_and_travels_with_the_weights(classes_root, tmp_path):
@@ -132,15 +131,15 @@ def test_the_temperature_is_fitted_on_validation_and_travels_with_the_weights(cl
     batches = list(datamodule.val_dataloader())
     module.eval()
     with torch.no_grad():
-        logits = torch.cat([module.model(batch["images"]) for batch in batches]).numpy()
+        logits = torch.cat([module(batch["images"]) for batch in batches]).numpy()
     labels = torch.cat([batch["labels"] for batch in batches]).numpy()
     expected = fit_temperature(logits, labels)
-    assert module.temperature == pytest.approx(expected, rel=1e-3)
-    assert read_checkpoint(path, "classification")["temperature"] == module.temperature
+    assert module.head.temperature == pytest.approx(expected, rel=1e-3)
+    assert read_checkpoint(path, "classification")["head"]["temperature"] == module.head.temperature
     fresh, datamodule = build(classes_root)
-    assert fresh.temperature is None
+    assert fresh.head.temperature is None
     trainer(tmp_path).test(fresh, datamodule, ckpt_path=path, weights_only=True, verbose=False)
-    assert fresh.temperature == module.temperature
+    assert fresh.head.temperature == module.head.temperature
 
 
 def test_logged_figures_are_those_of_all_images_with_a_last_small_batch(classes_root, tmp_path):
@@ -151,7 +150,7 @@ def test_logged_figures_are_those_of_all_images_with_a_last_small_batch(classes_
     module.eval()
     for batch in datamodule.test_dataloader():  # batches of 4 and 2
         with torch.no_grad():
-            right += (module.model(batch["images"]).argmax(1) == batch["labels"]).tolist()
+            right += (module(batch["images"]).argmax(1) == batch["labels"]).tolist()
     assert len(right) == 6
     assert logged["test/top1"] == pytest.approx(np.mean(right))
     assert logged["test/images"] == 6
@@ -159,7 +158,7 @@ def test_logged_figures_are_those_of_all_images_with_a_last_small_batch(classes_
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_images(classes_root, tmp_path):
     module, datamodule = build(classes_root)
-    torch.nn.init.constant_(module.model.head.bias, float("nan"))
+    torch.nn.init.constant_(module.head.layers.linear.bias, float("nan"))
     with pytest.raises(InputError, match=r"the loss is nan at step 0 on images \['train/"):
         trainer(tmp_path).fit(module, datamodule)
 
@@ -180,14 +179,14 @@ def test_a_bad_image_is_skipped_counted_and_over_the_limit_stops(write_classes, 
 def test_accumulated_batches_draw_each_their_own(classes_root, tmp_path, monkeypatch):
     seen = []
     module, datamodule = build(classes_root, dropout=0.5)
-    classify = module.model.classify
-    monkeypatch.setattr(module.model, "classify", lambda x: seen.append(torch.rand(1).item()) or classify(x))
+    classify = module.head.layers.classify
+    monkeypatch.setattr(module.head.layers, "classify", lambda x: seen.append(torch.rand(1).item()) or classify(x))
     trainer(tmp_path, max_epochs=2, accumulate_grad_batches=3).fit(module, datamodule)
     assert len(seen) == len(set(seen)) == 6
 
 
 @pytest.mark.slow
-def test_it_overfits_twelve_pictures(classes_root, tmp_path):
+def test_it_overfits_twelve_images(classes_root, tmp_path):
     module, datamodule = build(
         classes_root, augment=False, random_erasing=0.0, batch_size=12, image_size=64, ema_decay=0.9, lr=0.005
     )
@@ -228,14 +227,14 @@ def teacher(classes_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     module, datamodule = build(classes_root)
     datamodule.setup("fit")
-    torch.nn.init.normal_(module.model.head.weight)
+    torch.nn.init.normal_(module.head.layers.linear.weight)
     norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0  # a few steps would leave the averages where they began, and features of nearly 0
     with torch.no_grad():
-        module.train().model(torch.cat([batch["images"] for batch in datamodule.train_dataloader()]))
-        answers = module.eval().model(next(iter(datamodule.val_dataloader()))["images"])
-    assert answers.std(0).min() > 0.1
+        module.train()(torch.cat([batch["images"] for batch in datamodule.train_dataloader()]))
+        logits = module.eval()(next(iter(datamodule.val_dataloader()))["images"])
+    assert logits.std(0).min() > 0.1
     training = trainer(folder, max_epochs=1, limit_train_batches=0)
     training.fit(module, datamodule)
     training.save_checkpoint(folder / "teacher.ckpt")
@@ -277,12 +276,12 @@ def test_a_cache_serves_a_resumed_run_as_well(classes_root, teacher, tmp_path):
 
 def test_the_teacher_stays_as_it_was_and_is_in_no_checkpoint_and_no_optimizer(classes_root, teacher, tmp_path):
     module, datamodule = build(classes_root, teacher=teacher)
-    module.prepare_fit(datamodule)
-    network = module.distiller.teacher.network
+    module.prepare(datamodule)
+    network = module.teacher.network
     before = copy.deepcopy(network.state_dict())
     training = trainer(tmp_path, max_epochs=2, limit_val_batches=1.0)
     training.fit(module, datamodule)
-    assert module.distiller.teacher.network is network
+    assert module.teacher.network is network
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not any(part.training for part in network.modules())
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -301,10 +300,10 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(classes_root, teache
         module, datamodule = build(classes_root, teacher=teacher, distance=distance, temperature=temperature)
         module.load_state_dict(torch.load(teacher, weights_only=True)["state_dict"])
         datamodule.setup("fit")
-        module.prepare_fit(datamodule)
+        module.prepare(datamodule)
         module.distiller.start(datamodule, module.device)
         batch = next(iter(datamodule.train_dataloader()))
-        logits = module.eval().model(batch["images"])
+        logits = module.eval()(batch["images"])
         loss, _ = module.distiller.weigh(batch, batch["images"], logits, lambda: 1 / 0)
         logits.retain_grad()  # the net's own gradients are its rounding times weights of any size
         loss.backward()
@@ -318,7 +317,7 @@ class DealtOut(ClassificationDataModule):
     def setup(self, stage):
         super().setup(stage)
         images = self._splits["train"]
-        self._splits["train"] = replace(images, labels=np.roll(images.labels, 2))
+        self._splits["train"] = images.with_columns(labels=np.roll(images["labels"], 2))
 
 
 @pytest.mark.parametrize("mixing", [{}, {"mixup_alpha": 0.5, "cutmix_alpha": 1.0}])
@@ -335,11 +334,11 @@ def test_with_a_teacher_alone_the_labels_change_nothing(classes_root, teacher, t
 @pytest.mark.parametrize("mixing", [{"mixup_alpha": 0.5}, {"cutmix_alpha": 1.0}])
 def test_student_and_teacher_see_the_very_same_mixed_picture(classes_root, teacher, tmp_path, monkeypatch, mixing):
     module, datamodule = build(classes_root, teacher=teacher, **mixing)
-    module.prepare_fit(datamodule)
+    module.prepare(datamodule)
     by_student, by_teacher = [], []
-    pool, ask = module.model.pool, module.distiller.teacher._answer
+    pool, ask = module.model.pool, module.teacher._answer
     monkeypatch.setattr(module.model, "pool", lambda x: by_student.append(x) or pool(x))
-    monkeypatch.setattr(module.distiller.teacher, "_answer", lambda x: by_teacher.append(x) or ask(x))
+    monkeypatch.setattr(module.teacher, "_answer", lambda x: by_teacher.append(x) or ask(x))
     given = []
     step = module.training_step
     monkeypatch.setattr(
@@ -349,7 +348,7 @@ def test_student_and_teacher_see_the_very_same_mixed_picture(classes_root, teach
     assert len(by_student) == len(by_teacher) == len(given) == 3
     for student, asked, images in zip(by_student, by_teacher, given, strict=True):
         assert asked.dtype == torch.uint8
-        assert torch.equal(student, normalize(asked, module.model.trunk.preprocessing))
+        assert torch.equal(student, normalize(asked, module.trunk.preprocessing))
         assert not torch.equal(asked, images)
         between = [torch.minimum(images, images.roll(1, 0)), torch.maximum(images, images.roll(1, 0))]
         assert ((asked >= between[0]) & (asked <= between[1])).all()  # each with the one before it
@@ -358,8 +357,8 @@ def test_student_and_teacher_see_the_very_same_mixed_picture(classes_root, teach
 def renamed(teacher, path, names, rows):
     """A copy of a checkpoint whose classes have other names, and the head's rows another order."""
     found = torch.load(teacher, weights_only=True)
-    found["hyper_parameters"]["categories"] = dict(enumerate(names))
-    for name in ("model.head.weight", "model.head.bias"):
+    found["head"]["names"] = list(names)
+    for name in ("head.layers.linear.weight", "head.layers.linear.bias"):
         found["state_dict"][name] = found["state_dict"][name][rows]
     torch.save(found, path)
     return str(path)
@@ -396,14 +395,14 @@ def test_an_imagenet_head_learns_all_of_imagenets_classes(write_classes, tmp_pat
     training.save_checkpoint(path)
     module, datamodule = build(root, teacher=str(path), **asked)
     module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
-    module.prepare_fit(datamodule)
-    assert module.distiller.teacher.names == imagenet.class_names()
+    module.prepare(datamodule)
+    assert module.teacher.names == imagenet.class_names()
     batch = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
-    torch.testing.assert_close(module.distiller.teacher(batch), module.eval().model(batch).detach())
+    torch.testing.assert_close(module.teacher(batch), module.eval()(batch).detach())
     few, datamodule = build(root, teacher=str(path))  # and three of them teach a head of three
-    few.prepare_fit(datamodule)
+    few.prepare(datamodule)
     columns = [imagenet.class_names().index(name) for name in ("beagle", "hare", "ox")]
-    torch.testing.assert_close(few.distiller.teacher(batch), module.model(batch)[:, columns].detach())
+    torch.testing.assert_close(few.teacher(batch), module(batch)[:, columns].detach())
 
 
 @pytest.mark.parametrize(
@@ -434,12 +433,12 @@ def test_a_student_is_compared_with_its_teacher_whose_figures_are_its_own(classe
     assert logged["test/teacher_agreement"] == 1.0
     assert logged["test/teacher_kl"] == pytest.approx(0.0, abs=1e-6)
     with torch.no_grad():
-        module.model.head.weight[0] += 0.5
+        module.head.layers.linear.weight[0] += 0.5
     [logged] = trainer(tmp_path).test(module, datamodule, verbose=False)
     batches = list(datamodule.test_dataloader())
     with torch.no_grad():
-        student = torch.cat([module.eval().model(batch["images"]) for batch in batches])
-        wanted = torch.cat([of_teacher.eval().model(batch["images"]) for batch in batches])
+        student = torch.cat([module.eval()(batch["images"]) for batch in batches])
+        wanted = torch.cat([of_teacher.eval()(batch["images"]) for batch in batches])
     assert logged["test/teacher_top1"] == own["test/top1"]
     assert logged["test/teacher_agreement"] == pytest.approx((student.argmax(1) == wanted.argmax(1)).float().mean())
     kl = (wanted.softmax(1) * (wanted.log_softmax(1) - student.log_softmax(1))).sum(1).mean().item()

@@ -1,34 +1,15 @@
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import pytest
 from helpers import trainer
 
 from data.classification import ClassificationDataModule
-from data.image_list import ImageList
+from data.loading import worker_count
+from data.module import part_of, with_unlabelled
+from data.records import Records
 from data.transforms import apply_to_image, build_classification_train
 
 
-@dataclass(frozen=True)
-class Dated(ImageList):
-    years: np.ndarray
-    places: np.ndarray | None = None
-
-
-def test_a_part_of_a_list_has_the_rows_of_its_images():
-    images = Dated(Path("photos"), np.array([b"a.jpg", b"b.jpg", b"c.jpg"]), np.array([1, 2, 3]))
-    part = images.take(np.array([2, 0]))
-    assert type(part) is Dated
-    assert [part.path(0), part.path(1)] == [Path("photos/c.jpg"), Path("photos/a.jpg")]
-    assert part.years.tolist() == [3, 1]
-    assert part.places is None
-    assert images.take(np.array([False, True, False])).years.tolist() == [2]
-    assert "photos/c.jpg" in part
-    assert "photos/b.jpg" not in part
-
-
-def test_pictures_are_mirrored_only_where_asked():
+def test_images_are_mirrored_only_where_asked():
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None] * 4, (64, 64, 3)).copy()
     for mirror, expected in ((True, {True, False}), (False, {False})):
         transform = build_classification_train((32, 32), 0.5, 0.0, mirror=mirror)
@@ -37,7 +18,7 @@ def test_pictures_are_mirrored_only_where_asked():
 
 
 def test_colours_keep_their_hue_where_asked():
-    """A red picture may grow brighter or paler by contrast, but without `hue` it has no more green than blue."""
+    """A red image may grow brighter or paler by contrast, but without `hue` it has no more green than blue."""
     red = np.zeros((40, 40, 3), np.uint8) + np.array([200, 60, 60], np.uint8)
     for hue, expected in ((True, {True, False}), (False, {True})):
         transform = build_classification_train((32, 32), 0.5, 0.0, hue=hue)
@@ -46,13 +27,13 @@ def test_colours_keep_their_hue_where_asked():
 
 
 def loaded(root, **options):
-    data = ClassificationDataModule(str(root), image_size=32, batch_size=5, num_workers=0, **options)
+    data = ClassificationDataModule(root=str(root), image_size=32, batch_size=5, num_workers=0, **options)
     data.trainer = trainer(root, max_epochs=1)
     data.setup("fit")
     return data
 
 
-def test_views_kept_are_the_views_trained_on(classes_root):
+def test_fixed_views_are_the_views_trained_on(classes_root):
     data = loaded(classes_root, views=3)
     for epoch in (0, 4):
         data.trainer.fit_loop.epoch_progress.current.processed = epoch
@@ -60,9 +41,9 @@ def test_views_kept_are_the_views_trained_on(classes_root):
         seen = 0
         for batch in data.train_dataloader():
             assert set(batch["view"].tolist()) == {epoch % 3}
-            (kept,) = data.train_views(epoch % 3, batch["positions"].tolist())
-            assert kept["images"].equal(batch["images"])
-            assert kept["labels"].equal(batch["labels"])
+            (cached,) = data.train_views(epoch % 3, batch["positions"].tolist())
+            assert cached["images"].equal(batch["images"])
+            assert cached["labels"].equal(batch["labels"])
             seen += len(batch["images"])
         assert seen == 10  # of 12: the last, smaller batch is left out in training
     (other,) = data.train_views(2, batch["positions"].tolist())
@@ -72,8 +53,35 @@ def test_views_kept_are_the_views_trained_on(classes_root):
 @pytest.mark.parametrize("options", [{"min_crop_area": 0.5}, {"seed": 1}, {"views": 4}, {"image_size": 40}])
 def test_what_changes_a_view_changes_its_name(classes_root, options):
     one = loaded(classes_root, views=3)
-    other = ClassificationDataModule(str(classes_root), **{"image_size": 32, "views": 3, **options})
+    other = ClassificationDataModule(root=str(classes_root), **{"image_size": 32, "views": 3, **options})
     other.setup("fit")
     assert one.train_view_transform_id() != other.train_view_transform_id()
     assert one.train_keys() == other.train_keys()
     assert one.train_keys()[0] == one.file("train", 0) == "train/bar/train_00.png"
+
+
+def test_images_without_labels_follow_the_others_with_unknown_targets(tmp_path):
+    labelled = Records(
+        tmp_path / "a", np.array([b"1.jpg"]), {"attributes": np.ones((1, 3), np.int8)}, classes=("x", "y", "z")
+    )
+    pool = Records(tmp_path / "b", np.array([b"2.jpg", b"3.jpg"]))
+    both = with_unlabelled(labelled, pool)
+    assert both["attributes"].tolist() == [[1, 1, 1], [-1, -1, -1], [-1, -1, -1]]
+    assert both["attributes"].dtype == np.int8
+    assert [both.path(i) for i in range(3)] == [tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", tmp_path / "b/3.jpg"]
+    assert both.classes == ("x", "y", "z")
+
+
+def test_a_smaller_part_is_within_a_larger_one():
+    parts = [set(part_of(50, fraction, seed=3).tolist()) for fraction in (0.0, 0.01, 0.3, 1.0)]
+    assert [len(part) for part in parts] == [0, 1, 15, 50]
+    assert parts[1] < parts[2] < parts[3]
+    assert set(part_of(50, 0.3, seed=4).tolist()) != parts[2]
+
+
+def test_the_number_of_workers_is_that_of_the_cores_at_hand(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(3)), raising=False)
+    assert worker_count("auto") == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)), raising=False)
+    assert worker_count("auto") == 8
+    assert worker_count(0) == 0
