@@ -54,6 +54,11 @@ class _Contents(NamedTuple):
     trunk: Mapping[str, Any] = {}  # of a checkpoint of this project, the settings of its trunk
 
 
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors by name of a file of weights of any network. InputError where it has none."""
+    return _read(_find_file(Path(path).expanduser())).tensors
+
+
 def read_pretrained(path: str | Path) -> Pretrained:
     """Read a file, or a folder as Hugging Face stores it, and say by its tensors' names which project it is from.
 

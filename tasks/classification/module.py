@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from backbone import InputError, read_pretrained
 from tasks.classification.head import ClassificationHead
+from tasks.distillation.module import DistilledLogitsModule
 from tasks.mixing import mix
-from tasks.module import TaskModule
 
 
-class ClassificationModule(TaskModule):
+class ClassificationModule(DistilledLogitsModule):
     """A classifier, trained on labels, on a teacher's logits or on both.
 
     Args:
@@ -26,6 +26,7 @@ class ClassificationModule(TaskModule):
     """
 
     task = "classification"
+    kind = "softmax"
     shape_options = ("width_mult", "numerics", "head")
     head: ClassificationHead
 

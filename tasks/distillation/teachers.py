@@ -1,14 +1,13 @@
-"""Where answers come from: a network of any origin, as one function of uint8 pictures that nothing can train.
+"""Teachers: a network of any origin as a function from uint8 images to logits or embeddings, which nothing can train.
 
-A teacher is a plain object and no `nn.Module`, so that a LightningModule that holds one has it neither among its
-modules, parameters and optimizer's groups nor in its checkpoint, and `train()` does not reach it.
+A teacher is a plain object and not an `nn.Module`, so that a LightningModule that has one has it neither among its
+modules, parameters and optimiser's groups nor in its checkpoint, and `train()` does not reach it.
 """
 
 import copy
 import difflib
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import math
 import re
@@ -25,17 +24,21 @@ from torchvision.transforms.v2.functional import resize
 
 from backbone import Preprocessing, normalize
 from backbone.errors import InputError
+from backbone.pretrained import read_tensors
+from tasks.pooled import pool, pooled_network
 
+Kind = Literal["softmax", "sigmoid", "embeddings"]  # logits of one class of all, logits of yes or no for each, neither
+TeacherOption = str | dict[str, Any] | list[dict[str, Any]] | None  # --model.teacher
 Normalisation = Sequence[float] | None
+ENOUGH_TO_TELL = 64  # numbers that must all lie in 0..1 before they are taken for probabilities
 _ACCEPTED = (
     "accepted are torchvision:NAME and timm:NAME with a file of weights, a checkpoint of this project (.ckpt), a "
     "TorchScript (.pt) or exported (.pt2) program, and package.module:function"
 )
-TELLING = 64  # numbers that must all lie in 0..1 before they are taken for probabilities
 
 
 class _Network(NamedTuple):
-    """A network as it was found. `identity` is what its digest starts from; `mean` None: it takes uint8 images."""
+    """A network as it was loaded. `identity` is what its digest starts from; without a mean it takes uint8 images."""
 
     network: Callable[[Tensor], Any]
     identity: bytes
@@ -43,81 +46,73 @@ class _Network(NamedTuple):
     mean: Normalisation = None
     std: Normalisation = None
     size: tuple[int, int] | None = None
-    are_logits: bool = False  # for certain; the answers of others are looked at
+    are_logits: bool = False  # for certain; the outputs of others are looked at
 
 
 class Teacher:
     """`teacher(images)`: uint8 (B, 3, H, W) RGB to float32 logits (B, K), always the same ones; see `load_teacher`.
 
-    `names` are those of the K answers where they are known; `digest`, sha256 in hex, changes with anything that could
-    change an answer; `network` is the function itself, for counting its cost.
+    `names` are those of the K outputs where they are known; `digest`, sha256 in hex, changes with anything that could
+    change an output; `network` is the function itself, for counting its cost.
     """
 
-    def __init__(
-        self,
-        source: str,
-        found: _Network,
-        output: str | int | None = None,
-        answers: Literal["logits", "embeddings"] = "logits",
-    ) -> None:
+    def __init__(self, source: str, loaded: _Network, output: str | int | None, *, maybe_probabilities: bool) -> None:
         self.source = source
-        self.network = found.network
-        self.names = found.names
-        self.size = found.size  # (height, width) px, None where it takes the student's
-        self._preprocessing = (
-            None if found.mean is None or found.std is None else Preprocessing(_triple(found.mean), _triple(found.std))
-        )
+        self.network = loaded.network
+        self.names = loaded.names
+        self.size = loaded.size  # (height, width) px, None where it takes the student's
+        self._preprocessing: Preprocessing | None = None
+        if loaded.mean is not None and loaded.std is not None:
+            self._preprocessing = Preprocessing(*(tuple(map(float, row)) for row in (loaded.mean, loaded.std)))  # type: ignore[arg-type]
         self._output = output
-        self._width = None if found.names is None else len(found.names)  # of what the network answers
+        self._width = None if loaded.names is None else len(loaded.names)  # of what the network outputs
         self._columns: Tensor | None = None  # those taken of them
-        self._told_apart = answers == "embeddings" or found.are_logits  # both may well lie in 0..1
+        self._maybe_probabilities = maybe_probabilities
         self._within = 0  # numbers so far that lie in 0..1, as probabilities do
         self._tried = False
-        settings = repr((self._preprocessing, found.size, output)).encode()
-        self.digest = _sha256(found.identity, settings)
+        self.digest = _sha256(loaded.identity, repr((self._preprocessing, loaded.size, output)).encode())
         self._freeze()
 
     def __call__(self, images: Tensor, files: Sequence[str] = ()) -> Tensor:
-        """The answers for a batch; `files` name its pictures in what goes wrong.
+        """The outputs for a batch; `files` name its images in what goes wrong.
 
-        Raises InputError where an answer is not finite, is not a row of numbers per picture, looks like probabilities,
-        or, at the first call, where the network cannot take the pictures or answers for one by what else is with it.
+        Raises InputError where an output is not finite, is not a row of numbers for each image, looks like
+        probabilities, or, at the first call, where the network cannot take the images or its output for one depends on
+        the others.
         """
         if images.dtype != torch.uint8:
             raise TypeError(f"a teacher takes uint8 images of 0..255, not {images.dtype}")
         self._freeze()
-        # In full precision whatever the student trains in, so that kept answers equal those of any other run.
+        # In full precision whatever the student trains in, so that cached logits equal those of any other run.
         with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
             if not self._tried:
                 self._try(images)
-            answers = self._answer(images)
-            finite = answers.isfinite().all(1)
+            outputs = self._outputs(images)
+            finite = outputs.isfinite().all(1)
             if not finite.all():
                 row = int((~finite).nonzero()[0])
-                picture = files[row] if row < len(files) else f"number {row} of the batch"
                 self._refuse(
-                    f"answers with numbers that are not finite for the picture {picture}; look at it, and at the "
-                    "`mean`, `std` and weights of the teacher"
+                    f"outputs numbers that are not finite for the image {[*files, *map(str, range(len(images)))][row]};"
+                    " look at it, and at the `mean`, `std` and weights of the teacher"
                 )
-            self._refuse_probabilities(answers)
+            self._refuse_probabilities(outputs)
             if self._columns is not None:
-                answers = answers[:, self._columns.to(answers.device)]
-        return answers.clone()  # an inference tensor cannot take part in a loss
+                outputs = outputs[:, self._columns.to(outputs.device)]
+        return outputs.clone()  # an inference tensor cannot take part in a loss
 
     def __deepcopy__(self, memo: dict) -> "Teacher":
         return self  # nothing changes it, and a moving average of the student's weights needs no second one
 
     def to(self, device: str | torch.device) -> "Teacher":
-        """Move it to where the pictures will be, and return it."""
+        """Move it to where the images will be, and return it."""
         if isinstance(self.network, nn.Module):
             self.network.to(device)
         return self
 
     def matched(self, names: Sequence[str]) -> "Teacher":
-        """The same teacher, with one answer for each of `names`, in their order. InputError where it does not know one.
+        """The same teacher with one output for each of `names`, in their order. InputError where it does not know one.
 
-        A teacher that has no names is taken to answer for these, and refused at its first answer where it has not as
-        many.
+        A teacher without names is taken to have these, and refused at its first output where it has not as many.
         """
         if tuple(names) == self.names:
             return self
@@ -127,83 +122,75 @@ class Teacher:
             matched._width = len(names)
             return matched
         columns = class_map(names, self.names)
-        matched._columns = torch.tensor(columns)
-        if self._columns is not None:
-            matched._columns = self._columns[matched._columns]
+        matched._columns = torch.tensor(columns) if self._columns is None else self._columns[columns]
         matched.digest = _sha256(self.digest.encode(), repr(columns).encode())
         return matched
 
-    def _answer(self, images: Tensor) -> Tensor:
-        """Raw answers, float32 (B, K)."""
+    def _outputs(self, images: Tensor) -> Tensor:
+        """What the network outputs, float32 (B, K)."""
         if self.size is not None and tuple(images.shape[2:]) != self.size:
             images = resize(images, list(self.size), antialias=True)
-        found = self.network(normalize(images, self._preprocessing) if self._preprocessing else images)
+        outputs = self.network(normalize(images, self._preprocessing) if self._preprocessing else images)
         if self._output is not None:
             try:
-                if isinstance(found, Tensor):
-                    raise TypeError("a tensor would give one of its pictures")
-                found = found[self._output]
+                if isinstance(outputs, Tensor):
+                    raise TypeError("a tensor would give one of its images")
+                outputs = outputs[self._output]
             except (LookupError, TypeError):
-                self._refuse(
-                    f"has no output {self._output!r} in its answer, which is {_described(found)}; choose another"
-                )
-        if not isinstance(found, Tensor):
-            self._refuse(f"answers with {_described(found)}; say with `output` which of them to take")
-        if found.ndim > 2 and math.prod(found.shape[2:]) == 1:  # pooled features (B, K, 1, 1)
-            found = found.flatten(1)
-        if found.ndim != 2 or len(found) != len(images):
-            self._refuse(f"answers {len(images)} pictures with {_described(found)}, not with a row of numbers for each")
-        if self._width not in (None, found.shape[1]):
+                self._refuse(f"outputs {_described(outputs)}, without {self._output!r}; choose another `output`")
+        if not isinstance(outputs, Tensor):
+            self._refuse(f"outputs {_described(outputs)}; say with `output` which of them to take")
+        if outputs.ndim > 2 and math.prod(outputs.shape[2:]) == 1:  # pooled features (B, K, 1, 1)
+            outputs = outputs.flatten(1)
+        if outputs.ndim != 2 or len(outputs) != len(images):
+            self._refuse(f"outputs {_described(outputs)} for {len(images)} images, not a row of numbers for each")
+        if self._width not in (None, outputs.shape[1]):
             self._refuse(
-                f"answers with {found.shape[1]} numbers, but there are {self._width} names for them; give it `names` "
-                "of its own, in its order"
+                f"outputs {outputs.shape[1]} numbers, but there are {self._width} names for them; give it `names` of "
+                "its own, in its order"
             )
-        return found.float()
+        return outputs.float()
 
     def _try(self, images: Tensor) -> None:
-        """Ask twice for the first picture in unlike company.
+        """Ask twice for the first image, among different ones.
 
         A program exported, or traced, in training mode has its dropout and batch norms built in, and a function may do
-        as it likes: answers that depend on chance or on the batch cannot be learned, still less kept.
+        as it likes: outputs that depend on chance or on the batch cannot be learned, still less cached.
         """
         others = images.clone()
         others[1:] = 255 - others[1:]
         try:
-            first, again = self._answer(images)[:1], self._answer(others)[:1]
+            first, again = self._outputs(images)[:1], self._outputs(others)[:1]
         except (InputError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever a foreign network raises at a wrong size or type
+            height, width = self.size or images.shape[2:]
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"the teacher {self.source} cannot take {self._pictures(images)}: {reason}; give the `mean`, `std` and "
-                "`image_size` it was trained with."
+                f"the teacher {self.source} cannot take {'normalised float32' if self._preprocessing else 'uint8'} "
+                f"images of {height} x {width} px: {reason}; give the `mean`, `std` and `image_size` that it was "
+                "trained with."
             ) from error
         if (first - again).abs().max() > 1e-2 * first.abs().max().clamp(min=1e-2):
             self._refuse(
-                "does not answer alike for one picture in two batches, as a program exported in training mode; export "
-                "it after `eval()`"
+                "has two outputs for one image in two batches, as a program exported in training mode has; export it "
+                "after `eval()`"
             )
         self._tried = True
 
-    def _pictures(self, images: Tensor) -> str:
-        size = self.size or tuple(images.shape[2:])
-        kind = "normalised float32" if self._preprocessing else "uint8"
-        return f"{kind} pictures of {size[0]} by {size[1]} px"
-
-    def _refuse_probabilities(self, answers: Tensor) -> None:
-        if self._told_apart or not answers.numel():
+    def _refuse_probabilities(self, outputs: Tensor) -> None:
+        if not self._maybe_probabilities or not outputs.numel():
             return
-        if ((answers < 0) | (answers > 1)).any():
-            self._told_apart = True
+        if ((outputs < 0) | (outputs > 1)).any():
+            self._maybe_probabilities = False
             return
-        self._within += answers.numel()
-        sums_to_1 = answers.shape[1] > 1 and ((answers.sum(1) - 1).abs() < 1e-3).all()
-        if sums_to_1 or self._within >= TELLING:
+        self._within += outputs.numel()
+        sums_to_1 = outputs.shape[1] > 1 and ((outputs.sum(1) - 1).abs() < 1e-3).all()
+        if sums_to_1 or self._within >= ENOUGH_TO_TELL:
             self._refuse(
-                f"answers with numbers from {answers.min():.3g} to {answers.max():.3g}"
-                + (" that add up to 1" if sums_to_1 else "")
-                + ", which are probabilities; give it without its last softmax or sigmoid, or say that its answers "
-                "are embeddings"
+                f"outputs probabilities and not logits (from {outputs.min():.3g} to {outputs.max():.3g}"
+                f"{', which add up to 1' if sums_to_1 else ''}); give it without its last softmax or sigmoid, or say "
+                "with `kind: embeddings` that these are none"
             )
 
     def _freeze(self) -> None:
@@ -212,7 +199,7 @@ class Teacher:
                 self.network.eval()
             except NotImplementedError:  # an exported program's: it is as it was exported, see `_try`
                 self.network.training = False
-            for parameter in self.network.parameters():  # requires_grad_() of the module is none of TorchScript's
+            for parameter in self.network.parameters():  # TorchScript's modules have no requires_grad_()
                 parameter.requires_grad_(False)
 
     def _refuse(self, what: str) -> NoReturn:
@@ -220,15 +207,15 @@ class Teacher:
 
 
 class Ensemble:
-    """Several teachers as one: the weighted mean of their probabilities, given back as logits (B, K).
+    """Several teachers as one: the weighted mean of their probabilities, as logits (B, K).
 
-    `probabilities` are those of one softmax over the K, or of K sigmoids. The weights are brought to a sum of 1.
+    `kind` says whether these are of one softmax over the K or of K sigmoids. The weights are scaled to a sum of 1.
     """
 
     def __init__(
         self,
         teachers: Sequence[Teacher],
-        probabilities: Literal["softmax", "sigmoid"],
+        kind: Literal["softmax", "sigmoid"],
         weights: Sequence[float] | None = None,
     ) -> None:
         weights = [1.0] * len(teachers) if weights is None else [float(weight) for weight in weights]
@@ -236,30 +223,29 @@ class Ensemble:
             raise InputError(f"{len(teachers)} teachers have the weights {weights}; give each of them one above 0.")
         self.teachers = list(teachers)
         self.weights = [weight / sum(weights) for weight in weights]
-        self.source = " + ".join(teacher.source for teacher in teachers)
         self.names = teachers[0].names
         for teacher in teachers[1:]:
             if teacher.names != self.names:
                 raise InputError(
-                    f"the teachers {teachers[0].source} and {teacher.source} do not answer for the same classes in the "
-                    "same order; match each to the student's names first."
+                    f"the teachers {teachers[0].source} and {teacher.source} have not the same classes in the same "
+                    "order; match each to the student's names first."
                 )
-        self._probabilities = probabilities
+        self._kind = kind
         parts = [f"{teacher.digest} {weight!r}" for teacher, weight in zip(teachers, self.weights, strict=True)]
-        self.digest = _sha256(probabilities.encode(), "\n".join(parts).encode())
+        self.digest = _sha256(kind.encode(), "\n".join(parts).encode())
 
     def __call__(self, images: Tensor, files: Sequence[str] = ()) -> Tensor:
-        """As one teacher's. Raises InputError also where one answers with more numbers than another."""
-        answers = [teacher(images, files) for teacher in self.teachers]
-        for teacher, answer in zip(self.teachers[1:], answers[1:], strict=True):
-            if answer.shape != answers[0].shape:
+        """As one teacher's. Raises InputError also where one outputs more numbers than another."""
+        outputs = [teacher(images, files) for teacher in self.teachers]
+        for teacher, rows in zip(self.teachers, outputs, strict=True):
+            if rows.shape != outputs[0].shape:
                 raise InputError(
-                    f"the teacher {self.teachers[0].source} answers with {answers[0].shape[1]} numbers and "
-                    f"{teacher.source} with {answer.shape[1]}; give `names` to both, so that they can be matched."
+                    f"the teacher {self.teachers[0].source} outputs {outputs[0].shape[1]} numbers and {teacher.source} "
+                    f"{rows.shape[1]}; give `names` to both, so that they can be matched."
                 )
-        logits = torch.stack(answers)  # (teachers, B, K)
+        logits = torch.stack(outputs)  # (teachers, B, K)
         shares = logits.new_tensor(self.weights).log()[:, None, None]
-        if self._probabilities == "softmax":
+        if self._kind == "softmax":
             return (logits.log_softmax(2) + shares).logsumexp(0)
         yes, no = ((F.logsigmoid(x) + shares).logsumexp(0) for x in (logits, -logits))
         return yes - no
@@ -273,9 +259,38 @@ class Ensemble:
             teacher.to(device)
         return self
 
-    def matched(self, names: Sequence[str]) -> "Ensemble":
-        """As a teacher's."""
-        return Ensemble([teacher.matched(names) for teacher in self.teachers], self._probabilities, self.weights)
+
+def build_teacher(option: TeacherOption, names: Sequence[str], kind: Kind) -> Teacher | Ensemble:
+    """The teacher that `--model.teacher` names, with an output for each of `names`, or of embeddings.
+
+    A string is a source of `load_teacher`, a mapping its arguments; in a list of several each may have a `share` too,
+    its weight among them (1 by default). Raises InputError where one cannot be loaded or does not know a name.
+    """
+    given = [option] if isinstance(option, str | Mapping) else option or []
+    teachers, shares = [], []
+    for one in given:
+        arguments = {"source": one} if isinstance(one, str) else dict(one)
+        if kind == "embeddings":
+            arguments["kind"] = kind
+        try:
+            shares.append(float(arguments.pop("share", 1.0)))
+            teacher = load_teacher(**arguments)
+        except InputError:  # a ValueError as well
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(f"--model.teacher has {one}, which cannot be read: {error}.") from error
+        teachers.append(teacher if kind == "embeddings" else teacher.matched(names))
+    if len(teachers) == 1:
+        return teachers[0]
+    if kind == "embeddings":
+        raise InputError(f"--model.teacher names {len(teachers)} teachers; embeddings are learned from one.")
+    return Ensemble(teachers, kind, shares)
+
+
+def output_size(teacher: Teacher | Ensemble, input_size: tuple[int, int]) -> int:
+    """How many numbers it outputs for an image of (height, width) px, from two of noise. InputError where it cannot."""
+    noise = torch.randint(256, (2, 3, *input_size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return teacher(noise, ["of noise, which it was tried on"] * 2).shape[1]
 
 
 def load_teacher(
@@ -287,30 +302,30 @@ def load_teacher(
     std: Normalisation = None,
     image_size: int | Sequence[int] | None = None,
     output: str | int | None = None,
-    answers: Literal["logits", "embeddings"] = "logits",
+    kind: Literal["logits", "embeddings"] = "logits",
 ) -> Teacher:
-    """Load a teacher. Nothing is downloaded, and nothing random answers: a name needs its file of weights.
+    """Load a teacher. Nothing is downloaded, and none has random weights: a name needs its file of weights.
 
     Args:
         source: "torchvision:resnet50" or "timm:resnet50", a checkpoint of this project ("x.ckpt"), a TorchScript
             ("x.pt") or exported program ("x.pt2"), or "package.module:function". The last is code, and is run.
         weights: Of torchvision's and timm's: a state dict as safetensors, or as torch.save writes it.
-        names: Of its answers in their order; a checkpoint knows its own, and 1,000 answers are ImageNet's classes.
+        names: Of its outputs in their order; a checkpoint knows its own, and 1,000 outputs are ImageNet's classes.
         mean: Of pixels scaled to 0..1, with `std`. torchvision's and timm's come with the name; a program or a function
             without them gets uint8 images, as a checkpoint of this project does.
         std: As `mean`.
-        image_size: Side, or [height, width], in px, that pictures are resized to; by default what torchvision, timm or
+        image_size: Side, or [height, width], in px, that images are resized to; by default what torchvision, timm or
             the checkpoint says, and otherwise the student's.
-        output: Key or position of the logits where the network answers with a dictionary or a tuple.
-        answers: Embeddings are what a head sees: the pooled features of a checkpoint of this project or of timm's, and
-            of torchvision's the input of its last layer. Other sources answer with them as they are; they are not
+        output: Key or position of the logits where the network outputs a dictionary or a tuple.
+        kind: Embeddings are what a head sees: the pooled features of a checkpoint of this project or of timm's, and of
+            torchvision's the input of its last layer. Those of other sources are what they output; they are not
             mistaken for probabilities.
 
     Raises:
         InputError: Where any of that cannot be used.
 
     """
-    text = str(source)
+    text, embeddings = str(source), kind == "embeddings"
     library, _, name = text.partition(":")
     path = Path(text).expanduser()
     if library in ("torchvision", "timm") and name:
@@ -319,42 +334,36 @@ def load_teacher(
                 f"the teacher {text} has no weights, and a random one has nothing to teach; name their file "
                 "(.safetensors or .pth), as nothing is downloaded."
             )
-        find = _from_torchvision if library == "torchvision" else _from_timm
-        found = find(name, Path(weights).expanduser())
+        load = _from_torchvision if library == "torchvision" else _from_timm
+        loaded = load(name, weights, embeddings)
     else:
         if weights is not None:
-            raise InputError(f"the teacher {text} has weights of its own, so {weights} cannot be its; leave them out.")
-        if path.suffix in _READERS:
+            raise InputError(f"the teacher {text} has weights of its own; leave {weights} out.")
+        if path.suffix in (".ckpt", ".pt", ".pt2"):
             if not path.is_file():
                 raise InputError(f"the teacher {path} does not exist; check the path.")
-            found = _READERS[path.suffix](path)
+            programs = {".pt": _from_torchscript, ".pt2": _from_exported}
+            loaded = _from_checkpoint(path, embeddings) if path.suffix == ".ckpt" else programs[path.suffix](path)
         elif re.fullmatch(r"[\w.]+:[\w.]+", text):
-            found = _from_callable(text)
+            loaded = _from_callable(text)
         else:
-            where, _, what = text.rpartition(".")
-            dotted = re.fullmatch(r"\w+(\.\w+)+", text) and importlib.util.find_spec(text.split(".")[0])
-            meant = f" (is {where}:{what} meant?)" if dotted else ""
-            raise InputError(f"the teacher {text!r} is nothing that can be loaded{meant}; {_ACCEPTED}.")
+            raise InputError(f"the teacher {text!r} is nothing that can be loaded; {_ACCEPTED}.")
     if (mean is None) != (std is None):
         raise InputError(f"the teacher {text} has mean {mean} and std {std}; give both, or neither.")
     if mean is not None:
         if path.suffix == ".ckpt":
             raise InputError(f"the teacher {text} has a mean and std of its own; leave them out.")
-        found = found._replace(mean=mean, std=std)
+        loaded = loaded._replace(mean=mean, std=std)
     if image_size is not None:
         size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         if len(size) != 2 or min(size) < 1:
-            raise InputError(
-                f"the teacher {text} has the image_size {image_size}; give its side in px, or two of them."
-            )
-        found = found._replace(size=(size[0], size[1]))
-    if answers == "embeddings":
-        found = _without_head(library, found)
-    elif found.names == ():
-        raise InputError(f"the teacher {text} answers with embeddings, and logits are to be learned; name another.")
+            raise InputError(f"the teacher {text} has the image_size {image_size}; give its side in px, or two.")
+        loaded = loaded._replace(size=(size[0], size[1]))
+    if embeddings:
+        loaded = loaded._replace(identity=loaded.identity + b" embeddings", names=None)
     elif names is not None:
-        found = found._replace(names=tuple(names))
-    return Teacher(text, found, output, answers)
+        loaded = loaded._replace(names=tuple(names))
+    return Teacher(text, loaded, output, maybe_probabilities=not (embeddings or loaded.are_logits))
 
 
 def class_map(student_names: Sequence[str], teacher_names: Sequence[str]) -> list[int]:
@@ -363,7 +372,7 @@ def class_map(student_names: Sequence[str], teacher_names: Sequence[str]) -> lis
     Raises InputError for a name that the teacher has not, or has twice.
     """
     folded = [_folded(name) for name in teacher_names]
-    found = []
+    columns = []
     for name in student_names:
         places = [i for i, other in enumerate(teacher_names) if other == name]
         places = places or [i for i, other in enumerate(folded) if other == _folded(name)]
@@ -373,28 +382,25 @@ def class_map(student_names: Sequence[str], teacher_names: Sequence[str]) -> lis
                 "them with the teacher's `names`."
             )
         if not places:
-            nearest = difflib.get_close_matches(_folded(name), folded, 1)
-            like = f", the nearest is {teacher_names[folded.index(nearest[0])]!r}" if nearest else ""
             raise InputError(
-                f"the student's class {name!r} is none of the teacher's {len(teacher_names)} ({_few(teacher_names)})"
-                f"{like}; give the teacher's `names` as the student's data have them."
+                f"the student's class {name!r} is not among the teacher's {len(teacher_names)}, as "
+                f"{', '.join(teacher_names[:3])}{_nearest(name, teacher_names)}; give the teacher's `names` as the "
+                "student's data have them."
             )
-        found.append(places[0])
-    return found
+        columns.append(places[0])
+    return columns
 
 
 # --- the sources ------------------------------------------------------------------------------------------------------
 
 
-def _from_torchvision(name: str, weights: Path) -> _Network:
+def _from_torchvision(name: str, weights: str | Path, embeddings: bool) -> _Network:
     from torchvision import models
 
     known = models.list_models(module=models)  # its classifiers; detectors and the like have modules of their own
     if name not in known:
-        _unknown("torchvision", name, known)
-    network = _filled(
-        f"torchvision:{name}", lambda **classes: models.get_model(name, weights=None, **classes), _read_weights(weights)
-    )
+        raise InputError(f"the teacher torchvision:{name} is not a classifier of torchvision{_nearest(name, known)}.")
+    network = _filled(f"torchvision:{name}", lambda **classes: models.get_model(name, weights=None, **classes), weights)
     identity = b"torchvision " + name.encode()
     if hasattr(network, "transform_input"):
         # GoogLeNet and Inception v3 learned from pixels of -1..1; torchvision has them take ImageNet's normalisation
@@ -402,48 +408,59 @@ def _from_torchvision(name: str, weights: Path) -> _Network:
         setattr(network, "transform_input", True)  # noqa: B010  # to mypy any attribute of a module is a tensor
         identity += b" transform_input"
     presets = models.get_model_weights(name).DEFAULT.transforms()  # mean, std and size alone; downloads nothing
-    side = presets.crop_size[0]
-    return _named_by_imagenet(
-        _Network(network, identity + _state(network), None, presets.mean, presets.std, (side, side))
-    )
+    side, identity, names = presets.crop_size[0], identity + _state(network), _imagenet_names(network)
+    if embeddings:
+        *_, last = (name for name, module in network.named_modules() if isinstance(module, nn.Linear))
+        network.set_submodule(last, nn.Identity())
+    return _Network(network, identity, names, presets.mean, presets.std, (side, side))
 
 
-def _from_timm(name: str, weights: Path) -> _Network:
+def _from_timm(name: str, weights: str | Path, embeddings: bool) -> _Network:
     try:
         import timm
     except ImportError:
         raise InputError(f"the teacher timm:{name} needs timm, which is not installed; `pip install timm`.") from None
     if not timm.is_model(name):
-        _unknown("timm", name, timm.list_models())
-    tensors = _read_weights(weights)
-    network = _filled(f"timm:{name}", lambda **classes: timm.create_model(name, pretrained=False, **classes), tensors)
-    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]  # no tensor, and of timm alone
-    _, height, width = config["input_size"]
-    return _named_by_imagenet(
-        _Network(
-            network, b"timm " + name.encode() + _state(network), None, config["mean"], config["std"], (height, width)
-        )
+        raise InputError(f"the teacher timm:{name} is not a model of timm{_nearest(name, timm.list_models())}.")
+    network: Any = _filled(
+        f"timm:{name}", lambda **classes: timm.create_model(name, pretrained=False, **classes), weights
     )
+    config, identity, names = network.pretrained_cfg, b"timm " + name.encode() + _state(network), None
+    if embeddings:
+        network.reset_classifier(0)
+    else:
+        names = _imagenet_names(network)
+    return _Network(network, identity, names, config["mean"], config["std"], tuple(config["input_size"][1:]))
 
 
-def _from_checkpoint(path: Path) -> _Network:
-    """By the task that the checkpoint names, of which nothing is imported here: shared code knows no task."""
+class _Pool(nn.Module):
+    def forward(self, maps: Mapping[int, Tensor]) -> Tensor:
+        return pool(maps)
+
+
+def _from_checkpoint(path: Path, embeddings: bool) -> _Network:
+    """From the trunk's settings, the pooled head's weights and its outputs' names, which are [] for embeddings."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        task, settings = checkpoint["task"], checkpoint["hyper_parameters"]
+        task, trunk, (height, width) = (
+            checkpoint["task"],
+            checkpoint["trunk"],
+            checkpoint["hyper_parameters"]["input_size"],
+        )
     except Exception:  # torch raises whatever the bytes happen to mean as a pickle
         raise InputError(
-            f"the teacher {path} is not a checkpoint of this project; give a .ckpt that `fit` wrote."
+            f"the teacher {path} is not a checkpoint of this project; give one that `fit` wrote."
         ) from None
-    name = f"tasks.{task}.inference"
-    ours = isinstance(task, str) and task.isidentifier() and importlib.util.find_spec(f"tasks.{task}") is not None
-    load_network = getattr(importlib.import_module(name), "load_network", None) if ours else None
-    if load_network is None:
-        raise InputError(f"the teacher {path} is a checkpoint of the task {task!r}, which has no logits to learn from.")
-    network, names = load_network(path)
-    height, width = settings["input_size"]
-    identity = b"checkpoint " + task.encode() + repr(settings.get("numerics")).encode() + _state(network)
-    return _Network(network, identity, tuple(names), None, None, (int(height), int(width)), are_logits=True)
+    try:
+        names, network = tuple(checkpoint["head"]["names"]), pooled_network(checkpoint)
+    except KeyError:
+        raise InputError(f"the teacher {path} is a checkpoint of the task {task!r}, which has no logits.") from None
+    identity = f"checkpoint {task} {trunk['numerics']}".encode() + _state(network)
+    if names and embeddings:
+        network.layers = _Pool()  # type: ignore[assignment]  # a module of maps, as the head's
+    elif not (names or embeddings):
+        raise InputError(f"the teacher {path} outputs embeddings, and logits are to be learned; name another.")
+    return _Network(network, identity, names, None, None, (int(height), int(width)), are_logits=True)
 
 
 def _from_torchscript(path: Path) -> _Network:
@@ -471,13 +488,6 @@ def _from_exported(path: Path) -> _Network:
     return _Network(network, b"exported " + path.read_bytes())
 
 
-_READERS: dict[str, Callable[[Path], _Network]] = {
-    ".ckpt": _from_checkpoint,
-    ".pt": _from_torchscript,
-    ".pt2": _from_exported,
-}
-
-
 def _from_callable(text: str) -> _Network:
     """Its digest is of its module's source and, of an `nn.Module`, of its weights; not of other files it reads."""
     where, _, what = text.partition(":")
@@ -491,50 +501,25 @@ def _from_callable(text: str) -> _Network:
     function: Any = module
     for part in what.split("."):
         if not hasattr(function, part):
-            nearest = difflib.get_close_matches(part, dir(function), 1)
-            like = f", the nearest is {nearest[0]!r}" if nearest else ""
-            raise InputError(f"the teacher {text}: there is no {what!r} in {where}{like}; check the name.")
+            raise InputError(f"the teacher {text}: {where} has no {what!r}{_nearest(part, dir(function))}.")
         function = getattr(function, part)
     if isinstance(function, type) or not callable(function):
         raise InputError(
-            f"the teacher {text} is {'a class' if isinstance(function, type) else 'no function'}; name a function of "
-            f"images, or a built network, in {where}."
+            f"the teacher {text} is {'a class' if isinstance(function, type) else 'not a function'}; name a function "
+            f"of images, or a built network, in {where}."
         )
     file = inspect.getsourcefile(module)
     identity = b"callable " + text.encode() + (Path(file).read_bytes() if file else b"")
     return _Network(function, identity + (_state(function) if isinstance(function, nn.Module) else b""))
 
 
-class _Features(nn.Module):
-    """Pooled features of a network of this project: uint8 (B, 3, H, W) to (B, channels)."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        network: Any = self.network  # a PooledClassifier, of which shared code knows these two
-        return network.pool(normalize(images, network.trunk.preprocessing))
-
-
-def _without_head(library: str, found: _Network) -> _Network:
-    """The network that answers with what its head would see; one that is no classifier, as it is."""
-    network: Any = found.network
-    if library == "timm":
-        network.reset_classifier(0)
-    elif library == "torchvision":
-        linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-        if not linear:
-            raise InputError(f"the teacher {library} {type(network).__name__} has no linear layer to take away.")
-        parent, _, last = linear[-1].rpartition(".")
-        setattr(network.get_submodule(parent), last, nn.Identity())
-    elif found.identity.startswith(b"checkpoint ") and found.names:
-        network = _Features(network)
-    return found._replace(network=network, identity=found.identity + b" embeddings", names=None)
-
-
-def _filled(source: str, build: Callable[..., nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
+def _filled(source: str, build: Callable[..., nn.Module], weights: str | Path) -> nn.Module:
     """The network with these weights: of as many classes as they have, or, where they have no head, without one."""
+    try:
+        tensors = read_tensors(weights)
+    except InputError as error:
+        problem = str(error).partition(";")[0]
+        raise InputError(f"the teacher's {problem}; give a .safetensors, or what torch.save writes.") from error
     with torch.device("meta"):
         expected = build().state_dict()
     unlike = [name for name, x in expected.items() if name in tensors and tensors[name].shape != x.shape]
@@ -547,64 +532,29 @@ def _filled(source: str, build: Callable[..., nn.Module], tensors: Mapping[str, 
     elif source.startswith("timm:") and set(expected) > set(tensors):
         options = {"num_classes": 0}  # timm's way of asking for pooled features
     network = build(**options)
-    wanted = network.state_dict()
-    for name, x in wanted.items():
-        if name not in tensors:
-            if not name.endswith("num_batches_tracked"):
-                raise InputError(
-                    f"the teacher {source} has a tensor {name} that the weights have not; give its own file."
-                )
-        elif tensors[name].shape != x.shape:
-            raise InputError(
-                f"the teacher {source} has {name} of shape {tuple(x.shape)}, but the weights have "
-                f"{tuple(tensors[name].shape)}; give its own file."
-            )
-    extra = sorted(set(tensors) - set(wanted))
-    if extra:
-        raise InputError(f"the teacher {source} has no tensor {extra[0]}, which the weights have; give its own file.")
-    network.load_state_dict(dict(tensors), strict=False)  # but for counters of batches, checked above
+    own = network.state_dict()
+    tensors |= {name: x for name, x in own.items() if name.endswith("num_batches_tracked") and name not in tensors}
+    unlike = [
+        name
+        for name in {**own, **tensors}
+        if getattr(own.get(name), "shape", 0) != getattr(tensors.get(name), "shape", 0)
+    ]
+    if unlike:
+        has, have = (tuple(x[unlike[0]].shape) if unlike[0] in x else "not there" for x in (own, tensors))
+        raise InputError(
+            f"the teacher {source} does not fit its weights {weights}: its {unlike[0]} is {has}, theirs {have}; give "
+            "its own file."
+        )
+    network.load_state_dict(tensors)
     return network
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict by name, out of safetensors or torch.save's, of an averaged model where the file has one too."""
-    if not path.is_file():
-        raise InputError(f"the teacher's weights {path}: there is no such file; check the path.")
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-        if start[8:] == b"{":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        for key in ("state_dict_ema", "state_dict", "model"):
-            if isinstance(found.get(key), Mapping):
-                found = found[key]
-                break
-        tensors = {str(name).removeprefix("module."): x for name, x in found.items() if isinstance(x, Tensor)}
-    except Exception:  # by the kind of damage: UnpicklingError, RuntimeError, SafetensorError, EOFError and others
-        tensors = {}
-    if not tensors:
-        raise InputError(
-            f"the teacher's weights {path} are no file of tensors that can be read safely; give a .safetensors, or a "
-            "state dict as torch.save writes it."
-        )
-    return tensors
-
-
-def _named_by_imagenet(found: _Network) -> _Network:
-    """With ImageNet's names, where the network's last parameter is the bias of 1,000 classes."""
+def _imagenet_names(network: nn.Module) -> tuple[str, ...] | None:
+    """ImageNet's names, where the network's last parameter is the bias of 1,000 classes."""
     from data import imagenet
 
-    *_, last = found.network.parameters()  # type: ignore[attr-defined]  # a module, here
-    return found._replace(names=imagenet.class_names()) if last.shape == (1000,) else found
-
-
-def _unknown(library: str, name: str, known: Sequence[str]) -> NoReturn:
-    nearest = difflib.get_close_matches(name, known, 1)
-    like = f"; the nearest is {nearest[0]}" if nearest else ""
-    raise InputError(f"the teacher {library}:{name} is no classifier that {library} has{like}.")
+    *_, last = network.parameters()
+    return imagenet.class_names() if last.shape == (1000,) else None
 
 
 def _state(network: nn.Module) -> bytes:
@@ -618,30 +568,26 @@ def _state(network: nn.Module) -> bytes:
 
 def _sha256(*parts: bytes) -> str:
     """Of the parts and of where one ends."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    return tuple(map(float, values))  # type: ignore[return-value]  # Preprocessing counts them
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """Words that suggest the nearest known name, if there is one."""
+    by_folded = {_folded(other): other for other in known}
+    nearest = difflib.get_close_matches(_folded(name), by_folded, 1)
+    return f" (is {by_folded[nearest[0]]!r} meant?)" if nearest else ""
 
 
 def _folded(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _described(found: Any) -> str:
-    """What a network answered with, for people."""
-    if isinstance(found, Tensor):
-        return f"a tensor of shape {tuple(found.shape)}"
-    if isinstance(found, Mapping):
-        return f"a dictionary of {', '.join(map(repr, found))}"
-    if isinstance(found, tuple | list):
-        return f"{len(found)} parts, 0 to {len(found) - 1}"
-    return f"a {type(found).__name__}"
+def _described(outputs: Any) -> str:
+    """What a network outputs, for people."""
+    if isinstance(outputs, Tensor):
+        return f"a tensor of shape {tuple(outputs.shape)}"
+    if isinstance(outputs, Mapping):
+        return f"a dictionary of {', '.join(map(repr, outputs))}"
+    if isinstance(outputs, tuple | list):
+        return f"{len(outputs)} parts, 0 to {len(outputs) - 1}"
+    return f"a {type(outputs).__name__}"

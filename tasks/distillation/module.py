@@ -1,0 +1,220 @@
+"""The modules of students: what a teacher outputs for an image is what the head's outputs are trained towards.
+
+The teacher is asked in every step about the very pixels that the student sees, or, for `--data.views` fixed views of
+each image, once, and its outputs are cached. It is a plain object, in no checkpoint, optimiser or average of weights.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from backbone.errors import InputError, check_options
+from data.folders import say
+from tasks.distillation.cache import TeacherCache, cached_size, open_filled
+from tasks.distillation.losses import binary_kl, mse_logits, softmax_kl
+from tasks.distillation.teachers import Ensemble, Kind, Teacher, TeacherOption, build_teacher, output_size
+from tasks.mixing import mix
+from tasks.module import TaskModule
+
+Loaded = TypeVar("Loaded")
+
+
+class DistilledModule(TaskModule):
+    """A module whose head learns a teacher's outputs; a subclass says what they are and how far apart two are.
+
+    `teacher` is the one loaded, or None; `teacher_size` the numbers that it outputs for an image, known after
+    `prepare`. In evaluation outside `fit`, and with `compared_in_fit` within it too, `batch["teacher"]` (B, K) is what
+    the teacher outputs, where it can be loaded. A head of logits has `names`, those of its outputs.
+
+    Args:
+        teacher: A checkpoint (x.ckpt), a program (x.pt, x.pt2), "package.module:function", or a mapping of `source`
+            (one of these, torchvision:NAME or timm:NAME), `weights`, `names`, `mean`, `std`, `image_size`, `output`; or
+            a list of several, with shares. Classes are found by name. Without one, labels alone are learned.
+        cache: Folder to cache the teacher's outputs in; needs --data.views.
+        cache_only: Take all outputs from the cache; the teacher, where it can be loaded, must be that of the cache.
+
+    """
+
+    kind: ClassVar[Kind]
+    compared_in_fit: ClassVar[bool] = False
+
+    def __init__(
+        self, *, teacher: TeacherOption = None, cache: str | None = None, cache_only: bool = False, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.teacher: Teacher | Ensemble | None = None
+        self.teacher_size: int | None = None
+        self._cache: TeacherCache | None = None
+        self._of_validation: dict[int, Tensor] = {}  # in a fit, by position: the images are the same in every epoch
+
+    @property
+    def teacher_weight(self) -> float:
+        """The teacher's part of the loss; the rest is the labels'."""
+        return float(self.hparams["teacher"] is not None or self.hparams["cache_only"])
+
+    def distance(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """How far a batch's outputs are from the teacher's (B, K), as a scalar that is 0 where they match."""
+        raise NotImplementedError
+
+    def prepare(self, data: Any) -> None:
+        """Also load the teacher and ask it about an image of noise, so that one that cannot be used is found now."""
+        check_distillation(self.hparams, data.hparams["views"])
+        if self.hparams["cache_only"]:
+            self.teacher_size = len(self._names) or cached_size(self.hparams["cache"])
+        elif self.hparams["teacher"] is not None:
+            self.teacher = self._load_teacher()
+            self.teacher_size = output_size(self.teacher, data.input_size)
+        super().prepare(data)
+
+    def _load_teacher(self) -> Teacher | Ensemble:
+        return build_teacher(self.hparams["teacher"], self._names, self.kind)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        head: Any = self.head
+        return () if self.kind == "embeddings" else head.names
+
+    def on_fit_start(self) -> None:
+        """Open the teacher's cache, where there is one, and fill it."""
+        options, teacher = self.hparams, self.teacher
+        self._of_validation, self._cache = {}, None
+        if self.teacher_weight == 0:
+            return
+        if options["cache_only"] and options["teacher"] is not None:
+            teacher = if_available(self._load_teacher, "the cache is used without being compared with the teacher")
+        if teacher is not None:
+            teacher.to(self.device)
+        if options["cache"]:
+            assert self.teacher_size is not None  # prepare() was called
+            given = options["cache"], teacher, self.data, self._names, self.teacher_size, self.device
+            self._cache = open_filled(*given, cache_only=options["cache_only"])
+
+    def losses(self, outputs: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Of the teacher and of the labels, by their weights; what has no weight is not computed."""
+        weight, losses = self.teacher_weight, {}
+        if weight > 0:
+            losses["teacher"] = weight * self.distance(outputs, self._targets(batch))
+        if weight < 1:
+            losses |= {name: (1 - weight) * loss for name, loss in self.head.loss(outputs, batch).items()}
+        return losses
+
+    def _targets(self, batch: Mapping[str, Any]) -> Tensor:
+        """What the teacher outputs for a training batch, float32 (B, K)."""
+        if self._cache is not None:
+            return self._cache.read(batch["view"].cpu(), batch["positions"].cpu()).to(batch["images"].device)
+        return self._ask(batch, "train")
+
+    def _ask(self, batch: Mapping[str, Any], split: Literal["train", "val", "test"]) -> Tensor:
+        assert self.teacher is not None  # prepare() or the start of the evaluation has loaded it
+        return self.teacher(batch["images"], [self.data.file(split, place) for place in batch["positions"].tolist()])
+
+    def on_validation_start(self) -> None:
+        """Outside a fit, load the teacher for a comparison, where it can be loaded."""
+        if self.trainer.state.fn == "fit":
+            return
+        if self.teacher is None and self.hparams["teacher"] is not None:
+            self.teacher = if_available(self._load_teacher, "the teacher's figures are left out")
+        if self.teacher is not None:
+            self.teacher.to(self.device)
+
+    on_test_start = on_validation_start
+
+    def evaluated(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with the teacher's outputs, where it is compared with."""
+        in_fit = self.trainer.state.fn == "fit"
+        if self.teacher is None or (in_fit and not self.compared_in_fit):
+            return batch
+        if not in_fit:
+            return {**batch, "teacher": self._ask(batch, "test" if self.trainer.testing else "val")}
+        positions, asked = batch["positions"].tolist(), self._of_validation
+        if any(position not in asked for position in positions):
+            asked.update(zip(positions, self._ask(batch, "val").cpu(), strict=True))
+        return {**batch, "teacher": torch.stack([asked[place] for place in positions]).to(batch["images"].device)}
+
+
+class DistilledLogitsModule(DistilledModule):
+    """A module whose head learns a teacher's logits, labels or both.
+
+    Args:
+        teacher_weight: The teacher's part of the loss; the rest is the labels'. At 1, the default with a teacher,
+            labels are not used.
+        temperature: Softens the probabilities of student and teacher alike in the distillation loss.
+        distance: The distillation loss: divergence of the probabilities, or squared error of the logits.
+        mixup_alpha: Blend images, for student and teacher alike, by a part drawn from Beta(alpha, alpha).
+        cutmix_alpha: The same with rectangles; where both are given they take turns.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher_weight: float | None = None,
+        temperature: float = 1.0,
+        distance: Literal["kl", "mse_logits"] = "kl",
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        rule = "above 0; 1 leaves the logits as they are"
+        check_options("model", ("temperature", temperature, 0 < temperature < math.inf, rule))
+
+    @property
+    def teacher_weight(self) -> float:
+        """The teacher's part of the loss: by default all of it, and without a teacher none."""
+        given: float | None = self.hparams["teacher_weight"]
+        return super().teacher_weight if given is None or not super().teacher_weight else given
+
+    def distance(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The distillation loss of logits (B, K)."""
+        if self.hparams["distance"] == "mse_logits":
+            return mse_logits(outputs, targets)
+        divergence = softmax_kl if self.kind == "softmax" else binary_kl
+        return divergence(outputs, targets, self.hparams["temperature"])
+
+    def mix(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Mix images, and no labels."""
+        images = batch["images"]
+        alike = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        return {**batch, "images": mix(images, alike, 1, self.hparams["mixup_alpha"], self.hparams["cutmix_alpha"])[0]}
+
+
+def if_available(load: Callable[[], Loaded], otherwise: str) -> Loaded | None:
+    """What `load` gives; where it raises InputError, None, and a line that says what is done `otherwise` and why."""
+    try:
+        return load()
+    except InputError as error:
+        say(f"{otherwise}: {error}")
+        return None
+
+
+def check_distillation(options: Mapping[str, Any], views: int) -> None:
+    """Raise InputError where a module's options contradict each other, or `views` of the data."""
+    teacher, cache, weight = options["teacher"], options["cache"], options.get("teacher_weight")
+    if teacher is None and not (options["cache_only"] and cache):
+        for name in ("cache", "cache_only", "teacher_weight"):  # a config may hold these, and the command the teacher
+            if options.get(name):
+                raise InputError(f"--model.{name} is {options[name]}, but there is no --model.teacher; name one.")
+    if options["distance"] == "mse_logits" and options["temperature"] != 1:
+        raise InputError(
+            f"--model.temperature is {options['temperature']}, but the squared error of logits (--model.distance "
+            "mse_logits) has none; leave one of them out."
+        )
+    if options["cache_only"] and not cache:
+        raise InputError("--model.cache_only is true, but there is no --model.cache; name the folder.")
+    if weight is not None and not 0 <= weight <= 1:
+        raise InputError(f"--model.teacher_weight is {weight}; it must be from 0 (labels alone) to 1 (no labels).")
+    if cache and views < 1:
+        raise InputError(
+            "--model.cache needs fixed views of each image, but --data.views is 0, a new view every epoch; give "
+            "--data.views 8, say."
+        )
+    for name in ("mixup_alpha", "cutmix_alpha"):
+        if cache and options.get(name, 0) > 0:
+            raise InputError(
+                f"--model.{name} is {options[name]}, but a --model.cache has no outputs for mixed images; leave one of "
+                "them out."
+            )
