@@ -6,7 +6,7 @@ line; what cameras and web sites are known to write in place of a position is co
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -51,36 +51,11 @@ class IssueCounts:
         )
 
 
-_LEFT_OUT = {**_ISSUES, "missing": "listed but not there, left out"}
-
-
-class LeftOut:
-    """What was survived: how often each of a few known things occurred, and where first."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = dict.fromkeys(_LEFT_OUT, 0)
-        self._first: dict[str, str] = {}
-
-    def note(self, what: str, count: int, first: Callable[[], str]) -> None:
-        """Count one kind; `first` gives the line or the file that it was first seen in, and is called once."""
-        self.counts[what] += count
-        if what not in self._first:
-            self._first[what] = first()
-
-    def lines(self, thing: str, source: str | Path) -> list[str]:
-        """A line for each kind that occurred, as "a.csv: 3 rows without a position, left out (first: line 6)"."""
-        return [
-            f"{source}: {count:,} {thing}{'s' * (count > 1)} {_LEFT_OUT[what]} (first: {self._first[what]})"
-            for what, count in self.counts.items()
-            if count
-        ]
-
-
 def clean(
     latlng: np.ndarray,
     source: str | Path,
     where: Callable[[int], str],
-    issues: Any,
+    issues: IssueCounts,
     given: Literal["line", "JSON"] = "line",
 ) -> tuple[np.ndarray, np.ndarray]:
     """(latlng with longitudes in [-180, 180], which to keep, bool (N,)); a longitude in (180, 360] loses 360.

@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from backbone import scaled_image_size
 from backbone.errors import InputError
 
+_TOGETHER, _MIXED = 100, 1000  # of images of 100 kB, 10 MB are read in one go and a worker's order is within 100 MB
+
 
 class EpochSampler(DistributedSampler):
     """Yields (epoch, index); with `shuffle` in an order that depends on (seed, epoch) alone.
@@ -28,6 +30,7 @@ class EpochSampler(DistributedSampler):
     many; one that is not shuffled (evaluation) is dealt out without padding, so that nothing is counted twice.
     `start` leaves out that many items of this rank once, in the epoch the sampler is built with: a resume in mid-epoch.
     Its length stays that of a whole epoch, since Lightning counts the batches before `start` as done.
+    `runs`, int64 (S,), are the numbers of items that lie together on a disk: an order then takes them near each other.
     """
 
     # A DistributedSampler so that Lightning does not replace it by one of its own when training on several devices.
@@ -42,27 +45,47 @@ class EpochSampler(DistributedSampler):
         rank: int = 0,
         num_replicas: int = 1,
         start: int = 0,
+        runs: np.ndarray | None = None,
     ) -> None:
         super().__init__(range(size), num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]  # only its length is used
         self.size = size
         self.epoch = self.first_epoch = epoch  # set_epoch(), which Lightning calls, is inherited
         self.start = start
+        self.runs = runs
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        order, mine = np.arange(self.size), slice(self.rank, None, self.num_replicas)
         if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+            generator = np.random.default_rng((self.seed, self.epoch))
+            order = generator.permutation(self.size) if self.runs is None else shuffled_runs(self.runs, generator)
             order = np.resize(order, len(self) * self.num_replicas)  # repeats from the beginning
-        else:
-            order = np.arange(self.size)
-        mine = order[self.rank :: self.num_replicas]
+            if self.runs is not None:  # what lies together is one device's
+                mine = slice(self.rank * len(self), (self.rank + 1) * len(self))
         epoch = self.epoch
-        for index in mine[self.start if epoch == self.first_epoch else 0 :].tolist():
+        for index in order[mine][self.start if epoch == self.first_epoch else 0 :].tolist():
             yield epoch, index
 
     def __len__(self) -> int:
         if self.shuffle:
             return -(-self.size // self.num_replicas)
         return len(range(self.rank, self.size, self.num_replicas))
+
+
+def shuffled_runs(runs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """An order of runs.sum() items, int64, that is random, but reads a disk in pieces of _TOGETHER that lie together.
+
+    Such pieces of the runs, int64 (S,), in any order; of _MIXED items in that order then any before any other.
+    """
+    starts = np.cumsum(runs) - runs
+    pieces = [
+        np.arange(first, min(first + _TOGETHER, start + length))
+        for start, length in zip(starts.tolist(), runs.tolist(), strict=True)
+        for first in range(start, start + length, _TOGETHER)
+    ]
+    order = np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])
+    for start in range(0, len(order), _MIXED):
+        generator.shuffle(order[start : start + _MIXED])
+    return order
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
@@ -79,8 +102,9 @@ def make_loader(
     num_workers: int,
     collate: Callable[[list[Any]], Any],
     trainer: Trainer | None = None,
+    runs: np.ndarray | None = None,
 ) -> DataLoader:
-    """The DataLoader of one split, for this process's share of it.
+    """The DataLoader of one split, for this process's share of it; `runs` as EpochSampler's.
 
     With `shuffle` it begins where the trainer stands, and drops a last, smaller batch unless it is the only one.
     """
@@ -93,6 +117,7 @@ def make_loader(
         rank=trainer.global_rank if trainer else 0,
         num_replicas=trainer.world_size if trainer else 1,
         start=start,
+        runs=runs,
     )
     return DataLoader(
         dataset,

@@ -220,8 +220,10 @@ class DataModule(LightningDataModule):
     @property
     def tests_on_validation(self) -> bool:
         """Whether validation images are among those that `test` scores."""
-        chosen, has_test = self.hparams["test_split"], (self.all_records["split"] == SPLITS.index("test")).any()
-        return chosen in ("val", "all") or (chosen == "test" and not has_test)
+        chosen = self.hparams["test_split"]
+        if chosen == "test":
+            return not (self.all_records["split"] == SPLITS.index("test")).any()
+        return chosen in ("val", "all")
 
     def records(self, split: Split) -> Records:
         """The records of a split, after `setup`; positions in batches count these."""
@@ -263,8 +265,11 @@ class DataModule(LightningDataModule):
         """As `val_dataloader`."""
         return self.loader(self.dataset("test", train=False), shuffle=False)
 
-    def loader(self, dataset: Any, *, shuffle: bool, whole: bool = False) -> DataLoader:
-        """The loader of a dataset; with `whole` all of it on this device, and without workers where they don't pay."""
+    def loader(self, dataset: Any, *, shuffle: bool, whole: bool = False, runs: np.ndarray | None = None) -> DataLoader:
+        """The loader of a dataset; with `whole` all of it on this device, and without workers where they don't pay.
+
+        `runs`, int64 (S,), are the numbers of images that lie together, as EpochSampler takes them.
+        """
         batch_size: int = self.hparams["batch_size"]
         return make_loader(
             dataset,
@@ -274,6 +279,7 @@ class DataModule(LightningDataModule):
             num_workers=0 if whole and len(dataset) <= batch_size else self.num_workers,
             collate=type(self).collate,
             trainer=None if whole else self.trainer,
+            runs=runs,
         )
 
 

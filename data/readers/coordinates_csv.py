@@ -26,9 +26,10 @@ from data.readers.csv_table import (
     read_header,
     relative_paths,
     skip_header,
+    split_numbers,
 )
-from data.records import SPLITS, UNSPLIT
-from data.splits import draw_numbers, hash_names, set_aside, split_named
+from data.records import UNSPLIT
+from data.splits import draw_numbers, hash_names, set_aside
 
 _CHUNK = 100_000  # rows read at a time, where only their coordinates are wanted
 _LONGEST = 400  # bytes of a path or a group: arrays are as wide as their longest, so that one would cost all
@@ -199,16 +200,7 @@ class Rows(NamedTuple):
         """Of each row the position in SPLITS by the column `split`, UNSPLIT without one: int8 (N,); or InputError."""
         if self.splits is None:
             return np.full(len(self.lines), UNSPLIT, np.int8)
-        names, which = np.unique(self.splits, return_inverse=True)
-        known = [split_named(name.decode(errors="replace")) for name in names.tolist()]
-        numbers = np.array([-1 if name is None else SPLITS.index(name) for name in known], np.int8)[which]
-        if (numbers < 0).any():
-            row = int(np.argmin(numbers))
-            text = self.splits[row].decode(errors="replace")
-            raise InputError(
-                f"{self.file}, line {self.lines[row]}: the split is {text!r}; it must be train, val or test."
-            )
-        return numbers
+        return split_numbers(self.file, self.splits, self.lines)
 
     def group(self, issues: IssueCounts) -> tuple[np.ndarray, str]:
         """The name of the group of each row, bytes (N,), and what a group is: "group", "day" or "image".
@@ -408,32 +400,28 @@ def training_coordinates(
     if has_places_alone(file, columns):
         yield from stream_coordinates(file, columns, issues)
         return
-    fractions = _lacking(file, columns, {1: val_fraction, 2: test_fraction})
-    first = _first_trained_on(file, columns, fractions, seed) if fractions else 0.0
+    first = _first_trained_on(file, columns, {1: val_fraction, 2: test_fraction}, seed)
     met = array("Q")
     for rows in read_rows(file, columns, issues):
         chosen = rows.split() <= 0
-        if fractions:
+        if first:
             chosen &= draw_numbers(rows.group(issues)[0], seed) >= first
         met.frombytes(hash_names(rows.paths, 0).view(np.uint8).data)
         yield rows.latlng[chosen]
     _refuse_repeated(file, columns, np.frombuffer(met, np.uint64))
 
 
-def _lacking(file: Path, columns: Columns, fractions: dict[int, float]) -> list[float]:
-    """The fractions above 0 of those splits that no row is of."""
-    wanted = {split: fraction for split, fraction in fractions.items() if fraction > 0}
+def _first_trained_on(file: Path, columns: Columns, fractions: dict[int, float], seed: int) -> float:
+    """The number by draw_numbers() from which on groups are trained on, as set_aside() has it; 0 where all are."""
+    lacking = {split: fraction for split, fraction in fractions.items() if fraction > 0}
     for rows in read_rows(file, columns, IssueCounts("row")):
         for split in np.unique(rows.split()).tolist():
-            wanted.pop(split, None)
-        if not wanted or rows.splits is None:
+            lacking.pop(split, None)
+        if not lacking or rows.splits is None:
             break
-    return list(wanted.values())
-
-
-def _first_trained_on(file: Path, columns: Columns, fractions: list[float], seed: int) -> float:
-    """The number by draw_numbers() from which on groups are trained on, as set_aside() has it."""
-    below = np.cumsum(fractions)
+    if not lacking:
+        return 0.0
+    below = np.cumsum(list(lacking.values()))
     every, parts = [], set()
     for rows in read_rows(file, columns, IssueCounts("row")):
         groups = rows.group(IssueCounts("row"))[0][rows.split() <= 0]
@@ -447,7 +435,7 @@ def _first_trained_on(file: Path, columns: Columns, fractions: list[float], seed
             f"{file} has too few groups to train on ({len(drawn)}) to set one aside for each of validation and testing "
             "that no row is of; add some, or give a fraction of 0 where none is to be set aside."
         )
-    return float(drawn[set_aside(drawn, fractions)[-1]])
+    return float(drawn[set_aside(drawn, list(lacking.values()))[-1]])
 
 
 def _refuse_repeated(file: Path, columns: Columns, hashed: np.ndarray) -> None:

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from backbone.errors import InputError
 from data.image_list import are_there
-from data.records import Issue, Records
-from data.splits import hash_names
+from data.records import SPLITS, Issue, Records
+from data.splits import hash_names, split_named
 
 _CHUNK = 10_000  # rows read at a time: more lists at once would keep the garbage collector busy
 
@@ -153,6 +153,18 @@ def relative_paths(file: Path, paths: np.ndarray, lines: np.ndarray) -> np.ndarr
         return os.path.normpath(path) if b"./" in path or b"//" in path else path
 
     return np.array([written(path) for path in paths.tolist()], np.bytes_)
+
+
+def split_numbers(file: Path, cells: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """The positions in SPLITS, int8 (N,), that the `cells` of a column name, bytes (N,). Raises InputError."""
+    names, which = np.unique(cells, return_inverse=True)
+    known = [split_named(name.decode(errors="replace")) for name in names.tolist()]
+    numbers = np.array([-1 if name is None else SPLITS.index(name) for name in known], np.int8)[which]
+    if (numbers < 0).any():
+        row = int(np.argmin(numbers))
+        text = cells[row].decode(errors="replace")
+        raise InputError(f"{file}, line {lines[row]}: the split is {text!r}; it must be train, val or test.")
+    return numbers
 
 
 def refuse_repeated(source: str | Path, names: np.ndarray) -> None:
