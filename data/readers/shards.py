@@ -6,6 +6,7 @@ share their path up to the first dot of its last part are one sample: `key.jpg`,
 
 import itertools
 import json
+import math
 import os
 import re
 import tarfile
@@ -136,12 +137,12 @@ def _place(given: dict[str, Any], file: Path, name: str) -> tuple[float, float]:
     """(latitude, longitude) of a JSON, NaN where it has none. Raises InputError for what is not numbers."""
     values = next(([given[key] for key in names] for names in _NAMES if {*names} <= given.keys()), [None])
     if None in values or "" in values:
-        return np.nan, np.nan
+        return math.nan, math.nan
     try:
         latitude, longitude = map(float, values)
     except (TypeError, ValueError):
-        latitude = longitude = np.nan
-    if not np.isfinite([latitude, longitude]).all():
+        latitude = longitude = math.nan
+    if not math.isfinite(latitude + longitude):
         raise InputError(f"{file}: the JSON of {name} has the place {values}; it must be latitude and longitude.")
     return latitude, longitude
 
