@@ -62,14 +62,20 @@ PRESETS: dict[str, Columns] = {
     "geo_clip": Columns("IMG_FILE", "LAT", "LON"),
 }
 
-# In a header, in any case, where no column is named for it; the first that is there.
+# What a header calls them, in any case, where no column is named for it; the first that is there.
 # fmt: off
 GROUP_NAMES = (
     "author", "author_id", "photographer", "creator_id", "creator", "owner", "uid", "user", "user_id",
     "sequence", "sequence_id", "place", "place_id",
 )
 # fmt: on
-_TAKEN_NAMES = ("taken", "date_taken", "datetaken", "captured_at", "date", "datetime")
+_NAMES: dict[str, tuple[str, ...]] = {
+    "path": ("path", "filename", "file_name", "img_file", "img_id", "id"),
+    "latitude": ("latitude", "lat"),
+    "longitude": ("longitude", "lon", "lng", "long"),
+    "group": GROUP_NAMES,
+    "taken": ("taken", "date_taken", "datetaken", "captured_at", "date", "datetime"),
+}
 
 
 def choose_columns(
@@ -116,31 +122,18 @@ def _layout(file: Path, columns: Columns, paths: bool) -> _Layout:
     if not columns.header:
         positions = [_position(table, name, getattr(columns, name)) for name in columns._fields[:5]]
         return _Layout(table, -1, *positions)
-    chosen = _told(table, columns)
-    wanted = {"path": paths, "latitude": True, "longitude": True, "group": columns.group is not None}
-    for field, name in zip(wanted, chosen, strict=False):
-        at = table.column(str(name))
-        if wanted[field] and at < 0:
-            _refuse_missing(table, field, str(name))
-        if wanted[field] and table.cells.count(table.cells[at]) > 1:
+    required = {"latitude", "longitude", "path" if paths else "", "group" if columns.group is not None else ""}
+    found = []
+    for field, known in _NAMES.items():
+        named = getattr(columns, field)
+        names = known if named is None else (str(named), *(known if field == "taken" else ()))
+        at = table.column(*names)
+        if field in required and at < 0:
+            _refuse_missing(table, field, names[0])
+        if field in required and table.cells.count(table.cells[at]) > 1:
             raise InputError(f"{file} has the column {table.cells[at]!r} more than once; give each a name of its own.")
-    names = [() if name is None else (str(name),) for name in chosen[:5]]
-    known = ((), (), (), GROUP_NAMES, _TAKEN_NAMES)
-    found = [table.column(*name, *others) for name, others in zip(names, known, strict=True)]
+        found.append(at)
     return _Layout(table, table.column("split"), *found)
-
-
-def _told(table: CsvTable, columns: Columns) -> Columns:
-    """`columns`, and what they leave open as the first preset has it of which all is there, or else the coordinates."""
-    presets = [
-        preset._replace(**{field: name for field, name in columns._asdict().items() if name is not None})
-        for preset in PRESETS.values()
-        if preset.header
-    ]
-    there = [[table.column(str(name)) >= 0 for name in preset[:3]] for preset in presets]
-    full = [preset for preset, found in zip(presets, there, strict=True) if all(found)]
-    places = [preset for preset, found in zip(presets, there, strict=True) if all(found[1:])]
-    return (full or places or presets)[0]
 
 
 def _position(table: CsvTable, field: str, position: Any) -> int:

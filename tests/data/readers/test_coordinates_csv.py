@@ -2,23 +2,37 @@ import numpy as np
 import pytest
 
 from backbone import InputError
-from data import coordinates_csv
-from data.coordinates import LeftOut
-from data.coordinates_columns import PRESETS, choose_columns, group_name
-from data.coordinates_csv import read_rows, stream_coordinates
+from data.coordinates import IssueCounts
+from data.readers import coordinates_csv, csv_table
+from data.readers.coordinates_csv import (
+    Columns,
+    choose_columns,
+    day_of,
+    group_name,
+    read_rows,
+    stream_coordinates,
+    training_coordinates,
+)
+from data.splits import draw_numbers
+
+TOLD = Columns()  # by the header
 
 
-def streamed(file, columns=None, left_out=None):
-    return np.concatenate(list(stream_coordinates(file, columns, left_out)))
+def streamed(file, columns=TOLD, counts=None):
+    return np.concatenate(list(stream_coordinates(file, columns, counts or IssueCounts("row"))))
 
 
-def read(file, columns=None, left_out=None):
+def read(file, columns=TOLD, counts=None):
     """All rows as [(line, latlng, path, group, taken, split)]."""
     found = []
-    for rows in read_rows(file, columns, left_out):
-        others = [[None] * len(rows.lines) if part is None else part.tolist() for part in rows[2:]]
+    for rows in read_rows(file, columns, counts or IssueCounts("row")):
+        others = [[None] * len(rows.lines) if part is None else part.tolist() for part in rows[3:]]
         found += zip(rows.lines.tolist(), map(tuple, rows.latlng.tolist()), *others, strict=True)
     return found
+
+
+def training(file, columns=TOLD, **settings):
+    return np.concatenate(list(training_coordinates(file, columns, IssueCounts("row"), **settings)))
 
 
 def write(path, text):
@@ -30,7 +44,7 @@ def test_streaming_equals_full_reading_and_a_plain_parser(tmp_path, monkeypatch)
     """All that may stand in a CSV, in chunks that end in every place."""
     generator = np.random.default_rng(0)
     text, expected = "\ufeffpath,note,latitude,longitude\r\n", []
-    counts = dict.fromkeys(LeftOut().counts, 0)
+    counts = dict.fromkeys(IssueCounts("row").counts, 0)
     line = 1
     for i in range(400):
         latitude, longitude = generator.uniform((-90, -180), (90, 180)).round(int(generator.integers(0, 12))).tolist()
@@ -54,12 +68,12 @@ def test_streaming_equals_full_reading_and_a_plain_parser(tmp_path, monkeypatch)
     file = write(tmp_path / "a.csv", text)
     for chunk in (1, 7, 100, 100_000):
         monkeypatch.setattr(coordinates_csv, "_CHUNK", chunk)
-        monkeypatch.setattr(coordinates_csv, "_ROWS", 1 + chunk % 97)
-        ours, theirs = LeftOut(), LeftOut()
-        assert read(file, left_out=ours) == expected
-        assert streamed(file, left_out=theirs).tolist() == [list(latlng) for _, latlng, *_ in expected]
+        monkeypatch.setattr(csv_table, "_CHUNK", 1 + chunk % 97)
+        ours, theirs = IssueCounts("row"), IssueCounts("row")
+        assert read(file, counts=ours) == expected
+        assert streamed(file, counts=theirs).tolist() == [list(latlng) for _, latlng, *_ in expected]
         assert ours.counts == theirs.counts == counts
-        assert ours.lines("row", file) == theirs.lines("row", file)
+        assert ours.issues == theirs.issues
 
 
 def test_numbers_are_read_to_the_bit(tmp_path):
@@ -67,7 +81,7 @@ def test_numbers_are_read_to_the_bit(tmp_path):
     rows = "\n".join(f"{latitude!r};{longitude!r}" for latitude, longitude in latlng.tolist())
     file = write(tmp_path / "a.csv", f"latitude;longitude\n{rows}")  # and no path, nor an end to the last line
     assert (streamed(file) == latlng).all()
-    with pytest.raises(InputError, match="no column 'path' for the path; the nearest are "):
+    with pytest.raises(InputError, match=r"no column 'path'.*path_column"):
         read(file)
 
 
@@ -85,20 +99,19 @@ def test_yfcc100m_has_no_header_tabs_and_longitude_first(tmp_path, row):
     cells = [{"lng": "139.69", "lat": "35.68", "title": '"open+quote'}, {"lng": "", "lat": "", "title": "none"}]
     cells += [{"lng": "-43.17", "lat": "-22.91", "title": "Rio"}]
     file = write(tmp_path / "yfcc100m_dataset", "".join(row.format(**cell) for cell in cells))
-    columns = choose_columns("yfcc100m")
-    left_out = LeftOut()
-    assert streamed(file, columns, left_out).tolist() == [[35.68, 139.69], [-22.91, -43.17]]
-    assert left_out.counts["no position"] == 1
+    columns, counts = choose_columns("yfcc100m"), IssueCounts("row")
+    assert streamed(file, columns, counts).tolist() == [[35.68, 139.69], [-22.91, -43.17]]
+    assert counts.counts["no position"] == 1
     name = b"4e2f7a26a1dfbf165a7e30bdabf7e72a" if row is YFCC_25 else b"6985418911"
     taken = (name, b"39019111@N00", b"2012-02-16 09:56:37.0", None)
     assert read(file, columns) == [(1, (35.68, 139.69), *taken), (3, (-22.91, -43.17), *taken)]
     if row is YFCC_25:
         assert read(file, choose_columns("yfcc100m", path="1"))[0][2] == b"6985418911"
-    with pytest.raises(InputError, match=r"'id', but yfcc100m has no header; give its position from 0"):
+    with pytest.raises(InputError, match="path is 'id', but yfcc100m has no header"):
         choose_columns("yfcc100m", path="id")
-    with pytest.raises(InputError, match=r"no column 'latitude' .* \(a file without a header\?"):
+    with pytest.raises(InputError, match=r"no column 'latitude'.*no header"):
         streamed(write(tmp_path / "bare.csv", "35.68,139.69\n"))
-    with pytest.raises(InputError, match=r"line 1: it has 3 columns separated by tabs"):
+    with pytest.raises(InputError, match="line 1: it has 3 columns"):
         streamed(write(tmp_path / "short.tsv", "1\t2\t3\n"), columns)
 
 
@@ -119,11 +132,13 @@ def test_yfcc100m_has_no_header_tabs_and_longitude_first(tmp_path, row):
         ),
         ("geo_clip", "IMG_FILE,LAT,LON", "a.jpg,-22.9,-43.17", (b"a.jpg", None, None)),
         ("path_lat_lon", "path,latitude,longitude,Owner", "a.jpg,-22.9,-43.17,me", (b"a.jpg", b"me", None)),
+        ("path_lat_lon", " Path,LATITUDE,Longitude,user,Author", "a.jpg,-22.9,-43.17,u,me", (b"a.jpg", b"me", None)),
+        (None, "filename,lat,lng,Date", "a.jpg,-22.9,-43.17,2020", (b"a.jpg", None, b"2020")),
     ],
 )
-def test_the_header_tells_the_preset(tmp_path, preset, header, row, expected):
+def test_the_header_tells_the_columns_in_any_case(tmp_path, preset, header, row, expected):
     file = write(tmp_path / "a.csv", f"{header}\n{row}\n")
-    for columns in (None, PRESETS[preset], choose_columns(preset)):
+    for columns in (TOLD, choose_columns(preset)):
         assert read(file, columns) == [(2, (-22.9, -43.17), *expected, None)]
         assert streamed(file, columns).tolist() == [[-22.9, -43.17]]
 
@@ -137,39 +152,37 @@ def test_columns_are_named_one_by_one(tmp_path):
     plain = write(tmp_path / "b.csv", "path,latitude,longitude,who\na.jpg,1,2,me\n")
     assert read(plain, choose_columns(group="who"))[0][3] == b"me"
     assert read(plain)[0][3] is None
-    with pytest.raises(InputError, match="preset 'flickr' is unknown; it must be one of path_lat_lon, yfcc100m"):
+    named = write(tmp_path / "c.csv", "file,LAT,LON\na.jpg,1,2\n")
+    assert read(named, choose_columns(path="file")) == [(2, (1.0, 2.0), b"a.jpg", None, None, None)]
+    with pytest.raises(InputError, match=r"'flickr' .*path_lat_lon, yfcc100m"):
         choose_columns("flickr")
+    with pytest.raises(InputError, match="no column 'regio' for the group; the nearest are 'who'"):
+        read(plain, choose_columns(group="regio"))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,latitude,longitude\na,1,2\nb,nan,2\n", r"line 3: the latitude is nan; it must be a number, or empty"),
-        ("path,latitude,longitude\na,1,2\n\nb,,\nc,1,-inf\n", r"line 5: the longitude is -inf"),
-        ("path,latitude,longitude\na,1,2\nb,91,2\nc,,\n", r"line 3: the latitude is 91, beyond 90; "),
-        ('path,note,latitude,longitude\na,"x\ny",1,2\nb,,1,361\n', r"line 4: the longitude is 361"),
-        ("path,latitude,longitude\na,1,2\nb,48°,2\n", r"line 3: the latitude is '48°'; it must be in degrees"),
-        ("path;latitude;longitude\na;48,8;2,3\n", r"line 2: the latitude is '48,8'; .*a decimal point is wanted"),
-        ("path,latitude,longitude\na,1,2\nb,1\n", r"line 3: it has 2 values, and at least 3 are wanted"),
-        (
-            "path,latitude,longitude\nTokyo,139.69,35.68\n",
-            r"line 2: the latitude is 139.69, beyond 90; .*likely swapped",
-        ),
-        ("path,Latitude,lon\na,1,2\n", r"no column 'latitude' for the latitude; the nearest are 'Latitude'"),
-        ("path,lat,lon\na,1,2\n", r"no column 'latitude' for the latitude; the nearest are 'lat'"),
-        ("path,latitude,latitude,longitude\na,1,1,2\n", "has the column 'latitude' more than once"),
-        ("path,latitude,longitude\n", r"has no position \(no rows\)"),
-        (
-            "path,latitude,longitude\na,,\nb,0,0\n",
-            r"has no position \(1 row without a position, .*; 1 row at \(0, 0\)",
-        ),
+        ("path,latitude,longitude\na,1,2\nb,nan,2\n", "line 3: the latitude is nan"),
+        ("path,latitude,longitude\na,1,2\n\nb,,\nc,1,-inf\n", "line 5: the longitude is -inf"),
+        ("path,latitude,longitude\na,1,2\nb,91,2\nc,,\n", "line 3: the latitude is 91"),
+        ('path,note,latitude,longitude\na,"x\ny",1,2\nb,,1,361\n', "line 4: the longitude is 361"),
+        ("path,latitude,longitude\na,1,2\nb,48°,2\n", "line 3: the latitude is '48°'"),
+        ("path;latitude;longitude\na;48,8;2,3\n", "line 2: the latitude is '48,8'; .*decimal point"),
+        ("path,latitude,longitude\na,1,2\nb,1\n", "line 3: it has 2 values, but 3 or more"),
+        ("path,latitude,longitude\nTokyo,139.69,35.68\n", "line 2: the latitude is 139.69, .*likely swapped"),
+        ("path,Latitude,easting\na,1,2\n", "no column 'longitude' .*'Latitude'.*longitude_column"),
+        ("path,latitude,latitude,longitude\na,1,1,2\n", "'latitude' more than once"),
+        ("path,latitude,longitude\n", r"no position \(no rows\)"),
+        ("path,latitude,longitude\na,,\nb,0,0\n", r"no position \(1 row without .*; 1 row at \(0, 0\)"),
         ("", "is empty"),
         ("<!DOCTYPE html>\n<html>", "is a web page"),
-        (b"PK\x03\x04\x14\x00\x00\x00", "is not text in UTF-8; unpack it"),
+        (b"PK\x03\x04\x14\x00\x00\x00", "is not text in UTF-8"),
+        (None, "does not exist"),
     ],
 )
 def test_a_csv_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, text, message):
-    file = write(tmp_path / "a.csv", text)
+    file = tmp_path / "a.csv" if text is None else write(tmp_path / "a.csv", text)
     for reader in (read, streamed):
         with pytest.raises(InputError, match=message) as raised:
             reader(file)
@@ -179,18 +192,14 @@ def test_a_csv_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, text, mess
 
 def test_lines_are_right_far_into_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(coordinates_csv, "_CHUNK", 40)
-    monkeypatch.setattr(coordinates_csv, "_ROWS", 30)
+    monkeypatch.setattr(csv_table, "_CHUNK", 30)
     rows = [f'{i}.jpg,"{"x" * (i % 7)}",{i / 100},{i / 50}' for i in range(3000)]
-    rows[2500] = "2500.jpg,,95,1"
-    file = write(tmp_path / "a.csv", "path,note,latitude,longitude\n" + "\n".join(rows))
-    for reader in (read, streamed):
-        with pytest.raises(InputError, match="line 2502: the latitude is 95"):
-            reader(file)
-    rows[2500] = "2500.jpg,,"
-    write(file, "path,note,latitude,longitude\n" + "\n".join(rows))
-    for reader in (read, streamed):
-        with pytest.raises(InputError, match="line 2502: it has 3 values, and at least 4"):
-            reader(file)
+    for row, message in (("2500.jpg,,95,1", "the latitude is 95"), ("2500.jpg,,", "it has 3 values")):
+        rows[2500] = row
+        file = write(tmp_path / "a.csv", "path,note,latitude,longitude\n" + "\n".join(rows))
+        for reader in (read, streamed):
+            with pytest.raises(InputError, match=f"line 2502: {message}"):
+                reader(file)
 
 
 @pytest.mark.parametrize("column", ["path", "author"])
@@ -198,14 +207,82 @@ def test_a_cell_that_would_widen_all_others_is_refused_with_its_line(tmp_path, c
     long = {"path": "b.jpg", "author": "me", column: "x" * 401}
     rows = ["a.jpg,1,2,me", f"{'y' * 401},,,me", f"{long['path']},3,4,{long['author']}"]
     file = write(tmp_path / "a.csv", "\n".join(["path,latitude,longitude,author", *rows]))
-    name = "path" if column == "path" else "group"
-    with pytest.raises(InputError, match=rf"line 4: the {name} has 401 bytes, and 400 are the most; shorten it"):
+    with pytest.raises(InputError, match=rf"line 4: the {'path' if column == 'path' else 'group'} has 401 bytes"):
         read(file)
     write(file, file.read_text().replace("x" * 401, "x" * 400))
     assert len(read(file)) == 2
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    for reader in (read, streamed):
-        with pytest.raises(InputError, match=r"none\.csv does not exist; give the path of a CSV"):
-            reader(tmp_path / "none.csv")
+# --- days, and what is trained on -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("same", "others"),
+    [
+        (("31/01/2020 12:00", "31/1/2020", "31/01/2020"), ("01/02/2020 12:00", "30/01/2020")),
+        (
+            ("1577836800000", "1577923199999", "1577836800", "1577836800.0"),
+            ("1577923200000", "1577836799"),
+        ),  # 2020-01-01
+        (("2020-01-31 23:59", "2020:01:31 00:00:00", "20200131T0900", "20200131090000", "2020-1-31"), ("2020-02-01",)),
+        (("2020-01-31T12:00:00Z", "2020/01/31", "202001311200"), ("2020-01-30",)),
+        (("1.2.20 8:00", "01.02.20"), ("2.1.20",)),
+        (("2020-01",), ("2020-02", "2020")),
+        (("", "soon", "0000:00:00 00:00:00", "0000", "00/00/2020", "12:30:45"), ("2020:01:01",)),
+    ],
+)
+def test_dates_of_one_day_have_one_name(same, others):
+    names = {day_of(text.encode()) for text in same}
+    assert len(names) == 1
+    assert not names & {day_of(text.encode()) for text in others}
+    assert (b"" in names) == ("" in same)
+
+
+def test_days_by_hand():
+    assert day_of(b"1580472000") == day_of(b"2020-01-31 12:00:00.0") == b"2020:01:31"  # date -u -d @1580472000
+    assert day_of(b"1580515200000") == b"2020:02:01"
+
+
+def test_rows_of_which_no_day_can_be_read_are_counted(tmp_path):
+    head = "path,latitude,longitude,taken\n"
+    file = write(tmp_path / "a.csv", f"{head}a,1,2,1577836800\nb,1,3,soon\nc,1,4,\nd,1,5,1577840000\ne,1,6,later\n")
+    counts = IssueCounts("row")
+    (rows,) = read_rows(file, TOLD, counts)
+    names, by = rows.group(counts)
+    assert names.tolist() == [b"2020:01:01", b"b", b"c", b"2020:01:01", b"e"]
+    assert by == "day"
+    assert [(issue.count, issue.first) for issue in counts.issues] == [(2, "line 3, 'soon'")]
+    (rows,) = read_rows(write(file, f"{head}a,1,2,soon\nb,1,3,\n"), TOLD, counts)
+    assert rows.group(counts)[1] == "image"
+
+
+def test_a_partition_is_given_the_training_rows_alone(tmp_path):
+    rows = [(f"{i}.jpg", i / 10, i / 5 + 1, f"author {i // 10}") for i in range(500)]
+
+    def found(header, lines):
+        file = write(tmp_path / "a.csv", "\n".join([header, *(",".join(map(str, line)) for line in lines)]))
+        return training(file, val_fraction=0.2, test_fraction=0.1, seed=3)
+
+    for header, column in (("path,latitude,longitude,author", 3), ("path,latitude,longitude", 0)):
+        drawn = draw_numbers(np.array([row[column] for row in rows], "S"), 3)
+        expected = [[a, b] for (_, a, b, _), number in zip(rows, drawn, strict=True) if number >= 0.3]
+        assert found(header, [row[: header.count(",") + 1] for row in rows]).tolist() == expected
+        assert 250 < len(expected) < 450
+    assert len(found("LAT,LON", [row[1:3] for row in rows])) == 500
+    split = [(*row, ("Train", "val", "test")[i % 3]) for i, row in enumerate(rows)]
+    trained = found("path,latitude,longitude,author,split", split)
+    assert trained.tolist() == [[a, b] for _, a, b, *_ in rows[::3]]
+    with pytest.raises(InputError, match="line 3: the split is 'held'"):
+        found("path,latitude,longitude,split", [("a", 1, 2, "train"), ("b", 1, 2, "held")])
+
+
+def test_an_image_that_is_listed_twice_is_refused_in_a_partition_too(tmp_path):
+    rows = [f"{name},{i},{i},author {i}" for i, name in enumerate(["a.jpg", "b.jpg", "c/../b.jpg", "d.jpg"])]
+    file = write(tmp_path / "a.csv", "\n".join(["path,latitude,longitude,author", *rows]))
+    settings = {"val_fraction": 0, "test_fraction": 0, "seed": 0}
+    with pytest.raises(InputError, match=r"lists b\.jpg more than once \(lines 3 and 4\)"):
+        training(file, **settings)
+    write(file, file.read_text().replace("c/../b", "c"))
+    assert len(training(file, **settings)) == 3  # one is at (0, 0)
+    with pytest.raises(InputError, match="too few groups"):
+        training(write(file, "path,latitude,longitude\na,1,2\n"), val_fraction=0.5, test_fraction=0, seed=0)
