@@ -1,12 +1,16 @@
 """What several test files use."""
 
 import hashlib
+import io
+import json
 import re
+import tarfile
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 
 from tasks.runs import AtomicCheckpointIO
 
@@ -64,3 +68,27 @@ def refused(main, args, message, capsys):
     assert error.startswith("error: ")
     assert "\n" not in error
     assert not Path("runs").exists()
+
+
+def write_tar(file, members):
+    with tarfile.open(file, "w") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def write_shards(folder, sizes, *, positions=lambda i: {"latitude": i / 4 - 60, "longitude": i / 2 - 100}, images=None):
+    """Shards of images, whose red is their number, with their JSON; which of the two is first alternates."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard, size in enumerate(sizes):
+        members = []
+        for i in range(sum(sizes[:shard]), sum(sizes[:shard]) + size):
+            content = io.BytesIO()
+            Image.new("RGB", (40, 40), (i % 256, 0, 100)).save(content, "png")
+            sample = [(f"{i:05}.png", content.getvalue() if images is None else images[i])]
+            if (given := positions(i)) is not None:
+                sample.append((f"{i:05}.json", json.dumps(given).encode()))
+            members += sample if i % 2 else sample[::-1]
+        write_tar(folder / f"train-{shard:03}.tar", members)
+    return f"{folder}/train-{{000..{len(sizes) - 1:03}}}.tar"

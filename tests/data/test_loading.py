@@ -50,6 +50,27 @@ def test_start_skips_once_and_leaves_the_length_of_an_epoch():
     assert len(list(resumed)) == 10
 
 
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_items_that_lie_together_are_drawn_near_each_other(replicas):
+    runs = np.array([2500, 30, 1, 900, 2500, 69])
+
+    def draw(epoch, start=0):
+        settings = {"seed": 1, "shuffle": True, "epoch": epoch, "num_replicas": replicas, "runs": runs, "start": start}
+        return [indices(EpochSampler(6000, rank=rank, **settings)) for rank in range(replicas)]
+
+    shares = draw(0)
+    order = np.concatenate(shares)
+    assert sorted(order.tolist()) == list(range(6000))
+    assert {len(share) for share in shares} == {6000 // replicas}
+    assert draw(0) == shares != draw(1)
+    assert draw(0, start=77) == [share[77:] for share in shares]
+    for start in range(0, 6000, 1000):  # what a disk reads for a window: about ten pieces of 100, from anywhere
+        window = np.sort(order[start : start + 1000])
+        assert 5 < (np.diff(window) > 1).sum() < 15
+        assert np.ptp(window) > 3000
+        assert abs(np.corrcoef(order[start : start + 1000], np.arange(1000))[0, 1]) < 0.15
+
+
 def test_lightning_leaves_the_sampler_in_place_because_it_is_a_distributed_one():
     assert isinstance(EpochSampler(1, seed=0, shuffle=True), DistributedSampler)
 

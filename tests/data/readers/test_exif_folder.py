@@ -1,11 +1,16 @@
+import re
 import struct
 
 import numpy as np
 import pytest
+from helpers import tree
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from data.exif_positions import exif_position, exif_taken, position_of
+from backbone import InputError
+from data.readers import exif_folder
+from data.readers.exif_folder import exif_position, exif_taken, position_of
+from data.records import SPLITS, UNSPLIT
 
 PARIS = (48 + 51 / 60 + 29.9 / 3600, 2 + 21 / 60 + 5 / 3600)
 
@@ -143,3 +148,80 @@ def test_a_position_that_stands_for_none_and_one_past_180_are_as_in_training(tmp
     exif = tiff({1: letter(b"N"), 2: triple((5, 1)), 3: letter(b"E"), 4: triple((200, 1))})
     Image.new("RGB", (8, 8)).save(tmp_path / "b.jpg", exif=exif)
     assert exif_position(tmp_path / "b.jpg") == (5.0, -160.0)
+
+
+# --- a folder -------------------------------------------------------------------------------------------------------
+
+
+def noise(i):
+    return np.random.default_rng(i).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+
+
+def test_a_folder_with_its_splits(places_root):
+    before = tree(places_root)
+    records = exif_folder.read(places_root)
+    assert np.bincount(records["split"]).tolist() == [12, 6, 6]
+    assert (records.grouped_by, records.issues) == ("day", ())
+    for i in range(len(records)):
+        assert records.path(i).parent == places_root / SPLITS[records["split"][i]]
+        assert records["latlng"][i].tolist() == list(exif_position(records.path(i)))
+        assert records["group"][i].decode() == exif_taken(records.path(i)).day
+    assert tree(places_root) == before
+
+
+def test_folders_named_otherwise(write_places, tmp_path):
+    records = exif_folder.read(write_places(tmp_path / "a", {"Train": 6, "valid": 5, "testing": 4, "more": 3}))
+    assert np.bincount(records["split"]).tolist() == [6, 5, 4]
+    assert [(issue.count, issue.first) for issue in records.issues] == [(3, "more/more_000.jpg")]
+    records = exif_folder.read(write_places(tmp_path / "b", {"val": 3, "more": 3}))  # without train they are names
+    assert records["split"].tolist() == [UNSPLIT] * 6
+
+
+def test_images_without_a_position_are_counted_by_what_is_amiss(tmp_path, write_photo):
+    for i in range(12):
+        write_photo(tmp_path / f"{i:02}.jpg", noise(i), (i + 1, i), f"2021:01:{i + 1:02} 00:00:00" if i % 2 else "")
+    for i in range(3):
+        write_photo(tmp_path / f"no_gps_{i}.jpg", noise(50 + i), None)
+    write_photo(tmp_path / "zero.jpg", noise(60), (0.0, 0.0))
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
+    Image.new("RGB", (9, 9)).save(tmp_path / "bare.png")
+    for name, gps in (
+        ("zerozero.jpg", {1: "N", 2: (IFDRational(0, 0),) * 3, 3: "E", 4: (1.0, 0.0, 0.0)}),
+        ("noref.jpg", {2: (1.0, 0.0, 0.0), 3: "E", 4: (1.0, 0.0, 0.0)}),
+        ("far.jpg", {1: "N", 2: (99.0, 0.0, 0.0), 3: "E", 4: (1.0, 0.0, 0.0)}),
+        ("wrapped.jpg", {1: "N", 2: (9.0, 0.0, 0.0), 3: "E", 4: (200.0, 0.0, 0.0)}),
+    ):
+        exif = Image.Exif()
+        exif.get_ifd(34853).update(gps)
+        Image.fromarray(noise(70)).save(tmp_path / name, exif=exif.tobytes())
+    (tmp_path / "notes.txt").write_text("x")
+    records = exif_folder.read(tmp_path)
+    assert [
+        (issue.count, issue.first, word in issue.what)
+        for issue, word in zip(
+            records.issues, ("without", "0/0", "N or S", "cannot be", "(0, 0)", "180", "read"), strict=True
+        )
+    ] == [
+        (4, "bare.png", True),
+        (1, "zerozero.jpg", True),
+        (1, "noref.jpg", True),
+        (1, "far.jpg", True),
+        (1, "zero.jpg", True),
+        (1, "wrapped.jpg", True),
+        (1, "broken.jpg", True),
+    ]
+    assert len(records) == 13
+    assert dict(zip(records.file_names.tolist(), records["latlng"].tolist(), strict=True))[b"wrapped.jpg"] == [9, -160]
+    assert records["group"][:3].tolist() == [b"00.jpg", b"2021:01:02", b"02.jpg"]
+
+
+def test_folders_that_cannot_be_used(tmp_path, write_photo):
+    write_photo(tmp_path / "none" / "a.jpg", noise(0), None)
+    with pytest.raises(InputError, match=r"no image with a GPS position \(1 image without"):
+        exif_folder.read(tmp_path / "none")
+    (tmp_path / "none" / "list.csv").write_text("path,latitude,longitude\n")
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "none" / "list.csv"))):
+        exif_folder.read(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty"):
+        exif_folder.read(tmp_path / "empty")
