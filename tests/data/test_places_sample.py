@@ -11,8 +11,8 @@ from matplotlib.path import Path as Outline
 from PIL import ExifTags, Image
 
 from backbone.errors import InputError
-from data.coordinates import LeftOut
-from data.coordinates_csv import read_rows
+from data.coordinates import IssueCounts
+from data.readers.coordinates_csv import Columns, read_rows
 from data.samples import places
 from data.samples.__main__ import main
 from data.samples.places import (
@@ -88,9 +88,9 @@ def test_the_csv_lists_every_picture_once_and_the_projects_reader_takes_all_of_i
     for file in files:
         with Image.open(sample / file) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (WIDTH, HEIGHT))
-    left_out = LeftOut()
-    (read,) = read_rows(sample / "photographs.csv", None, left_out)
-    assert sum(left_out.counts.values()) == 0
+    counts = IssueCounts("row")
+    (read,) = read_rows(sample / "photographs.csv", Columns(), counts)
+    assert not counts.issues
     np.testing.assert_array_equal(read.latlng, positions(rows))
     assert read.groups.tolist() == [row["author"].encode() for row in rows]
     assert read.taken.tolist() == [row["taken"].encode() for row in rows]
