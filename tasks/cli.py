@@ -129,6 +129,8 @@ class _Cli(LightningCLI):
                 parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        parser.parse_args(args)  # --help and --print_config end here, and so does a mistake
+
         def parse(args: list[str]) -> dict[str, Any]:
             given = parser.parse_args(args, defaults=False)
             return given[given.subcommand].as_dict()
@@ -279,7 +281,9 @@ class _Cli(LightningCLI):
         if self.datamodule.bad_images.reasons:
             print(f"{len(self.datamodule.bad_images.reasons)} images were left out: {self.run_dir / 'bad_images.txt'}")
         if self.run_dir.is_dir():
-            print(f"pictures: {self.run_dir / 'pictures'}\nrun: {self.run_dir}")
+            if (self.run_dir / "pictures").is_dir():
+                print(f"pictures: {self.run_dir / 'pictures'}")
+            print(f"run: {self.run_dir}")
 
 
 # Lightning's remarks to programmers; each is on purpose here.
