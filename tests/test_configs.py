@@ -71,7 +71,7 @@ def teacher_for(config):
 def test_config_trains_validates_and_leaves_a_whole_run(config, request, checkpoint, capsys):
     task = config.parent.name
     root = str(request.getfixturevalue(DATA[task]))
-    asked = yaml.safe_load(config.read_text())
+    config_says = yaml.safe_load(config.read_text())
     given = ["--config", str(config), "--data.root", root, *QUICK, *ONCE]
     given += [] if task == "detection" else SMALL
     for name, value in (few := FEWER.get(config.stem, {}) if task == "geolocalization" else {}).items():
@@ -79,7 +79,7 @@ def test_config_trains_validates_and_leaves_a_whole_run(config, request, checkpo
     if teacher := teacher_for(config):
         given += ["--model.teacher", checkpoint(teacher)]
     for name, value in {"version": "", "without_near_duplicates_of": root}.items():
-        if name in asked["data"]:  # what else says which data they are
+        if name in config_says["data"]:  # what else says which data they are
             given += [f"--data.{name}", value]
     run(task, "fit", *given)
     folder = Path(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("run: "))
@@ -93,7 +93,7 @@ def test_config_trains_validates_and_leaves_a_whole_run(config, request, checkpo
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert (Path("runs") / task / "latest").resolve() == folder.resolve()
     used = yaml.safe_load((folder / "config.yaml").read_text())
-    for name, value in asked["model"].items():
+    for name, value in config_says["model"].items():
         assert used["model"][name] == (yaml.safe_load(few[name]) if name in few else value)
 
 
