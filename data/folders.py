@@ -1,13 +1,27 @@
-"""What every reader of a data set's folder needs; no torch, which a command's `--help` should not wait for."""
+"""Folders of images: whether one is there, and what lies in it; the only place that lists them. No torch."""
 
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
+
 from backbone.errors import InputError
+from data.images import IMAGE_ENDINGS
 from data.records import SPLITS, Split  # noqa: F401  # until the readers take them from there
+
+# Left by macOS, Windows, file servers and file systems; no more data than a name with a leading dot.
+_NOT_DATA = frozenset((b"__MACOSX", b"Thumbs.db", b"desktop.ini", b"@eaDir", b"lost+found"))
+_ENDINGS = frozenset(ending.encode() for ending in IMAGE_ENDINGS)
+_THREADS = 16  # they wait for the disk; where it is fast, they are no slower than one
 
 
 def existing_folder(root: str | Path, option: str = "--data.root") -> Path:
-    """The folder that an option names, as a path. Raises InputError where it is none."""
+    """The folder that an option names, as a path. Raises InputError where there is none."""
     path = Path(root)
     if not path.is_dir():
         problem = "is not a folder" if path.exists() else "does not exist"
@@ -20,3 +34,81 @@ def say(line: str) -> None:
     from lightning.pytorch.utilities import rank_zero_only  # it imports torch
 
     rank_zero_only(print)(line, flush=True)
+
+
+@dataclass
+class Listing:
+    """What lies in a folder, to the bottom, links followed; hidden files and what systems leave behind passed over."""
+
+    images: dict[str, list[bytes]] = field(default_factory=dict)  # folder, "" for the root itself, to sorted names
+    others: Counter[str] = field(default_factory=Counter)  # files that are not images by their ending, by that ending
+
+    def names(self) -> np.ndarray:
+        """The images' paths in the root, bytes (N,): folder after folder, in sorted order, as torchvision has them."""
+        folders = sorted(self.images, key=lambda path: path.split("/"))
+        starts = (os.fsencode(folder) + b"/" if folder else b"" for folder in folders)
+        return np.array(
+            [start + name for start, folder in zip(starts, folders, strict=True) for name in self.images[folder]],
+            dtype=np.bytes_,
+        )
+
+
+def list_folder(root: Path) -> Listing:
+    """List `root` by threads, each folder once. Raises InputError where a folder cannot be listed."""
+    listing, seen, level = Listing(), set[tuple[int, int]](), [""]
+    with ThreadPoolExecutor(_THREADS) as pool, tqdm(desc="listing images", unit=" images", delay=2, leave=False) as bar:
+        while level:
+            deeper: list[str] = []
+            for path, (images, subfolders, others, identity) in zip(
+                level, pool.map(lambda path: _list(root, path), level), strict=True
+            ):
+                if identity in seen:  # a link that leads back up, or twice to one folder
+                    continue
+                seen.add(identity)
+                listing.images[path] = images
+                listing.others.update(others)
+                deeper += [f"{path}/{name}" if path else name for name in subfolders]
+                bar.update(len(images))
+            level = deeper
+    return listing
+
+
+def list_images(root: Path) -> np.ndarray:
+    """The paths of all images in `root`, bytes (N,), as `Listing.names` orders them. InputError where there is none."""
+    names = list_folder(root).names()
+    if not len(names):
+        endings = ", ".join(sorted(IMAGE_ENDINGS))
+        raise InputError(f"{root} holds no image by its ending ({endings}); give a folder of images.")
+    return names
+
+
+def _list(root: Path, path: str) -> tuple[list[bytes], list[str], Counter[str], tuple[int, int]]:
+    """The images, the subfolders and what else lies right in a folder, and its identity on the disk."""
+    images: list[bytes] = []
+    subfolders: list[str] = []
+    others = Counter[str]()
+    try:
+        stat = (root / path).stat()
+        with os.scandir(os.fsencode(root / path)) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith(b".") or name in _NOT_DATA:
+                    continue
+                ending = os.path.splitext(name)[1].lower()  # noqa: PTH122  # a million Paths would take a while
+                if ending in _ENDINGS and _is(entry.is_file):
+                    images.append(name)
+                elif _is(entry.is_dir):
+                    subfolders.append(os.fsdecode(name))
+                else:
+                    broken = entry.is_symlink() and not _is(entry.is_file)
+                    others["links to nothing" if broken else os.fsdecode(ending) or "without an ending"] += 1
+    except OSError as error:
+        raise InputError(f"{root / path} cannot be listed ({error.strerror or error}); make it readable.") from error
+    return sorted(images), sorted(subfolders), others, (stat.st_dev, stat.st_ino)
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except OSError:  # a link that leads round to itself, or where one may not look
+        return False

@@ -172,8 +172,7 @@ class TaskModule(LightningModule):
             )
         count = len(batch["images"])
         self.log("train/loss", loss, prog_bar=True, batch_size=count)
-        if len(losses) > 1:
-            self.log_dict({f"train/loss_{name}": value for name, value in losses.items()}, batch_size=count)
+        self.log_dict({f"train/loss_{name}": value for name, value in losses.items()}, batch_size=count)
         return loss
 
     @contextlib.contextmanager

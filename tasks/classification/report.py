@@ -47,7 +47,8 @@ def write_report(
     `most_confused.png`. The same input gives the same files.
     """
     names = unique_names(class_names)
-    best, probabilities = top_classes(logits, scores.figures["temperature"])
+    temperature = scores.figures["temperature"]
+    best, probabilities = top_classes(logits, 1.0 if np.isnan(temperature) else temperature)
     pairs = confused_pairs(scores.confusion)
 
     recall = {f"recall/{names[k]}": scores.recall[k] for k in np.flatnonzero(scores.images)}

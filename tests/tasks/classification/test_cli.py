@@ -451,13 +451,13 @@ def test_the_sample_is_learnt_from_nothing(capsys):
     assert figures["test/top1"] > 3 / 8
 
 
-def test_a_student_is_taught_from_a_cache_and_compared_with_its_teacher(trained, classes_root, tmp_path, capsys):
+def test_a_student_learns_from_a_cache_and_compared_with_its_teacher(trained, classes_root, tmp_path, capsys):
     teacher, cache = tmp_path / "teacher.ckpt", tmp_path / "cache"
     shutil.copy(trained / "checkpoints" / "best.ckpt", teacher)
     given = ["fit", "--data.root", str(classes_root), *SMALL, *SHORT, "--model.teacher", str(teacher)]
     before = tree(classes_root)
-    keeping = ["--data.views", "2", "--model.cache", str(cache), "--trainer.log_every_n_steps", "1"]
-    assert main([*given, *keeping]) == 0
+    caching = ["--data.views", "2", "--model.cache", str(cache), "--trainer.log_every_n_steps", "1"]
+    assert main([*given, *caching]) == 0
     run = last_run(capsys)
     assert tree(classes_root) == before
     assert (cache / "manifest.json").is_file()
@@ -478,7 +478,7 @@ def test_a_student_is_taught_from_a_cache_and_compared_with_its_teacher(trained,
     teacher.unlink()
     assert main(["test", "--ckpt_path", best, *exact]) == 0
     printed = capsys.readouterr().out
-    assert "without the teacher's figures: the teacher " in printed
+    assert str(teacher) in printed
     run = Path(printed.strip().splitlines()[-1].removeprefix("run: "))
     alone = json.loads((run / "metrics.json").read_text())
     assert alone == {name: value for name, value in figures.items() if "teacher" not in name}
@@ -489,10 +489,10 @@ def test_a_student_is_taught_from_a_cache_and_compared_with_its_teacher(trained,
     [
         (["--model.teacher", "nowhere.ckpt"], "the teacher nowhere.ckpt does not exist"),
         (["--model.teacher", "torchvision:resnet18"], "has no weights, and a random one has nothing to teach"),
-        (["--model.teacher", "math:sqrt"], "the teacher math:sqrt cannot take uint8 pictures"),
+        (["--model.teacher", "math:sqrt"], "the teacher math:sqrt cannot take uint8 images"),
         (["--model.teacher", "[{source: gone.ckpt, share: abc}]"], "'share': 'abc'}, which cannot be read"),
         (["--model.temperature", "0"], "--model.temperature is 0.0; it must be above 0"),
-        (["--model.cache", "c"], "--model.cache is c, but there is no --model.teacher to ask"),
+        (["--model.cache", "c"], "--model.cache is c, but there is no --model.teacher"),
         (["--data.views", "-1"], "--data.views is -1"),
     ],
 )
@@ -502,5 +502,5 @@ def test_a_teacher_that_cannot_be_is_one_sentence_and_no_run(args, message, clas
 
 def test_a_teacher_of_other_classes_is_one_sentence_and_no_run(trained, breeds_root, capsys):
     teacher = ["--model.teacher", str(trained / "checkpoints" / "best.ckpt")]
-    message = r"the student's class 'Siberian_husky' is none of the teacher's 3 \(bar, cross, disc\)"
+    message = r"the student's class 'Siberian_husky' .* bar, cross, disc"
     refused(main, ["fit", "--data.root", str(breeds_root), *SMALL, *teacher], message, capsys)

@@ -301,6 +301,8 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(classes_root, teache
         module.load_state_dict(torch.load(teacher, weights_only=True)["state_dict"])
         datamodule.setup("fit")
         module.prepare(datamodule)
+        module.trainer = trainer(tmp_path)
+        module.trainer.datamodule = datamodule
         batch = next(iter(datamodule.train_dataloader()))
         logits = module.eval()(batch["images"])
         logits.retain_grad()  # the net's own gradients are its rounding times weights of any size
@@ -371,9 +373,7 @@ def test_classes_are_found_by_name_and_others_are_refused_without_a_map(classes_
     _, of_turned = distilled(classes_root, tmp_path, teacher=turned)
     assert of_turned == pytest.approx(losses, abs=1e-6)
     foreign = renamed(teacher, tmp_path / "foreign.ckpt", ["balk", "kreuz", "scheibe"], [0, 1, 2])
-    with pytest.raises(
-        InputError, match=r"class 'bar' is none of the teacher's 3 \(balk, kreuz, scheibe\); give the teacher's `names`"
-    ):
+    with pytest.raises(InputError, match=r"'bar'.*balk, kreuz, scheibe"):
         distilled(classes_root, tmp_path, teacher=foreign)
     _, of_mapped = distilled(classes_root, tmp_path, teacher=[{"source": foreign, "names": ["bar", "cross", "disc"]}])
     assert of_mapped == pytest.approx(losses, abs=1e-6)

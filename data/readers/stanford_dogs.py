@@ -1,0 +1,251 @@
+"""Stanford Dogs: 120 breeds, 12,000 training and 8,580 test images, in the layout that its three archives unpack to.
+
+Khosla et al., 2011, http://vision.stanford.edu/aditya86/ImageNetDogs; `python -m data.stanford_dogs DIR` fetches it.
+The images are ImageNet's, so a trunk pretrained on ImageNet may have seen the test images.
+"""
+
+import hashlib
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+from scipy.io import loadmat
+from tqdm import tqdm
+
+from backbone.errors import InputError, check_options
+from data.folders import list_folder
+from data.records import SPLITS, Issue, Records
+
+_MAX_XML_BYTES = 100_000  # the data set's own have about a thousand
+
+
+def is_stanford_dogs(root: Path) -> bool:
+    """Whether `root` is laid out as Stanford Dogs, complete or not; read() then says what is missing."""
+    marks = ("Annotation", "lists", "train_list.mat", "test_list.mat")
+    return (root / "Images").is_dir() and any((root / mark).exists() for mark in marks)
+
+
+def read(root: Path, *, crop: Literal["full", "bbox"] = "full") -> Records:
+    """The data set in `root`, or a part of it: any two or more class folders, with lists that number them from 1.
+
+    Columns `labels` and `split`: the test list is "test", whole, since its figure is what is compared; of the training
+    list, images that are byte-identical to a test image, to an earlier training image, or to one of another class are
+    left out and counted. With crop="bbox" `crop_xyxy` is the box of the largest object, NaN where its XML has none.
+    Raises InputError where lists, folders and labels do not fit together.
+    """
+    check_options("data", ("crop", crop, crop in ("full", "bbox"), "full or bbox"))
+    images = root / "Images"
+    folders, files = _listed(images)
+    train_list, train, train_labels = _read_list(root, "train_list.mat", folders, files)
+    test_list, test, test_labels = _read_list(root, "test_list.mat", folders, files)
+    if both := sorted(set(train) & set(test)):
+        raise InputError(
+            f"{train_list} and {test_list} both list {both[0]} ({len(both)} such images); "
+            "an image is to train on or to test on: unpack lists.tar again."
+        )
+    same = _same_bytes(images, [*train, *test])
+    kept, issues = _without_copies(same[: len(train)], train_labels, same[len(train) :])
+    issues.append(Issue(f"files in {images} are in neither list and left out", len(files) - len(train) - len(test)))
+    copied = len(test) - len(np.unique(same[len(train) :]))
+    issues.append(Issue("test images are copies of other test images; the official test list is kept whole", copied))
+    train, train_labels = [train[i] for i in np.flatnonzero(kept)], train_labels[kept]
+    per_class = np.bincount(train_labels, minlength=len(folders))
+    if not per_class.all():
+        raise InputError(
+            f"{images / folders[int(np.argmin(per_class))]} has no image to train on in {train_list}, copies aside "
+            f"({int((per_class == 0).sum())} such folders); unpack lists.tar again, or remove the folder."
+        )
+    columns = {
+        "labels": np.concatenate([train_labels, test_labels]),
+        "split": np.repeat(np.array([SPLITS.index("train"), SPLITS.index("test")], np.int8), [len(train), len(test)]),
+    }
+    if crop == "bbox":
+        columns["crop_xyxy"], without = _boxes(root / "Annotation", [*train, *test])
+        issues += without
+    return Records(
+        images,
+        np.array([os.fsencode(file) for file in [*train, *test]]),
+        columns,
+        classes=tuple(re.sub(r"^n\d+-", "", folder).replace("_", " ") for folder in folders),
+        issues=tuple(issue for issue in issues if issue.count),
+    )
+
+
+def _listed(images: Path) -> tuple[tuple[str, ...], set[str]]:
+    """The class folders, sorted, and every image "folder/name" in them."""
+    listing = list_folder(images)
+    folders = sorted(path for path in listing.images if path and "/" not in path)
+    if len(folders) < 2:
+        raise InputError(
+            f"{images} must hold a folder for each class, at least two; it has {folders[0] if folders else 'none'}."
+        )
+    if empty := [folder for folder in folders if not listing.images[folder]]:
+        raise InputError(f"{images / empty[0]} holds no image; unpack images.tar again, or remove the folder.")
+    return tuple(folders), {f"{folder}/{os.fsdecode(name)}" for folder in folders for name in listing.images[folder]}
+
+
+def _read_list(root: Path, name: str, folders: Sequence[str], there: set[str]) -> tuple[Path, list[str], np.ndarray]:
+    """The list's own path, its files "folder/name.jpg", and their labels from 0, int64 (N,)."""
+    places = (root / "lists" / name, root / name)  # lists.tar has no folder of its own and may be unpacked into either
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise InputError(f"{root} has no {name}; looked for {places[0]} and {places[1]}: unpack lists.tar there.")
+    again = "unpack lists.tar again."
+    try:
+        content = loadmat(path)
+    except Exception as error:  # loadmat raises a dozen kinds: ValueError, TypeError, OSError, zlib.error ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} cannot be read as a MATLAB file ({reason}); {again}") from error
+    for key in ("file_list", "labels"):
+        if key not in content:
+            found = ", ".join(f"`{key}`" for key in content if not key.startswith("__")) or "nothing"
+            raise InputError(f"{path} has no `{key}` (found {found}); {again}")
+    files = [_text(path, row, item) for row, item in enumerate(np.ravel(content["file_list"]), start=1)]
+    numbers = np.ravel(content["labels"])
+    if not files or len(files) != len(numbers):
+        raise InputError(f"{path}: `file_list` has {len(files)} items and `labels` {len(numbers)}; {again}")
+    if numbers.dtype.kind not in "iuf" or not (numbers == np.rint(numbers)).all():
+        raise InputError(f"{path}: `labels` must be whole numbers from 1 (found {numbers.dtype}); {again}")
+
+    if twice := [file for file, count in Counter(files).items() if count > 1]:
+        raise InputError(f"{path} lists {twice[0]} more than once ({len(twice)} such images); {again}")
+    if missing := [file for file in files if file not in there]:
+        raise InputError(
+            f"{path} lists {missing[0]}, which is not in {root / 'Images'} ({len(missing)} of {len(files)} images are "
+            "missing); unpack images.tar again, or give lists of the images that are there."
+        )
+    outside = (numbers < 1) | (numbers > len(folders))
+    if outside.any():
+        at = int(np.argmax(outside))
+        raise InputError(
+            f"{path}: the label of {files[at]} is {numbers[at]:g}, not from 1 to {len(folders)}, the number of folders "
+            f"in {root / 'Images'} ({int(outside.sum())} such labels); lists and folders must be of the same data set."
+        )
+    labels = numbers.astype(np.int64) - 1
+    of_folder = {folder: label for label, folder in enumerate(folders)}
+    wrong = labels != [of_folder[file.split("/")[0]] for file in files]
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise InputError(
+            f"{path}: the label of {files[at]} is {labels[at] + 1}, but folder {labels[at] + 1} is "
+            f"{folders[labels[at]]} in the sorted order of {root / 'Images'} ({int(wrong.sum())} such labels); "
+            "lists and folders must be of the same data set."
+        )
+    return path, files, labels
+
+
+def _text(path: Path, row: int, item: Any) -> str:
+    """One item of a MATLAB cell array of strings; refused where it is not "folder/name" below Images/."""
+    text = np.ravel(item)
+    if text.size != 1 or text.dtype.kind != "U":
+        raise InputError(f"{path}: item {row} of `file_list` is not a string; unpack lists.tar again.")
+    parts = str(text[0]).split("/")
+    if len(parts) != 2 or not all(parts) or ".." in parts:
+        raise InputError(
+            f"{path}: item {row} of `file_list` is {str(text[0])[:100]!r}; "
+            "it must be a class folder in Images/ and a file in it, as in n02088364-beagle/n02088364_10108.jpg."
+        )
+    return str(text[0])
+
+
+def _same_bytes(images: Path, files: Sequence[str]) -> np.ndarray:
+    """A number for each file, int64 (N,), the same where two files hold the same bytes.
+
+    Only files of one size are read. Empty and unreadable ones count as different: opening them will say more.
+    """
+    sizes = [(images / file).stat().st_size for file in tqdm(files, desc="comparing images", delay=2, leave=False)]
+    of_size = Counter(sizes)
+    content: dict[str, Any] = {}
+    for file, size in zip(tqdm(files, desc="comparing images of equal size", delay=2, leave=False), sizes, strict=True):
+        if size and of_size[size] > 1:
+            try:
+                with (images / file).open("rb") as opened:
+                    content[file] = hashlib.file_digest(opened, "sha256").digest()
+            except OSError:
+                continue
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(content.get(file, file), len(numbers)) for file in files], dtype=np.int64)
+
+
+def _without_copies(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, list[Issue]]:
+    """Which training images to keep, bool (N,), and how many are left out for which reason.
+
+    `train` and `test` are numbers of _same_bytes().
+    """
+    in_test = np.isin(train, test)
+    _, first, group = np.unique(train, return_index=True, return_inverse=True)
+    ambiguous = ~in_test & np.isin(group, group[labels != labels[first[group]]])
+    later = ~in_test & ~ambiguous & (first[group] != np.arange(len(train)))
+    copies = "training images are left out as copies, byte for byte,"
+    return ~(in_test | ambiguous | later), [
+        Issue(f"{copies} of test images", int(in_test.sum())),
+        Issue(f"{copies} of earlier training images", int(later.sum())),
+        Issue(f"{copies} that have several labels", int(ambiguous.sum())),
+    ]
+
+
+def _boxes(annotation: Path, files: Sequence[str]) -> tuple[np.ndarray, list[Issue]]:
+    """The box of the largest object of each file, float32 (N, 4) xyxy px, NaN where there is none; counted."""
+    boxes = np.full((len(files), 4), np.nan, dtype=np.float32)
+    reasons: Counter[str] = Counter()
+    for row, file in enumerate(tqdm(files, desc="reading the boxes", delay=2, leave=False)):
+        box = _largest_box(annotation / file.rpartition(".")[0])
+        if isinstance(box, str):
+            reasons[box] += 1
+        else:
+            boxes[row] = box
+    without = reasons.total()
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
+    if without == len(files):
+        raise InputError(
+            f"{annotation} has no box for any of {without:,} images ({counts}); unpack annotation.tar there."
+        )
+    return boxes, [Issue(f"images {reason} are used whole", count) for reason, count in sorted(reasons.items())]
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses a document type, and with it entities: ten nested ones expand a 1 kB file to gigabytes."""
+
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        """Called by the parser at a document type."""
+        raise ValueError("it has a document type")
+
+
+def _largest_box(path: Path) -> tuple[float, float, float, float] | str:
+    """The largest box in one XML, xyxy in px within the image, or what is wrong, for counting."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_XML_BYTES + 1)
+        if len(content) > _MAX_XML_BYTES:
+            return "with broken XML"
+        root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_NoDoctype()))
+    except FileNotFoundError:
+        return "without XML"
+    except (OSError, SyntaxError, ValueError, LookupError):  # ParseError is a SyntaxError; LookupError: the encoding
+        return "with broken XML"
+    width, height = (_number(root, key) for key in ("size/width", "size/height"))
+    # A size of 0, or none, says nothing of the image.
+    width, height = (value if value >= 1 else math.inf for value in (width, height))
+    best, best_area = None, 0.0
+    for box in root.iter("bndbox"):
+        x1, y1, x2, y2 = (_number(box, key) for key in ("xmin", "ymin", "xmax", "ymax"))
+        # Corners are pixels from 0, both within the box: objects that fill the image end at width - 1, none at width.
+        x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2 + 1, width), min(y2 + 1, height)
+        if x2 - x1 > 1 and y2 - y1 > 1 and (x2 - x1) * (y2 - y1) > best_area:  # false with a NaN; 1 px is no object
+            best, best_area = (x1, y1, x2, y2), (x2 - x1) * (y2 - y1)
+    return best or "without a box inside the image"
+
+
+def _number(element: ElementTree.Element, path: str) -> float:
+    """The number at `path`; NaN where there is none, or an infinite one."""
+    try:
+        value = float(element.findtext(path) or "nan")
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
