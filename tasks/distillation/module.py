@@ -5,21 +5,20 @@ each image, once, and its outputs are cached. It is a plain object, in no checkp
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, TypeVar
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from backbone.errors import InputError, check_options
 from data.folders import say
-from tasks.distillation.cache import TeacherCache, cached_size, open_filled
+from tasks.distillation.cache import TeacherCache, fill, manifest_of, read_manifest, verify_some
 from tasks.distillation.losses import binary_kl, mse_logits, softmax_kl
 from tasks.distillation.teachers import Ensemble, Kind, Teacher, TeacherOption, build_teacher, output_size
 from tasks.mixing import mix
 from tasks.module import TaskModule
-
-Loaded = TypeVar("Loaded")
 
 
 class DistilledModule(TaskModule):
@@ -61,62 +60,72 @@ class DistilledModule(TaskModule):
 
     def prepare(self, data: Any) -> None:
         """Also load the teacher and ask it about an image of noise, so that one that cannot be used is found now."""
-        check_distillation(self.hparams, data.hparams["views"])
-        if self.hparams["cache_only"]:
-            self.teacher_size = len(self._names) or cached_size(self.hparams["cache"])
-        elif self.hparams["teacher"] is not None:
+        options = self.hparams
+        check_distillation(options, data.hparams["views"])
+        if options["cache_only"]:
+            self.teacher_size = len(self._names) or read_manifest(options["cache"]).get("outputs", 0)
+        elif options["teacher"] is not None:
             self.teacher = self._load_teacher()
             self.teacher_size = output_size(self.teacher, data.input_size)
         super().prepare(data)
-
-    def _load_teacher(self) -> Teacher | Ensemble:
-        return build_teacher(self.hparams["teacher"], self._names, self.kind)
 
     @property
     def _names(self) -> tuple[str, ...]:
         head: Any = self.head
         return () if self.kind == "embeddings" else head.names
 
+    def _load_teacher(self) -> Teacher | Ensemble:
+        return build_teacher(self.hparams["teacher"], self._names, self.kind)
+
+    def _load_if_available(self, otherwise: str) -> Teacher | Ensemble | None:
+        """The teacher; where it cannot be loaded, None, and a line that says what is done `otherwise` and why."""
+        try:
+            return None if self.hparams["teacher"] is None else self._load_teacher()
+        except InputError as error:
+            say(f"{otherwise}: {error}")
+            return None
+
     def on_fit_start(self) -> None:
-        """Open the teacher's cache, where there is one, and fill it."""
+        """Open the teacher's cache, where there is one; compare it with the teacher, and fill it."""
         options, teacher = self.hparams, self.teacher
         self._of_validation, self._cache = {}, None
         if self.teacher_weight == 0:
             return
-        if options["cache_only"] and options["teacher"] is not None:
-            teacher = if_available(self._load_teacher, "the cache is used without being compared with the teacher")
+        if options["cache_only"]:
+            teacher = self._load_if_available("the cache is used without being compared with the teacher")
         if teacher is not None:
             teacher.to(self.device)
         if options["cache"]:
-            assert self.teacher_size is not None  # prepare() was called
-            given = options["cache"], teacher, self.data, self._names, self.teacher_size, self.device
-            self._cache = open_filled(*given, cache_only=options["cache_only"])
+            manifest = manifest_of(self.data, self._names, self.teacher_size or 0, getattr(teacher, "digest", None))
+            self._cache = TeacherCache.open(options["cache"], manifest, cache_only=options["cache_only"])
+            if teacher is not None:
+                verify_some(self._cache, self.data, partial(self._ask, teacher, "train"))
+            if self.teacher is not None:
+                fill(self._cache, self.data, partial(self._ask, self.teacher, "train"))
 
     def losses(self, outputs: Any, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Of the teacher and of the labels, by their weights; what has no weight is not computed."""
         weight, losses = self.teacher_weight, {}
         if weight > 0:
-            losses["teacher"] = weight * self.distance(outputs, self._targets(batch))
+            if self._cache is not None:
+                targets = self._cache.read(batch["view"].cpu(), batch["positions"].cpu()).to(self.device)
+            else:
+                targets = self._ask(self.teacher, "train", batch)
+            losses["teacher"] = weight * self.distance(outputs, targets)
         if weight < 1:
             losses |= {name: (1 - weight) * loss for name, loss in self.head.loss(outputs, batch).items()}
         return losses
 
-    def _targets(self, batch: Mapping[str, Any]) -> Tensor:
-        """What the teacher outputs for a training batch, float32 (B, K)."""
-        if self._cache is not None:
-            return self._cache.read(batch["view"].cpu(), batch["positions"].cpu()).to(batch["images"].device)
-        return self._ask(batch, "train")
-
-    def _ask(self, batch: Mapping[str, Any], split: Literal["train", "val", "test"]) -> Tensor:
-        assert self.teacher is not None  # prepare() or the start of the evaluation has loaded it
-        return self.teacher(batch["images"], [self.data.file(split, place) for place in batch["positions"].tolist()])
+    def _ask(self, teacher: Any, split: Literal["train", "val", "test"], batch: Mapping[str, Any]) -> Tensor:
+        files = [self.data.file(split, position) for position in batch["positions"].tolist()]
+        return teacher(batch["images"].to(self.device), files)
 
     def on_validation_start(self) -> None:
         """Outside a fit, load the teacher for a comparison, where it can be loaded."""
         if self.trainer.state.fn == "fit":
             return
-        if self.teacher is None and self.hparams["teacher"] is not None:
-            self.teacher = if_available(self._load_teacher, "the teacher's figures are left out")
+        if self.teacher is None:
+            self.teacher = self._load_if_available("the teacher's figures are left out")
         if self.teacher is not None:
             self.teacher.to(self.device)
 
@@ -128,11 +137,11 @@ class DistilledModule(TaskModule):
         if self.teacher is None or (in_fit and not self.compared_in_fit):
             return batch
         if not in_fit:
-            return {**batch, "teacher": self._ask(batch, "test" if self.trainer.testing else "val")}
-        positions, asked = batch["positions"].tolist(), self._of_validation
-        if any(position not in asked for position in positions):
-            asked.update(zip(positions, self._ask(batch, "val").cpu(), strict=True))
-        return {**batch, "teacher": torch.stack([asked[place] for place in positions]).to(batch["images"].device)}
+            return {**batch, "teacher": self._ask(self.teacher, "test" if self.trainer.testing else "val", batch)}
+        positions, cached = batch["positions"].tolist(), self._of_validation
+        if any(position not in cached for position in positions):
+            cached.update(zip(positions, self._ask(self.teacher, "val", batch).cpu(), strict=True))
+        return {**batch, "teacher": torch.stack([cached[position] for position in positions]).to(self.device)}
 
 
 class DistilledLogitsModule(DistilledModule):
@@ -159,8 +168,6 @@ class DistilledLogitsModule(DistilledModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        rule = "above 0; 1 leaves the logits as they are"
-        check_options("model", ("temperature", temperature, 0 < temperature < math.inf, rule))
 
     @property
     def teacher_weight(self) -> float:
@@ -182,39 +189,24 @@ class DistilledLogitsModule(DistilledModule):
         return {**batch, "images": mix(images, alike, 1, self.hparams["mixup_alpha"], self.hparams["cutmix_alpha"])[0]}
 
 
-def if_available(load: Callable[[], Loaded], otherwise: str) -> Loaded | None:
-    """What `load` gives; where it raises InputError, None, and a line that says what is done `otherwise` and why."""
-    try:
-        return load()
-    except InputError as error:
-        say(f"{otherwise}: {error}")
-        return None
-
-
 def check_distillation(options: Mapping[str, Any], views: int) -> None:
     """Raise InputError where a module's options contradict each other, or `views` of the data."""
-    teacher, cache, weight = options["teacher"], options["cache"], options.get("teacher_weight")
-    if teacher is None and not (options["cache_only"] and cache):
-        for name in ("cache", "cache_only", "teacher_weight"):  # a config may hold these, and the command the teacher
-            if options.get(name):
-                raise InputError(f"--model.{name} is {options[name]}, but there is no --model.teacher; name one.")
-    if options["distance"] == "mse_logits" and options["temperature"] != 1:
-        raise InputError(
-            f"--model.temperature is {options['temperature']}, but the squared error of logits (--model.distance "
-            "mse_logits) has none; leave one of them out."
-        )
-    if options["cache_only"] and not cache:
-        raise InputError("--model.cache_only is true, but there is no --model.cache; name the folder.")
-    if weight is not None and not 0 <= weight <= 1:
-        raise InputError(f"--model.teacher_weight is {weight}; it must be from 0 (labels alone) to 1 (no labels).")
-    if cache and views < 1:
-        raise InputError(
-            "--model.cache needs fixed views of each image, but --data.views is 0, a new view every epoch; give "
-            "--data.views 8, say."
-        )
-    for name in ("mixup_alpha", "cutmix_alpha"):
-        if cache and options.get(name, 0) > 0:
-            raise InputError(
-                f"--model.{name} is {options[name]}, but a --model.cache has no outputs for mixed images; leave one of "
-                "them out."
-            )
+    values = {"teacher_weight": None, "temperature": 1.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0, **options}
+    weight, temperature, cache = values["teacher_weight"], values["temperature"], values["cache"]
+    taught = values["teacher"] is not None or (values["cache_only"] and cache)
+    rules = [  # an option, whether it is as it must be, and what it must be
+        *(
+            (name, taught or not values[name], "left out where there is no --model.teacher")
+            for name in ("cache", "cache_only", "teacher_weight")
+        ),
+        ("cache_only", cache or not values["cache_only"], "false without a --model.cache"),
+        ("teacher_weight", weight is None or 0 <= weight <= 1, "from 0 (labels alone) to 1 (no labels)"),
+        ("temperature", 0 < temperature < math.inf, "above 0; 1 leaves the logits as they are"),
+        ("temperature", temperature == 1 or values["distance"] != "mse_logits", "1 with --model.distance mse_logits"),
+        ("cache", views > 0 or not cache, "left out where --data.views is 0; give --data.views 8, say"),
+        *(
+            (name, not (cache and values[name]), "0 with a --model.cache, which has no outputs for mixed images")
+            for name in ("mixup_alpha", "cutmix_alpha")
+        ),
+    ]
+    check_options("model", *((name, values[name], bool(holds), rule) for name, holds, rule in rules))

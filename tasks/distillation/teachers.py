@@ -10,10 +10,11 @@ import hashlib
 import importlib
 import inspect
 import math
+import operator
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -25,16 +26,12 @@ from torchvision.transforms.v2.functional import resize
 from backbone import Preprocessing, normalize
 from backbone.errors import InputError
 from backbone.pretrained import read_tensors
-from tasks.pooled import pool, pooled_network
+from data import imagenet
+from tasks.pooled import pooled_network
 
 Kind = Literal["softmax", "sigmoid", "embeddings"]  # logits of one class of all, logits of yes or no for each, neither
 TeacherOption = str | dict[str, Any] | list[dict[str, Any]] | None  # --model.teacher
-Normalisation = Sequence[float] | None
 ENOUGH_TO_TELL = 64  # numbers that must all lie in 0..1 before they are taken for probabilities
-_ACCEPTED = (
-    "accepted are torchvision:NAME and timm:NAME with a file of weights, a checkpoint of this project (.ckpt), a "
-    "TorchScript (.pt) or exported (.pt2) program, and package.module:function"
-)
 
 
 class _Network(NamedTuple):
@@ -43,10 +40,10 @@ class _Network(NamedTuple):
     network: Callable[[Tensor], Any]
     identity: bytes
     names: tuple[str, ...] | None = None
-    mean: Normalisation = None
-    std: Normalisation = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
     size: tuple[int, int] | None = None
-    are_logits: bool = False  # for certain; the outputs of others are looked at
+    certain: bool = False  # that it does not output probabilities; the outputs of others are looked at
 
 
 class Teacher:
@@ -56,18 +53,17 @@ class Teacher:
     change an output; `network` is the function itself, for counting its cost.
     """
 
-    def __init__(self, source: str, loaded: _Network, output: str | int | None, *, maybe_probabilities: bool) -> None:
+    def __init__(self, source: str, loaded: _Network, output: str | int | None = None) -> None:
         self.source = source
         self.network = loaded.network
         self.names = loaded.names
         self.size = loaded.size  # (height, width) px, None where it takes the student's
-        self._preprocessing: Preprocessing | None = None
-        if loaded.mean is not None and loaded.std is not None:
-            self._preprocessing = Preprocessing(*(tuple(map(float, row)) for row in (loaded.mean, loaded.std)))  # type: ignore[arg-type]
+        mean, std = (tuple(map(float, values or ())) for values in (loaded.mean, loaded.std))
+        self._preprocessing = Preprocessing(mean, std) if mean else None  # type: ignore[arg-type]  # it counts them
         self._output = output
         self._width = None if loaded.names is None else len(loaded.names)  # of what the network outputs
         self._columns: Tensor | None = None  # those taken of them
-        self._maybe_probabilities = maybe_probabilities
+        self._certain = loaded.certain
         self._within = 0  # numbers so far that lie in 0..1, as probabilities do
         self._tried = False
         self.digest = _sha256(loaded.identity, repr((self._preprocessing, loaded.size, output)).encode())
@@ -90,11 +86,8 @@ class Teacher:
             outputs = self._outputs(images)
             finite = outputs.isfinite().all(1)
             if not finite.all():
-                row = int((~finite).nonzero()[0])
-                self._refuse(
-                    f"outputs numbers that are not finite for the image {[*files, *map(str, range(len(images)))][row]};"
-                    " look at it, and at the `mean`, `std` and weights of the teacher"
-                )
+                image = [*files, *map(str, range(len(images)))][int((~finite).nonzero()[0])]
+                self._refuse(f"outputs numbers that are not finite for the image {image}; look at it, and at `mean`")
             self._refuse_probabilities(outputs)
             if self._columns is not None:
                 outputs = outputs[:, self._columns.to(outputs.device)]
@@ -137,18 +130,15 @@ class Teacher:
                     raise TypeError("a tensor would give one of its images")
                 outputs = outputs[self._output]
             except (LookupError, TypeError):
-                self._refuse(f"outputs {_described(outputs)}, without {self._output!r}; choose another `output`")
+                self._refuse(f"has no output {self._output!r}, but outputs {_described(outputs)}; choose another")
         if not isinstance(outputs, Tensor):
             self._refuse(f"outputs {_described(outputs)}; say with `output` which of them to take")
         if outputs.ndim > 2 and math.prod(outputs.shape[2:]) == 1:  # pooled features (B, K, 1, 1)
             outputs = outputs.flatten(1)
         if outputs.ndim != 2 or len(outputs) != len(images):
-            self._refuse(f"outputs {_described(outputs)} for {len(images)} images, not a row of numbers for each")
+            self._refuse(f"outputs {_described(outputs)} for {len(images)} images, not a row for each")
         if self._width not in (None, outputs.shape[1]):
-            self._refuse(
-                f"outputs {outputs.shape[1]} numbers, but there are {self._width} names for them; give it `names` of "
-                "its own, in its order"
-            )
+            self._refuse(f"outputs {outputs.shape[1]} numbers for {self._width} names; give it `names` of its own")
         return outputs.float()
 
     def _try(self, images: Tensor) -> None:
@@ -165,32 +155,23 @@ class Teacher:
             raise
         except Exception as error:  # whatever a foreign network raises at a wrong size or type
             height, width = self.size or images.shape[2:]
+            pixels = f"{'normalised float32' if self._preprocessing else 'uint8'} images of {height} x {width} px"
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"the teacher {self.source} cannot take {'normalised float32' if self._preprocessing else 'uint8'} "
-                f"images of {height} x {width} px: {reason}; give the `mean`, `std` and `image_size` that it was "
-                "trained with."
-            ) from error
+            self._refuse(f"cannot take {pixels}: {reason}; give the `mean`, `std` and `image_size` of its training")
         if (first - again).abs().max() > 1e-2 * first.abs().max().clamp(min=1e-2):
-            self._refuse(
-                "has two outputs for one image in two batches, as a program exported in training mode has; export it "
-                "after `eval()`"
-            )
+            self._refuse("has two outputs for one image in two batches, as in training mode; export it after `eval()`")
         self._tried = True
 
     def _refuse_probabilities(self, outputs: Tensor) -> None:
-        if not self._maybe_probabilities or not outputs.numel():
-            return
-        if ((outputs < 0) | (outputs > 1)).any():
-            self._maybe_probabilities = False
+        self._certain = self._certain or bool(((outputs < 0) | (outputs > 1)).any())
+        if self._certain or not outputs.numel():
             return
         self._within += outputs.numel()
         sums_to_1 = outputs.shape[1] > 1 and ((outputs.sum(1) - 1).abs() < 1e-3).all()
         if sums_to_1 or self._within >= ENOUGH_TO_TELL:
             self._refuse(
-                f"outputs probabilities and not logits (from {outputs.min():.3g} to {outputs.max():.3g}"
-                f"{', which add up to 1' if sums_to_1 else ''}); give it without its last softmax or sigmoid, or say "
-                "with `kind: embeddings` that these are none"
+                f"outputs probabilities, from {outputs.min():.3g} to {outputs.max():.3g}, and not logits; give it "
+                "without its last softmax or sigmoid, or say with `kind: embeddings` that these are none"
             )
 
     def _freeze(self) -> None:
@@ -203,47 +184,30 @@ class Teacher:
                 parameter.requires_grad_(False)
 
     def _refuse(self, what: str) -> NoReturn:
-        raise InputError(f"the teacher {self.source} {what}.")
+        _refuse(self.source, what)
 
 
 class Ensemble:
-    """Several teachers as one: the weighted mean of their probabilities, as logits (B, K).
+    """Several teachers of the same classes as one: the weighted mean of their probabilities, as logits (B, K).
 
     `kind` says whether these are of one softmax over the K or of K sigmoids. The weights are scaled to a sum of 1.
     """
 
-    def __init__(
-        self,
-        teachers: Sequence[Teacher],
-        kind: Literal["softmax", "sigmoid"],
-        weights: Sequence[float] | None = None,
-    ) -> None:
-        weights = [1.0] * len(teachers) if weights is None else [float(weight) for weight in weights]
-        if not teachers or len(weights) != len(teachers) or not all(0 < weight < math.inf for weight in weights):
-            raise InputError(f"{len(teachers)} teachers have the weights {weights}; give each of them one above 0.")
+    def __init__(self, teachers: Sequence[Teacher], kind: Kind, weights: Sequence[float]) -> None:
+        if not teachers or not all(0 < weight < math.inf for weight in weights) or kind == "embeddings":
+            raise InputError(
+                f"--model.teacher has {len(teachers)} teachers with the shares {list(weights)}; these must be above 0, "
+                "and embeddings are learned from one teacher."
+            )
         self.teachers = list(teachers)
         self.weights = [weight / sum(weights) for weight in weights]
-        self.names = teachers[0].names
-        for teacher in teachers[1:]:
-            if teacher.names != self.names:
-                raise InputError(
-                    f"the teachers {teachers[0].source} and {teacher.source} have not the same classes in the same "
-                    "order; match each to the student's names first."
-                )
         self._kind = kind
         parts = [f"{teacher.digest} {weight!r}" for teacher, weight in zip(teachers, self.weights, strict=True)]
         self.digest = _sha256(kind.encode(), "\n".join(parts).encode())
 
     def __call__(self, images: Tensor, files: Sequence[str] = ()) -> Tensor:
-        """As one teacher's. Raises InputError also where one outputs more numbers than another."""
-        outputs = [teacher(images, files) for teacher in self.teachers]
-        for teacher, rows in zip(self.teachers, outputs, strict=True):
-            if rows.shape != outputs[0].shape:
-                raise InputError(
-                    f"the teacher {self.teachers[0].source} outputs {outputs[0].shape[1]} numbers and {teacher.source} "
-                    f"{rows.shape[1]}; give `names` to both, so that they can be matched."
-                )
-        logits = torch.stack(outputs)  # (teachers, B, K)
+        """As one teacher's."""
+        logits = torch.stack([teacher(images, files) for teacher in self.teachers])  # (teachers, B, K)
         shares = logits.new_tensor(self.weights).log()[:, None, None]
         if self._kind == "softmax":
             return (logits.log_softmax(2) + shares).logsumexp(0)
@@ -266,25 +230,20 @@ def build_teacher(option: TeacherOption, names: Sequence[str], kind: Kind) -> Te
     A string is a source of `load_teacher`, a mapping its arguments; in a list of several each may have a `share` too,
     its weight among them (1 by default). Raises InputError where one cannot be loaded or does not know a name.
     """
-    given = [option] if isinstance(option, str | Mapping) else option or []
     teachers, shares = [], []
-    for one in given:
-        arguments = {"source": one} if isinstance(one, str) else dict(one)
-        if kind == "embeddings":
-            arguments["kind"] = kind
+    for given in [option] if isinstance(option, str | Mapping) else option or []:
+        arguments = {"source": given} if isinstance(given, str) else dict(given)
         try:
             shares.append(float(arguments.pop("share", 1.0)))
-            teacher = load_teacher(**arguments)
+            if kind == "embeddings":
+                teachers.append(load_teacher(**{**arguments, "kind": kind}))
+            else:
+                teachers.append(load_teacher(**arguments).matched(names))
         except InputError:  # a ValueError as well
             raise
         except (TypeError, ValueError) as error:
-            raise InputError(f"--model.teacher has {one}, which cannot be read: {error}.") from error
-        teachers.append(teacher if kind == "embeddings" else teacher.matched(names))
-    if len(teachers) == 1:
-        return teachers[0]
-    if kind == "embeddings":
-        raise InputError(f"--model.teacher names {len(teachers)} teachers; embeddings are learned from one.")
-    return Ensemble(teachers, kind, shares)
+            raise InputError(f"--model.teacher has {given}, which cannot be read: {error}.") from error
+    return teachers[0] if len(teachers) == 1 else Ensemble(teachers, kind, shares)
 
 
 def output_size(teacher: Teacher | Ensemble, input_size: tuple[int, int]) -> int:
@@ -298,13 +257,13 @@ def load_teacher(
     *,
     weights: str | Path | None = None,
     names: Sequence[str] | None = None,
-    mean: Normalisation = None,
-    std: Normalisation = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     image_size: int | Sequence[int] | None = None,
     output: str | int | None = None,
     kind: Literal["logits", "embeddings"] = "logits",
 ) -> Teacher:
-    """Load a teacher. Nothing is downloaded, and none has random weights: a name needs its file of weights.
+    """Load a teacher, without downloads and never with random weights. InputError where an argument cannot be used.
 
     Args:
         source: "torchvision:resnet50" or "timm:resnet50", a checkpoint of this project ("x.ckpt"), a TorchScript
@@ -321,49 +280,43 @@ def load_teacher(
             torchvision's the input of its last layer. Those of other sources are what they output; they are not
             mistaken for probabilities.
 
-    Raises:
-        InputError: Where any of that cannot be used.
-
     """
     text, embeddings = str(source), kind == "embeddings"
-    library, _, name = text.partition(":")
     path = Path(text).expanduser()
-    if library in ("torchvision", "timm") and name:
-        if weights is None:
-            raise InputError(
-                f"the teacher {text} has no weights, and a random one has nothing to teach; name their file "
-                "(.safetensors or .pth), as nothing is downloaded."
-            )
-        load = _from_torchvision if library == "torchvision" else _from_timm
-        loaded = load(name, weights, embeddings)
+    is_name = text.startswith(("torchvision:", "timm:"))
+    if is_name != (weights is not None):
+        rule = "a name of torchvision or timm needs a file of them, as nothing is downloaded, and others have their own"
+        _refuse(text, f"has the weights {weights}; {rule}")
+    if weights is not None:
+        loaded = _from_library(text, weights, embeddings)
+    elif path.suffix in (".ckpt", ".pt", ".pt2"):
+        if not path.is_file():
+            _refuse(text, "does not exist; check the path")
+        loaded = _from_checkpoint(path, embeddings) if path.suffix == ".ckpt" else _from_program(path)
+    elif re.fullmatch(r"[\w.]+:[\w.]+", text):
+        loaded = _from_callable(text)
     else:
-        if weights is not None:
-            raise InputError(f"the teacher {text} has weights of its own; leave {weights} out.")
-        if path.suffix in (".ckpt", ".pt", ".pt2"):
-            if not path.is_file():
-                raise InputError(f"the teacher {path} does not exist; check the path.")
-            programs = {".pt": _from_torchscript, ".pt2": _from_exported}
-            loaded = _from_checkpoint(path, embeddings) if path.suffix == ".ckpt" else programs[path.suffix](path)
-        elif re.fullmatch(r"[\w.]+:[\w.]+", text):
-            loaded = _from_callable(text)
-        else:
-            raise InputError(f"the teacher {text!r} is nothing that can be loaded; {_ACCEPTED}.")
-    if (mean is None) != (std is None):
-        raise InputError(f"the teacher {text} has mean {mean} and std {std}; give both, or neither.")
-    if mean is not None:
-        if path.suffix == ".ckpt":
-            raise InputError(f"the teacher {text} has a mean and std of its own; leave them out.")
-        loaded = loaded._replace(mean=mean, std=std)
-    if image_size is not None:
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        if len(size) != 2 or min(size) < 1:
-            raise InputError(f"the teacher {text} has the image_size {image_size}; give its side in px, or two.")
-        loaded = loaded._replace(size=(size[0], size[1]))
+        accepted = (
+            "torchvision:NAME, timm:NAME, a .ckpt of this project, a program (.pt, .pt2), package.module:function"
+        )
+        _refuse(text, f"is nothing that can be loaded; accepted are {accepted}")
+    if (mean is None) != (std is None) or (mean and path.suffix == ".ckpt"):
+        _refuse(
+            text, f"has mean {mean} and std {std}; give both or neither, and to a checkpoint, with its own, neither"
+        )
+    size = None if image_size is None else (image_size, image_size) if isinstance(image_size, int) else (*image_size,)
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        _refuse(text, f"has the image_size {image_size}; give its side in px, or two")
+    loaded = loaded._replace(mean=mean or loaded.mean, std=std or loaded.std, size=size or loaded.size)
     if embeddings:
-        loaded = loaded._replace(identity=loaded.identity + b" embeddings", names=None)
+        loaded = loaded._replace(identity=loaded.identity + b" embeddings", names=None, certain=True)
     elif names is not None:
         loaded = loaded._replace(names=tuple(names))
-    return Teacher(text, loaded, output, maybe_probabilities=not (embeddings or loaded.are_logits))
+    return Teacher(text, loaded, output)
+
+
+def _refuse(source: str | Path, what: str) -> NoReturn:
+    raise InputError(f"the teacher {source} {what}.")
 
 
 def class_map(student_names: Sequence[str], teacher_names: Sequence[str]) -> list[int]:
@@ -376,16 +329,13 @@ def class_map(student_names: Sequence[str], teacher_names: Sequence[str]) -> lis
     for name in student_names:
         places = [i for i, other in enumerate(teacher_names) if other == name]
         places = places or [i for i, other in enumerate(folded) if other == _folded(name)]
-        if len(places) > 1:
+        if len(places) != 1:
+            problem = f"is two of the teacher's, numbers {places[:2]}"
+            if not places:
+                few = ", ".join(teacher_names[:3])
+                problem = f"is not among the teacher's {len(folded)}, as {few}{_nearest(name, teacher_names)}"
             raise InputError(
-                f"the student's class {name!r} is two of the teacher's, number {places[0]} and {places[1]}; rename "
-                "them with the teacher's `names`."
-            )
-        if not places:
-            raise InputError(
-                f"the student's class {name!r} is not among the teacher's {len(teacher_names)}, as "
-                f"{', '.join(teacher_names[:3])}{_nearest(name, teacher_names)}; give the teacher's `names` as the "
-                "student's data have them."
+                f"the student's class {name!r} {problem}; give `names` to the teacher as the data have them."
             )
         columns.append(places[0])
     return columns
@@ -394,98 +344,79 @@ def class_map(student_names: Sequence[str], teacher_names: Sequence[str]) -> lis
 # --- the sources ------------------------------------------------------------------------------------------------------
 
 
-def _from_torchvision(name: str, weights: str | Path, embeddings: bool) -> _Network:
-    from torchvision import models
+def _from_library(source: str, weights: str | Path, embeddings: bool) -> _Network:
+    """A classifier of torchvision or timm; of 1,000 classes, it has ImageNet's names."""
+    library, _, name = source.partition(":")
+    if library == "torchvision":
+        from torchvision import models
 
-    known = models.list_models(module=models)  # its classifiers; detectors and the like have modules of their own
-    if name not in known:
-        raise InputError(f"the teacher torchvision:{name} is not a classifier of torchvision{_nearest(name, known)}.")
-    network = _filled(f"torchvision:{name}", lambda **classes: models.get_model(name, weights=None, **classes), weights)
-    identity = b"torchvision " + name.encode()
-    if hasattr(network, "transform_input"):
-        # GoogLeNet and Inception v3 learned from pixels of -1..1; torchvision has them take ImageNet's normalisation
-        # and turn it into that, but only where its own weights are asked for by name.
-        setattr(network, "transform_input", True)  # noqa: B010  # to mypy any attribute of a module is a tensor
-        identity += b" transform_input"
-    presets = models.get_model_weights(name).DEFAULT.transforms()  # mean, std and size alone; downloads nothing
-    side, identity, names = presets.crop_size[0], identity + _state(network), _imagenet_names(network)
-    if embeddings:
-        *_, last = (name for name, module in network.named_modules() if isinstance(module, nn.Linear))
-        network.set_submodule(last, nn.Identity())
-    return _Network(network, identity, names, presets.mean, presets.std, (side, side))
-
-
-def _from_timm(name: str, weights: str | Path, embeddings: bool) -> _Network:
-    try:
-        import timm
-    except ImportError:
-        raise InputError(f"the teacher timm:{name} needs timm, which is not installed; `pip install timm`.") from None
-    if not timm.is_model(name):
-        raise InputError(f"the teacher timm:{name} is not a model of timm{_nearest(name, timm.list_models())}.")
-    network: Any = _filled(
-        f"timm:{name}", lambda **classes: timm.create_model(name, pretrained=False, **classes), weights
-    )
-    config, identity, names = network.pretrained_cfg, b"timm " + name.encode() + _state(network), None
-    if embeddings:
-        network.reset_classifier(0)
+        known = models.list_models(module=models)  # its classifiers; detectors and the like have modules of their own
+        build = partial(models.get_model, name, weights=None)
     else:
-        names = _imagenet_names(network)
-    return _Network(network, identity, names, config["mean"], config["std"], tuple(config["input_size"][1:]))
-
-
-class _Pool(nn.Module):
-    def forward(self, maps: Mapping[int, Tensor]) -> Tensor:
-        return pool(maps)
+        try:
+            import timm
+        except ImportError:
+            _refuse(source, "needs timm, which is not installed; `pip install timm`")
+        known = [name] if timm.is_model(name) else timm.list_models()
+        build = partial(timm.create_model, name, pretrained=False)
+    if name not in known:
+        _refuse(source, f"is not a classifier of {library}{_nearest(name, known)}")
+    network: Any = _filled(source, build, weights)
+    identity = f"{library} {name}".encode()
+    if library == "timm":
+        of_pixels, size = network.pretrained_cfg, network.pretrained_cfg["input_size"][1:]
+    else:
+        presets = models.get_model_weights(name).DEFAULT.transforms()  # mean, std and size alone; downloads nothing
+        of_pixels, size = vars(presets), 2 * presets.crop_size
+        if hasattr(network, "transform_input"):
+            # GoogLeNet and Inception v3 learned from pixels of -1..1; torchvision has them take ImageNet's
+            # normalisation and turn it into that, but only where its own weights are asked for by name.
+            network.transform_input = True
+            identity += b" transform_input"
+    identity += _state(network)
+    *_, last = network.parameters()
+    names = imagenet.class_names() if last.shape == (1000,) else None
+    if embeddings:
+        linear = [place for place, module in network.named_modules() if isinstance(module, nn.Linear)]
+        if library == "timm":
+            network.reset_classifier(0)
+        elif linear:
+            network.set_submodule(linear[-1], nn.Identity())
+        else:
+            _refuse(source, "has no linear layer whose input could be its embedding; name another")
+    return _Network(network, identity, names, of_pixels["mean"], of_pixels["std"], tuple(size))
 
 
 def _from_checkpoint(path: Path, embeddings: bool) -> _Network:
     """From the trunk's settings, the pooled head's weights and its outputs' names, which are [] for embeddings."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        task, trunk, (height, width) = (
-            checkpoint["task"],
-            checkpoint["trunk"],
-            checkpoint["hyper_parameters"]["input_size"],
-        )
+        task, trunk = checkpoint["task"], checkpoint["trunk"]
+        height, width = checkpoint["hyper_parameters"]["input_size"]
     except Exception:  # torch raises whatever the bytes happen to mean as a pickle
-        raise InputError(
-            f"the teacher {path} is not a checkpoint of this project; give one that `fit` wrote."
-        ) from None
+        _refuse(path, "is not a checkpoint of this project; give one that `fit` wrote")
     try:
         names, network = tuple(checkpoint["head"]["names"]), pooled_network(checkpoint)
     except KeyError:
-        raise InputError(f"the teacher {path} is a checkpoint of the task {task!r}, which has no logits.") from None
+        _refuse(path, f"is a checkpoint of the task {task!r}, which has no logits to learn from; name another")
     identity = f"checkpoint {task} {trunk['numerics']}".encode() + _state(network)
     if names and embeddings:
-        network.layers = _Pool()  # type: ignore[assignment]  # a module of maps, as the head's
+        network.layers.bottleneck = network.layers.linear = nn.Identity()  # type: ignore[assignment]
     elif not (names or embeddings):
-        raise InputError(f"the teacher {path} outputs embeddings, and logits are to be learned; name another.")
-    return _Network(network, identity, names, None, None, (int(height), int(width)), are_logits=True)
+        _refuse(path, "outputs embeddings, and logits are to be learned; name another")
+    return _Network(network, identity, names, None, None, (int(height), int(width)), certain=True)
 
 
-def _from_torchscript(path: Path) -> _Network:
+def _from_program(path: Path) -> _Network:
     try:
         with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated, but files of it are everywhere
-            network = torch.jit.load(path, map_location="cpu")
-    except RuntimeError:
-        raise InputError(
-            f"the teacher {path} is not a TorchScript program; a file of weights goes with torchvision:NAME or "
-            "timm:NAME."
-        ) from None
-    return _Network(network, b"torchscript " + path.read_bytes())
-
-
-def _from_exported(path: Path) -> _Network:
-    try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("not an archive")
-        network = torch.export.load(path).module()
+            exported = path.suffix == ".pt2"
+            network = torch.export.load(path).module() if exported else torch.jit.load(path, map_location="cpu")
     except Exception:  # by the kind of damage: KeyError, RuntimeError, BadZipFile, JSON's and others
-        raise InputError(
-            f"the teacher {path} is not a program that torch.export.save wrote with this version of torch or an "
-            "older one."
-        ) from None
-    return _Network(network, b"exported " + path.read_bytes())
+        _refuse(
+            path, f"is not a program that torch.{'export' if exported else 'jit'}.save wrote, with this torch or older"
+        )
+    return _Network(network, (b"exported " if exported else b"torchscript ") + path.read_bytes())
 
 
 def _from_callable(text: str) -> _Network:
@@ -493,21 +424,12 @@ def _from_callable(text: str) -> _Network:
     where, _, what = text.partition(":")
     try:
         module = importlib.import_module(where)
+        function: Any = operator.attrgetter(what)(module)
     except Exception as error:  # whatever a module raises that is written wrong: SyntaxError, NameError and others
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(
-            f"the teacher {text} cannot be imported ({reason}); check the name, the folder and the file."
-        ) from error
-    function: Any = module
-    for part in what.split("."):
-        if not hasattr(function, part):
-            raise InputError(f"the teacher {text}: {where} has no {what!r}{_nearest(part, dir(function))}.")
-        function = getattr(function, part)
+        _refuse(text, f"cannot be imported ({reason}); check the name, the folder and the file")
     if isinstance(function, type) or not callable(function):
-        raise InputError(
-            f"the teacher {text} is {'a class' if isinstance(function, type) else 'not a function'}; name a function "
-            f"of images, or a built network, in {where}."
-        )
+        _refuse(text, f"is a {type(function).__name__}; name a function of images, or a built network")
     file = inspect.getsourcefile(module)
     identity = b"callable " + text.encode() + (Path(file).read_bytes() if file else b"")
     return _Network(function, identity + (_state(function) if isinstance(function, nn.Module) else b""))
@@ -532,29 +454,14 @@ def _filled(source: str, build: Callable[..., nn.Module], weights: str | Path) -
     elif source.startswith("timm:") and set(expected) > set(tensors):
         options = {"num_classes": 0}  # timm's way of asking for pooled features
     network = build(**options)
-    own = network.state_dict()
-    tensors |= {name: x for name, x in own.items() if name.endswith("num_batches_tracked") and name not in tensors}
-    unlike = [
-        name
-        for name in {**own, **tensors}
-        if getattr(own.get(name), "shape", 0) != getattr(tensors.get(name), "shape", 0)
-    ]
+    try:
+        missing, unknown = network.load_state_dict(tensors, strict=False)
+        unlike = [*unknown, *(name for name in missing if not name.endswith("num_batches_tracked"))]
+    except RuntimeError as error:  # of another shape
+        unlike = str(error).splitlines()[1:]
     if unlike:
-        has, have = (tuple(x[unlike[0]].shape) if unlike[0] in x else "not there" for x in (own, tensors))
-        raise InputError(
-            f"the teacher {source} does not fit its weights {weights}: its {unlike[0]} is {has}, theirs {have}; give "
-            "its own file."
-        )
-    network.load_state_dict(tensors)
+        _refuse(source, f"does not fit the weights {weights} ({unlike[0].strip()}); give its own file")
     return network
-
-
-def _imagenet_names(network: nn.Module) -> tuple[str, ...] | None:
-    """ImageNet's names, where the network's last parameter is the bias of 1,000 classes."""
-    from data import imagenet
-
-    *_, last = network.parameters()
-    return imagenet.class_names() if last.shape == (1000,) else None
 
 
 def _state(network: nn.Module) -> bytes:
@@ -583,11 +490,6 @@ def _folded(name: str) -> str:
 
 
 def _described(outputs: Any) -> str:
-    """What a network outputs, for people."""
-    if isinstance(outputs, Tensor):
-        return f"a tensor of shape {tuple(outputs.shape)}"
-    if isinstance(outputs, Mapping):
-        return f"a dictionary of {', '.join(map(repr, outputs))}"
-    if isinstance(outputs, tuple | list):
-        return f"{len(outputs)} parts, 0 to {len(outputs) - 1}"
-    return f"a {type(outputs).__name__}"
+    """A network's outputs, for people: their type, and a tensor's shape or the keys and positions there are."""
+    keys = range(len(outputs)) if isinstance(outputs, tuple | list) else outputs if isinstance(outputs, Mapping) else ()
+    return f"a {type(outputs).__name__} of {list(getattr(outputs, 'shape', keys))}"

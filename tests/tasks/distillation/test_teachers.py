@@ -1,5 +1,6 @@
 import copy
-import importlib.util
+import importlib
+import inspect
 import math
 import warnings
 
@@ -14,12 +15,13 @@ from torch import nn
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
-from backbone import InputError, MobileNetV1
+from backbone import InputError, trunk_from
 from data import imagenet
-from tasks.distillation import teachers
 from tasks.distillation.losses import mse_logits
-from tasks.distillation.teachers import Ensemble, class_map, load_teacher
-from tasks.pooled import PooledClassifier
+from tasks.distillation.teachers import Ensemble, build_teacher, class_map, load_teacher
+from tasks.pooled import PooledLinear, PooledNetwork
+
+HALVES = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
 def images(count=4, side=32, seed=0):
@@ -29,11 +31,11 @@ def images(count=4, side=32, seed=0):
 def network():
     """A norm with statistics of its own, so that training mode shows."""
     torch.manual_seed(0)
-    found = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(), nn.AdaptiveAvgPool2d(1))
-    found.append(nn.Flatten()).append(nn.Linear(8, 3))
-    found[1].running_mean.normal_()
-    found[1].running_var.uniform_(0.5, 2)
-    return found
+    built = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(), nn.AdaptiveAvgPool2d(1))
+    built.append(nn.Flatten()).append(nn.Linear(8, 3))
+    built[1].running_mean.normal_()
+    built[1].running_var.uniform_(0.5, 2)
+    return built
 
 
 @pytest.fixture
@@ -50,17 +52,20 @@ def module(tmp_path, monkeypatch):
     return write
 
 
-NETWORK = """
-torch.manual_seed(0)
-net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(), nn.AdaptiveAvgPool2d(1))
-net.append(nn.Flatten()).append(nn.Linear(8, 3))
-net[1].running_mean.normal_()
-"""
+@pytest.fixture
+def net(module):
+    """The source of a teacher with `network`."""
+    return f"{module(inspect.getsource(network) + 'net = network()')}:net"
 
 
 def normalised(batch, mean, std):
     mean, std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
     return (batch.float() / 255 - mean) / std
+
+
+def outputs_of(network, batch, mean, std):
+    with torch.inference_mode():
+        return network(normalised(batch, mean, std))
 
 
 # --- frozen whatever happens ------------------------------------------------------------------------------------------
@@ -81,17 +86,17 @@ class Student(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_a_fit_neither_changes_the_teacher_nor_keeps_it(module, tmp_path):
-    teacher = load_teacher(f"{module(NETWORK)}:net", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
+def test_a_fit_neither_changes_the_teacher_nor_keeps_it(net, tmp_path):
+    teacher = load_teacher(net, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
     before = copy.deepcopy(teacher.network.state_dict())
-    answers = teacher(images())
+    logits = teacher(images())
     student = Student(teacher)
     weights = copy.deepcopy(student.net.state_dict())
     student.train()
     teacher.network.train()  # even by hand
-    assert len(list(student.parameters())) == 2
-    assert set(student.state_dict()) == {"net.1.weight", "net.1.bias"}
-
+    assert (
+        set(student.state_dict()) == {name for name, _ in student.named_parameters()} == {"net.1.weight", "net.1.bias"}
+    )
     fit = trainer(tmp_path, max_steps=2)
     fit.fit(student, DataLoader(images(8), batch_size=4))
     fit.save_checkpoint(tmp_path / "student.ckpt")
@@ -101,60 +106,48 @@ def test_a_fit_neither_changes_the_teacher_nor_keeps_it(module, tmp_path):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)  # norms' statistics and counters too
     assert not any(student.modes[-len(list(teacher.network.modules())) :])
-    assert torch.equal(teacher(images()), answers)
+    assert torch.equal(teacher(images()), logits)
     assert not any(p.requires_grad or p.grad is not None for p in teacher.network.parameters())
-    [optimizer] = fit.optimizers
-    assert [len(group["params"]) for group in optimizer.param_groups] == [2]
+    assert [len(group["params"]) for group in fit.optimizers[0].param_groups] == [2]
     checkpoint = torch.load(tmp_path / "student.ckpt", weights_only=True)
     assert set(checkpoint["state_dict"]) == {"net.1.weight", "net.1.bias"}
     assert (tmp_path / "student.ckpt").stat().st_size < 4 * (3 * 3072 + 3) + 20_000
 
 
-def test_answers_are_constants_in_a_loss_and_the_average_of_the_student_has_no_copy(module):
-    teacher = load_teacher(f"{module(NETWORK)}:net", mean=(0.5,) * 3, std=(0.5,) * 3)
-    answers = teacher(images())
-    assert answers.dtype == torch.float32
-    assert not answers.requires_grad
-    assert not answers.is_inference()  # one could not be kept for a backward pass
-    student = torch.zeros(4, 3, requires_grad=True)
-    mse_logits(student * answers, answers).backward()
+def test_logits_are_float32_constants_in_a_loss_and_an_average_of_the_student_has_no_copy(net):
+    teacher = load_teacher(net, **HALVES)
+    logits = teacher(images())
+    assert logits.dtype == torch.float32
+    assert [logits.requires_grad, logits.is_inference()] == [False, False]  # or no backward pass could use it
+    mse_logits(torch.zeros(4, 3, requires_grad=True) * logits, logits).backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # the student's precision is its own
+        assert torch.equal(teacher(images()), logits)
     assert copy.deepcopy(Student(teacher)).teacher is teacher
-    assert copy.deepcopy(Ensemble([teacher], "softmax")).teachers[0] is teacher
-
-
-def test_answers_do_not_depend_on_the_students_precision(module):
-    teacher = load_teacher(f"{module(NETWORK)}:net", mean=(0.5,) * 3, std=(0.5,) * 3)
-    plain = teacher(images())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(teacher(images()), plain)
+    both = Ensemble([teacher], "softmax", [1])
+    assert copy.deepcopy(both) is both
 
 
 # --- what it sees -----------------------------------------------------------------------------------------------------
 
 
 def test_it_normalises_and_resizes_by_itself(module):
-    name = module("def look(x):\n    return x.mean((2, 3)) * 10")
-    mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.25)
-    batch = images(3, 32)
-    answers = load_teacher(f"{name}:look", mean=mean, std=std)(batch)
-    torch.testing.assert_close(answers, normalised(batch, mean, std).mean((2, 3)) * 10, rtol=1e-4, atol=1e-4)
-
-    size = module(
+    name = module(
+        "def look(x):\n    return x.mean((2, 3)) * 10\n"
         "def size(x):\n    y = x.float().mean((1, 2, 3))\n"
         "    return torch.stack([y, torch.full_like(y, x.shape[2]), torch.full_like(y, x.shape[3])], 1)\n"
     )
-    one = images(1, 32)
-    answers = load_teacher(f"{size}:size", image_size=[16, 24])(one)
-    expected = interpolate(one.float(), (16, 24), mode="bilinear", antialias=True).mean().item()
-    assert answers[0].tolist() == [pytest.approx(expected, abs=0.5), 16, 24]  # 0.5: pixels are rounded
-    answers = load_teacher(f"{size}:size")(one)  # uint8, as they are
-    assert answers[0].tolist() == [pytest.approx(one.float().mean().item()), 32, 32]
-
-
-def test_pictures_normalised_already_are_refused(module):
-    teacher = load_teacher(f"{module(NETWORK)}:net", mean=(0.5,) * 3, std=(0.5,) * 3)
+    mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.25)
+    batch = images(3, 32)
+    teacher = load_teacher(f"{name}:look", mean=mean, std=std)
+    torch.testing.assert_close(teacher(batch), normalised(batch, mean, std).mean((2, 3)) * 10, rtol=1e-4, atol=1e-4)
     with pytest.raises(TypeError, match="uint8"):
-        teacher(images() / 255)
+        teacher(batch / 255)
+    one = images(1, 32)
+    expected = interpolate(one.float(), (16, 24), mode="bilinear", antialias=True).mean().item()
+    outputs = load_teacher(f"{name}:size", image_size=[16, 24])(one)[0].tolist()
+    assert outputs == [pytest.approx(expected, abs=0.5), 16, 24]  # 0.5: pixels are rounded
+    outputs = load_teacher(f"{name}:size")(one)[0].tolist()  # uint8, as they are
+    assert outputs == [pytest.approx(one.float().mean().item()), 32, 32]
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
@@ -164,17 +157,15 @@ def test_pictures_normalised_already_are_refused(module):
 def test_torchvision_by_name_with_a_file_of_any_number_of_classes(tmp_path, form):
     torch.manual_seed(0)
     theirs = torchvision.models.mobilenet_v3_small(num_classes=5).eval()
-    file = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
+    state, file = theirs.state_dict(), tmp_path / "weights"
     if form == "safetensors":
-        save_file(theirs.state_dict(), file)
-    elif form == "pth":
-        torch.save(theirs.state_dict(), file)
+        save_file(state, file)
     else:
-        torch.save({"epoch": 3, "model": {f"module.{name}": x for name, x in theirs.state_dict().items()}}, file)
+        wrapped = {"epoch": 3, "model": {f"module.{name}": x for name, x in state.items()}}
+        torch.save(state if form == "pth" else wrapped, file)
     teacher = load_teacher("torchvision:mobilenet_v3_small", weights=file, image_size=64)
     batch = images(2, 64)
-    with torch.inference_mode():
-        expected = theirs(normalised(batch, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    expected = outputs_of(theirs, batch, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     torch.testing.assert_close(teacher(batch), expected, rtol=1e-4, atol=1e-5)
     assert teacher.names is None
     assert load_teacher("torchvision:mobilenet_v3_small", weights=file).size == (224, 224)
@@ -184,37 +175,30 @@ def test_torchvision_by_name_with_a_file_of_any_number_of_classes(tmp_path, form
 def test_torchvisions_nets_of_another_normalisation_take_the_pixels_they_learned_from(tmp_path):
     """They turn ImageNet's normalisation into their own, of -1..1, where torchvision knows whose the weights are."""
     torch.manual_seed(0)
-    network = torchvision.models.googlenet(init_weights=False, num_classes=5).eval()
-    save_file(network.state_dict(), tmp_path / "net.safetensors")
-    teacher = load_teacher("torchvision:googlenet", weights=str(tmp_path / "net.safetensors"))
+    theirs = torchvision.models.googlenet(init_weights=False, num_classes=5).eval()
+    save_file(theirs.state_dict(), tmp_path / "w.safetensors")
+    teacher = load_teacher("torchvision:googlenet", weights=tmp_path / "w.safetensors")
     batch, seen = images(2, 224), []
     teacher.network.conv1.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    answers = teacher(batch)
-    torch.testing.assert_close(seen[-1], normalised(batch, (0.5,) * 3, (0.5,) * 3), rtol=1e-3, atol=1e-5)
+    logits = teacher(batch)
+    torch.testing.assert_close(seen[-1], normalised(batch, **HALVES), rtol=1e-3, atol=1e-5)
     with torch.no_grad():
-        torch.testing.assert_close(answers, network(seen[-1]))
-    found = teachers._Network(network, b"torchvision googlenet" + teachers._state(network), None)
-    found = found._replace(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], size=(224, 224))
-    assert teachers.Teacher("", found).digest != teacher.digest  # whose kept answers are of other pixels
+        torch.testing.assert_close(logits, theirs(seen[-1]))
 
 
-def test_timm_by_name_with_its_own_numbers_or_without_a_head(tmp_path):
+def test_timm_by_name_with_its_own_numbers_or_without_a_head(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    theirs = timm.create_model("test_resnet", num_classes=7).eval()
-    save_file(theirs.state_dict(), tmp_path / "w.safetensors")
-    teacher = load_teacher("timm:test_resnet", weights=tmp_path / "w.safetensors", image_size=64)
-    batch = images(2, 64)
-    config = theirs.pretrained_cfg
-    with torch.inference_mode():
-        expected = theirs(normalised(batch, config["mean"], config["std"]))
-    torch.testing.assert_close(teacher(batch), expected, rtol=1e-4, atol=1e-5)
-
-    theirs.reset_classifier(0)
-    save_file(theirs.state_dict(), tmp_path / "body.safetensors")
-    body = load_teacher("timm:test_resnet", weights=tmp_path / "body.safetensors", image_size=64, answers="embeddings")
-    with torch.inference_mode():
-        expected = theirs(normalised(batch, config["mean"], config["std"]))
-    torch.testing.assert_close(body(batch), expected, rtol=1e-4, atol=1e-5)
+    theirs, batch = timm.create_model("test_resnet", num_classes=7).eval(), images(2, 64)
+    pixels = {name: theirs.pretrained_cfg[name] for name in ("mean", "std")}
+    for classes, kind in ((7, "logits"), (0, "embeddings")):
+        theirs.reset_classifier(classes)
+        save_file(theirs.state_dict(), tmp_path / f"{kind}.safetensors")
+        given = {"weights": tmp_path / f"{kind}.safetensors", "image_size": 64, "kind": kind}
+        outputs = load_teacher("timm:test_resnet", **given)(batch)
+        torch.testing.assert_close(outputs, outputs_of(theirs, batch, **pixels), rtol=1e-4, atol=1e-5)
+    monkeypatch.setitem(importlib.import_module("sys").modules, "timm", None)
+    with pytest.raises(InputError, match="pip install timm"):
+        load_teacher("timm:test_resnet", **given)
 
 
 def test_a_thousand_classes_are_imagenets(tmp_path):
@@ -225,30 +209,21 @@ def test_a_thousand_classes_are_imagenets(tmp_path):
     torch.testing.assert_close(dogs(images(2, 64)), teacher(images(2, 64))[:, [265, 151]])  # their ImageNet labels
 
 
-def test_without_timm_one_sentence_says_so(tmp_path, monkeypatch):
-    monkeypatch.setitem(importlib.import_module("sys").modules, "timm", None)
-    with pytest.raises(InputError, match="needs timm, which is not installed"):
-        load_teacher("timm:resnet50", weights=tmp_path / "w.pth")
-
-
 @pytest.mark.parametrize("form", ["pt", "pt2"])
 def test_programs(tmp_path, form):
-    theirs, batch = network().eval(), images()
-    path = tmp_path / f"teacher.{form}"
+    theirs, batch, path = network().eval(), images(), tmp_path / f"teacher.{form}"
     with warnings.catch_warnings(action="ignore"):
         if form == "pt":
             torch.jit.script(theirs).save(path)
         else:
             shapes = ({0: torch.export.Dim("batch"), 2: torch.export.Dim("h", min=8), 3: torch.export.Dim("w", min=8)},)
             torch.export.save(torch.export.export(theirs, (torch.rand(2, 3, 32, 32),), dynamic_shapes=shapes), path)
-    mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.25)
-    teacher = load_teacher(path, mean=mean, std=std, names=["a", "b", "c"])
-    with torch.inference_mode():
-        expected = theirs(normalised(batch, mean, std))
+    pixels = {"mean": (0.5, 0.4, 0.3), "std": (0.1, 0.2, 0.25)}
+    teacher, expected = load_teacher(path, **pixels, names=["a", "b", "c"]), outputs_of(theirs, batch, **pixels)
     torch.testing.assert_close(teacher(batch), expected, rtol=1e-4, atol=1e-5)
     assert not teacher.network.training
     torch.testing.assert_close(teacher.matched(["c", "a"])(batch), expected[:, [2, 0]], rtol=1e-4, atol=1e-5)
-    with pytest.raises(InputError, match="cannot take uint8 pictures of 32 by 32 px"):
+    with pytest.raises(InputError, match="cannot take uint8 images of 32 x 32 px"):
         load_teacher(path)(batch)
 
 
@@ -256,83 +231,73 @@ def test_a_program_exported_in_training_mode_is_refused(tmp_path):
     """Its batch norm takes the batch's own statistics, and eval() cannot reach it."""
     program = torch.export.export(network().train(), (torch.rand(4, 3, 32, 32),))
     torch.export.save(program, tmp_path / "teacher.pt2")
-    teacher = load_teacher(tmp_path / "teacher.pt2", mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(InputError, match="in training mode"):
-        teacher(images())
+        load_teacher(tmp_path / "teacher.pt2", **HALVES)(images())
 
 
-def test_a_checkpoint_of_this_project(tmp_path, monkeypatch):
-    """By the task it names; the weights, not the file, are what it is."""
+def save_checkpoint(path, names, bottleneck=0, **more):
+    """What a TaskModule with a pooled head saves; returns its network."""
+    trunk = trunk_from({"width_mult": 0.125})
+    built = PooledNetwork(trunk, PooledLinear(trunk.channels, 3, bottleneck=bottleneck)).eval()
+    state = {name.replace("layers.", "head.layers."): x for name, x in built.state_dict().items()}
+    checkpoint = {"task": "any", "trunk": trunk.settings, "head": {"names": names}, "state_dict": state}
+    torch.save({**checkpoint, "hyper_parameters": {"input_size": (64, 96)}, **more}, path)
+    return built
+
+
+def test_a_checkpoint_of_this_project(tmp_path):
+    """The weights, not the file, are what it is; its embedding is what its head sees."""
     torch.manual_seed(0)
-    model = PooledClassifier(MobileNetV1(0.125), 3).eval()
-    asked = []
-
-    def load_network(path):
-        asked.append(path)
-        return model, ("bar", "cross", "disc")
-
-    monkeypatch.setattr("tasks.classification.inference.load_network", load_network)
-    settings = {"input_size": (64, 96), "numerics": {}}
-    for name in ("a.ckpt", "b.ckpt"):
-        torch.save({"task": "classification", "hyper_parameters": settings, "global_step": len(name)}, tmp_path / name)
+    theirs = save_checkpoint(tmp_path / "a.ckpt", ["bar", "cross", "disc"])
     teacher = load_teacher(tmp_path / "a.ckpt")
-    assert asked == [tmp_path / "a.ckpt"]
     assert (teacher.names, teacher.size) == (("bar", "cross", "disc"), (64, 96))
     batch = torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8)
     with torch.inference_mode():
-        torch.testing.assert_close(teacher(batch), model(batch))
-    assert load_teacher(tmp_path / "b.ckpt").digest == teacher.digest
-    torch.nn.init.zeros_(model.head.weight)
-    torch.nn.init.constant_(model.head.bias, 1 / 3)
-    almost = load_teacher(tmp_path / "a.ckpt")(batch.repeat(40, 1, 1, 1))  # logits for certain, whatever they look like
-    assert almost.unique().tolist() == pytest.approx([1 / 3])
-    with pytest.raises(InputError, match="has a mean and std of its own"):
-        load_teacher(tmp_path / "a.ckpt", mean=(0.5,) * 3, std=(0.5,) * 3)
-
-
-def test_an_embedding_is_what_the_head_sees(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    model = PooledClassifier(MobileNetV1(0.125), 3).eval()
-    networks = {"classification": (model, ("bar", "cross", "disc")), "face_embeddings": (model, ())}
-    for task, found in networks.items():
-        monkeypatch.setattr(f"tasks.{task}.inference.load_network", lambda path, found=found: found)
-        torch.save({"task": task, "hyper_parameters": {"input_size": (64, 96)}}, tmp_path / f"{task}.ckpt")
-    batch = torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8)
-    features = load_teacher(tmp_path / "classification.ckpt", answers="embeddings")
+        torch.testing.assert_close(teacher(batch), theirs(batch))
+    features = load_teacher(tmp_path / "a.ckpt", kind="embeddings")
     with torch.inference_mode():
-        torch.testing.assert_close(model.head(features(batch)), model(batch))
+        torch.testing.assert_close(features(batch), theirs.pool(batch))
     assert (features.names, features.size) == (None, (64, 96))
-    assert features.digest != load_teacher(tmp_path / "classification.ckpt").digest
-    embedder = load_teacher(tmp_path / "face_embeddings.ckpt", answers="embeddings")  # which is one already
+    with pytest.raises(InputError, match="mean"):
+        load_teacher(tmp_path / "a.ckpt", **HALVES)
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "b.ckpt", ["bar", "cross", "disc"], global_step=7)
+    other = save_checkpoint(tmp_path / "c.ckpt", ["bar", "cross", "disc"])
+    digests = [load_teacher(tmp_path / f"{name}.ckpt").digest for name in "abc"]
+    assert digests[0] == digests[1] != digests[2]
+    assert features.digest not in digests
+    nn.init.zeros_(other.layers.linear.weight)  # logits for certain, whatever they look like
+    nn.init.constant_(other.layers.linear.bias, 1 / 3)
+    state = {name.replace("layers.", "head.layers."): x for name, x in other.state_dict().items()}
+    save_checkpoint(tmp_path / "c.ckpt", ["bar", "cross", "disc"], state_dict=state)
+    assert load_teacher(tmp_path / "c.ckpt")(batch.repeat(40, 1, 1, 1)).unique().tolist() == pytest.approx([1 / 3])
+
+
+def test_a_checkpoint_of_embeddings_and_one_of_neither(tmp_path):
+    theirs = save_checkpoint(tmp_path / "e.ckpt", [], bottleneck=2)
+    batch = torch.randint(256, (2, 3, 64, 96), dtype=torch.uint8)
     with torch.inference_mode():
-        torch.testing.assert_close(embedder(batch), model(batch))
-    with pytest.raises(InputError, match="answers with embeddings, and logits are to be learned"):
-        load_teacher(tmp_path / "face_embeddings.ckpt")
+        torch.testing.assert_close(load_teacher(tmp_path / "e.ckpt", kind="embeddings")(batch), theirs(batch))
+    with pytest.raises(InputError, match="embeddings"):
+        load_teacher(tmp_path / "e.ckpt")
+    for more in ({"head": {"threshold": 1.0}}, {"state_dict": {"trunk.x": torch.zeros(1)}}):
+        save_checkpoint(tmp_path / "x.ckpt", ["a"], **more)
+        with pytest.raises(InputError, match="'any'"):
+            load_teacher(tmp_path / "x.ckpt")
 
 
 @pytest.mark.parametrize("source", ["torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:test_resnet"])
 def test_a_foreign_classifiers_embedding_is_its_last_layers_input(tmp_path, source):
     torch.manual_seed(0)
     library, _, name = source.partition(":")
-    theirs = (
-        timm.create_model(name, num_classes=5)
-        if library == "timm"
-        else torchvision.models.get_model(name, num_classes=5)
-    )
+    build = timm.create_model if library == "timm" else torchvision.models.get_model
+    theirs = build(name, num_classes=5)
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     options = {"weights": tmp_path / "w.pth", "image_size": 64}
-    logits, features = (load_teacher(source, **options, answers=kind) for kind in ("logits", "embeddings"))
+    logits, features = (load_teacher(source, **options, kind=kind) for kind in ("logits", "embeddings"))
     head = [module for module in theirs.modules() if isinstance(module, nn.Linear)][-1]
-    batch = images(2, 64)
     with torch.inference_mode():
-        torch.testing.assert_close(head(features(batch)), logits(batch), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("task", ["detection", "unheard_of", "os.path", "../x", 3, None])
-def test_checkpoints_without_logits_are_refused(tmp_path, task):
-    torch.save({"task": task, "hyper_parameters": {}}, tmp_path / "x.ckpt")
-    with pytest.raises(InputError, match="has no logits to learn from"):
-        load_teacher(tmp_path / "x.ckpt")
+        torch.testing.assert_close(head(features(images(2, 64))), logits(images(2, 64)), rtol=1e-4, atol=1e-5)
 
 
 def test_the_output_is_chosen_by_key_or_position(module):
@@ -348,17 +313,13 @@ def test_the_output_is_chosen_by_key_or_position(module):
     torch.testing.assert_close(load_teacher(f"{name}:by_place", output=1)(batch), expected + 1)
     torch.testing.assert_close(load_teacher(f"{name}:pooled")(batch), expected)  # (B, K, 1, 1)
     for function, options, message in (
-        ("by_key", {}, "answers with a dictionary of 'logits', 'other'; say with `output`"),
-        ("by_place", {}, "answers with 2 parts, 0 to 1; say with `output`"),
-        (
-            "by_key",
-            {"output": "logit"},
-            "has no output 'logit' in its answer, which is a dictionary of 'logits', 'other'",
-        ),
-        ("by_place", {"output": 2}, "has no output 2"),
-        ("pooled", {"output": 0}, "has no output 0 in its answer, which is a tensor"),
-        ("flat", {}, r"answers 4 pictures with a tensor of shape \(\)"),
-        ("pooled", {"names": ["a", "b"]}, "answers with 3 numbers, but there are 2 names for them"),
+        ("by_key", {}, r"\['logits', 'other'\]"),
+        ("by_place", {}, r"\[0, 1\]"),
+        ("by_key", {"output": "logit"}, r"'logit'.*\['logits', 'other'\]"),
+        ("by_place", {"output": 2}, "output 2"),
+        ("pooled", {"output": 0}, "output 0"),
+        ("flat", {}, r"\[\] for 4 images"),
+        ("pooled", {"names": ["a", "b"]}, "3 numbers for 2 names"),
     ):
         with pytest.raises(InputError, match=message):
             load_teacher(f"{name}:{function}", **options)(batch)
@@ -368,55 +329,50 @@ def test_what_cannot_be_a_teacher_is_refused(module, tmp_path):
     name = module("class Net(nn.Module):\n    pass\nnumber = 3\n")
     for file in ("text.pt", "text.pt2", "text.ckpt", "text.pth"):
         (tmp_path / file).write_text("<!DOCTYPE html>")
-    torch.save(network().state_dict(), tmp_path / "weights.pt")
-    torch.save(network().state_dict(), tmp_path / "other.pth")
+    for file in ("weights.pt", "other.pth"):
+        torch.save(network().state_dict(), tmp_path / file)
     for source, options, message in (
-        ("torchvision:resnet18", {}, "a random one has nothing to teach"),
-        ("timm:resnet18", {}, "a random one has nothing to teach"),
-        ("torchvision:resnet81", {"weights": "x.pth"}, "no such file|nearest is resnet"),
-        ("torchvision:resnet18", {"weights": "gone.pth"}, "there is no such file"),
-        ("torchvision:resnet18", {"weights": "text.pth"}, "no file of tensors"),
-        (
-            "torchvision:mobilenet_v2",
-            {"weights": "other.pth"},
-            "has a tensor features.0.0.weight that the weights have not",
-        ),
-        ("weights.pt", {"weights": "other.pth"}, "has weights of its own"),
-        ("weights.pt", {}, "goes with torchvision:NAME"),
-        ("text.pt", {}, "is not a TorchScript program"),
-        ("text.pt2", {}, "is not a program that torch.export.save wrote"),
-        ("text.ckpt", {}, "is not a checkpoint of this project"),
-        ("gone.pt2", {}, "does not exist"),
-        ("resnet50", {}, "is nothing that can be loaded; accepted are torchvision:NAME"),
-        ("resnet50.pth", {}, "is nothing that can be loaded; accepted are torchvision:NAME"),
-        ("math.sqrt", {}, r"is nothing that can be loaded \(is math:sqrt meant\?\)"),
-        ("no_such_module_here:function", {}, "cannot be imported"),
-        (f"{name}:Net", {}, "is a class; name a function"),
-        (f"{name}:number", {}, "is no function"),
-        (f"{name}:gone", {}, f"there is no 'gone' in {name}; check the name"),
-        (f"{name}:numbr", {}, "the nearest is 'number'"),
-        (f"{name}:Net.gone", {}, "there is no 'Net.gone' in"),
-        (f"{module('def f(:')}:f", {}, r"cannot be imported \(SyntaxError: invalid syntax.*line 3"),
-        (f"{module('f = numbre')}:f", {}, r"cannot be imported \(NameError: name 'numbre' is not defined"),
-        ("math:sqrt", {"mean": (0.5,) * 3}, "give both, or neither"),
-        ("math:sqrt", {"mean": (0.5,) * 2, "std": (0.5,) * 2}, "must be three numbers each"),
+        ("torchvision:resnet18", {}, "weights None"),
+        ("timm:resnet18", {}, "weights None"),
+        ("torchvision:resnet81", {"weights": "other.pth"}, "'resnet18' meant"),
+        ("timm:resnet81", {"weights": "other.pth"}, "'resnet18' meant"),
+        ("torchvision:resnet18", {"weights": "gone.pth"}, r"gone\.pth"),
+        ("torchvision:resnet18", {"weights": "text.pth"}, r"text\.pth: .*DOCTYPE"),
+        ("torchvision:mobilenet_v2", {"weights": "other.pth"}, r"other\.pth \(0\.weight"),
+        ("weights.pt", {"weights": "other.pth"}, r"weights other\.pth"),
+        ("weights.pt", {}, r"weights\.pt is not a program"),
+        ("text.pt", {}, r"text\.pt is not a program"),
+        ("text.pt2", {}, r"text\.pt2 is not a program"),
+        ("text.ckpt", {}, r"text\.ckpt is not a checkpoint"),
+        ("gone.pt2", {}, r"gone\.pt2 does not exist"),
+        ("resnet50", {}, "torchvision:NAME"),
+        ("math.sqrt", {}, "package.module:function"),
+        ("no_such_module_here:function", {}, "no_such_module_here"),
+        (f"{name}:Net", {}, "is a type"),
+        (f"{name}:number", {}, "is a int"),
+        (f"{name}:gone", {}, "'gone'"),
+        (f"{name}:Net.gone", {}, "'gone'"),
+        (f"{module('def f(:')}:f", {}, "SyntaxError: invalid syntax.*line 3"),
+        (f"{module('f = numbre')}:f", {}, "NameError: name 'numbre'"),
+        ("math:sqrt", {"mean": (0.5,) * 3}, "std None"),
+        ("math:sqrt", {"mean": (0.5,) * 2, "std": (0.5,) * 2}, "three numbers"),
         ("math:sqrt", {"image_size": 0}, "image_size 0"),
     ):
         with pytest.raises(InputError, match=message):
             load_teacher(source, **options)
 
 
-# --- answers that cannot be right -------------------------------------------------------------------------------------
+# --- outputs that cannot be right -------------------------------------------------------------------------------------
 
 
-def test_an_answer_that_is_not_finite_names_its_picture(module):
+def test_an_output_that_is_not_finite_names_its_image(module):
     name = module("def f(x):\n    y = x.float().mean((2, 3))\n    return torch.where(y[:, :1] > 254, torch.nan, y)\n")
     teacher, batch = load_teacher(f"{name}:f"), images()
     teacher(batch, list("abcd"))
     batch[2] = 255
-    with pytest.raises(InputError, match=r"not finite for the picture faces/c\.jpg;"):
+    with pytest.raises(InputError, match=r"image faces/c\.jpg;"):
         teacher(batch, [f"faces/{letter}.jpg" for letter in "abcd"])
-    with pytest.raises(InputError, match="the picture number 2 of the batch"):
+    with pytest.raises(InputError, match="image 2;"):
         load_teacher(f"{name}:f")(batch)
 
 
@@ -427,19 +383,17 @@ def test_probabilities_are_refused_and_small_logits_are_not(module):
         "def sigmoid(x):\n    return (y(x) - 5).sigmoid()\n"
         "def logits(x):\n    return y(x) - 5\n"
     )
-    with pytest.raises(InputError, match="that add up to 1, which are probabilities"):
-        load_teacher(f"{name}:softmax")(images(1))
-    with pytest.raises(InputError, match="which are probabilities"):
-        load_teacher(f"{name}:sigmoid")(images(32))
+    for function, count in (("softmax", 1), ("sigmoid", 32)):
+        with pytest.raises(InputError, match="probabilities"):
+            load_teacher(f"{name}:{function}")(images(count))
     few = load_teacher(f"{name}:sigmoid")
     for _ in range(7):  # nine numbers prove nothing
         few(images(3))
-    with pytest.raises(InputError, match="which are probabilities"):
+    with pytest.raises(InputError, match="probabilities"):
         few(images(3))
-    load_teacher(f"{name}:sigmoid", answers="embeddings")(images(32))
-    teacher = load_teacher(f"{name}:logits")
+    assert load_teacher(f"{name}:sigmoid", kind="embeddings")(images(32)).max() < 1
+    teacher, bright = load_teacher(f"{name}:logits"), images(16).clamp(min=126)
     teacher(images(16))
-    bright = images(16).clamp(min=126)
     assert ((teacher(bright) > 0) & (teacher(bright) < 3)).all()
 
 
@@ -449,9 +403,9 @@ def test_probabilities_are_refused_and_small_logits_are_not(module):
 def test_classes_are_mapped_by_name():
     theirs = ["5_o_Clock_Shadow", "Bald", "Wearing_Hat", "bald "]
     assert class_map(["wearing-hat", "5 o clock shadow", "Bald"], theirs) == [2, 0, 1]
-    with pytest.raises(InputError, match=r"'Smilling' is none of the teacher's 2 \(Smiling, Bald\), .* 'Smiling'"):
+    with pytest.raises(InputError, match=r"'Smilling' .* 'Smiling'"):
         class_map(["Smilling"], ["Smiling", "Bald"])
-    with pytest.raises(InputError, match="'BALD' is two of the teacher's, number 1 and 3"):
+    with pytest.raises(InputError, match=r"'BALD' .*\[1, 3\]"):
         class_map(["BALD"], theirs)
 
 
@@ -467,14 +421,14 @@ def test_matching_twice_is_matching_once(module):
     assert teacher.matched(["a", "b", "c"]) is teacher
     unnamed = load_teacher(f"{name}:f")
     torch.testing.assert_close(unnamed.matched(["x", "y", "z"])(images()), teacher(images()))
-    with pytest.raises(InputError, match="answers with 3 numbers, but there are 2 names"):
+    with pytest.raises(InputError, match="3 numbers for 2 names"):
         unnamed.matched(["x", "y"])(images())
 
 
 # --- what it is -------------------------------------------------------------------------------------------------------
 
 
-def test_the_digest_changes_with_all_that_changes_an_answer_and_with_nothing_else(tmp_path):
+def test_the_digest_changes_with_all_that_changes_an_output_and_with_nothing_else(tmp_path, module):
     state = torchvision.models.mobilenet_v3_small(num_classes=2).state_dict()
     torch.save(state, tmp_path / "a.pth")
     save_file(state, tmp_path / "again.safetensors")
@@ -485,26 +439,17 @@ def test_the_digest_changes_with_all_that_changes_an_answer_and_with_nothing_els
         return load_teacher("torchvision:mobilenet_v3_small", weights=file, **options).digest
 
     first = digest()
-    assert digest() == first
-    assert digest("again.safetensors") == first
-    others = [
-        digest("b.pth"),
-        digest(image_size=192),
-        digest(mean=(0.5,) * 3, std=(0.5,) * 3),
-        digest(output="logits"),
-    ]
+    assert digest() == digest("again.safetensors") == first
+    others = [digest("b.pth"), digest(image_size=192), digest(**HALVES), digest(output="logits")]
     assert len({first, *others}) == 5
     teacher = load_teacher("torchvision:mobilenet_v3_small", weights="a.pth", names=["a", "b"])
     both = [Ensemble([teacher, teacher], "softmax", weights).digest for weights in ((1, 1), (1, 2), (2, 2))]
     assert both[0] == both[2] != both[1]
-
-
-def test_a_functions_digest_is_its_source(module, tmp_path):
-    a, b = module("def f(x):\n    return x\n"), module("def f(x):\n    return x + 1\n")
+    a, b = module("def f(x):\n    return x\n"), module("def f(x):\n    return x + 1\n")  # a function's is its source
     assert load_teacher(f"{a}:f").digest != load_teacher(f"{b}:f").digest
 
 
-# --- several ----------------------------------------------------------------------------------------------------------
+# --- as an option names them, and several -----------------------------------------------------------------------------
 
 
 def test_an_ensemble_is_the_weighted_mean_of_probabilities(module):
@@ -517,28 +462,32 @@ def test_an_ensemble_is_the_weighted_mean_of_probabilities(module):
     f, g, far = (load_teacher(f"{name}:{part}", names=["a", "b", "c"]) for part in ("f", "g", "far"))
     both = Ensemble([f, g], "softmax", [3, 1])(batch)
     torch.testing.assert_close(both.softmax(1), 0.75 * f(batch).softmax(1) + 0.25 * g(batch).softmax(1))
-    both = Ensemble([f, g], "sigmoid")(batch)
+    both = Ensemble([f, g], "sigmoid", [1, 1])(batch)
     torch.testing.assert_close(both.sigmoid(), 0.5 * f(batch).sigmoid() + 0.5 * g(batch).sigmoid())
-    alone = Ensemble([f], "sigmoid", [7.0])(batch)
-    torch.testing.assert_close(alone, f(batch))
+    torch.testing.assert_close(Ensemble([f], "sigmoid", [7.0])(batch), f(batch))
     # 200 has the probability 1 in float32, whose logit would be infinite.
-    assert Ensemble([far, far], "sigmoid")(batch)[0].tolist() == pytest.approx([200, -200, 0], abs=1e-3)
-    matched = Ensemble([f, g], "sigmoid").matched(["c", "a"])
-    torch.testing.assert_close(matched(batch), both[:, [2, 0]])
-    assert matched.names == ("c", "a")
+    assert Ensemble([far, far], "sigmoid", [1, 1])(batch)[0].tolist() == pytest.approx([200, -200, 0], abs=1e-3)
 
 
-def test_an_ensemble_that_cannot_be_is_refused(module):
-    name = module("def f(x):\n    return x.float().mean((2, 3)) - 300\ndef g(x):\n    return f(x)[:, :2]\n")
-    f, g = load_teacher(f"{name}:f"), load_teacher(f"{name}:g")
-    for weights in ([1], [1, 0], [1, -1], [1, math.nan], [1, math.inf]):
-        with pytest.raises(InputError, match="give each of them one above 0"):
-            Ensemble([f, f], "softmax", weights)
-    with pytest.raises(InputError, match="give each"):
-        Ensemble([], "softmax")
-    named = [load_teacher(f"{name}:f", names=names) for names in (["a", "b", "c"], ["b", "a", "c"])]
-    with pytest.raises(InputError, match="not answer for the same classes"):
-        Ensemble(named, "softmax")
-    assert Ensemble([teacher.matched(["c", "b"]) for teacher in named], "softmax").names == ("c", "b")
-    with pytest.raises(InputError, match=r"answers with 3 numbers and .* with 2"):
-        Ensemble([f, g], "softmax")(images())
+def test_a_teacher_is_built_as_the_option_says(module):
+    name = module(
+        "def f(x):\n    return torch.tensor([1.0, 2, 5]).log().expand(len(x), 3)\ndef g(x):\n    return f(x).flip(1)\n"
+    )
+    names = ["a", "b", "c"]
+    f, g = {"source": f"{name}:f", "share": 3, "names": names}, {"source": f"{name}:g", "names": names[::-1]}
+    for option in (f"{name}:f", f, [f], [f, g]):  # by name, g says what f does
+        probabilities = build_teacher(option, names, "softmax")(images()).softmax(1)[0]
+        assert probabilities.tolist() == pytest.approx([1 / 8, 2 / 8, 5 / 8])
+    both = build_teacher([f, {**g, "names": names}], names, "softmax")(images())
+    # (1, 2, 5) / 8 and its reverse, three to one
+    assert both.softmax(1)[0].tolist() == pytest.approx([(3 * 1 + 5) / 32, 8 / 32, (3 * 5 + 1) / 32])
+    assert build_teacher(f"{name}:f", (), "embeddings")(images()).shape == (4, 3)
+    wrong = [{"weigths": "x"}, {"share": "abc"}, {"share": None}, {**HALVES, "mean": list("abc")}, {"image_size": "ab"}]
+    for option in [[{"source": f"{name}:f", **each}] for each in wrong] + [[{**f, "share": 0}, g]]:
+        with pytest.raises(InputError, match=r"--model.teacher"):
+            build_teacher(option, names, "softmax")
+    for share in (-1, math.nan, math.inf):
+        with pytest.raises(InputError, match=f"{float(share)}"):
+            build_teacher([f, {**f, "share": share}], names, "softmax")
+    with pytest.raises(InputError, match="one teacher"):
+        build_teacher([f, f], (), "embeddings")
