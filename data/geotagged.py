@@ -101,9 +101,7 @@ class GeotaggedDataModule(WholeImageDataModule):
         super().__init__(**options)
         self._columns = choose_columns(preset, path_column, latitude_column, longitude_column, group)
         if shards is not None and options.get("root") is None:
-            raise InputError(
-                "--data.shards is given without --data.root, which validation and testing need; give both."
-            )
+            raise InputError("--data.shards needs --data.root, for validation and testing; give both.")
 
     @property
     def evaluated_size(self) -> Size:
@@ -165,15 +163,11 @@ class GeotaggedDataModule(WholeImageDataModule):
 
 
 def _overlap(records: Records, scored: Records, pattern: str, source: Path) -> str:
-    """What is known of the shards' images being by the scored ones' photographers, which flatters: a sentence."""
+    """How many of the shards' images are of groups that are scored, too: a sentence."""
+    alike = f"{pattern} is trained on whether or not an image looks like one of {source}"
     known = records["group"] != b""
     if scored.grouped_by in ("day", "image") or not known.any():
-        silent = source if scored.grouped_by in ("day", "image") else pattern
-        kin = f"whether the same photographers took them is not known, as {silent} does not say whose an image is"
-    else:
-        shared = known & np.isin(records["group"], scored["group"])
-        kin = (
-            f"{shared.sum():,} of {len(known):,} are of {len(np.unique(records['group'][shared])):,} of its groups (by "
-            f"{scored.grouped_by}), which makes its scores flatter; {(~known).sum():,} do not say whose they are"
-        )
-    return f"{pattern} is trained on whether or not an image looks like one of {source}; {kin}"
+        return f"{alike}, and whether the same photographers took them is not known"
+    shared = known & np.isin(records["group"], scored["group"])
+    groups = len(np.unique(records["group"][shared]))
+    return f"{alike}; {shared.sum():,} of {len(known):,} are of {groups:,} of its groups (by {scored.grouped_by})"

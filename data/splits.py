@@ -26,6 +26,13 @@ def split_named(name: str) -> Split | None:
     return NAMES.get(name.strip().lower())
 
 
+def splits_named(names: np.ndarray) -> np.ndarray:
+    """The positions in SPLITS of the splits that `names`, bytes (N,), are; UNSPLIT for another word: int8 (N,)."""
+    words, which = np.unique(names, return_inverse=True)
+    found = [split_named(word.decode(errors="replace")) for word in words.tolist()]
+    return np.array([UNSPLIT if split is None else SPLITS.index(split) for split in found], np.int8)[which]
+
+
 def draw_numbers(names: np.ndarray, seed: int) -> np.ndarray:
     """A number in [0, 1) for each name, bytes (N,), that depends on the name and `seed` alone: float64 (N,)."""
     return (hash_names(names, seed) >> np.uint64(11)) * 2.0**-53

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from backbone.errors import InputError
 from data.image_list import are_there
-from data.records import SPLITS, Issue, Records
-from data.splits import hash_names, split_named
+from data.records import Issue, Records
+from data.splits import hash_names, splits_named
 
 _CHUNK = 10_000  # rows read at a time: more lists at once would keep the garbage collector busy
 
@@ -157,9 +157,7 @@ def relative_paths(file: Path, paths: np.ndarray, lines: np.ndarray) -> np.ndarr
 
 def split_numbers(file: Path, cells: np.ndarray, lines: np.ndarray) -> np.ndarray:
     """The positions in SPLITS, int8 (N,), that the `cells` of a column name, bytes (N,). Raises InputError."""
-    names, which = np.unique(cells, return_inverse=True)
-    known = [split_named(name.decode(errors="replace")) for name in names.tolist()]
-    numbers = np.array([-1 if name is None else SPLITS.index(name) for name in known], np.int8)[which]
+    numbers = splits_named(cells)
     if (numbers < 0).any():
         row = int(np.argmin(numbers))
         text = cells[row].decode(errors="replace")

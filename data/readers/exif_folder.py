@@ -15,7 +15,7 @@ from data.coordinates import IssueCounts, clean
 from data.image_list import list_pictures
 from data.images import ImageError, read_exif
 from data.records import SPLITS, UNSPLIT, Issue, Records
-from data.splits import split_named
+from data.splits import splits_named
 
 _LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE = 1, 2, 3, 4  # tags of the GPS IFD, Exif 2.32, table 15
 _DATE_TIME_ORIGINAL = 0x9003
@@ -31,12 +31,14 @@ def read(root: Path) -> Records:
     without one. Raises InputError where no image has a position.
     """
     names = list_pictures(root)
-    split, others = _splits_by_folder(names)
+    split = splits_named(np.array([name.partition(b"/")[0] for name in names.tolist()]))
     issues = []
-    if count := int(others.sum()):
+    if not (split == SPLITS.index("train")).any():  # then val/ and test/ are names like others
+        split[:] = UNSPLIT
+    elif count := int((split == UNSPLIT).sum()):
         what = f"image{'s' * (count > 1)} in none of the folders train, val and test, left out"
-        issues.append(Issue(what, count, os.fsdecode(names[np.argmax(others)])))
-        names, split = names[~others], split[~others]
+        issues.append(Issue(what, count, os.fsdecode(names[np.argmin(split)])))
+        names, split = names[split != UNSPLIT], split[split != UNSPLIT]
     latlng, days = np.full((len(names), 2), np.nan), np.zeros(len(names), "S10")
     counts, without = IssueCounts("image"), dict[int, str]()
 
@@ -78,17 +80,6 @@ def read(root: Path) -> Records:
         issues=(*issues, *counts.issues),
         grouped_by="day" if (days != b"").any() else "image",
     )
-
-
-def _splits_by_folder(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the split of each image by its topmost folder, int8 (N,), which are in other folders than these, bool (N,))."""
-    folders, which = np.unique([name.partition(b"/")[0] for name in names.tolist()], return_inverse=True)
-    known = [split_named(os.fsdecode(folder)) for folder in folders]
-    split = np.array([UNSPLIT if name is None else SPLITS.index(name) for name in known], np.int8)[which]
-    if not (split == SPLITS.index("train")).any():  # then val/ and test/ are names like others
-        split[:] = UNSPLIT
-        return split, np.zeros(len(names), bool)
-    return split, split == UNSPLIT
 
 
 class Taken(NamedTuple):

@@ -44,33 +44,26 @@ def read(pattern: str) -> Records:
             "files, as DIR/train-{000000..000123}.tar."
         )
     folder = Path(os.path.commonpath([file.parent for file in files]))
-    names: list[bytes] = []
-    latlng: list[tuple[float, float]] = []
-    groups: list[bytes] = []
-    members: list[tuple[int, int, int]] = []
+    parts = []  # of a shard each, packed: objects of millions of images would fill the memory
     for file in tqdm(files, desc="reading the shards' headers", unit=" shards", delay=2, leave=False):
-        shard = os.fsencode(file.relative_to(folder))
-        for name, given, offset, size in _samples(file):
-            names.append(shard + b"/" + name.encode(errors="surrogateescape"))
-            latlng.append(_place(given, file, name))
-            groups.append(_group(given))
-            members.append((len(shard), offset, size))
-    counts, places = IssueCounts("image"), np.array(latlng, np.float64).reshape(-1, 2)
-    has = np.flatnonzero(~np.isnan(places[:, 0]))
-    if len(has) < len(names):
-        first = int(np.argmax(np.isnan(places[:, 0])))
-        counts.note("no position", len(names) - len(has), lambda: os.fsdecode(names[first]))
+        if rows := list(_samples(file, os.fsencode(file.relative_to(folder)))):
+            parts.append([np.array(column) for column in zip(*rows, strict=True)])
+    names, places, groups, members = map(np.concatenate, zip(*parts, strict=True)) if parts else np.zeros((4, 0, 2))
+    counts, has = IssueCounts("image"), np.flatnonzero(~np.isnan(places[:, 0]))
     if not len(has):
         raise InputError(
             f"{pattern} has no image with a place ({len(names):,} images); write key.json with latitude and longitude "
             "beside each."
         )
+    if len(has) < len(names):
+        first = int(np.argmax(np.isnan(places[:, 0])))
+        counts.note("no position", len(names) - len(has), lambda: os.fsdecode(names[first]))
     cleaned, keep = clean(places[has], pattern, lambda row: os.fsdecode(names[has[row]]), counts, "JSON")
     chosen = has[keep]
     return Records(
         folder,
-        np.array(names, np.bytes_)[chosen],
-        {"latlng": cleaned[keep], "group": np.array(groups, np.bytes_)[chosen], "member": np.array(members)[chosen]},
+        names[chosen],
+        {"latlng": cleaned[keep], "group": groups[chosen], "member": members[chosen]},
         issues=counts.issues,
     )
 
@@ -104,8 +97,8 @@ def image_bytes(records: Records, position: int) -> bytes:
         raise ImageError(records.path(position), f"its shard cannot be read ({error.strerror or error})") from error
 
 
-def _samples(file: Path) -> Iterator[tuple[str, dict[str, Any], int, int]]:
-    """(name, what its JSON says, offset, size) of each image of a shard."""
+def _samples(file: Path, shard: bytes) -> Iterator[tuple[bytes, tuple[float, float], bytes, tuple[int, int, int]]]:
+    """(file name, place, group, member) of each image of a shard, as `read` has them."""
     try:
         with tarfile.open(file, "r:") as archive:
             named = ((member, _MEMBER.fullmatch(member.name)) for member in archive if member.isreg())
@@ -120,7 +113,9 @@ def _samples(file: Path) -> Iterator[tuple[str, dict[str, Any], int, int]]:
                     continue
                 name, image = f"{key}.{ending}", parts[ending]
                 content = archive.extractfile(parts["json"]) if "json" in parts else None
-                yield name, _parsed(content.read() if content else b"{}", file, name), image.offset_data, image.size
+                given = _parsed(content.read() if content else b"{}", file, name)
+                packed = shard + b"/" + name.encode(errors="surrogateescape")
+                yield packed, _place(given, file, name), _group(given), (len(shard), image.offset_data, image.size)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"{file} is not a tar archive, or it is cut off ({error}); make or fetch it again.") from error
 
