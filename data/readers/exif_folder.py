@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts, clean
-from data.image_list import list_pictures
+from data.folders import list_images
 from data.images import ImageError, read_exif
 from data.records import SPLITS, UNSPLIT, Issue, Records
 from data.splits import splits_named
@@ -30,7 +30,7 @@ def read(root: Path) -> Records:
     Images in `train/`, `val/` and `test/` are of that split, if there is a `train/`. A group is a day, or an image
     without one. Raises InputError where no image has a position.
     """
-    names = list_pictures(root)
+    names = np.sort(list_images(root))
     split = splits_named(np.array([name.partition(b"/")[0] for name in names.tolist()]))
     issues = []
     if not (split == SPLITS.index("train")).any():  # then val/ and test/ are names like others

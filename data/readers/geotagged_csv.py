@@ -8,7 +8,8 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts
-from data.image_list import are_there, list_pictures
+from data.folders import list_images
+from data.image_list import are_there
 from data.images import IMAGE_ENDINGS
 from data.readers.coordinates_csv import Columns, group_name, read_rows
 from data.readers.csv_table import refuse_repeated, without_missing
@@ -74,7 +75,7 @@ def _found_by_name(records: Records, source: Path) -> Records:
     of two files.
     """
     try:
-        files = list_pictures(records.folder)
+        files = list_images(records.folder)
     except InputError:  # not one image
         return records
     listed, wanted = _stems(files), _stems(records.file_names)
