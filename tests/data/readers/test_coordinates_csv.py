@@ -13,7 +13,6 @@ from data.readers.coordinates_csv import (
     stream_coordinates,
     training_coordinates,
 )
-from data.splits import draw_numbers
 
 TOLD = Columns()  # by the header
 
@@ -190,18 +189,6 @@ def test_a_csv_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, text, mess
         assert str(file) in str(raised.value)
 
 
-def test_lines_are_right_far_into_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(coordinates_csv, "_CHUNK", 40)
-    monkeypatch.setattr(csv_table, "_CHUNK", 30)
-    rows = [f'{i}.jpg,"{"x" * (i % 7)}",{i / 100},{i / 50}' for i in range(3000)]
-    for row, message in (("2500.jpg,,95,1", "the latitude is 95"), ("2500.jpg,,", "it has 3 values")):
-        rows[2500] = row
-        file = write(tmp_path / "a.csv", "path,note,latitude,longitude\n" + "\n".join(rows))
-        for reader in (read, streamed):
-            with pytest.raises(InputError, match=f"line 2502: {message}"):
-                reader(file)
-
-
 @pytest.mark.parametrize("column", ["path", "author"])
 def test_a_cell_that_would_widen_all_others_is_refused_with_its_line(tmp_path, column):
     long = {"path": "b.jpg", "author": "me", column: "x" * 401}
@@ -220,10 +207,8 @@ def test_a_cell_that_would_widen_all_others_is_refused_with_its_line(tmp_path, c
     ("same", "others"),
     [
         (("31/01/2020 12:00", "31/1/2020", "31/01/2020"), ("01/02/2020 12:00", "30/01/2020")),
-        (
-            ("1577836800000", "1577923199999", "1577836800", "1577836800.0"),
-            ("1577923200000", "1577836799"),
-        ),  # 2020-01-01
+        (("1577836800000", "1577923199999", "1577836800.0", "2020-01-01"), ("1577923200000", "1577836799")),
+        (("1580472000", "1580515199999", "2020-01-31 12:00:00.0"), ("1580515200",)),  # by date -u -d @1580472000
         (("2020-01-31 23:59", "2020:01:31 00:00:00", "20200131T0900", "20200131090000", "2020-1-31"), ("2020-02-01",)),
         (("2020-01-31T12:00:00Z", "2020/01/31", "202001311200"), ("2020-01-30",)),
         (("1.2.20 8:00", "01.02.20"), ("2.1.20",)),
@@ -236,11 +221,6 @@ def test_dates_of_one_day_have_one_name(same, others):
     assert len(names) == 1
     assert not names & {day_of(text.encode()) for text in others}
     assert (b"" in names) == ("" in same)
-
-
-def test_days_by_hand():
-    assert day_of(b"1580472000") == day_of(b"2020-01-31 12:00:00.0") == b"2020:01:31"  # date -u -d @1580472000
-    assert day_of(b"1580515200000") == b"2020:02:01"
 
 
 def test_rows_of_which_no_day_can_be_read_are_counted(tmp_path):
@@ -256,24 +236,15 @@ def test_rows_of_which_no_day_can_be_read_are_counted(tmp_path):
     assert rows.group(counts)[1] == "image"
 
 
-def test_a_partition_is_given_the_training_rows_alone(tmp_path):
-    rows = [(f"{i}.jpg", i / 10, i / 5 + 1, f"author {i // 10}") for i in range(500)]
-
-    def found(header, lines):
-        file = write(tmp_path / "a.csv", "\n".join([header, *(",".join(map(str, line)) for line in lines)]))
-        return training(file, val_fraction=0.2, test_fraction=0.1, seed=3)
-
-    for header, column in (("path,latitude,longitude,author", 3), ("path,latitude,longitude", 0)):
-        drawn = draw_numbers(np.array([row[column] for row in rows], "S"), 3)
-        expected = [[a, b] for (_, a, b, _), number in zip(rows, drawn, strict=True) if number >= 0.3]
-        assert found(header, [row[: header.count(",") + 1] for row in rows]).tolist() == expected
-        assert 250 < len(expected) < 450
-    assert len(found("LAT,LON", [row[1:3] for row in rows])) == 500
-    split = [(*row, ("Train", "val", "test")[i % 3]) for i, row in enumerate(rows)]
-    trained = found("path,latitude,longitude,author,split", split)
-    assert trained.tolist() == [[a, b] for _, a, b, *_ in rows[::3]]
+def test_rows_of_places_alone_are_all_taken_and_a_column_says_the_split(tmp_path):
+    rows = [f"{i}.jpg,{i + 1},{i},{('Train', 'val', 'test')[i % 3]}" for i in range(60)]
+    settings = {"val_fraction": 0.2, "test_fraction": 0.1, "seed": 3}
+    file = write(tmp_path / "a.csv", "\n".join(["path,latitude,longitude,split", *rows]))
+    assert training(file, **settings).tolist() == [[i + 1, i] for i in range(0, 60, 3)]
+    alone = write(tmp_path / "b.csv", "\n".join(["LAT,LON", *(f"{i + 1},{i}" for i in range(60))]))
+    assert len(training(alone, **settings)) == 60
     with pytest.raises(InputError, match="line 3: the split is 'held'"):
-        found("path,latitude,longitude,split", [("a", 1, 2, "train"), ("b", 1, 2, "held")])
+        training(write(file, file.read_text().replace("val", "held")), **settings)
 
 
 def test_an_image_that_is_listed_twice_is_refused_in_a_partition_too(tmp_path):
