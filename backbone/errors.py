@@ -13,7 +13,7 @@ class InputError(ValueError):
 
 
 def check_options(group: str, *rows: tuple[str, Any, bool, str]) -> None:
-    """Raise InputError for the first (name, value, whether it is valid, what it must be) of `--group.name` that fails."""
+    """Raise InputError for the first of (name, value, whether it is valid, what it must be) that is not valid."""
     for name, value, valid, wanted in rows:
         if not valid:
             raise InputError(f"--{group}.{name} is {value}; it must be {wanted}.")
