@@ -31,14 +31,18 @@ class Predictor:
     def __init__(self, module: TaskModule, central_fraction: float | None) -> None:
         self.module = module.eval()
         self.head = module.head
-        self.size: tuple[int, int] = module.evaluated_size  # (height, width) px
-        if central_fraction is None:
-            self._transform, self.at_least = build_detection_eval(self.size), None
-        else:
-            self._transform = build_classification_eval(self.size, central_fraction)
-            self.at_least = needed_in_evaluation(self.size, central_fraction)
-        self._squash = central_fraction is None
+        self._central_fraction = central_fraction
+        self.resize_to(module.evaluated_size)
         self.data_options: dict[str, Any] = {}  # those of the data that the checkpoint was trained on
+
+    def resize_to(self, size: tuple[int, int]) -> None:
+        """Let images be resized to (height, width) px, where this is not what the module is evaluated at."""
+        self.size = size
+        if self._central_fraction is None:
+            self._transform, self.at_least = build_detection_eval(size), None
+        else:
+            self._transform = build_classification_eval(size, self._central_fraction)
+            self.at_least = needed_in_evaluation(size, self._central_fraction)
 
     @classmethod
     def from_checkpoint(cls, module_class: type[TaskModule], path: str | Path, device: str = "cpu") -> "Predictor":
@@ -55,7 +59,7 @@ class Predictor:
 
     def pixels(self, image: np.ndarray) -> torch.Tensor:
         """What the network sees of a uint8 RGB (H, W, 3) image: uint8 (1, 3, height, width) on its device."""
-        if self._squash:
+        if self._central_fraction is None:
             resized = apply_with_boxes(self._transform, image, *_NO_BOXES, seed=0).image
         else:
             resized = apply_to_image(self._transform, image, seed=0)

@@ -1,14 +1,13 @@
-"""PlaNet's partition of the world: small cells where photographs are many (Weyand et al. 2016, arXiv 1602.05314).
+"""PlaNet's partition of the world: small cells where images are many (Weyand et al. 2016, arXiv 1602.05314).
 
-From the six faces of S2's cube on, a cell of more than `max_photos` photographs is split in four; then cells of fewer
-than `min_photos`, oceans and poles, are dropped with their photographs. All that lies in a cell has leaf ids between
-two numbers, so in sorted leaf ids a cell's photographs are counted by two searches. No coordinates are needed beside
-the leaf ids: a leaf is under a centimetre across.
+From the six faces of S2's cube on, a cell of more than `max_images` images is split in four; then cells of fewer than
+`min_images`, oceans and poles, are dropped with their images. All that lies in a cell has leaf ids between two numbers,
+so in sorted leaf ids a cell's images are counted by two searches. No coordinates are needed beside the leaf ids: a leaf
+is under a centimetre across.
 """
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from array import array
@@ -25,23 +24,23 @@ from tasks.geolocalization import s2
 from tasks.geolocalization.sphere import haversine_km, to_latlng, to_xyz, unit
 
 # A cell of level 18 is some 35 m across: a telephone knows no better where it is. PlaNet names no limit; without one, a
-# pile of photographs that were all given a city's name is split down to a square centimetre.
+# pile of images that were all given a city's name is split down to a square centimetre.
 MAX_LEVEL = 18
-_VERSION = 1  # of the file; another is refused
+# What damaged bytes happen to mean to zipfile and numpy.
+_DAMAGED = (ValueError, TypeError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 _CHUNK = 1 << 16  # leaves whose centres are in memory at once
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no one answer to ==; compare digests
+@dataclass(frozen=True, eq=False)  # arrays have no single result of ==
 class Partition:
     """The cells that a model tells apart, in the order of its outputs. Raises InputError where they do not fit."""
 
     ids: np.ndarray  # uint64 (C,), sorted S2 ids of cells that do not overlap
-    counts: np.ndarray  # int64 (C,) photographs it was built from, in each cell
-    points: np.ndarray  # float64 (C, 3) unit vectors: what is answered for a cell
-    total: int  # photographs it was built from, those in dropped cells too
-    max_photos: int  # a cell of more was split, above max_level
-    min_photos: int  # a cell of fewer was dropped
-    max_level: int
+    counts: np.ndarray  # int64 (C,) images it was built from, in each cell
+    points: np.ndarray  # float64 (C, 3) unit vectors: the position that is predicted for a cell
+    total: int  # images it was built from, those in dropped cells too
+    max_images: int  # a cell of more was split, above MAX_LEVEL
+    min_images: int  # a cell of fewer was dropped
 
     def __post_init__(self) -> None:
         """Check everything that can be, as a partition also comes from files."""
@@ -56,52 +55,41 @@ class Partition:
         """Degrees (C, 2) of the points."""
         return to_latlng(self.points)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all that is in it: the same for the same photographs in any order, another for any other."""
-        numbers = f"{self.total} {self.max_photos} {self.min_photos} {self.max_level}".encode()
-        arrays = (array.tobytes() for array in (self.ids, self.counts, self.points))
-        return hashlib.sha256(b"".join([numbers, *arrays])).hexdigest()
-
     def lookup(self, latlng: np.ndarray) -> np.ndarray:
-        """The cell (N,) int64 that each place (N, 2) lies in; -1 in a dropped one. Raises as `s2.leaf_ids`."""
+        """The cell (N,) int64 that each position (N, 2) lies in; -1 in a dropped one. Raises as `s2.leaf_ids`."""
         return self.lookup_ids(s2.leaf_ids(latlng))
 
     def lookup_ids(self, ids: np.ndarray) -> np.ndarray:
         """The cell (N,) int64 that each S2 cell (N,) lies in; -1 in a dropped one, or where it is larger."""
-        found = np.searchsorted(s2.range_min(self.ids), s2.range_min(ids), side="right") - 1
-        found[s2.range_max(ids) > s2.range_max(self.ids)[found]] = -1  # what is before the first cell is at -1 already
-        return found
+        cells = np.searchsorted(s2.range_min(self.ids), s2.range_min(ids), side="right") - 1
+        cells[s2.range_max(ids) > s2.range_max(self.ids)[cells]] = -1  # what is before the first cell is at -1 already
+        return cells
 
     def to_dict(self) -> dict[str, Any]:
         """Lists and numbers alone, which a checkpoint holds whoever reads it; exact."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        entries = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {k: value.tolist() if isinstance(value, np.ndarray) else value for k, value in entries.items()}
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any]) -> Partition:
-        """The inverse of `to_dict`, of lists, arrays or tensors. Raises InputError."""
-        if missing := [field.name for field in fields(cls) if field.name not in entries]:
-            raise InputError(f"a partition has no {missing[0]}; build it again.")
+        """The inverse of `to_dict`, of lists or arrays. Raises InputError."""
         try:
-            return cls(
-                np.asarray(entries["ids"], np.uint64),
-                np.asarray(entries["counts"], np.int64),
-                np.asarray(entries["points"], np.float64),
-                *(int(entries[field.name]) for field in fields(cls)[3:]),
-            )
-        except InputError:
-            raise
+            arrays = zip(("ids", "counts", "points"), (np.uint64, np.int64, np.float64), strict=True)
+            numbers = (int(entries[name]) for name in ("total", "max_images", "min_images"))
+            return cls(*(np.asarray(entries[name], dtype) for name, dtype in arrays), *numbers)
+        except KeyError as error:
+            raise InputError(f"a partition has no {error.args[0]}; build it again.") from None
         except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"a partition has entries that are not numbers ({error}); build it again.") from error
 
     def save(self, path: Path) -> None:
         """Write an .npz file, complete or not at all. Raises InputError where it cannot be written."""
-        path = Path(path)
         part = path.with_name(f".{path.name}.part")
-        entries = {field.name: getattr(self, field.name) for field in fields(self)}
         try:
             with part.open("wb") as file:
-                np.savez(file, version=_VERSION, digest=self.digest, **entries)
+                np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
             part.replace(path)
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror or error}); give another path.") from error
@@ -110,65 +98,23 @@ class Partition:
 
     @classmethod
     def load(cls, path: Path) -> Partition:
-        """Read what `save` wrote. Raises InputError for another file, a damaged one and one of another version."""
+        """Read what `save` wrote. Raises InputError for another file and a damaged one."""
         remedy = "make one with: python -m tasks.geolocalization partition"
         try:
             with np.load(path, allow_pickle=False) as file:
                 entries = dict(file)
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist; {remedy}.") from None
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror or error}); {remedy}.") from error
-        except (
-            ValueError,
-            TypeError,
-            EOFError,
-            KeyError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except _DAMAGED as error:
             raise InputError(f"{path} is not a partition, or is damaged ({error}); {remedy}.") from error
-        version = entries.get("version")
-        if version is None or version != _VERSION:
-            raise InputError(f"{path} is a partition of version {version}, not {_VERSION}; {remedy}.")
         try:
-            partition = cls.from_dict(entries)
+            return cls.from_dict(entries)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        if entries.get("digest") != partition.digest:
-            raise InputError(f"{path} is damaged: its digest is another than its contents'; {remedy}.")
-        return partition
-
-
-def build_partition(
-    latlng: np.ndarray,
-    *,
-    max_photos: int = 10_000,
-    min_photos: int = 50,
-    max_level: int = MAX_LEVEL,
-    points: Literal["mean", "centre"] = "mean",
-) -> Partition:
-    """Build the partition of photographs at places (N, 2), in any order; see `partitions_of`."""
-    return build_hierarchy(latlng, [max_photos], min_photos=min_photos, max_level=max_level, points=points)[0]
-
-
-def build_hierarchy(
-    latlng: np.ndarray,
-    max_photos: Sequence[int],
-    *,
-    min_photos: int = 50,
-    max_level: int = MAX_LEVEL,
-    points: Literal["mean", "centre"] = "mean",
-    prefix: str = "--",
-) -> tuple[Partition, ...]:
-    """Build partitions of the same photographs, one for each of `max_photos`, fine to coarse; see `partitions_of`."""
-    leaves = s2.leaf_ids(latlng)
-    return partitions_of(leaves, max_photos, min_photos=min_photos, max_level=max_level, points=points, prefix=prefix)
 
 
 def collect_leaves(chunks: Iterable[np.ndarray]) -> np.ndarray:
-    """The leaf ids (N,) uint64 of places that come in chunks (n, 2), in as little memory as they themselves take."""
+    """The leaf ids (N,) uint64 of positions that come in chunks (n, 2), in as little memory as they themselves take."""
     leaves = array("Q")  # grows in place, by a sixteenth at a time
     for latlng in chunks:
         leaves.frombytes(s2.leaf_ids(latlng).view(np.uint8).data)
@@ -177,75 +123,73 @@ def collect_leaves(chunks: Iterable[np.ndarray]) -> np.ndarray:
 
 def partitions_of(
     leaves: np.ndarray,
-    max_photos: Sequence[int],
+    max_images: Sequence[int],
     *,
-    min_photos: int = 50,
-    max_level: int = MAX_LEVEL,
+    min_images: int = 50,
     points: Literal["mean", "centre"] = "mean",
     prefix: str = "--",
 ) -> tuple[Partition, ...]:
-    """Build partitions of photographs given by leaf ids (N,) uint64, which are sorted in place; fine to coarse.
+    """Build a partition of images, given by leaf ids (N,) uint64, for each of `max_images`; from fine to coarse.
 
-    As a cell that is split at many photographs is split at fewer too, each cell of a finer one lies in one of a
-    coarser. A cell's point is the mean direction of its photographs, which lies in it, or its centre. Raises
-    InputError for options out of range or in conflict, which it names after `prefix` as the command at hand does, and
-    where fewer than two cells come out.
+    The ids are sorted in place. As a cell that is split at many images is split at fewer too, each cell of a finer
+    partition lies in one of a coarser. A cell's point is the mean direction of its images, which lies in it, or its
+    centre. Raises InputError for options out of range or in conflict, which it names after `prefix` as the command at
+    hand does, and where fewer than two cells come out.
     """
-    limits = sorted(max_photos)
-    given = max_photos[0] if len(max_photos) == 1 else list(max_photos)
-    for name, value, holds, wanted in (
-        ("max_photos", given, limits and limits[0] >= 1, "at least one number, and each 1 or more"),
-        ("max_photos", given, len(set(limits)) == len(limits), "different numbers"),
-        ("min_photos", min_photos, 1 <= min_photos <= min(limits, default=1), f"from 1 to {prefix}max_photos"),
-        ("max_level", max_level, 0 <= max_level <= s2.MAX_LEVEL, f"from 0 to {s2.MAX_LEVEL}"),
-        ("points", points, points in ("mean", "centre"), "mean or centre"),
+    limits = sorted(max_images)
+    given = max_images[0] if len(max_images) == 1 else list(max_images)
+    for name, value, valid, rule in (
+        ("max_images", given, limits and limits[0] >= 1, "at least one number, and each 1 or more"),
+        ("max_images", given, len(set(limits)) == len(limits), "different numbers"),
+        ("min_images", min_images, 1 <= min_images <= min(limits, default=1), f"from 1 to {prefix}max_images"),
     ):
-        if not holds:
-            raise InputError(f"{prefix}{name} is {value}; it must be {wanted}.")
+        if not valid:
+            raise InputError(f"{prefix}{name} is {value}; it must be {rule}.")
     leaves.sort()
-    built = [_split(leaves, limit, min_photos, max_level) for limit in limits]
+    built = [_split(leaves, limit, min_images) for limit in limits]
     for (ids, _), limit in zip(built, limits, strict=True):
         if len(ids) < 2:
             raise InputError(
-                f"{len(leaves)} photographs make {len(ids)} cells of at least {min_photos} and at most {limit}; a "
-                f"model needs two or more to tell apart, so give more photographs or lower {prefix}max_photos and "
-                f"{prefix}min_photos."
+                f"{len(leaves)} images make {len(ids)} cells of at least {min_images} and at most {limit}; a model "
+                f"needs two or more to tell apart, so give more images or lower {prefix}max_images and "
+                f"{prefix}min_images."
             )
     vectors = [s2.centre_vectors(ids) for ids, _ in built] if points == "centre" else _mean_directions(leaves, built)
-    partitions = tuple(
-        Partition(ids, counts, of_cells, len(leaves), limit, min_photos, max_level)
+    return tuple(
+        Partition(ids, counts, of_cells, len(leaves), limit, min_images)
         for (ids, counts), of_cells, limit in zip(built, vectors, limits, strict=True)
     )
-    for coarse in partitions[1:]:
-        parent_of(partitions[0], coarse)
-    return partitions
 
 
 def parent_of(fine: Partition, coarse: Partition) -> np.ndarray:
-    """The cell of `coarse` (C_fine,) int64 that each of `fine` lies in. Raises InputError where one lies in none."""
+    """The cell of `coarse` (C_fine,) int64 that each of `fine` lies in.
+
+    Raises InputError where one lies in none, or where the two were made of other images or with another `min_images`:
+    these may be nested by chance.
+    """
     parents = coarse.lookup_ids(fine.ids)
-    if len(orphans := np.flatnonzero(parents < 0)):
-        [token] = s2.tokens(fine.ids[orphans[:1]])
+    if (parents < 0).any() or (fine.total, fine.min_images) != (coarse.total, coarse.min_images):
         raise InputError(
-            f"the partitions of {len(fine)} and {len(coarse)} cells are not nested: the finer one's cell {token} lies "
-            "in none of the coarser; build them together, from the same photographs."
+            f"the partitions of {len(fine)} cells (of {fine.total} images, min_images {fine.min_images}) and of "
+            f"{len(coarse)} (of {coarse.total}, {coarse.min_images}) are not nested; build them together, of the same "
+            "images."
         )
     return parents
 
 
 def own_cell_km(partition: Partition, latlng: np.ndarray) -> np.ndarray:
-    """Distance (N,) from places (N, 2) to the point of their own cell, in km; infinite in a dropped one.
+    """Distance (N,) from positions (N, 2) to the point of their own cell, in km; infinite in a dropped one.
 
-    What a classifier errs by that always names the right cell.
+    This is the error of a classifier that always names the right cell.
     """
     cells = partition.lookup(latlng)
     return np.where(cells < 0, np.inf, haversine_km(latlng, partition.latlng[cells]))
 
 
 def nearest_point_km(partition: Partition, latlng: np.ndarray) -> np.ndarray:
-    """Distance (N,) from places (N, 2) to the nearest point of any cell, in km.
+    """Distance (N,) from positions (N, 2) to the nearest point of any cell, in km.
 
-    What no classifier over these cells can undercut: a neighbour's point may be nearer than the own cell's.
+    No classifier over these cells can do better: a neighbour's point may be nearer than the own cell's.
     """
     from scipy.spatial import KDTree  # here, as training and prediction need no tree
 
@@ -253,14 +197,14 @@ def nearest_point_km(partition: Partition, latlng: np.ndarray) -> np.ndarray:
     return haversine_km(latlng, partition.latlng[nearest])
 
 
-def _split(leaves: np.ndarray, max_photos: int, min_photos: int, max_level: int) -> tuple[np.ndarray, np.ndarray]:
+def _split(leaves: np.ndarray, max_images: int, min_images: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids and counts of the cells, sorted, from sorted leaves; level by level."""
     kept = []
     cells = (np.arange(6, dtype=np.uint64) << np.uint64(61)) | np.uint64(1 << 60)  # the faces
-    for level in range(max_level + 1):
+    for level in range(MAX_LEVEL + 1):
         counts = np.searchsorted(leaves, s2.range_max(cells), "right") - np.searchsorted(leaves, s2.range_min(cells))
-        large = (counts > max_photos) if level < max_level else np.zeros(len(cells), bool)
-        final = ~large & (counts >= min_photos)
+        large = (counts > max_images) if level < MAX_LEVEL else np.zeros(len(cells), bool)
+        final = ~large & (counts >= min_images)
         kept.append((cells[final], counts[final]))
         if not large.any():
             break
@@ -271,14 +215,14 @@ def _split(leaves: np.ndarray, max_photos: int, min_photos: int, max_level: int)
 
 
 def _mean_directions(leaves: np.ndarray, built: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-    """Unit vectors (C, 3) for each (ids, counts): the mean of each cell's photographs, in one pass over the leaves.
+    """Unit vectors (C, 3) for each (ids, counts): the mean of each cell's images, in one pass over the leaves.
 
-    Never zero: no face is so wide that places on it could cancel.
+    Never zero: no face is so wide that positions on it could cancel.
     """
     starts = [np.searchsorted(leaves, s2.range_min(ids)) for ids, _ in built]
     ends = [start + counts for start, (_, counts) in zip(starts, built, strict=True)]
     sums = [np.zeros((len(ids), 3)) for ids, _ in built]
-    with tqdm(total=len(leaves), desc="averaging", unit="photo", unit_scale=True, delay=2, leave=False) as progress:
+    with tqdm(total=len(leaves), desc="averaging", unit="image", unit_scale=True, delay=2, leave=False) as progress:
         for begin in range(0, len(leaves), _CHUNK):
             vectors = s2.centre_vectors(leaves[begin : begin + _CHUNK])
             for start, end, total in zip(starts, ends, sums, strict=True):
@@ -297,22 +241,13 @@ def _fault(partition: Partition) -> str:
     ids, counts, points = partition.ids, partition.counts, partition.points
     if ids.ndim != 1 or counts.shape != ids.shape or points.shape != (*ids.shape, 3):
         return f"has ids {ids.shape}, counts {counts.shape} and points {points.shape}, not (C,), (C,) and (C, 3)"
-    if (ids.dtype, counts.dtype, points.dtype) != (np.uint64, np.int64, np.float64):
-        return f"has ids {ids.dtype}, counts {counts.dtype} and points {points.dtype}, not uint64, int64 and float64"
     if len(ids) < 2:
         return f"has {len(ids)} cells, and two are the fewest that can be told apart"
     if not s2.valid(ids).all() or (s2.range_max(ids)[:-1] >= s2.range_min(ids)[1:]).any():
         return "has ids that are not S2 cells, not sorted, or overlap"
-    levels = s2.levels(ids)
-    if levels.max() > partition.max_level:
-        return f"has a cell of level {levels.max()}, beyond its max_level {partition.max_level}"
-    too_many = (counts > partition.max_photos) & (levels < partition.max_level)
-    if counts.min() < partition.min_photos or too_many.any() or counts.sum() > partition.total:
-        return "has counts that are not between its min_photos and max_photos, or more than its total"
+    too_many = (counts > partition.max_images) & (s2.levels(ids) < MAX_LEVEL)
+    if counts.min() < partition.min_images or too_many.any() or counts.sum() > partition.total:
+        return "has counts that are not between its min_images and max_images, or more than its total"
     if not (np.abs(np.linalg.norm(points, axis=1) - 1) < 1e-9).all():  # NaN compares false
         return "has points that are not unit vectors"
     return ""
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value

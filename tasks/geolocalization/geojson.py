@@ -15,37 +15,36 @@ _DECIMALS = 9  # of a degree: a tenth of a millimetre, so that not even the smal
 
 def feature_collection(
     partition: Partition,
+    cells: np.ndarray,
     probabilities: np.ndarray,
-    answer_latlng: np.ndarray,
+    latlng: np.ndarray,
     half_radius_km: float,
-    *,
-    top_k: int,
     file: str,
 ) -> dict[str, Any]:
-    """A FeatureCollection of the `top_k` likeliest cells as polygons, after the answer as a point.
+    """A FeatureCollection of the predicted position as a point and, after it, the likeliest cells as polygons.
 
-    `probabilities` (C,) are of the partition's cells; the answer (2,) in degrees has half of them within
-    `half_radius_km`. Positions are longitude first; a cell across the antimeridian is a MultiPolygon in two parts.
+    `cells` int64 (K,) of the partition, the likeliest first, have `probabilities` (K,); half of all probability lies
+    within `half_radius_km` of the position (2,), in degrees. Coordinates are longitude first; a cell across the
+    antimeridian is a MultiPolygon in two parts.
     """
-    best = np.argsort(-probabilities, kind="stable")[:top_k]
-    [cell] = partition.lookup(np.reshape(answer_latlng, (1, 2)))  # an expected place may lie in a dropped one
-    latitude, longitude = np.round(answer_latlng, _DECIMALS).tolist()
-    answer = {
-        "kind": "answer",
+    [own] = partition.lookup(np.reshape(latlng, (1, 2)))  # an expected position may lie in a dropped one
+    latitude, longitude = np.round(latlng, _DECIMALS).tolist()
+    prediction = {
+        "kind": "prediction",
         "file": file,
         "half_radius_km": float(half_radius_km),
-        "token": s2.tokens(partition.ids[[cell]])[0] if cell >= 0 else None,
+        "token": s2.tokens(partition.ids[[own]])[0] if own >= 0 else None,
     }
-    features = [_feature({"type": "Point", "coordinates": [longitude, latitude]}, answer)]
-    for rank, k in enumerate(best.tolist(), 1):
+    features = [_feature({"type": "Point", "coordinates": [longitude, latitude]}, prediction)]
+    for rank, (cell, token) in enumerate(zip(cells.tolist(), s2.tokens(partition.ids[cells]), strict=True)):
         properties = {
             "kind": "cell",
-            "rank": rank,
-            "probability": float(probabilities[k]),
-            "token": s2.tokens(partition.ids[[k]])[0],
-            "training_photographs": int(partition.counts[k]),
+            "rank": rank + 1,
+            "probability": float(probabilities[rank]),
+            "token": token,
+            "training_images": int(partition.counts[cell]),
         }
-        features.append(_feature(cell_geometry(int(partition.ids[k])), properties))
+        features.append(_feature(cell_geometry(int(partition.ids[cell])), properties))
     return {"type": "FeatureCollection", "features": features}
 
 

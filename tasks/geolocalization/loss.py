@@ -1,6 +1,6 @@
-"""What a net that places photographs is held to, as pure functions, in float32.
+"""What a net that predicts cells is trained with, as pure functions, in float32.
 
-A photograph in a cell that the partition dropped has the label -1: it trains nothing.
+An image in a cell that the partition dropped has the label -1: it trains nothing.
 """
 
 from collections.abc import Sequence
@@ -9,52 +9,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbone.errors import InputError
 from tasks.geolocalization.sphere import EARTH_RADIUS_KM
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of logits (B, C) with labels int64 (B,), or with `haversine_labels` (B, C).
 
-    The mean is over the photographs that have a cell; those of label -1, or of a row of zeros, give neither loss nor
+    The mean is over the images that have a cell; those of label -1, or of a row of zeros, give neither loss nor
     gradient. Without any the loss is 0.
     """
-    if targets.ndim == 1:
-        counted = targets >= 0
-        total = F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum")
-    else:
-        counted = targets.any(1)
-        total = F.cross_entropy(logits.float(), targets, reduction="sum")
+    counted = targets >= 0 if targets.ndim == 1 else targets.any(1)
+    ignored = {"ignore_index": -1} if targets.ndim == 1 else {}
+    total = F.cross_entropy(logits.float(), targets, reduction="sum", **ignored)
     return total / counted.sum().clamp(min=1)
 
 
 def hierarchical(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """The sum of `cross_entropy` over partitions (Müller-Budack et al. 2018), each of logits (B, C_k) and its targets.
 
-    Each level has its own mean: a photograph may have a coarse cell and no fine one.
+    Each level has its own mean: an image may have a coarse cell and no fine one.
     """
     return torch.stack([cross_entropy(*level) for level in zip(logits, targets, strict=True)]).sum()
 
 
 @torch.no_grad()
-def haversine_labels(true_latlng: Tensor, cells_xyz: Tensor, labels: Tensor, tau_km: float) -> Tensor:
-    """Soft labels float32 (B, C): each cell by how much farther from the photograph its point is than the own cell's.
+def haversine_labels(latlng: Tensor, points: Tensor, labels: Tensor, tau_km: float) -> Tensor:
+    """Soft labels float32 (B, C): each cell by how much farther from the image its point is than the own cell's.
 
-    exp(-(d(photograph, cell) - d(photograph, own cell)) / tau), at most 1, brought to a sum of 1; a row of zeros where
-    the label is -1. After PIGEON (Haas et al. 2023, arXiv 2307.05845), whose published code differs twice: it subtracts
-    the distance to the nearest point, which need not be the own cell's, so that a small tau does not lead back to plain
-    labels; and it leaves the sums as they are, so that a photograph weighs more where cells lie close.
+    exp(-(d(image, cell) - d(image, own cell)) / tau), at most 1, brought to a sum of 1; a row of zeros where the label
+    is -1. After PIGEON (Haas et al. 2023, arXiv 2307.05845), whose published code differs twice: it subtracts the
+    distance to the nearest point, which need not be the own cell's, so that a small tau does not lead back to plain
+    labels; and it leaves the sums as they are, so that an image weighs more where cells lie close.
 
-    `true_latlng` (B, 2) in degrees, `cells_xyz` (C, 3) unit vectors, `labels` int64 (B,). Raises InputError for a tau
-    not above 0.
+    `latlng` (B, 2) in degrees, `points` (C, 3) unit vectors, `labels` int64 (B,), `tau_km` above 0.
     """
-    if not 0 < tau_km < float("inf"):
-        raise InputError(f"tau is {tau_km} km; it must be above 0, and the smaller, the closer to plain labels.")
-    latitude, longitude = torch.deg2rad(true_latlng).unbind(1)  # in the precision given
+    latitude, longitude = torch.deg2rad(latlng).unbind(1)  # in the precision given
     across = latitude.cos()
-    photographs = torch.stack([across * longitude.cos(), across * longitude.sin(), latitude.sin()], 1).float()
+    images = torch.stack([across * longitude.cos(), across * longitude.sin(), latitude.sin()], 1).float()
     # From coordinate differences: by way of a product of matrices float32 would be kilometres wrong for neighbours.
-    chord = torch.cdist(photographs, cells_xyz.float(), compute_mode="donot_use_mm_for_euclid_dist")  # (B, C)
+    chord = torch.cdist(images, points.float(), compute_mode="donot_use_mm_for_euclid_dist")  # (B, C)
     weights = chord.div_(2).clamp_(max=1).asin_().mul_(2 * EARTH_RADIUS_KM)  # km; one array from here to the end
     own = weights.gather(1, labels.clamp(min=0)[:, None])
     weights.sub_(own).div_(-tau_km).clamp_(max=0).exp_()

@@ -1,10 +1,10 @@
-"""Google's S2 cells in numpy: leaf ids of places, and the parents, bounds, corners and names of cells.
+"""Google's S2 cells in numpy: leaf ids of positions, and the parents, bounds, corners and names of cells.
 
 The sphere is a cube's six faces, each a square split in four, 30 times; a cell is named by the way down to it along a
 Hilbert curve, so all that lies in a cell has ids between two numbers. An id (uint64) is, from the top: 3 bits of the
 face, 2 bits a level, a one, and zeros. Constants and tie rules are those of S2's own reference (s2coords.h,
 s2coords_internal.h and s2cell_id.cc of github.com/google/s2geometry, described at s2geometry.io), whose ids these equal
-bit for bit; that library takes a place at a time, this an array, in slices that stay in a core's cache.
+bit for bit; that library takes a position at a time, this an array, in slices that stay in a core's cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from backbone.errors import InputError
 from tasks.geolocalization.sphere import to_latlng, to_xyz, unit
 
 MAX_LEVEL = 30
-_CHUNK = 1 << 13  # places at a time: the ten or so arrays of a slice stay within a megabyte
+_CHUNK = 1 << 13  # positions at a time: the ten or so arrays of a slice stay within a megabyte
 
 # The curve through a square's four quarters, by its orientation (bit 0: i and j swapped; bit 1: both inverted): the
 # quarter (2 * i + j) that comes at each position, and what that quarter's own orientation differs by.
@@ -48,23 +48,23 @@ _TO_POSITION, _TO_SQUARE = _make_tables()
 
 
 def leaf_ids(latlng: np.ndarray) -> np.ndarray:
-    """Ids (N,) uint64 of the leaf cells (under 1 cm across) of places (N, 2): degrees, latitude first.
+    """Ids (N,) uint64 of the leaf cells (under 1 cm across) of positions (N, 2): degrees, latitude first.
 
     Raises InputError where one is not finite, a latitude is beyond 90 or a longitude beyond 180.
     """
     latlng = np.asarray(latlng)
     ids = np.empty(len(latlng), np.uint64)
     for start in range(0, len(latlng), _CHUNK):
-        places = latlng[start : start + _CHUNK].astype(np.float64)
-        most = np.abs(places).max(axis=0)
+        positions = latlng[start : start + _CHUNK].astype(np.float64)
+        most = np.abs(positions).max(axis=0)
         if not (most[0] <= 90 and most[1] <= 180):  # not: NaN compares false
-            wrong = np.flatnonzero(~((np.abs(places) <= (90, 180)).all(axis=1)))[0]
-            latitude, longitude = places[wrong]
+            wrong = np.flatnonzero(~((np.abs(positions) <= (90, 180)).all(axis=1)))[0]
+            latitude, longitude = positions[wrong]
             raise InputError(
-                f"place {start + wrong} is latitude {latitude}, longitude {longitude}; they must be numbers within 90 "
-                "and 180 degrees, latitude first."
+                f"position {start + wrong} is latitude {latitude}, longitude {longitude}; they must be numbers within "
+                "90 and 180 degrees, latitude first."
             )
-        ids[start : start + _CHUNK] = _leaf_ids(places)
+        ids[start : start + _CHUNK] = _leaf_ids(positions)
     return ids
 
 
@@ -203,7 +203,7 @@ def _squares(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 
 def _on_cube(face: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Vectors (..., 3), not of unit length, of places on the faces; i and j count leaves and may lie between them."""
+    """Vectors (..., 3), not of unit length, of positions on the faces; i and j count leaves, in fractions too."""
     u, v = _from_steps(i), _from_steps(j)
     behind = face > 2
     first, second = np.where(behind, v, u), np.where(behind, u, v)

@@ -1,7 +1,7 @@
 """Geometry on the globe, in numpy and float64: a sphere, as the field's distances are all taken on one.
 
-A place is `latlng` (..., 2): degrees, latitude first; or a unit vector `xyz` (..., 3), which has no seam and no poles.
-Averages are taken of vectors and never of degrees: those of Fiji's 179 and -179 meet in Africa.
+A position is `latlng` (..., 2): degrees, latitude first; or a unit vector `xyz` (..., 3), which has no seam and no
+poles. Averages are taken of vectors and never of degrees: those of Fiji's 179 and -179 meet in Africa.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def to_latlng(xyz: np.ndarray) -> np.ndarray:
 
 
 def haversine_km(a_latlng: np.ndarray, b_latlng: np.ndarray) -> np.ndarray:
-    """Distance (...) along the surface between places (..., 2) that broadcast; longitudes may differ by full turns.
+    """Distance (...) along the surface between positions (..., 2) that broadcast; longitudes may differ by full turns.
 
     In float64, and good to a micrometre for neighbours and antipodes alike: half the angle has the haversine as the
     square of its sine and, as its cosine's, the haversine of the way on to the antipode. The arc cosine of float32
@@ -53,7 +53,7 @@ def unit(xyz: np.ndarray) -> np.ndarray:
 
 
 def great_circle(a_latlng: np.ndarray, b_latlng: np.ndarray, num_points: int) -> np.ndarray:
-    """Places (num_points, 2) evenly along the shortest way from one place (2,) to another, both ends included.
+    """Positions (num_points, 2) evenly along the shortest way from one (2,) to another, both ends included.
 
     Between antipodes, where every way is as short, it is one of them.
     """
@@ -66,7 +66,7 @@ def great_circle(a_latlng: np.ndarray, b_latlng: np.ndarray, num_points: int) ->
 
 
 def destination(latlng: np.ndarray, bearing: np.ndarray, distance_km: np.ndarray | float) -> np.ndarray:
-    """Places (..., 2) reached from places (..., 2) at a bearing (degrees from north, clockwise) after a distance."""
+    """Positions (..., 2) reached from others (..., 2) at a bearing (degrees from north, clockwise) after a distance."""
     latitude, longitude = np.moveaxis(np.radians(np.asarray(latlng, np.float64)), -1, 0)
     bearing, angle = np.radians(bearing), np.asarray(distance_km) / EARTH_RADIUS_KM
     north = np.stack(
@@ -78,5 +78,5 @@ def destination(latlng: np.ndarray, bearing: np.ndarray, distance_km: np.ndarray
 
 
 def ring(latlng: np.ndarray, radius_km: float, num_points: int) -> np.ndarray:
-    """The places (num_points, 2) at a distance from a place (2,), clockwise from north; the last is the first again."""
+    """The positions (num_points, 2) at a distance from one (2,), clockwise from north; the last is the first again."""
     return destination(latlng, np.linspace(0, 360, num_points), radius_km)

@@ -1,57 +1,41 @@
-"""From the probabilities of cells to places, on plain numpy.
+"""From the probabilities of cells to positions, on plain numpy.
 
-`probabilities` (N, C) are of photographs and the cells of one partition, `points` (C, 3) the cells' unit vectors. Crops
-of a photograph are averaged before any of this.
+`probabilities` (N, C) are of images and the cells of one partition, `points` (C, 3) the cells' unit vectors. Crops of
+an image are averaged before any of this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from tasks.geolocalization.sphere import EARTH_RADIUS_KM, mean_direction, to_latlng, to_xyz
 
-_BLOCK = 2**21  # probabilities handled at once: 3,000 photographs of 26,263 cells take 0.6 GB as float64
+MODE_RADIUS_KM = 200.0  # a region, as Im2GPS has it: how far around the best cell an expected position is averaged
+_BLOCK = 2**21  # probabilities handled at once: 3,000 images of 26,263 cells take 0.6 GB as float64
 
 
-class Places(NamedTuple):
-    """The best k cells of each photograph, the best first; of equals the lower index."""
-
-    cells: np.ndarray  # (N, k) int64
-    latlng: np.ndarray  # (N, k, 2)
-    probability: np.ndarray  # (N, k)
+def top_cells(probabilities: np.ndarray, k: int) -> np.ndarray:
+    """The best min(k, C) cells of each image, int64 (N, k), the best first; of equals the lower index."""
+    return np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
 
 
-def top_places(probabilities: np.ndarray, points: np.ndarray, k: int) -> Places:
-    """The points of the best min(k, C) cells."""
-    k = min(k, len(points))
-    cells, best = np.empty((len(probabilities), k), np.int64), np.empty((len(probabilities), k))
-    for rows, block in _blocks(probabilities, "ranking cells"):
-        every = np.arange(len(block))
-        for place in range(k):  # a few passes cost a fraction of a stable sort
-            cells[rows, place] = found = block.argmax(axis=1)  # the first of equals
-            best[rows, place] = block[every, found]
-            block[every, found] = -np.inf
-    return Places(cells, to_latlng(points)[cells], best)
-
-
-def expected_places(probabilities: np.ndarray, points: np.ndarray, radius_km: float) -> np.ndarray:
-    """The mean place (N, 2) of the top mode: of the cells whose points lie within a radius of the best cell's.
+def expected_positions(probabilities: np.ndarray, points: np.ndarray, radius_km: float = MODE_RADIUS_KM) -> np.ndarray:
+    """The mean position (N, 2) of the top mode: of the cells whose points lie within a radius of the best cell's.
 
     The direction of the sum of their vectors by probability. Within a radius, as the mean of two continents is the
-    ocean between; at most a quarter of the globe's circumference, 10,007 km, is of use.
+    ocean between.
     """
     reach = np.cos(min(radius_km / EARTH_RADIUS_KM, np.pi))
-    places = np.empty((len(probabilities), 2))
+    latlng = np.empty((len(probabilities), 2))
     for rows, block in _blocks(probabilities, "averaging cells"):
         best = block.argmax(axis=1)
         near = points[best] @ points.T >= reach
         near[np.arange(len(block)), best] = True  # rounding may put a point off itself
-        places[rows] = to_latlng(mean_direction(points, np.where(near, block, 0)))
-    return places
+        latlng[rows] = to_latlng(mean_direction(points, np.where(near, block, 0)))
+    return latlng
 
 
 def f_star(probabilities: Sequence[np.ndarray], parents: Sequence[np.ndarray]) -> np.ndarray:
@@ -70,17 +54,17 @@ def f_star(probabilities: Sequence[np.ndarray], parents: Sequence[np.ndarray]) -
 
 
 def half_radius_km(
-    probabilities: np.ndarray, points: np.ndarray, reach_km: np.ndarray, places: np.ndarray
+    probabilities: np.ndarray, points: np.ndarray, reach_km: np.ndarray, latlng: np.ndarray
 ) -> np.ndarray:
-    """The radius (N,) around places (N, 2) within which whole cells hold half of the probability.
+    """The radius (N,) around positions (N, 2) within which whole cells hold half of the probability.
 
     `reach_km` (C,) is how far each cell extends from its point: a cell counts once it is inside altogether. Without it
     a net that is sure of a cell as large as a country would claim a radius of 0.
     """
-    radius, every = np.empty(len(probabilities)), to_xyz(places)
+    radius, centres = np.empty(len(probabilities)), to_xyz(latlng)
     for rows, block in _blocks(probabilities, "measuring radii"):
         # To a decimetre, as float64's arc cosine is; haversine would take longer than all the rest.
-        angle = np.arccos(np.clip(every[rows] @ points.T, -1, 1))  # (B, C)
+        angle = np.arccos(np.clip(centres[rows] @ points.T, -1, 1))  # (B, C)
         outer = np.minimum(EARTH_RADIUS_KM * angle + reach_km, np.pi * EARTH_RADIUS_KM)
         order = outer.argsort(axis=1)
         held = np.take_along_axis(block, order, axis=1).cumsum(axis=1)

@@ -1,0 +1,208 @@
+"""The head of geolocalization: a linear layer over cells of the Earth's surface, one partition or a hierarchy of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.folders import say
+from data.geotagged import GeotaggedDataModule
+from data.records import Records
+from tasks.geolocalization import s2
+from tasks.geolocalization.cells import Partition, partitions_of
+from tasks.geolocalization.decoding import top_cells
+from tasks.geolocalization.hierarchy import CellHierarchy, Decode, Decoded
+from tasks.geolocalization.loss import haversine_labels, hierarchical
+from tasks.geolocalization.metrics import Ranks, evaluate, rank_cells
+from tasks.geolocalization.report import write_report
+from tasks.head import Head
+from tasks.pooled import PooledLinear
+from tasks.predictor import check_at_least_1
+
+DRAWN_CELLS = 100  # of an image, the likeliest: what is kept for its map
+
+_LARGE = 3  # a cell above this level of S2's is more than a thousand kilometres across
+OWN_IMAGES = 100, 10  # max_images and min_images of configs/geolocalization/own_images.yaml
+
+
+class Geolocation(NamedTuple):
+    """Where one image was taken. The K likeliest cells come best first."""
+
+    latlng: np.ndarray  # (2,) degrees: the prediction
+    half_radius_km: float  # within which half of the probability lies
+    cells: np.ndarray  # (K,) int64 of the finest partition
+    cells_latlng: np.ndarray  # (K, 2) the cells' points
+    cells_probability: np.ndarray  # (K,)
+    tokens: list[str]  # K names of S2 cells
+    probabilities: np.ndarray  # (C,) of all cells of the finest partition
+
+
+class GeolocalizationHead(Head):
+    """Logits of the cells of all levels from pooled features; the outputs of an image may be of several crops.
+
+    `partition` names files of cells, or cells are built from the training images by `max_images` (several numbers make
+    a hierarchy), `min_images` and `points`, as `partitions_of` does. `loss_kind` is "cross_entropy" or "haversine",
+    whose labels fall off with `tau_km`.
+    """
+
+    monitor = "geoscore"
+    headline = {  # noqa: RUF012
+        "within_25km": "within 25 km",
+        "within_750km": "within 750 km",
+        "baseline_within_750km": "of the most frequent cell within 750 km",
+        "median_km": "median km",
+        "geoscore": "GeoScore",
+    }
+    points: Tensor  # float32 (sum of all C, 3): the cells' unit vectors
+
+    def __init__(
+        self,
+        channels: Mapping[int, int],
+        *,
+        partition: Sequence[str] = (),
+        max_images: Sequence[int] = (10_000,),
+        min_images: int = 50,
+        points: Literal["mean", "centre"] = "mean",
+        bottleneck: int = 0,
+        dropout: float = 0.0,
+        loss_kind: str = "cross_entropy",
+        tau_km: float = 65.0,
+        decode: Decode = "best",
+    ) -> None:
+        super().__init__()
+        self._channels, self._bottleneck, self._dropout = channels, bottleneck, dropout
+        self._files, self._cell_options = partition, (max_images, min_images, points)
+        self.loss_kind, self.tau_km, self.decode = loss_kind, tau_km, decode
+        self._hierarchy: CellHierarchy | None = None
+        self.layers = PooledLinear(channels, 1, dropout)  # until the cells are known
+        self.register_buffer("points", torch.empty(0, 3), persistent=False)
+
+    @property
+    def hierarchy(self) -> CellHierarchy:
+        """The cells, known once a fit has started or a checkpoint was loaded."""
+        if self._hierarchy is None:
+            raise RuntimeError("the cells are not known: call start(data), or load a checkpoint")
+        return self._hierarchy
+
+    def take(self, partitions: Sequence[Partition]) -> None:
+        """Take these cells, with new layers for them. Raises InputError where they are no hierarchy."""
+        self._hierarchy = cells = CellHierarchy(partitions)
+        device = self.layers.linear.weight.device
+        self.layers = PooledLinear(self._channels, sum(cells.sizes), self._dropout, self._bottleneck)
+        self.layers.to(device).train(self.training)
+        self.points = torch.from_numpy(np.concatenate([p.points for p in cells.partitions])).float().to(device)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The partitions, from fine to coarse: a checkpoint predicts with nothing else."""
+        return {"partitions": [partition.to_dict() for partition in self.hierarchy.partitions]}
+
+    @state.setter
+    def state(self, state: Mapping[str, Any]) -> None:
+        if self._hierarchy is None or self.state != state:  # a checkpoint is asked again when its weights are loaded
+            self.take([Partition.from_dict(entries) for entries in state["partitions"]])
+
+    def start(self, data: GeotaggedDataModule) -> None:  # type: ignore[override]  # its own data
+        """Build the cells from the training images, or read them. Raises InputError."""
+        if self._hierarchy is not None:  # a resumed run
+            return
+        if self._files:
+            self.take([Partition.load(Path(file)) for file in self._files])
+        else:
+            (max_images, min_images, points), leaves = self._cell_options, s2.leaf_ids(data.train_latlng())
+            self.take(partitions_of(leaves, max_images, min_images=min_images, points=points, prefix="--model."))
+        for cells in self.hierarchy.partitions:
+            levels, kept = s2.levels(cells.ids), cells.counts.sum() / cells.total
+            say(
+                f"cells: {len(cells):,} of {cells.min_images:,} to {cells.max_images:,} images, levels {levels.min()} to "
+                f"{levels.max()}, with {kept:.1%} of {cells.total:,} images"
+            )
+        if not self._files and (advice := _advice(self.hierarchy.finest)):
+            say(f"note: {advice}")
+
+    def forward(self, maps: dict[int, Tensor]) -> Tensor:
+        """Logits (B, sum of all C), of the levels from fine to coarse."""
+        return self.layers(maps)
+
+    def loss(self, outputs: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The sum of the levels' cross-entropies with the cell of `batch["latlng"]`, float64 (B, 2) in degrees."""
+        cells, latlng = self.hierarchy, batch["latlng"].cpu()
+        labels = [torch.from_numpy(p.lookup(latlng.numpy())).to(outputs.device) for p in cells.partitions]
+        targets = labels
+        if self.loss_kind == "haversine":
+            true, points = latlng.float().to(outputs.device), self.points.split(cells.sizes)
+            targets = [haversine_labels(true, *level, self.tau_km) for level in zip(points, labels, strict=True)]
+        return {"cells": hierarchical(outputs.split(cells.sizes, 1), targets)}
+
+    def _decode(self, outputs: Tensor) -> Decoded:
+        return self.hierarchy.decode(outputs if outputs.ndim == 3 else outputs[:, None], self.decode)
+
+    def update(self, outputs: Tensor, batch: Mapping[str, Any]) -> None:
+        """Keep what is scored and, unless `batch` has a "reported" that is false, what only a report needs."""
+        decoded = self._decode(outputs)
+        ranks = rank_cells(decoded.probabilities, self.hierarchy.finest.lookup(batch["latlng"].cpu().numpy()))
+        reported = batch.get("reported", True)
+        radius = self.hierarchy.half_radius_km(decoded) if reported else np.full(len(ranks.rank), np.nan)
+        # of each image a row, float64, which holds any cell exactly: all probabilities would not fit into memory
+        columns = [np.column_stack([decoded.latlng, *ranks, radius])]
+        if reported:
+            best = top_cells(decoded.probabilities, DRAWN_CELLS)
+            probabilities = np.take_along_axis(decoded.probabilities, best, axis=1)
+            columns += [best.astype(np.int32), probabilities.astype(np.float32)]
+        self.kept.update(zip(batch["positions"].tolist(), zip(*columns, strict=True), strict=True))
+
+    def compute(self, records: Records, split: str) -> dict[str, float]:
+        """Distances, GeoScore, accuracy and calibration of the cells, and what the cells allow."""
+        self.positions, self.last = self.take_kept()
+        rows = np.stack([row for row, *_ in self.last])  # (N, 7)
+        rank, probability, best, confidence, self.half_radius_km = rows[:, 2:].T
+        ranks = Ranks(rank.astype(np.int64), probability, best.astype(np.int64), confidence)
+        self.scores = evaluate(rows[:, :2], records["latlng"][self.positions], ranks, self.hierarchy.finest)
+        return self.scores.figures
+
+    def report(  # type: ignore[override]  # its own data
+        self, folder: Path, split: str, data: GeotaggedDataModule, settings: Mapping[str, Any]
+    ) -> None:
+        """Write metrics, tables, maps and a model card."""
+        positions = self.positions.tolist()
+        height, width = settings["input_size"]
+        root = data.hparams["root"] or "the built-in sample"
+        write_report(
+            folder,
+            split=split,
+            scores=self.scores,
+            half_radius_km=self.half_radius_km,
+            likeliest=lambda k: self.last[k][1:],
+            partition=self.hierarchy.finest,
+            files=[data.file(split, position) for position in positions],
+            open_image=lambda k: data.image(split, positions[k]),
+            model=f"A MobileNet of width {settings['width_mult']:g} for images of {height} x {width} px.",
+            data=f"Scored on {len(positions):,} images of {root}.",
+        )
+
+    def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], top_k: int = 5) -> list[Geolocation]:
+        """Where each image was taken, with its `top_k` likeliest cells."""
+        check_at_least_1("top_k", top_k)
+        decoded, finest = self._decode(outputs), self.hierarchy.finest
+        best, radius = top_cells(decoded.probabilities, top_k), self.hierarchy.half_radius_km(decoded)
+        return [
+            Geolocation(latlng, float(km), cells, finest.latlng[cells], all_[cells], s2.tokens(finest.ids[cells]), all_)
+            for latlng, km, cells, all_ in zip(decoded.latlng, radius, best, decoded.probabilities, strict=True)
+        ]
+
+
+def _advice(partition: Partition) -> str:
+    """What to say of cells that will teach little; empty where they are not so."""
+    large = partition.counts[s2.levels(partition.ids) < _LARGE].sum() / partition.total
+    dropped = 1 - partition.counts.sum() / partition.total
+    max_images, min_images = OWN_IMAGES  # with these already there is nothing to advise
+    if large > 0.5 and partition.max_images > max_images:
+        fault = f"{large:.0%} of the images lie in cells of a thousand kilometres and more"
+    elif dropped > 0.25 and partition.min_images > min_images:
+        fault = f"{dropped:.0%} of the images lie in no cell, as too few are near them"
+    else:
+        return ""
+    return f"{fault}; lower --model.max_images and --model.min_images, as configs/geolocalization/own_images.yaml does"

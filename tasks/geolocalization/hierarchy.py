@@ -1,0 +1,53 @@
+"""The cells that a net's outputs are of, one partition or a hierarchy of them, and how its logits become positions."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from tasks.geolocalization import s2
+from tasks.geolocalization.cells import Partition, parent_of
+from tasks.geolocalization.decoding import expected_positions, f_star, half_radius_km
+from tasks.geolocalization.sphere import haversine_km
+
+Decode = Literal["best", "f_star", "expected"]
+
+
+class Decoded(NamedTuple):
+    """Where N images were taken, with the probability of every cell."""
+
+    probabilities: np.ndarray  # (N, C) of the finest cells
+    latlng: np.ndarray  # (N, 2) degrees
+
+
+class CellHierarchy:
+    """Partitions from fine to coarse; the net's outputs are their cells in this order.
+
+    Raises InputError where they are not nested, or were not made together.
+    """
+
+    def __init__(self, partitions: Sequence[Partition]) -> None:
+        self.partitions = tuple(sorted(partitions, key=len, reverse=True))
+        self.finest = self.partitions[0]
+        self.sizes = [len(partition) for partition in self.partitions]
+        pairs = zip(self.partitions, self.partitions[1:], strict=False)
+        self._parents = [parent_of(fine, coarse) for fine, coarse in pairs]
+        corners = s2.corners(self.finest.ids)  # (C, 4, 2)
+        self._reach_km = haversine_km(self.finest.latlng[:, None], corners).max(1)  # of a cell around its point
+
+    def decode(self, logits: Tensor, mode: Decode) -> Decoded:
+        """Positions from logits of N images, each of several crops: (N, crops, sum of all C).
+
+        A position is the point of the `best` cell of the finest partition, of the best by the product down the
+        hierarchy (`f_star`), or the mean of the cells around that (`expected`).
+        """
+        levels = [level.float().softmax(2).mean(1).cpu().numpy() for level in logits.split(self.sizes, 2)]
+        probabilities = levels[0] if mode == "best" else f_star(levels, self._parents)
+        if mode == "expected":
+            return Decoded(probabilities, expected_positions(probabilities, self.finest.points))
+        return Decoded(probabilities, self.finest.latlng[probabilities.argmax(axis=1)])
+
+    def half_radius_km(self, decoded: Decoded) -> np.ndarray:
+        """The radius (N,) around each position within which whole cells hold half of the probability."""
+        return half_radius_km(decoded.probabilities, self.finest.points, self._reach_km, decoded.latlng)
