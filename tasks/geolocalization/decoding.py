@@ -6,15 +6,13 @@ an image are averaged before any of this.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
-from tasks.geolocalization.sphere import EARTH_RADIUS_KM, mean_direction, to_latlng, to_xyz
+from tasks.geolocalization.sphere import EARTH_RADIUS_KM, to_latlng, to_xyz
 
 MODE_RADIUS_KM = 200.0  # a region, as Im2GPS has it: how far around the best cell an expected position is averaged
-_BLOCK = 2**21  # probabilities handled at once: 3,000 images of 26,263 cells take 0.6 GB as float64
 
 
 def top_cells(probabilities: np.ndarray, k: int) -> np.ndarray:
@@ -28,14 +26,10 @@ def expected_positions(probabilities: np.ndarray, points: np.ndarray, radius_km:
     The direction of the sum of their vectors by probability. Within a radius, as the mean of two continents is the
     ocean between.
     """
-    reach = np.cos(min(radius_km / EARTH_RADIUS_KM, np.pi))
-    latlng = np.empty((len(probabilities), 2))
-    for rows, block in _blocks(probabilities, "averaging cells"):
-        best = block.argmax(axis=1)
-        near = points[best] @ points.T >= reach
-        near[np.arange(len(block)), best] = True  # rounding may put a point off itself
-        latlng[rows] = to_latlng(mean_direction(points, np.where(near, block, 0)))
-    return latlng
+    best = probabilities.argmax(axis=1)
+    near = points[best] @ points.T >= np.cos(min(radius_km / EARTH_RADIUS_KM, np.pi))  # (N, C)
+    near[np.arange(len(best)), best] = True  # rounding may put a point off itself
+    return to_latlng(np.where(near, probabilities.astype(np.float64), 0) @ points)
 
 
 def f_star(probabilities: Sequence[np.ndarray], parents: Sequence[np.ndarray]) -> np.ndarray:
@@ -61,21 +55,10 @@ def half_radius_km(
     `reach_km` (C,) is how far each cell extends from its point: a cell counts once it is inside altogether. Without it
     a net that is sure of a cell as large as a country would claim a radius of 0.
     """
-    radius, centres = np.empty(len(probabilities)), to_xyz(latlng)
-    for rows, block in _blocks(probabilities, "measuring radii"):
-        # To a decimetre, as float64's arc cosine is; haversine would take longer than all the rest.
-        angle = np.arccos(np.clip(centres[rows] @ points.T, -1, 1))  # (B, C)
-        outer = np.minimum(EARTH_RADIUS_KM * angle + reach_km, np.pi * EARTH_RADIUS_KM)
-        order = outer.argsort(axis=1)
-        held = np.take_along_axis(block, order, axis=1).cumsum(axis=1)
-        last = (held >= held[:, -1:] / 2).argmax(axis=1)[:, None]
-        radius[rows] = np.take_along_axis(outer, np.take_along_axis(order, last, axis=1), axis=1)[:, 0]
-    return radius
-
-
-def _blocks(probabilities: np.ndarray, doing: str) -> Iterator[tuple[slice, np.ndarray]]:
-    """Rows, and their probabilities as a float64 copy."""
-    step = max(1, _BLOCK // probabilities.shape[1])
-    for start in tqdm(range(0, len(probabilities), step), doing, disable=None, delay=2, leave=False):
-        rows = slice(start, start + step)
-        yield rows, probabilities[rows].astype(np.float64)
+    # To a decimetre, as float64's arc cosine is; haversine would take longer than all the rest.
+    angle = np.arccos(np.clip(to_xyz(latlng) @ points.T, -1, 1))  # (N, C)
+    outer = np.minimum(EARTH_RADIUS_KM * angle + reach_km, np.pi * EARTH_RADIUS_KM)
+    order = outer.argsort(axis=1)
+    held = np.take_along_axis(probabilities.astype(np.float64), order, axis=1).cumsum(axis=1)
+    last = (held >= held[:, -1:] / 2).argmax(axis=1)[:, None]
+    return np.take_along_axis(outer, np.take_along_axis(order, last, axis=1), axis=1)[:, 0]

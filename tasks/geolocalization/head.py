@@ -1,4 +1,4 @@
-"""The head of geolocalization: a linear layer over cells of the Earth's surface, one partition or a hierarchy of them."""
+"""The head of geolocalization: a linear layer over cells of the Earth's surface."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,6 @@ from tasks.geolocalization.decoding import top_cells
 from tasks.geolocalization.hierarchy import CellHierarchy, Decode, Decoded
 from tasks.geolocalization.loss import haversine_labels, hierarchical
 from tasks.geolocalization.metrics import Ranks, evaluate, rank_cells
-from tasks.geolocalization.report import write_report
 from tasks.head import Head
 from tasks.pooled import PooledLinear
 from tasks.predictor import check_at_least_1
@@ -117,8 +116,8 @@ class GeolocalizationHead(Head):
         for cells in self.hierarchy.partitions:
             levels, kept = s2.levels(cells.ids), cells.counts.sum() / cells.total
             say(
-                f"cells: {len(cells):,} of {cells.min_images:,} to {cells.max_images:,} images, levels {levels.min()} to "
-                f"{levels.max()}, with {kept:.1%} of {cells.total:,} images"
+                f"cells: {len(cells):,} of {cells.min_images:,} to {cells.max_images:,} images, levels {levels.min()} "
+                f"to {levels.max()}, with {kept:.1%} of {cells.total:,} images"
             )
         if not self._files and (advice := _advice(self.hierarchy.finest)):
             say(f"note: {advice}")
@@ -167,6 +166,8 @@ class GeolocalizationHead(Head):
         self, folder: Path, split: str, data: GeotaggedDataModule, settings: Mapping[str, Any]
     ) -> None:
         """Write metrics, tables, maps and a model card."""
+        from tasks.geolocalization.report import write_report  # here, as training needs no matplotlib
+
         positions = self.positions.tolist()
         height, width = settings["input_size"]
         root = data.hparams["root"] or "the built-in sample"

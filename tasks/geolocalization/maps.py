@@ -11,9 +11,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tasks.geolocalization import s2
 from tasks.geolocalization.cells import Partition
@@ -21,10 +29,6 @@ from tasks.geolocalization.geojson import flat_ring
 from tasks.geolocalization.metrics import THRESHOLDS_KM, Scores
 from tasks.geolocalization.sphere import EARTH_RADIUS_KM, great_circle, haversine_km, ring
 from tasks.reporting import BLUE, DPI, ORANGE, count_of, legible, save_figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 THRESHOLD_NAMES = ("street", "city", "region", "country", "continent")  # of THRESHOLDS_KM, by Im2GPS's successors
 
@@ -53,18 +57,11 @@ class View(NamedTuple):
         return (self.north - self.south) / (self.east - self.west)
 
 
-# ------------------------------------------------------------------------------------------------------------- images
-
-
 def draw_partition(path: Path, partition: Partition, title: str) -> None:
     """Draw the cells by their number of images: the world, the region with the most cells, cells by level.
 
     Where cells are few their points are dots.
     """
-    from matplotlib import colormaps
-    from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
-
     levels, counts = s2.levels(partition.ids), partition.counts
     # small cells on top; the mean of three continents may be at the pole that is between
     world, dense = _world(partition.latlng[levels > 2]), _densest(s2.centres(partition.ids))
@@ -74,7 +71,7 @@ def draw_partition(path: Path, partition: Partition, title: str) -> None:
 
     height = 15.0 * world.shape  # inches
     total = height + 6.2
-    figure = Figure(figsize=(15.0, total), dpi=DPI, facecolor="white")
+    figure = Figure(figsize=(15.0, total), dpi=DPI)
     figure.text(0, 1, _one_line(title), fontsize=15, va="bottom", parse_math=False)
     upper = figure.add_axes((0, 1 - (height + 0.3) / total, 1, height / total))
     lower = figure.add_axes((0, 0, 0.66, 5.4 / total))
@@ -127,10 +124,6 @@ def draw_prediction(
     and the truth (2,), where known, are joined by their great circle. A second map shows the prediction's surroundings,
     with the circle of `half_radius_km` that holds half of the probability.
     """
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap, LogNorm
-    from matplotlib.figure import Figure
-
     top = max(float(probabilities[0]), 1e-6)
     norm = LogNorm(top / 100, top)
     colormap = ListedColormap(colormaps["YlOrRd"](np.linspace(0.25, 1, 256)))  # its yellow would be lost on the land
@@ -143,7 +136,7 @@ def draw_prediction(
     below = 1 - upward - 0.03
     near = _surroundings(latlng, true_latlng, half_radius_km, below * tall / (across * wide))
 
-    figure = Figure(figsize=(wide, tall), dpi=DPI, facecolor="white")
+    figure = Figure(figsize=(wide, tall), dpi=DPI)
     figure.text(0, 1.005, _one_line(title), fontsize=15, va="bottom", parse_math=False)
     left = figure.add_axes((0, 0.5, 0.31, 0.5), anchor="NW")
     left.imshow(image, interpolation="antialiased")
@@ -163,7 +156,6 @@ def draw_prediction(
             _mark(axes, view, true_latlng, "*", BLUE, 330)
     _frame(upper, near)
     _add_degrees(lower, near)
-    _add_scale(lower, near)
 
     half = f"half of the probability within {distance_text(half_radius_km)}"
     rows = [("✖", _INK, f"predicted {position_text(latlng)}"), ("", _INK, half)]
@@ -186,9 +178,6 @@ def locator_map(true_latlng: np.ndarray, latlng: np.ndarray, width: int) -> np.n
 
     The map is the world's; of those near each other the surroundings.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     view = _world(np.empty((0, 2)))
     height = round(width * view.shape)
     if haversine_km(true_latlng, latlng) <= _FARTHEST_KM:
@@ -212,8 +201,6 @@ def draw_error_curve(path: Path, scores: Scores, split: str) -> None:
     Beside it are the curve of the own cell's point, which no cell's point but a luckier neighbour's can beat, and that
     of always predicting the most frequent cell.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(10.5, 6), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     first, last = 0.3, np.pi * EARTH_RADIUS_KM
@@ -252,8 +239,6 @@ def draw_errors_map(path: Path, true_latlng: np.ndarray, latlng: np.ndarray, dis
 
     The farthest off are joined to their predictions by great circles.
     """
-    from matplotlib.figure import Figure
-
     view = _world(true_latlng)
     figure = Figure(figsize=(15, 15 * view.shape), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -278,9 +263,6 @@ def draw_errors_map(path: Path, true_latlng: np.ndarray, latlng: np.ndarray, dis
         title += f"; lines lead from the {len(worst)} farthest off to the predictions (crosses)"
     axes.set_title(title, loc="left", fontsize=13)
     save_figure(figure, path)
-
-
-# -------------------------------------------------------------------------------------------------------------- texts
 
 
 def position_text(latlng: np.ndarray) -> str:
@@ -309,9 +291,6 @@ def _percent(share: float) -> str:
 def _one_line(title: str) -> str:
     [line] = legible([title], "image")
     return line if len(line) <= 110 else f"{line[:54]}…{line[-55:]}"
-
-
-# -------------------------------------------------------------------------------------------------------------- views
 
 
 def _world(latlng: np.ndarray) -> View:
@@ -350,9 +329,6 @@ def _in_view(latlng: np.ndarray, view: View) -> np.ndarray:
     return np.stack([x, np.asarray(latlng)[..., 0]], axis=-1)
 
 
-# ------------------------------------------------------------------------------------------------------------ drawing
-
-
 @functools.lru_cache
 def _coast() -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Rings (n, 2) of land, longitude first, and the lines along them without the map's own edges."""
@@ -368,8 +344,6 @@ def _coast() -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def _draw_land(axes: Axes, view: View, line: float = 0.5, cased: bool = False) -> None:
     """Land, sea and, above the cells, faint borders; `cased` ones are seen on cells of any colour."""
-    from matplotlib.collections import LineCollection, PolyCollection
-
     rings, lines = _coast()
     axes.set_facecolor(_SEA)
     strokes = [("white", 0.75, 3.2 * line), (_INK, 1.0, 1.4 * line)] if cased else [(_INK, 0.35, line)]
@@ -408,8 +382,6 @@ def _fill(
     edge: str | None = None,
 ) -> None:
     """Fill rings with colours (C, 4), those across the antimeridian at both sides of the map."""
-    from matplotlib.collections import PolyCollection
-
     least, most = (np.array([bound(one, axis=0) for one in rings]) for bound in (np.min, np.max))  # (C, 2)
     for turn in _TURNS:
         seen = (np.add(least, (turn, 0)) < view[2:]) & (np.add(most, (turn, 0)) > view[:2])
@@ -457,8 +429,6 @@ def _frame(axes: Axes, view: View) -> None:
 
 
 def _add_degrees(axes: Axes, view: View) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     def named(value: float, letters: str) -> str:
         return f"{abs(round(value, 4)):g}° {letters[int(value < 0)] if value else ''}".rstrip()
 
@@ -470,22 +440,9 @@ def _add_degrees(axes: Axes, view: View) -> None:
     axes.set(xlim=(view.west, view.east), ylim=(view.south, view.north))
 
 
-def _add_scale(axes: Axes, view: View) -> None:
-    """A ruler in the lower left corner, right at the height it lies at."""
-    height = view.north - view.south
-    x, y = view.west + 0.02 * (view.east - view.west), view.south + 0.06 * height
-    degree = _DEGREE_KM * max(0.01, float(np.cos(np.radians(y))))
-    most = 0.22 * (view.east - view.west) * degree
-    length = max(step * 10.0**power for power in range(-1, 5) for step in (1, 2, 5) if step * 10.0**power <= most)
-    axes.plot([x, x + length / degree], [y, y], color=_INK, linewidth=3, solid_capstyle="butt", zorder=10)
-    axes.text(x, y + 0.02 * height, f"{length:,g} km", fontsize=10, zorder=10)
-
-
 def _color_bar(
     figure: Figure, place: tuple[float, ...], norm: Any, colormap: Any, title: str, ticks: dict[float, str]
 ) -> None:
-    from matplotlib.cm import ScalarMappable
-
     axes = figure.add_axes(place)  # type: ignore[call-overload]  # four numbers
     scale = figure.colorbar(ScalarMappable(norm, colormap), cax=axes, orientation="horizontal")
     scale.ax.set_title(title, loc="left", fontsize=11)

@@ -28,8 +28,8 @@ def main(args: list[str]) -> int:
     source.add_argument("--root", type=Path, metavar="DIR", help="images, as for `fit --data.root`")
     split = parser.add_argument_group(
         "which columns and which images",
-        "As the options of `fit --data.` of these names; where they are the same, so are the training images, and of no "
-        "others is anything taken. For training images alone give both fractions as 0.",
+        "As the options of `fit --data.` of these names; where they are the same, so are the training images, and no "
+        "others are looked at. For training images alone give both fractions as 0.",
     )
     split.add_argument(
         "--preset", metavar="NAME", help="columns of a known data set: yfcc100m, osv5m, mp16, im2gps, ..."

@@ -56,8 +56,8 @@ def _adjusted(predictor: "Predictor", crops: int | None, decode: "Decode | None"
 
 def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tuple[Describe, Finish]:
     import numpy as np
-
     from data.readers.exif_folder import exif_position
+
     from tasks.geolocalization.decoding import top_cells
     from tasks.geolocalization.geojson import feature_collection
     from tasks.geolocalization.head import DRAWN_CELLS

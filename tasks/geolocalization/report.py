@@ -103,9 +103,9 @@ def table_11(scores: Scores, split: str) -> str:
         rows.append([f"{name}, on `{split}`", *map(_per_cent, shares)])
     count = count_of(int(scores.figures["images"]), "image")
     return (
-        f"{markdown_table(['% of images within', *names], rows)}\n\nThe paper's figures are on the 237 images of Im2GPS, "
-        f"ours on {count} of `{split}`: where these are others, the rows say how well each net did on its own, not which "
-        "is better.\n"
+        f"{markdown_table(['% of images within', *names], rows)}\n\nThe paper's figures are on the 237 images of "
+        f"Im2GPS, ours on {count} of `{split}`: where these are others, the rows say how well each net did on its own, "
+        "not which is better.\n"
     )
 
 
@@ -241,11 +241,11 @@ def _write_card(
     model: str,
     data: str,
 ) -> None:
+    kept, images = 100 * partition.counts.sum() / max(1, partition.total), count_of(partition.total, "image")
     cells = (
-        f"It says where on Earth an image was taken: positions with their probability. It tells apart "
-        f"{count_of(len(partition), 'cell')} of the Earth's surface, which hold "
-        f"{100 * partition.counts.sum() / max(1, partition.total):.1f} % of the {count_of(partition.total, 'image')} they "
-        "were made from; it does not know the places where the others were taken."
+        "It says where on Earth an image was taken: positions with their probability. It tells apart "
+        f"{count_of(len(partition), 'cell')} of the Earth's surface, which hold {kept:.1f} % of the {images} they were "
+        "made from; it does not know the places where the others were taken."
     )
 
     def near(row: dict[str, float] | dict[str, str | float]) -> list[str]:
@@ -261,8 +261,8 @@ def _write_card(
         "If only the surest are taken": markdown_table(["taken", "from probability", *_LIMITS, "median km"], taken)
         + "\n\nPer cent of these images within so many kilometres.",
         "By region": markdown_table(["region", "learned from", "tested on", *_LIMITS, "median km"], by_place)
-        + "\n\nPer cent of a region's images within so many kilometres. Regions are rough boxes of latitude and longitude. "
-        "Where few images were learned from, or tested on, expect worse, and less certainty.",
+        + "\n\nPer cent of a region's images within so many kilometres. Regions are rough boxes of latitude and "
+        "longitude. Where few images were learned from, or tested on, expect worse, and less certainty.",
         "What it can and cannot tell": _CAN_TELL,
         "Responsible use": _USE,
     }

@@ -111,16 +111,12 @@ def levels(ids: np.ndarray) -> np.ndarray:
 def parents(ids: np.ndarray, level: int) -> np.ndarray:
     """The cells (N,) uint64 of a level that hold the given ones, which must not be larger."""
     last_bit = np.uint64(1 << 2 * (MAX_LEVEL - level))
-    if (_last_bit(ids) > last_bit).any():
-        raise ValueError(f"cells of level {levels(ids).min()} have no parent at level {level}")
     return ids & (~last_bit + np.uint64(1)) | last_bit
 
 
 def children(ids: np.ndarray) -> np.ndarray:
     """The four cells (N, 4) uint64 that each cell is split in, in rising order; a leaf has none."""
     last_bit = _last_bit(ids)[:, None]
-    if (last_bit == 1).any():
-        raise ValueError("a leaf has no children")
     return ids[:, None] - last_bit + (last_bit >> np.uint64(2)) * np.arange(1, 8, 2, dtype=np.uint64)
 
 

@@ -41,11 +41,6 @@ def haversine_km(a_latlng: np.ndarray, b_latlng: np.ndarray) -> np.ndarray:
     return 2 * EARTH_RADIUS_KM * np.arctan2(np.sqrt(near), np.sqrt(far))
 
 
-def mean_direction(xyz: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Unit vectors (..., 3): the direction of the sum of vectors (C, 3) by weights (..., C); NaN where they cancel."""
-    return unit(np.asarray(weights, np.float64) @ xyz)
-
-
 def unit(xyz: np.ndarray) -> np.ndarray:
     """Vectors (..., 3) brought to length 1; NaN for those of no length, which have no direction."""
     length = np.linalg.norm(xyz, axis=-1, keepdims=True)
