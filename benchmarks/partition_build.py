@@ -1,9 +1,9 @@
-"""Seconds and peak memory of a partition of many photographs, by phase.
+"""Seconds and peak memory of a partition of many images, by phase.
 
-    python benchmarks/partition_build.py               # 100 million photographs, cells of 50 to 10,000
-    python benchmarks/partition_build.py --photos 1e7
+    python benchmarks/partition_build.py               # 100 million images, cells of 50 to 10,000
+    python benchmarks/partition_build.py --images 1e7
 
-The places are made up, clustered as photographs are (20,000 cities of very different size, a tenth of the photographs
+The places are made up, clustered as images are (20,000 cities of very different size, a tenth of the images
 anywhere), in chunks, and only their leaf ids are kept: 8 bytes each. Making them up is timed apart.
 """
 
@@ -49,17 +49,17 @@ def clustered(count: int, seed: int = 0) -> Iterator[np.ndarray]:
 def main() -> None:
     """Build once and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=float, default=1e8)
-    parser.add_argument("--max_photos", type=int, nargs="+", default=[10_000])
-    parser.add_argument("--min_photos", type=int, default=50)
+    parser.add_argument("--images", type=float, default=1e8)
+    parser.add_argument("--max_images", type=int, nargs="+", default=[10_000])
+    parser.add_argument("--min_images", type=int, default=50)
     options = parser.parse_args()
-    count = int(options.photos)
+    count = int(options.images)
     seconds = dict.fromkeys(("making up places", "leaf ids", "partition", "ids to cells"), 0.0)
     clock = time.perf_counter
 
     leaves, filled = np.empty(count, np.uint64), 0
     chunks = clustered(count)
-    with tqdm(total=count, unit="photo", unit_scale=True, delay=2, leave=False) as progress:
+    with tqdm(total=count, unit="image", unit_scale=True, delay=2, leave=False) as progress:
         while filled < count:
             start = clock()
             places = next(chunks)
@@ -70,7 +70,7 @@ def main() -> None:
             filled += len(places)
             progress.update(len(places))
     start = clock()
-    partitions = partitions_of(leaves, options.max_photos, min_photos=options.min_photos)
+    partitions = partitions_of(leaves, options.max_images, min_images=options.min_images)
     seconds["partition"] = clock() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     start = clock()
@@ -78,17 +78,17 @@ def main() -> None:
     seconds["ids to cells"] = clock() - start
 
     for phase, taken in seconds.items():
-        print(f"{phase:>16}: {taken:7.1f} s, {count / taken / 1e6:6.1f} million photographs a second")
+        print(f"{phase:>16}: {taken:7.1f} s, {count / taken / 1e6:6.1f} million images a second")
     together = seconds["leaf ids"] + seconds["partition"]
     print(f"leaf ids and partition together {together:.1f} s; peak {peak / 2**30:.2f} GiB")
     for partition in partitions:
         levels = s2.levels(partition.ids)
         kept = partition.counts.sum() / partition.total
         print(f"{len(partition):,} cells of levels {levels.min()} to {levels.max()}, {100 * kept:.1f} % kept")
-    assert found == partitions[0].counts.sum(), "the cells' counts are not those of looking photographs up"
+    assert found == partitions[0].counts.sum(), "the cells' counts are not those of looking images up"
     sample = s2.centres(leaves[:: max(1, count // 100_000)])
     errors = own_cell_km(partitions[0], sample)
-    print(f"median distance to the own cell's point: {np.median(errors):.1f} km, of {len(sample):,} photographs")
+    print(f"median distance to the own cell's point: {np.median(errors):.1f} km, of {len(sample):,} images")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Places per second from latitude and longitude to S2 leaf ids on one core: ours beside s2geometry and s2cell.
+"""Positions per second from latitude and longitude to S2 leaf ids on one core: ours beside s2geometry and s2cell.
 
-    python benchmarks/s2_cells.py [PLACES]
+    python benchmarks/s2_cells.py [POSITIONS]
 
-PLACES (default 2,000,000) are spread evenly over the sphere. The libraries (`pip install s2geometry s2cell`; one that
-is missing is left out) take one at a time, and a fiftieth of the places; the sides take turns and must agree to the
-last bit.
+POSITIONS (default 2,000,000) are spread evenly over the sphere. The libraries (`pip install s2geometry s2cell`; one
+that is missing is left out) take one at a time, and a fiftieth of the positions; the sides take turns and must agree to
+the last bit.
 """
 
 import importlib
@@ -29,8 +29,8 @@ ROUNDS = 5
 
 def of_s2geometry(library: Any, latlng: np.ndarray) -> list[int]:
     """Google's own library, by its Python binding."""
-    cell, place = library.S2CellId, library.S2LatLng.FromDegrees
-    return [cell(place(latitude, longitude)).id() for latitude, longitude in latlng.tolist()]
+    cell, position = library.S2CellId, library.S2LatLng.FromDegrees
+    return [cell(position(latitude, longitude)).id() for latitude, longitude in latlng.tolist()]
 
 
 def of_s2cell(library: Any, latlng: np.ndarray) -> list[int]:
@@ -41,9 +41,9 @@ def of_s2cell(library: Any, latlng: np.ndarray) -> list[int]:
 def main() -> None:
     """Time all in turn and print the medians."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000_000
-    places = to_latlng(np.random.default_rng(0).normal(size=(count, 3)))
-    few = places[: max(1, count // 50)]
-    sides: dict[str, tuple[Callable[[np.ndarray], Any], np.ndarray]] = {"ours": (s2.leaf_ids, places)}
+    positions = to_latlng(np.random.default_rng(0).normal(size=(count, 3)))
+    few = positions[: max(1, count // 50)]
+    sides: dict[str, tuple[Callable[[np.ndarray], Any], np.ndarray]] = {"ours": (s2.leaf_ids, positions)}
     for name, ids_by in (("s2geometry", of_s2geometry), ("s2cell", of_s2cell)):
         try:
             library = importlib.import_module(name)
@@ -52,19 +52,19 @@ def main() -> None:
             continue
         sides[name] = (lambda latlng, by=ids_by, library=library: by(library, latlng), few)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    answers = {}
+    ids = {}
     for _ in range(ROUNDS):
         for name, (ids_of, latlng) in sides.items():
             start = time.perf_counter()
-            answers[name] = ids_of(latlng)
+            ids[name] = ids_of(latlng)
             seconds[name].append(time.perf_counter() - start)
     for name, (_, latlng) in sides.items():
         rate = len(latlng) / statistics.median(seconds[name])
-        equal = np.array_equal(np.array(answers[name], np.uint64), answers["ours"][: len(latlng)])
-        print(f"{name:>10}: {rate / 1e6:6.3f} million places a second" + ("" if equal else "; NOT THE SAME IDS"))
+        equal = np.array_equal(np.array(ids[name], np.uint64), ids["ours"][: len(latlng)])
+        print(f"{name:>10}: {rate / 1e6:6.3f} million positions a second" + ("" if equal else "; NOT THE SAME IDS"))
     for title, take in (("parents", lambda ids: s2.parents(ids, 12)), ("centres", s2.centre_vectors)):
         start = time.perf_counter()
-        take(answers["ours"])
+        take(ids["ours"])
         print(f"{title:>10}: {count / (time.perf_counter() - start) / 1e6:6.1f} million cells a second, ours")
 
 

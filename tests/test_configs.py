@@ -19,8 +19,8 @@ QUICK = ["--data.num_workers", "0", "--data.batch_size", "2", "--trainer.enable_
 QUICK += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
 ONCE = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
 SMALL = ["--data.image_size", "32"]  # but a detector needs room for its anchors
-CELLS = {"max_photos": "2", "min_photos": "1"}  # a dozen photographs fill no cell of thousands
-FEWER = dict.fromkeys(("sample", "planet", "own_photos"), CELLS) | {"hierarchy": CELLS | {"max_photos": "[2, 3, 6]"}}
+CELLS = {"max_images": "2", "min_images": "1"}  # a dozen images fill no cell of thousands
+FEWER = dict.fromkeys(("sample", "planet", "own_images"), CELLS) | {"hierarchy": CELLS | {"max_images": "[2, 3, 6]"}}
 
 
 def command_of(config):

@@ -26,8 +26,8 @@ from tasks.geolocalization.sphere import haversine_km, to_latlng, to_xyz, unit
 # A cell of level 18 is some 35 m across: a telephone knows no better where it is. PlaNet names no limit; without one, a
 # pile of images that were all given a city's name is split down to a square centimetre.
 MAX_LEVEL = 18
-# What damaged bytes happen to mean to zipfile and numpy.
-_DAMAGED = (ValueError, TypeError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+# What a file that is not there, or damaged bytes happen to mean to zipfile and numpy.
+_UNREADABLE = (OSError, ValueError, TypeError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 _CHUNK = 1 << 16  # leaves whose centres are in memory at once
 
 
@@ -74,9 +74,12 @@ class Partition:
     def from_dict(cls, entries: dict[str, Any]) -> Partition:
         """The inverse of `to_dict`, of lists or arrays. Raises InputError."""
         try:
-            arrays = zip(("ids", "counts", "points"), (np.uint64, np.int64, np.float64), strict=True)
-            numbers = (int(entries[name]) for name in ("total", "max_images", "min_images"))
-            return cls(*(np.asarray(entries[name], dtype) for name, dtype in arrays), *numbers)
+            return cls(
+                np.asarray(entries["ids"], np.uint64),
+                np.asarray(entries["counts"], np.int64),
+                np.asarray(entries["points"], np.float64),
+                *(int(entries[name]) for name in ("total", "max_images", "min_images")),
+            )
         except KeyError as error:
             raise InputError(f"a partition has no {error.args[0]}; build it again.") from None
         except (TypeError, ValueError, OverflowError) as error:
@@ -102,15 +105,9 @@ class Partition:
         remedy = "make one with: python -m tasks.geolocalization partition"
         try:
             with np.load(path, allow_pickle=False) as file:
-                entries = dict(file)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror or error}); {remedy}.") from error
-        except _DAMAGED as error:
-            raise InputError(f"{path} is not a partition, or is damaged ({error}); {remedy}.") from error
-        try:
-            return cls.from_dict(entries)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+                return cls.from_dict(dict(file))
+        except _UNREADABLE as error:
+            raise InputError(f"{path} is missing, damaged or not a partition ({error}); {remedy}.") from error
 
 
 def collect_leaves(chunks: Iterable[np.ndarray]) -> np.ndarray:

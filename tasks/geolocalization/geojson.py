@@ -14,17 +14,12 @@ _DECIMALS = 9  # of a degree: a tenth of a millimetre, so that not even the smal
 
 
 def feature_collection(
-    partition: Partition,
-    cells: np.ndarray,
-    probabilities: np.ndarray,
-    latlng: np.ndarray,
-    half_radius_km: float,
-    file: str,
+    partition: Partition, cells: np.ndarray, probabilities: np.ndarray, latlng: np.ndarray, half_km: float, file: str
 ) -> dict[str, Any]:
     """A FeatureCollection of the predicted position as a point and, after it, the likeliest cells as polygons.
 
     `cells` int64 (K,) of the partition, the likeliest first, have `probabilities` (K,); half of all probability lies
-    within `half_radius_km` of the position (2,), in degrees. Coordinates are longitude first; a cell across the
+    within `half_km` of the position (2,), in degrees. Coordinates are longitude first; a cell across the
     antimeridian is a MultiPolygon in two parts.
     """
     [own] = partition.lookup(np.reshape(latlng, (1, 2)))  # an expected position may lie in a dropped one
@@ -32,7 +27,7 @@ def feature_collection(
     prediction = {
         "kind": "prediction",
         "file": file,
-        "half_radius_km": float(half_radius_km),
+        "half_radius_km": float(half_km),
         "token": s2.tokens(partition.ids[[own]])[0] if own >= 0 else None,
     }
     features = [_feature({"type": "Point", "coordinates": [longitude, latitude]}, prediction)]

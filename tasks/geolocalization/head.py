@@ -162,9 +162,7 @@ class GeolocalizationHead(Head):
         self.scores = evaluate(rows[:, :2], records["latlng"][self.positions], ranks, self.hierarchy.finest)
         return self.scores.figures
 
-    def report(  # type: ignore[override]  # its own data
-        self, folder: Path, split: str, data: GeotaggedDataModule, settings: Mapping[str, Any]
-    ) -> None:
+    def report(self, folder: Path, split: Any, data: GeotaggedDataModule, settings: Mapping[str, Any]) -> None:
         """Write metrics, tables, maps and a model card."""
         from tasks.geolocalization.report import write_report  # here, as training needs no matplotlib
 

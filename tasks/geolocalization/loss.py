@@ -19,8 +19,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     gradient. Without any the loss is 0.
     """
     counted = targets >= 0 if targets.ndim == 1 else targets.any(1)
-    ignored = {"ignore_index": -1} if targets.ndim == 1 else {}
-    total = F.cross_entropy(logits.float(), targets, reduction="sum", **ignored)
+    total = F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=-1)
     return total / counted.sum().clamp(min=1)
 
 

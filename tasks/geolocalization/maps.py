@@ -9,7 +9,6 @@ the same bytes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,8 +68,7 @@ def draw_partition(path: Path, partition: Partition, title: str) -> None:
     order = np.argsort(levels, kind="stable")
     rings, colors = _cell_rings(partition.ids[order]), colormap(norm(counts[order]))
 
-    height = 15.0 * world.shape  # inches
-    total = height + 6.2
+    height, total = 15.0 * world.shape, 15.0 * world.shape + 6.2  # inches
     figure = Figure(figsize=(15.0, total), dpi=DPI)
     figure.text(0, 1, _one_line(title), fontsize=15, va="bottom", parse_math=False)
     upper = figure.add_axes((0, 1 - (height + 0.3) / total, 1, height / total))
@@ -80,7 +78,8 @@ def draw_partition(path: Path, partition: Partition, title: str) -> None:
         _draw_land(axes, view, cased=True)
         _fill(axes, view, rings, colors, *fill, edge=None if axes is upper else "white")
         if len(partition) <= _FEW_CELLS:
-            axes.scatter(*_in_view(partition.latlng, view).T, s=dot, color=_INK, linewidths=0, zorder=5)
+            x, y = _in_view(partition.latlng, view).T
+            axes.scatter(x, y, s=dot, color=_INK, linewidths=0, zorder=5)
     kept = 100 * counts.sum() / max(1, partition.total)
     heading = f"{count_of(len(partition), 'cell')} with {kept:.1f} % of {count_of(partition.total, 'image')}"
     dots = "; dots: where a cell's images are" if len(partition) <= _FEW_CELLS else ""
@@ -102,8 +101,8 @@ def draw_partition(path: Path, partition: Partition, title: str) -> None:
     fewest, most = int(counts.min()), int(counts.max())
     ticks = [step * 10**power for power in range(19) for step in (1, 2, 5) if fewest <= step * 10**power <= most]
     ticks = ticks if len(ticks) > 1 else sorted({fewest, most})
-    place = (0.70, 4.95 / total, 0.30, 0.22 / total)
-    _color_bar(figure, place, norm, colormap, "images in a cell", {tick: f"{tick:,}" for tick in ticks})
+    bar = figure.add_axes((0.70, 4.95 / total, 0.30, 0.22 / total))
+    _color_bar(bar, norm, colormap, "images in a cell", {tick: f"{tick:,}" for tick in ticks})
     save_figure(figure, path)
 
 
@@ -111,8 +110,7 @@ def draw_prediction(
     path: Path,
     image: np.ndarray,
     partition: Partition,
-    cells: np.ndarray,
-    probabilities: np.ndarray,
+    likeliest: tuple[np.ndarray, np.ndarray],
     latlng: np.ndarray,
     half_radius_km: float,
     true_latlng: np.ndarray | None,
@@ -120,10 +118,11 @@ def draw_prediction(
 ) -> None:
     """Draw an image (H, W, 3) uint8 RGB beside the world with the likeliest cells over it.
 
-    `cells` (K,), the likeliest first, have `probabilities` (K,); the best are numbered and listed. The prediction (2,)
-    and the truth (2,), where known, are joined by their great circle. A second map shows the prediction's surroundings,
-    with the circle of `half_radius_km` that holds half of the probability.
+    `likeliest` are cells (K,) and their probabilities (K,), best first, of which some are numbered and listed. The
+    prediction (2,) and the truth (2,), where known, are joined by their great circle. A second map shows the
+    prediction's surroundings, with the circle of `half_radius_km` that holds half of the probability.
     """
+    cells, probabilities = likeliest
     top = max(float(probabilities[0]), 1e-6)
     norm = LogNorm(top / 100, top)
     colormap = ListedColormap(colormaps["YlOrRd"](np.linspace(0.25, 1, 256)))  # its yellow would be lost on the land
@@ -165,11 +164,11 @@ def draw_prediction(
     for k, at in enumerate(numbered):
         rows.append((f"{k + 1}", _RED, f"{_percent(probabilities[k])}   {position_text(at)}"))
     for k, (sign, color, text) in enumerate(rows):
-        y, style = 0.465 - 0.032 * k, {"color": color, "fontsize": 12, "va": "top", "parse_math": False}
+        y, style = 0.465 - 0.032 * k, dict[str, Any](color=color, fontsize=12, va="top", parse_math=False)
         figure.text(0.01, y, sign, fontweight="bold", **style)
         figure.text(0.03, y, text, **style)
     ticks = {share: _percent(share) for share in (top / 100, top / 10, top)}
-    _color_bar(figure, (0.01, 0.045, 0.26, 0.016), norm, colormap, "probability of a cell", ticks)
+    _color_bar(figure.add_axes((0.01, 0.045, 0.26, 0.016)), norm, colormap, "probability of a cell", ticks)
     save_figure(figure, path)
 
 
@@ -219,7 +218,7 @@ def draw_error_curve(path: Path, scores: Scores, split: str) -> None:
         axes.axvline(limit, color="0.75", linewidth=1, zorder=1)
         axes.text(limit, 1.03, f"{name}\n{limit:,} km", ha="center", va="bottom", fontsize=10, clip_on=False)
         axes.plot([limit], [share], "o", color=BLUE, markersize=7, zorder=5)
-        style = {"ha": "right", "fontsize": 11, "color": BLUE, "fontweight": "bold", "zorder": 6, "bbox": box}
+        style = dict[str, Any](ha="right", fontsize=11, color=BLUE, fontweight="bold", zorder=6, bbox=box)
         axes.annotate(f"{100 * share:.1f} %", (limit, share), (-7, 7), textcoords="offset points", **style)
     axes.set(xscale="log", xlim=(first, last), ylim=(0, 1.02), xlabel="distance between prediction and truth, km")
     axes.set_ylabel("share of images at most so far off")
@@ -256,7 +255,7 @@ def draw_errors_map(path: Path, true_latlng: np.ndarray, latlng: np.ndarray, dis
     for k, (name, color) in enumerate(zip(names, _BANDS, strict=True)):
         label = f"{name}: {(band == k).sum():,} ({100 * (band == k).mean():.1f} %)"
         axes.scatter([], [], s=45, color=color, edgecolors=_INK, linewidths=0.4, label=label)
-    place = {"loc": "upper left", "bbox_to_anchor": (0, -0.01), "ncols": 3, "alignment": "left", "borderpad": 0}
+    place = dict[str, Any](loc="upper left", bbox_to_anchor=(0, -0.01), ncols=3, alignment="left", borderpad=0)
     axes.legend(title="distance between prediction and truth", frameon=False, fontsize=11, **place)
     title = f"{count_of(len(true_latlng), 'image')} where they were taken"
     if len(worst):
@@ -268,8 +267,11 @@ def draw_errors_map(path: Path, true_latlng: np.ndarray, latlng: np.ndarray, dis
 def position_text(latlng: np.ndarray) -> str:
     """Degrees as people write them: "48.86° N, 2.35° E"."""
     latitude, longitude = np.asarray(latlng, float).round(2).tolist()
-    east = (longitude + 180) % 360 - 180
-    return f"{abs(latitude):.2f}° {'N' if latitude >= 0 else 'S'}, {abs(east):.2f}° {'E' if east >= 0 else 'W'}"
+    return f"{_degrees(latitude, 'NS', '.2f')}, {_degrees((longitude + 180) % 360 - 180, 'EW', '.2f')}"
+
+
+def _degrees(value: float, letters: str, form: str = "g") -> str:
+    return f"{abs(round(value, 4)):{form}}° {letters[int(value < 0)]}"
 
 
 def distance_text(kilometres: float) -> str:
@@ -301,13 +303,16 @@ def _world(latlng: np.ndarray) -> View:
 
 
 def _densest(latlng: np.ndarray, height: int = 14, width: int = 34) -> View:
-    """The part of the world, in degrees and on a grid of 2, that the most positions (N, 2) lie in."""
-    count = np.histogram2d(*latlng.T, bins=(np.arange(-90, 91, 2), np.arange(-180, 181, 2)))[0]
+    """The part of the world, in degrees, that the most positions (N, 2) lie in, around their mean."""
+    count = np.histogram2d(latlng[:, 0], latlng[:, 1], bins=[90, 180], range=[[-90, 90], [-180, 180]])[0]
     around = np.concatenate([count, count[:, : width // 2 - 1]], axis=1)  # across the antimeridian too
     inside = np.lib.stride_tricks.sliding_window_view(around, (height // 2, width // 2)).sum(axis=(2, 3))
-    rows, columns = np.nonzero(inside == inside.max())
-    middle = len(rows) // 2  # of those with as many, one in the middle
-    south, west = 2.0 * int(rows[middle]) - 90, 2.0 * int(columns[middle]) - 180
+    row, column = np.unravel_index(int(inside.argmax()), inside.shape)
+    south, west = 2.0 * int(row) - 90, 2.0 * int(column) - 180
+    north, east = latlng[:, 0] - south, (latlng[:, 1] - west) % 360
+    here = (north >= 0) & (north <= height) & (east <= width)
+    south = float(np.clip(south + north[here].mean() - height / 2, -90, 90 - height))
+    west = (west + float(east[here].mean()) - width / 2 + 180) % 360 - 180
     return View(west, south, west + width, south + height)
 
 
@@ -350,10 +355,8 @@ def _draw_land(axes: Axes, view: View, line: float = 0.5, cased: bool = False) -
     for turn in _TURNS:
         if -180 + turn >= view.east or 180 + turn <= view.west:
             continue
-        land = PolyCollection(
-            [np.add(one, (turn, 0)) for one in rings], facecolors=_LAND, edgecolors=_LAND, linewidths=0.3
-        )
-        axes.add_collection(land, autolim=False)
+        land = [np.add(one, (turn, 0)) for one in rings]
+        axes.add_collection(PolyCollection(land, color=_LAND, linewidths=0.3), autolim=False)
         for color, alpha, width in strokes:
             # unsnapped, as a snapped straight line leaves its case
             style: dict[str, Any] = {"colors": color, "alpha": alpha, "linewidths": width, "zorder": 4, "snap": False}
@@ -373,13 +376,7 @@ def _cell_rings(ids: np.ndarray) -> list[np.ndarray]:
 
 
 def _fill(
-    axes: Axes,
-    view: View,
-    rings: Sequence[np.ndarray],
-    colors: np.ndarray,
-    line: float,
-    alpha: float,
-    edge: str | None = None,
+    axes: Axes, view: View, rings: list[np.ndarray], colors: np.ndarray, line: float, alpha: float, edge: Any = None
 ) -> None:
     """Fill rings with colours (C, 4), those across the antimeridian at both sides of the map."""
     least, most = (np.array([bound(one, axis=0) for one in rings]) for bound in (np.min, np.max))  # (C, 2)
@@ -388,7 +385,8 @@ def _fill(
         chosen = np.flatnonzero(seen.all(axis=1))
         style: dict[str, Any] = {"linewidths": line, "alpha": alpha, "zorder": 3, "facecolors": colors[chosen]}
         shown = [np.add(rings[k], (turn, 0)) for k in chosen.tolist()]
-        axes.add_collection(PolyCollection(shown, edgecolors=edge or colors[chosen], **style), autolim=False)
+        edges = colors[chosen] if edge is None else edge
+        axes.add_collection(PolyCollection(shown, edgecolors=edges, **style), autolim=False)
 
 
 def _draw_line(axes: Axes, view: View, latlng: np.ndarray, **style: Any) -> None:
@@ -400,13 +398,15 @@ def _draw_line(axes: Axes, view: View, latlng: np.ndarray, **style: Any) -> None
 
 
 def _mark(axes: Axes, view: View, latlng: np.ndarray, marker: str, color: str, size: float) -> None:
+    x, y = _in_view(latlng, view)
     white: dict[str, Any] = {} if marker == "x" else {"edgecolors": "white", "linewidths": 1.1}
-    axes.scatter(*_in_view(latlng, view), marker=marker, s=size, color=color, zorder=8, **white)
+    axes.scatter(x, y, marker=marker, s=size, color=color, zorder=8, **white)
 
 
 def _number(axes: Axes, view: View, latlng: np.ndarray) -> None:
     """Number the positions (n, 2); one that a better one's number would cover is left out."""
-    axes.scatter(*_in_view(latlng, view).T, s=14, color=_RED, zorder=7)
+    x, y = _in_view(latlng, view).T
+    axes.scatter(x, y, s=14, color=_RED, zorder=7)
     shown: list[np.ndarray] = []
     box = {"boxstyle": "circle,pad=0.2", "facecolor": _RED, "edgecolor": "white", "linewidth": 0.8}
     arrow = {"arrowstyle": "-", "color": _RED, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
@@ -429,22 +429,16 @@ def _frame(axes: Axes, view: View) -> None:
 
 
 def _add_degrees(axes: Axes, view: View) -> None:
-    def named(value: float, letters: str) -> str:
-        return f"{abs(round(value, 4)):g}° {letters[int(value < 0)] if value else ''}".rstrip()
-
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(lambda value, _: named((value + 180) % 360 - 180, "EW"))
-    axes.yaxis.set_major_formatter(lambda value, _: named(value, "NS"))
+    axes.xaxis.set_major_formatter(lambda value, _: _degrees((value + 180) % 360 - 180, "EW"))
+    axes.yaxis.set_major_formatter(lambda value, _: _degrees(value, "NS"))
     axes.tick_params(labelsize=9, colors="0.35", length=3)
     axes.set(xlim=(view.west, view.east), ylim=(view.south, view.north))
 
 
-def _color_bar(
-    figure: Figure, place: tuple[float, ...], norm: Any, colormap: Any, title: str, ticks: dict[float, str]
-) -> None:
-    axes = figure.add_axes(place)  # type: ignore[call-overload]  # four numbers
-    scale = figure.colorbar(ScalarMappable(norm, colormap), cax=axes, orientation="horizontal")
-    scale.ax.set_title(title, loc="left", fontsize=11)
+def _color_bar(axes: Axes, norm: Any, colormap: Any, title: str, ticks: dict[float, str]) -> None:
+    scale = axes.figure.colorbar(ScalarMappable(norm, colormap), cax=axes, orientation="horizontal")
     scale.set_ticks(list(ticks), labels=list(ticks.values()))
-    scale.ax.minorticks_off()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.minorticks_off()

@@ -50,22 +50,23 @@ def _adjusted(predictor: "Predictor", crops: int | None, decode: "Decode | None"
     size = predictor.module.evaluated_size
     five = (crops or predictor.data_options["crops"]) == 5
     predictor.resize_to(size_for_crops(size) if five else size)
-    predictor.head.decode = decode or predictor.head.decode
+    head: Any = predictor.head
+    head.decode = decode or head.decode
     return predictor
 
 
 def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tuple[Describe, Finish]:
     import numpy as np
-    from data.readers.exif_folder import exif_position
 
+    from data.readers.exif_folder import exif_position
     from tasks.geolocalization.decoding import top_cells
     from tasks.geolocalization.geojson import feature_collection
     from tasks.geolocalization.head import DRAWN_CELLS
     from tasks.geolocalization.maps import draw_prediction, position_text
     from tasks.geolocalization.sphere import haversine_km
 
-    _adjusted(predictor, options.crops, options.decode)
-    finest = predictor.head.hierarchy.finest
+    head: Any = _adjusted(predictor, options.crops, options.decode).head
+    finest = head.hierarchy.finest
     done: list[Path] = []
 
     def describe(path: Path, image: "np.ndarray") -> Described:
@@ -80,9 +81,10 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
             f"{position_text(result.latlng)}\n{result.cells_probability[0]:.2f}, half within "
             f"{result.half_radius_km:,.0f} km"
         )
-        position = exif_position(path) if options.compare else None
+        true, position = None, exif_position(path) if options.compare else None
         if isinstance(position, tuple):
-            distance = float(haversine_km(position, result.latlng))
+            true = np.array(position)
+            distance = float(haversine_km(true, result.latlng))
             row |= {"exif": [round(degrees, 6) for degrees in position], "distance_km": round(distance, 3)}
             caption += f"\n{distance:,.0f} km off"
         elif position is not None:
@@ -95,10 +97,9 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
         text = json.dumps(collection, ensure_ascii=False)
         (run / "geojson" / f"{name}.geojson").write_bytes(text.encode("utf-8", "backslashreplace"))
         if len(done) < _MAPS:
-            true = np.array(position) if isinstance(position, tuple) else None
             drawn = top_cells(result.probabilities[None], DRAWN_CELLS)[0]
-            shown = image, finest, drawn, result.probabilities[drawn]
-            draw_prediction(run / "pictures" / f"{name}.png", *shown, *where, true, path.name)
+            likeliest = drawn, result.probabilities[drawn]
+            draw_prediction(run / "pictures" / f"{name}.png", image, finest, likeliest, *where, true, path.name)
         done.append(path)
         return Described(row, caption)
 

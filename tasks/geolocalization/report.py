@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from tasks.geolocalization import s2
@@ -21,7 +22,7 @@ from tasks.geolocalization.maps import (
     position_text,
 )
 from tasks.geolocalization.metrics import TABLE_11, THRESHOLDS_KM, Scores, selective, within
-from tasks.plotting import contact_sheet, fit, image_or_grey
+from tasks.plotting import contact_sheet, image_or_grey
 from tasks.reporting import count_of, figures_table, markdown_table, number, write_csv, write_json, write_model_card
 
 _TILES_IN_ROW = 6
@@ -87,10 +88,9 @@ def write_report(
     _draw_near_to_far(pictures / "near_to_far.png", order, scores, files, open_image)
     for name, at in (("nearest", 0), ("median", (len(order) - 1) // 2), ("farthest", len(order) - 1)):
         k = int(order[at])
+        title, image = f"The {name} of {count_of(len(order), 'image')}: {files[k]}", image_or_grey(open_image, k)
         where = scores.latlng[k], float(half_radius_km[k]), scores.truth[k]
-        title = f"The {name} of {count_of(len(order), 'image')}: {files[k]}"
-        picture = pictures / f"prediction_{name}.png"
-        draw_prediction(picture, image_or_grey(open_image, k), partition, *likeliest(k), *where, title)
+        draw_prediction(pictures / f"prediction_{name}.png", image, partition, likeliest(k), *where, title)
 
 
 def table_11(scores: Scores, split: str) -> str:
@@ -179,13 +179,9 @@ def _draw_near_to_far(
 
 
 def _tile(image: np.ndarray, small_map: np.ndarray) -> np.ndarray:
-    """An image in the middle of a white square, a map below it."""
-    width = small_map.shape[1]
-    small, _ = fit(image, width, 180)
-    box = np.full((186, width, 3), 255, np.uint8)
-    top, left = (180 - small.shape[0]) // 2, (width - small.shape[1]) // 2
-    box[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return np.concatenate([box, small_map])
+    """An image in the middle of a white box, a map below it."""
+    box = ImageOps.pad(Image.fromarray(image), (small_map.shape[1], 180), Image.Resampling.BICUBIC, "white")
+    return np.concatenate([np.asarray(box), np.full_like(small_map[:6], 255), small_map])
 
 
 # ---------------------------------------------------------------------------------------------------------- model card
@@ -200,36 +196,6 @@ _FIGURES = {  # in the order of the card
     "ece": "calibration error of the likeliest cell's probability",
     "nll": "negative log-likelihood of the own cell, nats",
 }
-
-_CAN_TELL = """\
-- It knows kinds of places by their looks: vegetation, light, ground, buildings, roads, writing. A famous view may be
-  placed to the street; most images have nothing in them that tells more than a country or a climate.
-- It always predicts a place, also for an image of a cup on a table. How far to trust it is said by its probability and
-  by the radius that holds half of it, and both hold for images like those above alone.
-- It predicts the points of its cells. Where few images were taken a cell is as large as a country, or was dropped, and
-  the net does not know the place.
-- It has what its images have: more of rich countries, cities and sights, of summer and of daylight. What looks alike,
-  it places where more images were taken.
-- It reads no position from a file's EXIF."""
-
-# location data identify a person: GDPR, Article 4(1), https://eur-lex.europa.eu/eli/reg/2016/679/oj
-_USE = """\
-Meant for research on small networks, for sorting one's own images, archives and collections, and for learning what an
-image gives away, where an error does no harm.
-
-Not meant, and not to be used:
-
-- To find out where a person is, lives, works or has been: that is how stalkers and doxxers work, and one image of a
-  garden or a view from a window may be enough.
-- To decide about a person by it: asylum, borders, policing, insurance, credit, work.
-- As evidence. A prediction is a guess from looks; verify it by other means.
-
-If you share images: deleting the EXIF position is not enough, as the background gives a place away. Mind signs, number
-plates, shop fronts, skylines, the view from your window, and do not show your home.
-
-This project ships no weights for this task. Think before you publish yours; the authors of a well-known model withdrew
-theirs over such uses (https://github.com/TIBHannover/GeoEstimation). In the European Union a location that can be tied
-to a person is personal data (Regulation (EU) 2016/679, Article 4(1)). This is not legal advice."""
 
 
 def _write_card(
@@ -263,10 +229,10 @@ def _write_card(
         "By region": markdown_table(["region", "learned from", "tested on", *_LIMITS, "median km"], by_place)
         + "\n\nPer cent of a region's images within so many kilometres. Regions are rough boxes of latitude and "
         "longitude. Where few images were learned from, or tested on, expect worse, and less certainty.",
-        "What it can and cannot tell": _CAN_TELL,
-        "Responsible use": _USE,
     }
     write_model_card(path, task="geolocalization", model=f"{model} {cells}", data=data, licence="", parts=parts)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" + Path(__file__).with_name("model_card.md").read_text("utf-8"))
 
 
 def _per_cent(share: float) -> str:
