@@ -41,7 +41,7 @@ def cells_of_level(level):
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
-def test_every_place_is_in_the_polygon_of_its_own_cell_and_in_no_other(level):
+def test_every_position_is_in_the_polygon_of_its_own_cell_and_in_no_other(level):
     places = to_latlng(np.random.default_rng(level).normal(size=(4000, 3)))
     own = s2.parents(s2.leaf_ids(places), level)
     found = np.zeros(len(places), int)
@@ -107,32 +107,29 @@ def partition():
     ids = s2.parents(s2.leaf_ids(places), 6)
     order = np.argsort(ids)
     counts = np.array([30, 20, 10])[order]
-    return Partition(ids[order], counts, s2.centre_vectors(ids[order]), 70, 30, 1, 18), np.argsort(order)
+    return Partition(ids[order], counts, s2.centre_vectors(ids[order]), 70, 30, 1), np.argsort(order)
 
 
-def test_a_prediction_is_the_answer_and_the_likeliest_cells():
-    cells, (paris, fiji, york) = partition()
-    probabilities = np.zeros(3)
-    probabilities[[paris, fiji, york]] = 0.25, 0.625, 0.125
-    found = feature_collection(cells, probabilities, np.array([48.9, 2.4]), 12.5, top_k=2, file="a/\udcff$1$.jpg")
+def test_a_prediction_is_a_point_and_the_likeliest_cells():
+    cells, (paris, fiji, _) = partition()
+    likeliest = np.array([fiji, paris]), np.array([0.625, 0.25])
+    found = feature_collection(cells, *likeliest, np.array([48.9, 2.4]), 12.5, file="a/\udcff$1$.jpg")
     found = json.loads(json.dumps(found, allow_nan=False))
     assert found["type"] == "FeatureCollection"
-    answer, first, second = found["features"]
+    point, first, second = found["features"]
     assert {one["type"] for one in found["features"]} == {"Feature"}
-    assert answer["geometry"] == {"type": "Point", "coordinates": [2.4, 48.9]}
+    assert point["geometry"] == {"type": "Point", "coordinates": [2.4, 48.9]}
     tokens = s2.tokens(cells.ids)
-    assert answer["properties"] == {
-        **{"kind": "answer", "file": "a/\udcff$1$.jpg", "half_radius_km": 12.5, "token": tokens[paris]},
-    }
-    assert first["properties"] == {
-        **{"kind": "cell", "rank": 1, "probability": 0.625, "token": tokens[fiji], "training_photographs": 20},
-    }
+    expected = {"kind": "prediction", "file": "a/\udcff$1$.jpg", "half_radius_km": 12.5, "token": tokens[paris]}
+    assert point["properties"] == expected
+    expected = {"kind": "cell", "rank": 1, "probability": 0.625, "token": tokens[fiji], "training_images": 20}
+    assert first["properties"] == expected
     assert (second["properties"]["rank"], second["properties"]["token"]) == (2, tokens[paris])
     assert inside(second["geometry"], np.array([[48.85, 2.35], [2.35, 48.85]])).tolist() == [True, False]
 
 
-def test_an_answer_in_no_kept_cell_has_no_token_and_more_places_than_cells_are_all():
+def test_a_position_in_no_kept_cell_has_no_token():
     cells, _ = partition()
-    found = feature_collection(cells, np.full(3, 1 / 3), np.array([0.0, 0.0]), 3000.0, top_k=10, file="a.jpg")
+    found = feature_collection(cells, np.arange(3), np.full(3, 1 / 3), np.array([0.0, 0.0]), 3000.0, file="a.jpg")
     assert found["features"][0]["properties"]["token"] is None
     assert len(found["features"]) == 4
