@@ -23,7 +23,6 @@ from tasks.geolocalization.cells import partitions_of
 from tasks.geolocalization.metrics import within
 from tasks.geolocalization.sphere import haversine_km
 
-
 _SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 

@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def main() -> None:
         except ImportError:
             print(f"{name} is not installed: left out")
             continue
-        sides[name] = (lambda latlng, by=ids_by, library=library: by(library, latlng), few)
+        sides[name] = (partial(ids_by, library), few)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     ids = {}
     for _ in range(ROUNDS):
