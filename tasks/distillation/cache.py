@@ -7,13 +7,12 @@ The folder holds logits.npy (V, N, K), done.npy (V, N) and manifest.json. Severa
 at once, each other rows: every row has its own bytes in both files.
 """
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from backbone.errors import InputError
-from tasks.distillation.teachers import ENOUGH_TO_TELL
+from tasks.distillation.teachers import ENOUGH_TO_TELL, digest_of
 
 Manifest = Mapping[str, Any]  # see `manifest_of`
 Ask = Callable[[Mapping[str, Any]], Tensor]  # a batch of training images to what the teacher outputs for it
@@ -46,19 +45,11 @@ def manifest_of(data: Any, names: Sequence[str], outputs: int, teacher: str | No
         "images": len(keys),
         "views": data.hparams["views"],
         "outputs": outputs,
-        "names": digest_of(names),
-        "files": digest_of(keys),
+        "names": digest_of(*map(os.fsencode, names)),
+        "files": digest_of(*map(os.fsencode, keys)),
         "transform": data.train_view_transform_id(),
         "teacher": teacher,
     }
-
-
-def digest_of(names: Iterable[str]) -> str:
-    """sha256, in hex, of names in their order."""
-    digest = hashlib.sha256()
-    for name in map(os.fsencode, names):
-        digest.update(len(name).to_bytes(8, "little") + name)
-    return digest.hexdigest()
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -185,9 +176,8 @@ class TeacherCache:
                 out.flush()
                 os.fsync(out.fileno())
         except OSError as error:
-            raise InputError(
-                f"the cache {self.folder} cannot be written ({error.strerror}); make room and run again to go on."
-            ) from error
+            problem = f"cannot be written ({error.strerror}); make room there, and run again to go on"
+            raise InputError(f"the cache {self.folder} {problem}.") from error
 
 
 def verify_some(cache: TeacherCache, data: Any, ask: Ask) -> None:
@@ -246,9 +236,7 @@ def _create(folder: Path, manifest: Manifest) -> None:
                 f"the cache {folder} needs {size / 1e9:.1f} GB for {views} views of {images:,} images and the disk has "
                 f"{free / 1e9:.1f}; name a folder on another disk, or ask for fewer views."
             )
-        with tempfile.TemporaryDirectory(
-            prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
-        ) as at:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".cache_", ignore_cleanup_errors=True) as at:
             new = Path(at) / folder.name
             new.mkdir()
             np.lib.format.open_memmap(new / "logits.npy", "w+", np.float16, shape).flush()  # zeros, of no size yet

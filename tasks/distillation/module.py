@@ -16,7 +16,7 @@ from backbone.errors import InputError, check_options
 from data.folders import say
 from tasks.distillation.cache import TeacherCache, fill, manifest_of, read_manifest, verify_some
 from tasks.distillation.losses import binary_kl, mse_logits, softmax_kl
-from tasks.distillation.teachers import Ensemble, Kind, Teacher, TeacherOption, build_teacher, output_size
+from tasks.distillation.teachers import Ensemble, Kind, Teacher, TeacherOption, build_teacher
 from tasks.mixing import mix
 from tasks.module import TaskModule
 
@@ -59,14 +59,16 @@ class DistilledModule(TaskModule):
         raise NotImplementedError
 
     def prepare(self, data: Any) -> None:
-        """Also load the teacher and ask it about an image of noise, so that one that cannot be used is found now."""
+        """Also load the teacher and try it on noise, so that one that cannot be used is found now."""
         options = self.hparams
         check_distillation(options, data.hparams["views"])
         if options["cache_only"]:
             self.teacher_size = len(self._names) or read_manifest(options["cache"]).get("outputs", 0)
         elif options["teacher"] is not None:
             self.teacher = self._load_teacher()
-            self.teacher_size = output_size(self.teacher, data.input_size)
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.randint(256, (2, 3, *data.input_size), generator=generator).to(torch.uint8)
+            self.teacher_size = self.teacher(noise, ["of noise, which it was tried on"] * 2).shape[1]
         super().prepare(data)
 
     @property
@@ -191,7 +193,14 @@ class DistilledLogitsModule(DistilledModule):
 
 def check_distillation(options: Mapping[str, Any], views: int) -> None:
     """Raise InputError where a module's options contradict each other, or `views` of the data."""
-    values = {"teacher_weight": None, "temperature": 1.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0, **options}
+    values = {
+        "teacher_weight": None,
+        "temperature": 1.0,
+        "distance": "",
+        "mixup_alpha": 0,
+        "cutmix_alpha": 0,
+        **options,
+    }
     weight, temperature, cache = values["teacher_weight"], values["temperature"], values["cache"]
     taught = values["teacher"] is not None or (values["cache_only"] and cache)
     rules = [  # an option, whether it is as it must be, and what it must be

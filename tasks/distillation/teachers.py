@@ -66,7 +66,7 @@ class Teacher:
         self._certain = loaded.certain
         self._within = 0  # numbers so far that lie in 0..1, as probabilities do
         self._tried = False
-        self.digest = _sha256(loaded.identity, repr((self._preprocessing, loaded.size, output)).encode())
+        self.digest = digest_of(loaded.identity, repr((self._preprocessing, loaded.size, output)).encode())
         self._freeze()
 
     def __call__(self, images: Tensor, files: Sequence[str] = ()) -> Tensor:
@@ -116,7 +116,7 @@ class Teacher:
             return matched
         columns = class_map(names, self.names)
         matched._columns = torch.tensor(columns) if self._columns is None else self._columns[columns]
-        matched.digest = _sha256(self.digest.encode(), repr(columns).encode())
+        matched.digest = digest_of(self.digest.encode(), repr(columns).encode())
         return matched
 
     def _outputs(self, images: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class Ensemble:
         self.weights = [weight / sum(weights) for weight in weights]
         self._kind = kind
         parts = [f"{teacher.digest} {weight!r}" for teacher, weight in zip(teachers, self.weights, strict=True)]
-        self.digest = _sha256(kind.encode(), "\n".join(parts).encode())
+        self.digest = digest_of(kind.encode(), "\n".join(parts).encode())
 
     def __call__(self, images: Tensor, files: Sequence[str] = ()) -> Tensor:
         """As one teacher's."""
@@ -244,12 +244,6 @@ def build_teacher(option: TeacherOption, names: Sequence[str], kind: Kind) -> Te
         except (TypeError, ValueError) as error:
             raise InputError(f"--model.teacher has {given}, which cannot be read: {error}.") from error
     return teachers[0] if len(teachers) == 1 else Ensemble(teachers, kind, shares)
-
-
-def output_size(teacher: Teacher | Ensemble, input_size: tuple[int, int]) -> int:
-    """How many numbers it outputs for an image of (height, width) px, from two of noise. InputError where it cannot."""
-    noise = torch.randint(256, (2, 3, *input_size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    return teacher(noise, ["of noise, which it was tried on"] * 2).shape[1]
 
 
 def load_teacher(
@@ -296,14 +290,10 @@ def load_teacher(
     elif re.fullmatch(r"[\w.]+:[\w.]+", text):
         loaded = _from_callable(text)
     else:
-        accepted = (
-            "torchvision:NAME, timm:NAME, a .ckpt of this project, a program (.pt, .pt2), package.module:function"
-        )
+        accepted = "torchvision:NAME, timm:NAME, a checkpoint (.ckpt), a program (.pt, .pt2), package.module:function"
         _refuse(text, f"is nothing that can be loaded; accepted are {accepted}")
     if (mean is None) != (std is None) or (mean and path.suffix == ".ckpt"):
-        _refuse(
-            text, f"has mean {mean} and std {std}; give both or neither, and to a checkpoint, with its own, neither"
-        )
+        _refuse(text, f"has mean {mean} and std {std}; give both or neither, and to a checkpoint neither")
     size = None if image_size is None else (image_size, image_size) if isinstance(image_size, int) else (*image_size,)
     if size is not None and (len(size) != 2 or min(size) < 1):
         _refuse(text, f"has the image_size {image_size}; give its side in px, or two")
@@ -334,9 +324,7 @@ def class_map(student_names: Sequence[str], teacher_names: Sequence[str]) -> lis
             if not places:
                 few = ", ".join(teacher_names[:3])
                 problem = f"is not among the teacher's {len(folded)}, as {few}{_nearest(name, teacher_names)}"
-            raise InputError(
-                f"the student's class {name!r} {problem}; give `names` to the teacher as the data have them."
-            )
+            raise InputError(f"the student's class {name!r} {problem}; give the teacher `names` as the data's.")
         columns.append(places[0])
     return columns
 
@@ -376,14 +364,13 @@ def _from_library(source: str, weights: str | Path, embeddings: bool) -> _Networ
     identity += _state(network)
     *_, last = network.parameters()
     names = imagenet.class_names() if last.shape == (1000,) else None
-    if embeddings:
+    if embeddings and library == "timm":
+        network.reset_classifier(0)
+    elif embeddings:
         linear = [place for place, module in network.named_modules() if isinstance(module, nn.Linear)]
-        if library == "timm":
-            network.reset_classifier(0)
-        elif linear:
-            network.set_submodule(linear[-1], nn.Identity())
-        else:
+        if not linear:
             _refuse(source, "has no linear layer whose input could be its embedding; name another")
+        network.set_submodule(linear[-1], nn.Identity())
     return _Network(network, identity, names, of_pixels["mean"], of_pixels["std"], tuple(size))
 
 
@@ -413,9 +400,7 @@ def _from_program(path: Path) -> _Network:
             exported = path.suffix == ".pt2"
             network = torch.export.load(path).module() if exported else torch.jit.load(path, map_location="cpu")
     except Exception:  # by the kind of damage: KeyError, RuntimeError, BadZipFile, JSON's and others
-        _refuse(
-            path, f"is not a program that torch.{'export' if exported else 'jit'}.save wrote, with this torch or older"
-        )
+        _refuse(path, f"is not a program of {'torch.export' if exported else 'TorchScript'} of this torch or older")
     return _Network(network, (b"exported " if exported else b"torchscript ") + path.read_bytes())
 
 
@@ -441,15 +426,12 @@ def _filled(source: str, build: Callable[..., nn.Module], weights: str | Path) -
         tensors = read_tensors(weights)
     except InputError as error:
         problem = str(error).partition(";")[0]
-        raise InputError(f"the teacher's {problem}; give a .safetensors, or what torch.save writes.") from error
+        raise InputError(f"the teacher's {problem}; give .safetensors, or what torch.save writes.") from error
     with torch.device("meta"):
         expected = build().state_dict()
-    unlike = [name for name, x in expected.items() if name in tensors and tensors[name].shape != x.shape]
-    classes = {
-        (len(expected[name]), len(tensors[name])) for name in unlike if expected[name].ndim and tensors[name].ndim
-    }
-    options = {}
-    if len(classes) == 1 and len(unlike) <= 6:  # weight and bias of the head, of auxiliary ones and distilled ones
+    pairs = [(x, tensors[name]) for name, x in expected.items() if name in tensors and tensors[name].shape != x.shape]
+    classes, options = {(len(x), len(y)) for x, y in pairs if x.ndim and y.ndim}, {}
+    if len(classes) == 1 and len(pairs) <= 6:  # weight and bias of the head, of auxiliary ones and distilled ones
         options = {"num_classes": classes.pop()[1]}
     elif source.startswith("timm:") and set(expected) > set(tensors):
         options = {"num_classes": 0}  # timm's way of asking for pooled features
@@ -473,8 +455,8 @@ def _state(network: nn.Module) -> bytes:
     return digest.digest()
 
 
-def _sha256(*parts: bytes) -> str:
-    """Of the parts and of where one ends."""
+def digest_of(*parts: bytes) -> str:
+    """sha256, in hex, of the parts in their order and of where each ends."""
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
