@@ -58,9 +58,7 @@ class _Clock(Callback):
 
 def main() -> None:
     """Train both ways in turn; print seconds an epoch of each, and their ratio."""
-    parser = argparse.ArgumentParser(
-        description="Epochs from cached teacher logits beside epochs that ask the teacher."
-    )
+    parser = argparse.ArgumentParser(description="Epochs from cached logits and epochs that ask the teacher.")
     parser.add_argument("--teacher", default="torchvision:resnet50", help="torchvision:NAME")
     parser.add_argument("--width", default=0.25, type=float, help="the student's width multiplier")
     parser.add_argument("--size", default=128, type=int, help="side in px that both see")
@@ -86,7 +84,7 @@ def main() -> None:
         for turn in range(options.rounds):
             for way, clock in ways.items():
                 cache = ["--model.cache", str(Path(folder) / f"cache{turn}")] if way == "cached" else []
-                code = run("classification", _timed(clock), ClassificationDataModule, [*given, *cache])
+                code = run(_timed(clock), ClassificationDataModule, [*given, *cache])
                 if code:
                     raise SystemExit(code)
     seconds = {way: statistics.median(clock.epochs) for way, clock in ways.items()}

@@ -4,15 +4,8 @@ import torch
 from tasks.mixing import mix
 
 
-def test_without_an_alpha_nothing_changes():
-    images, labels = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
-    mixed = mix(images, labels, 3, 0.0, 0.0)
-    assert mixed.images is images
-    assert mixed.targets is labels
-
-
-def test_mixup_blends_pictures_and_labels_by_one_and_the_same_part():
-    """Pictures that show their label as a constant: the blend of pixels must be that of the targets, rounded."""
+def test_mixup_blends_images_and_labels_by_one_and_the_same_part():
+    """Images that show their label as a constant: the blend of pixels must be that of the targets, rounded."""
     torch.manual_seed(0)
     labels = torch.tensor([0, 1, 2, 3])
     values = torch.tensor([255.0, 0, 90, 7])
@@ -30,7 +23,7 @@ def test_mixup_blends_pictures_and_labels_by_one_and_the_same_part():
         assert ((mixed.images - blended[:, None, None, None]).abs() <= 0.5 + 1e-4).all()
         parts.add(round(own.item(), 6))
     assert len(parts) > 10
-    assert (images[0] == 255).all()  # the pictures given are left as they were
+    assert (images[0] == 255).all()  # the images given are left as they were
 
 
 def test_cutmix_pastes_one_rectangle_and_its_area_is_the_others_part():
@@ -66,3 +59,6 @@ def test_both_take_turns_and_depend_on_the_seed_alone():
         assert torch.equal(first.targets, again.targets)
         kinds.add("cutmix" if (first.images % 80 == 0).all() else "mixup")
     assert kinds == {"cutmix", "mixup"}
+    same = mix(images, labels, 4, 0.0, 0.0)
+    assert same.images is images
+    assert same.targets is labels
