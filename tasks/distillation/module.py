@@ -193,7 +193,7 @@ class DistilledLogitsModule(DistilledModule):
 
 def check_distillation(options: Mapping[str, Any], views: int) -> None:
     """Raise InputError where a module's options contradict each other, or `views` of the data."""
-    mixing = ("mixup_alpha", "cutmix_alpha")
+    mixing, unmixed = ("mixup_alpha", "cutmix_alpha"), "0 with a --model.cache, which has no outputs for mixed images"
     values = {"teacher_weight": None, "temperature": 1.0, "distance": "", **dict.fromkeys(mixing, 0.0), **options}
     weight, temperature, cache = values["teacher_weight"], values["temperature"], values["cache"]
     taught = values["teacher"] is not None or (values["cache_only"] and cache)
@@ -207,6 +207,6 @@ def check_distillation(options: Mapping[str, Any], views: int) -> None:
         ("temperature", 0 < temperature < math.inf, "above 0; 1 leaves the logits as they are"),
         ("temperature", temperature == 1 or values["distance"] != "mse_logits", "1 with --model.distance mse_logits"),
         ("cache", views > 0 or not cache, "left out where --data.views is 0; give --data.views 8, say"),
-        *((name, not (cache and values[name]), "0 with a --model.cache, which has no mixed images") for name in mixing),
+        *((name, not (cache and values[name]), unmixed) for name in mixing),
     ]
     check_options("model", *((name, values[name], bool(holds), rule) for name, holds, rule in rules))

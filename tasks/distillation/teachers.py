@@ -109,13 +109,13 @@ class Teacher:
         """
         if tuple(names) == self.names:
             return self
-        matched = copy.copy(self)
+        matched = copy.copy(self)  # of a teacher as it was loaded, with all its outputs
         matched.names = tuple(names)
         if self.names is None:
             matched._width = len(names)
             return matched
         columns = class_map(names, self.names)
-        matched._columns = torch.tensor(columns) if self._columns is None else self._columns[columns]
+        matched._columns = torch.tensor(columns)
         matched.digest = digest_of(self.digest.encode(), repr(columns).encode())
         return matched
 
