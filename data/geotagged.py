@@ -40,7 +40,7 @@ def training_records(read: Records, assigned: Records, source: str | Path) -> Re
         return train
     from data.near_duplicates import without_near_duplicates  # hashing is needed where splits are drawn
 
-    kept, removed = without_near_duplicates(train, scored)  # type: ignore[type-var, arg-type]  # until it takes records
+    kept, removed = without_near_duplicates(train, scored)
     if not len(kept):
         raise InputError(
             f"every image of {source} to train on looks like one that is set aside; give other images, or say by a "

@@ -1,8 +1,8 @@
 """Near-duplicates of one data set's images in another: a test set's in a training set collected from the web.
 
-Hashes compared on 585 photographs (Stanford Dogs of three breeds, the first of COCO) in 20 changes each: smaller,
+Hashes compared on 585 images (Stanford Dogs of three breeds, the first of COCO) in 20 changes each: smaller,
 larger, recompressed down to quality 30, cropped by 2 and 4 %, mirrored, framed, with a watermark, brighter, darker,
-grey, of less and more contrast. Found, where no two of the photographs are taken for one (170,820 pairs, either way
+grey, of less and more contrast. Found, where no two of the images are taken for one (170,820 pairs, either way
 round): average hash 70 % with 64 bits, 90 % with 256; difference hash 87 % and 93 %; DCT hash 96 % and 99.9 %.
 """
 
@@ -15,19 +15,19 @@ import numpy as np
 from tqdm import tqdm
 
 from data import cache
-from data.image_list import ImageList, Images
 from data.images import ImageError, open_image
+from data.records import Records
 
-# Bits of 256, for the DCT hash. It finds 99.6 % of the changed photographs above, of those cropped by 4 % 94 to 97 %.
-# Different photographs differ by 127.5 bits, standard deviation 8.4, the closest by 90. Their tail is the normal
+# Bits of 256, for the DCT hash. It finds 99.6 % of the changed images above, of those cropped by 4 % 94 to 97 %.
+# Different images differ by 127.5 bits, standard deviation 8.4, the closest by 90. Their tail is the normal
 # distribution's, by which 80 takes one in 5,600 of ImageNet's 1.28 million for one of 8,580 others; 88 would one in 35.
 MAX_DISTANCE = 80
 
-_PLAIN = 4.0  # grey levels of 255: noise and JPEG leave below 2 of a plain image, the photographs above have 14 or more
+_PLAIN = 4.0  # grey levels of 255: noise and JPEG leave below 2 of a plain image, the images above have 14 or more
 
 _SIDE, _FREQUENCIES = 32, 16  # px; in each direction
 
-_KEPT_AS = "hashes-1"  # another number where image_hash() or what is kept changes
+_CACHED_AS = "hashes-1"  # another number where image_hash() or what is cached changes
 
 _BLOCK = 64  # images that a thread takes at a time
 
@@ -50,10 +50,10 @@ def mirrored(hashes: np.ndarray) -> np.ndarray:
     return np.where(hashes.any(axis=-1, keepdims=True), hashes ^ np.packbits(odd).view(np.uint64), np.uint64(0))
 
 
-def hash_images(images: ImageList) -> np.ndarray:
+def hash_images(images: Records) -> np.ndarray:
     """image_hash() of every file, uint64 (N, 4), boxes disregarded; all zero as well where one cannot be read.
 
-    Hashes are kept outside the data (data/cache.py) by file, size and time, after Ctrl-C too, and not computed again.
+    Hashes are cached outside the data (data/cache.py) by file, size and time, after Ctrl-C too, and not computed again.
     """
     hashes, stamps = _load(images)
     new = np.zeros(len(images), dtype=bool)
@@ -114,18 +114,18 @@ def near_duplicates(hashes: np.ndarray, of: np.ndarray, max_distance: int = MAX_
     return near
 
 
-def without_near_duplicates(images: Images, of: ImageList) -> tuple[Images, int]:
+def without_near_duplicates(images: Records, of: Records) -> tuple[Records, int]:
     """`images` without those that look like one `of` others, mirrored or not; and how many these were."""
     others = hash_images(of)
     near = near_duplicates(hash_images(images), np.concatenate([others, mirrored(others)]))
     return images.take(~near), int(near.sum())
 
 
-def _load(images: ImageList) -> tuple[np.ndarray, np.ndarray]:
+def _load(images: Records) -> tuple[np.ndarray, np.ndarray]:
     """What is kept of each image: hashes uint64 (N, 4), stamps int64 (N, 2) of size and time in ns, -1 for nothing."""
     hashes = np.zeros((len(images), 4), dtype=np.uint64)
     stamps = np.full((len(images), 2), -1)
-    kept = cache.load(_KEPT_AS, images.folder)
+    kept = cache.load(_CACHED_AS, images.folder)
     if kept:
         at = np.searchsorted(kept["file_names"], images.file_names).clip(max=len(kept["file_names"]) - 1)
         there = kept["file_names"][at] == images.file_names
@@ -133,13 +133,13 @@ def _load(images: ImageList) -> tuple[np.ndarray, np.ndarray]:
     return hashes, stamps
 
 
-def _save(images: ImageList, hashes: np.ndarray, stamps: np.ndarray) -> None:
+def _save(images: Records, hashes: np.ndarray, stamps: np.ndarray) -> None:
     """Keep the hashes beside those of other files in the same folder, sorted by file name."""
     done = stamps[:, 0] >= 0
     arrays = {"file_names": images.file_names[done], "hashes": hashes[done], "stamps": stamps[done]}
-    kept = cache.load(_KEPT_AS, images.folder)
+    kept = cache.load(_CACHED_AS, images.folder)
     if kept:
         other = ~np.isin(kept["file_names"], images.file_names)
         arrays = {key: np.concatenate([array, kept[key][other]]) for key, array in arrays.items()}
     order = np.argsort(arrays["file_names"])
-    cache.save(_KEPT_AS, images.folder, {key: array[order] for key, array in arrays.items()})
+    cache.save(_CACHED_AS, images.folder, {key: array[order] for key, array in arrays.items()})

@@ -50,7 +50,7 @@ def read(root: Path) -> Records:
     else:
         split_column = np.full(len(names), UNSPLIT, np.int8)
     of_class = {os.fsencode(name): label for name, label in labels.items()}
-    columns = {
+    columns: dict[str, np.ndarray] = {
         "labels": np.array([of_class[part[1 if folders else 0]] for part in parts], np.int64),
         "split": split_column,
     }

@@ -1,0 +1,158 @@
+"""CelebA: 202,599 aligned faces of 10,177 people with 40 attributes, as it is distributed. No torch.
+
+Liu et al., 2015, https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html. It is never fetched from here: its terms are to be
+agreed to, and Google Drive, where it lies, answers with a web page whenever its quota is used up.
+Its boxes (list_bbox_celeba.txt) are of the images before alignment, and of no use for these.
+"""
+
+import os
+import re
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from backbone.errors import InputError
+from data.folders import list_folder
+from data.readers.csv_table import open_csv, refuse_repeated
+from data.records import Issue, Records
+
+LICENCE = (
+    "CelebA is for non-commercial research only: its terms forbid any commercial use of the images and of what is "
+    "derived from them, and so of a model trained on them."
+)
+
+_ATTRIBUTES, _PARTITION, _IDENTITIES = "list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt"
+_IMAGES = "img_align_celeba"
+_PLACES = ("", "Anno", "Eval", "Img")  # all in one folder, or in three, as they are distributed
+
+
+def is_celeba(root: Path) -> bool:
+    """Whether `root` is laid out as CelebA, complete or not; read() then says what is missing."""
+    return any((root / place / name).exists() for place in _PLACES for name in (_ATTRIBUTES, _IMAGES))
+
+
+def read(root: Path) -> Records:
+    """The data set in `root`, or a part of it: `img_align_celeba/`, `list_attr_celeba.txt`, `list_eval_partition.txt`.
+
+    Columns `attributes` (-1 of the list is 0), `split` where there is a partition, and of `identity_CelebA.txt`
+    `identities` and `group`. Rows without an image are left out and counted. Raises InputError where the lists do not
+    fit together, or are web pages.
+    """
+    path, images = _find(root, _ATTRIBUTES), _find(root, _IMAGES)
+    if path is None:
+        raise InputError(f"{root} has no {_ATTRIBUTES}; put it there, as CelebA is distributed.")
+    if images is None:
+        raise InputError(f"{root} has no {_IMAGES}/; unpack {_IMAGES}.zip there.")
+    classes, names, values = _read_attributes(path)
+    there = np.array(list_folder(images).images[""], np.bytes_)
+    present = np.isin(names, there)
+    if not present.any():
+        raise InputError(
+            f"{images} holds none of the {len(names):,} images of {path}, such as {os.fsdecode(names[0])}; unpack "
+            f"{_IMAGES}.zip, so that they lie right in it."
+        )
+    issues = [
+        Issue(f"images of {path.name} are not there and left out", int((~present).sum()), _first(names, ~present)),
+        Issue(f"files in {images} are not in {path.name} and left out", int((~np.isin(there, names)).sum())),
+    ]
+    columns = {"attributes": (values == 1).astype(np.int8)}
+    if (partition := _find(root, _PARTITION)) is not None:
+        columns["split"] = _partition(partition, names)
+    if (list_of_people := _find(root, _IDENTITIES)) is not None:
+        columns |= identity_columns(_column(list_of_people, names), names)
+        unknown = columns["identities"] < 0
+        issues.append(Issue(f"images are not in {list_of_people.name}: who is on them is unknown", int(unknown.sum())))
+    records = Records(
+        images,
+        names,
+        columns,
+        classes=classes,
+        issues=tuple(issue for issue in issues if issue.count),
+        notes=(LICENCE,),
+        grouped_by="person" if "group" in columns else "image",
+    )
+    return records.take(present)
+
+
+def identity_columns(identities: np.ndarray, names: np.ndarray) -> dict[str, np.ndarray]:
+    """`identities`, int64 (N,), -1 unknown, and `group`: the person, or the image where nobody is known to be on it."""
+    people = np.char.add(b"person ", identities.astype(np.bytes_))
+    return {"identities": identities, "group": np.where(identities >= 0, people, names)}
+
+
+def _find(root: Path, name: str) -> Path | None:
+    return next((root / place / name for place in _PLACES if (root / place / name).exists()), None)
+
+
+def _first(names: np.ndarray, which: np.ndarray) -> str:
+    return os.fsdecode(names[np.argmax(which)]) if which.any() else ""
+
+
+def _read_attributes(path: Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """The K names of the attributes, the files' names, bytes (N,), and their values 1 or -1, int8 (N, K)."""
+    with open_csv(path) as text:
+        count, header = text.readline().strip(), text.readline().split()
+    if count.startswith("<"):
+        raise InputError(f"{path} is a web page, not a list: Google Drive's quota was used up; fetch it again.")
+    if not count.isdigit():
+        raise InputError(f"{path}: line 1 is {count[:40]!r}, not the number of images; fetch it again.")
+    if not header:
+        raise InputError(f"{path}: line 2 names no attribute; fetch it again.")
+    if twice := [name for name, times in Counter(header).items() if times > 1]:
+        raise InputError(f"{path}: line 2 names {twice[0]} more than once; fetch it again.")
+    names, values = _table(path, len(header), first_line=3)
+    if len(names) != int(count):
+        raise InputError(f"{path} has {len(names):,} rows, but line 1 says {int(count):,}; fetch it again.")
+    if (odd := np.abs(values) != 1).any():
+        row, k = np.argwhere(odd)[0]
+        raise InputError(
+            f"{path}: {header[k]} of {os.fsdecode(names[row])} is {values[row, k]}; it must be 1 or -1 ({odd.sum():,} "
+            "such values): fetch it again."
+        )
+    return tuple(header), names, values
+
+
+def _partition(path: Path, names: np.ndarray) -> np.ndarray:
+    """The position in SPLITS of each of `names`, int8 (N,); every one must be there."""
+    parts = _column(path, names)
+    if (parts < 0).any():
+        raise InputError(
+            f"{path} has no row for {_first(names, parts < 0)} ({(parts < 0).sum():,} of the {len(names):,} images of "
+            f"{_ATTRIBUTES}); fetch it again, or take it away, and a partition is drawn."
+        )
+    if (parts > 2).any():
+        row = int(np.argmax(parts))
+        raise InputError(
+            f"{path}: the part of {os.fsdecode(names[row])} is {parts[row]}; it must be 0 (train), 1 (val) or 2 (test)."
+        )
+    return parts.astype(np.int8)
+
+
+def _column(path: Path, names: np.ndarray) -> np.ndarray:
+    """The number that a list of two columns gives each of `names`, int64 (N,); -1 for none."""
+    listed, values = _table(path, 1, first_line=1)
+    order = np.argsort(listed)
+    at = order[np.searchsorted(listed, names, sorter=order).clip(max=len(listed) - 1)]
+    return np.where(listed[at] == names, values[at, 0].astype(np.int64), -1)
+
+
+def _table(path: Path, columns: int, first_line: int) -> tuple[np.ndarray, np.ndarray]:
+    """The names, bytes (N,), and the whole numbers after each, int32 (N, columns), of the rows from `first_line` on."""
+    dtype: list = [("name", object), ("values", np.int32, (columns,))]
+    try:
+        with open_csv(path) as text, warnings.catch_warnings(action="ignore"):  # of a list without rows
+            table = np.loadtxt(text, dtype, comments=None, skiprows=first_line - 1, ndmin=1)
+    except ValueError as error:
+        place = re.search(
+            r" at row (\d+)(, column)?", str(error)
+        )  # counted from 0 where a column is named, else from 1
+        line = f", line {first_line + int(place[1]) - (not place[2])}" if place else ""
+        what = "is a web page" if "<" in str(error) else "has not a name and whole numbers as the other rows have"
+        raise InputError(f"{path}{line}: it {what} ({error}); fetch it again.") from error
+    if not len(table):
+        raise InputError(f"{path} has no rows; fetch it again.")
+    names = np.array([name.encode(errors="surrogateescape") for name in table["name"].tolist()], np.bytes_)
+    refuse_repeated(path, names)
+    return names, table["values"]
