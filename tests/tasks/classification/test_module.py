@@ -1,4 +1,3 @@
-import copy
 import json
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from lightning.pytorch.callbacks import Callback
 from backbone import InputError, normalize
 from data.classification import ClassificationDataModule
 from tasks.classification.module import ClassificationModule
-from tasks.distillation.teachers import Teacher
 from tasks.runs import read_checkpoint
 
 SMALL = {"width_mult": 0.25, "warmup_steps": 2, "lr": 0.01}
@@ -248,52 +246,6 @@ def distilled(root, folder, **settings):
     return module.state_dict(), losses.seen
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_cached_logits_give_the_losses_of_the_teacher_itself(classes_root, teacher, tmp_path, workers):
-    settings = {"teacher": teacher, "teacher_weight": 0.7, "temperature": 2.0, "views": 2, "num_workers": workers}
-    settings["lr"] = 1e-7  # or the rounding of float16 would grow from step to step
-    _, losses = distilled(classes_root, tmp_path, **settings)
-    settings["cache"] = str(tmp_path / "cache")
-    cached, cached_losses = distilled(classes_root, tmp_path, **settings)
-    assert len(losses) == 12
-    assert cached_losses == pytest.approx(losses, rel=3e-4)  # float16
-    again, again_losses = distilled(classes_root, tmp_path, cache_only=True, **{**settings, "teacher": None})
-    assert again_losses == cached_losses
-    assert same(cached, again)
-    assert len({round(loss, 5) for loss in losses}) == 12  # or the order would not matter
-
-
-def test_a_cache_serves_a_resumed_run_as_well(classes_root, teacher, tmp_path):
-    settings = {"teacher": teacher, "views": 2, "cache": str(tmp_path / "cache"), "dropout": 0.3}
-    whole, _ = distilled(classes_root, tmp_path, **settings)
-    module, datamodule = build(classes_root, **settings)
-    trainer(tmp_path, callbacks=[Save(tmp_path / "half.ckpt", epoch=1)]).fit(module, datamodule)
-    assert not same(module.state_dict(), whole)
-    module, datamodule = build(classes_root, **settings)
-    trainer(tmp_path).fit(module, datamodule, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
-    assert same(module.state_dict(), whole)
-
-
-def test_the_teacher_stays_as_it_was_and_is_in_no_checkpoint_and_no_optimizer(classes_root, teacher, tmp_path):
-    module, datamodule = build(classes_root, teacher=teacher)
-    module.prepare(datamodule)
-    network = module.teacher.network
-    before = copy.deepcopy(network.state_dict())
-    training = trainer(tmp_path, max_epochs=2, limit_val_batches=1.0)
-    training.fit(module, datamodule)
-    assert module.teacher.network is network
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert not any(part.training for part in network.modules())
-    assert all(parameter.grad is None for parameter in network.parameters())
-    training.save_checkpoint(tmp_path / "student.ckpt")
-    alone, _ = build(classes_root)
-    assert module.state_dict().keys() == alone.state_dict().keys()
-    state = torch.load(tmp_path / "student.ckpt", weights_only=True)["state_dict"]
-    assert state.keys() == alone.state_dict().keys()
-    optimized = sum(p.numel() for group in training.optimizers[0].param_groups for p in group["params"])
-    assert optimized == sum(p.numel() for p in alone.parameters())
-
-
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(classes_root, teacher, tmp_path):
     """Its norms and dropout as in evaluation, as its teacher's are."""
     for distance, temperature in (("kl", 2.0), ("mse_logits", 1.0)):
@@ -406,24 +358,6 @@ def test_an_imagenet_head_learns_all_of_imagenets_classes(write_classes, tmp_pat
     torch.testing.assert_close(few.teacher(batch), module(batch)[:, columns].detach())
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"temperature": 0.0}, "--model.temperature is 0.0; it must be above 0"),
-        ({"teacher_weight": 1.5, "teacher": "TEACHER"}, "--model.teacher_weight is 1.5"),
-        ({"cache": "c"}, "there is no --model.teacher"),
-        ({"cache": "c", "teacher": "TEACHER"}, "--data.views is 0"),
-        ({"cache": "c", "teacher": "TEACHER", "views": 2, "cutmix_alpha": 1.0}, "no outputs for mixed images"),
-        ({"teacher": "none.ckpt"}, "none.ckpt does not exist"),
-        ({"teacher": "TEACHER", "cache": "c", "views": 2, "cache_only": True}, "the cache c does not exist"),
-    ],
-)
-def test_options_that_contradict_each_other_are_one_sentence(classes_root, teacher, tmp_path, settings, message):
-    settings = {name: teacher if value == "TEACHER" else value for name, value in settings.items()}
-    with pytest.raises(InputError, match=message):
-        distilled(classes_root, tmp_path, **settings)
-
-
 def test_a_student_is_compared_with_its_teacher_whose_figures_are_its_own(classes_root, teacher, tmp_path):
     of_teacher, datamodule = build(classes_root)
     [own] = trainer(tmp_path).test(of_teacher, datamodule, ckpt_path=teacher, weights_only=True, verbose=False)
@@ -445,16 +379,3 @@ def test_a_student_is_compared_with_its_teacher_whose_figures_are_its_own(classe
     kl = (wanted.softmax(1) * (wanted.log_softmax(1) - student.log_softmax(1))).sum(1).mean().item()
     assert kl > 0.01
     assert logged["test/teacher_kl"] == pytest.approx(kl, rel=1e-4)
-
-
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_logits_of_a_teacher_that_are_not_finite_name_the_image_in_an_evaluation_too(
-    classes_root, teacher, tmp_path, monkeypatch, split
-):
-    module, datamodule = build(classes_root, teacher=teacher)
-    outputs = Teacher._outputs
-    monkeypatch.setattr(Teacher, "_outputs", lambda self, images: outputs(self, images) * torch.nan)
-    training = trainer(tmp_path, limit_val_batches=1.0)
-    with pytest.raises(InputError) as error:
-        (training.validate if split == "val" else training.test)(module, datamodule, verbose=False)
-    assert datamodule.file(split, 0) in str(error.value)

@@ -2,6 +2,7 @@ import copy
 import importlib
 import inspect
 import math
+import sys
 import warnings
 
 import pytest
@@ -147,21 +148,30 @@ def test_it_normalises_and_resizes_by_itself(module):
 # --- sources ----------------------------------------------------------------------------------------------------------
 
 
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
 @pytest.mark.parametrize("form", ["safetensors", "pth", "checkpoint"])
-def test_torchvision_by_name_with_a_file_of_any_number_of_classes(tmp_path, form):
+@pytest.mark.parametrize("source", ["torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:test_resnet"])
+def test_a_foreign_classifier_by_name_with_a_file_of_any_number_of_classes(tmp_path, source, form):
+    """Its embedding is its last layer's input."""
     torch.manual_seed(0)
-    theirs = torchvision.models.mobilenet_v3_small(num_classes=5).eval()
+    library, _, name = source.partition(":")
+    theirs = (timm.create_model if library == "timm" else torchvision.models.get_model)(name, num_classes=5).eval()
+    pixels = {key: theirs.pretrained_cfg[key] for key in IMAGENET} if library == "timm" else IMAGENET
     state, file = theirs.state_dict(), tmp_path / "weights"
     if form == "safetensors":
         save_file(state, file)
     else:
         wrapped = {"epoch": 3, "model": {f"module.{name}": x for name, x in state.items()}}
         torch.save(state if form == "pth" else wrapped, file)
-    teacher = load_teacher("torchvision:mobilenet_v3_small", weights=file, image_size=64)
-    batch = images(2, 64)
-    alike(teacher(batch), theirs, batch, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert teacher.names is None
-    assert load_teacher("torchvision:mobilenet_v3_small", weights=file).size == (224, 224)
+    logits, features = (load_teacher(source, weights=file, image_size=64, kind=k) for k in ("logits", "embeddings"))
+    alike(logits(images(2, 64)), theirs, images(2, 64), **pixels)
+    head = [module for module in theirs.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.inference_mode():
+        torch.testing.assert_close(head(features(images(2, 64))), logits(images(2, 64)), rtol=1e-4, atol=1e-5)
+    assert logits.names is None
+    assert load_teacher(source, weights=file).size == ((160, 160) if library == "timm" else (224, 224))
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
@@ -179,18 +189,15 @@ def test_torchvisions_nets_of_another_normalisation_take_the_pixels_they_learned
         torch.testing.assert_close(logits, theirs(seen[-1]))
 
 
-def test_timm_by_name_with_its_own_numbers_or_without_a_head(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    theirs, batch = timm.create_model("test_resnet", num_classes=7).eval(), images(2, 64)
-    pixels = {name: theirs.pretrained_cfg[name] for name in ("mean", "std")}
-    for classes, kind in ((7, "logits"), (0, "embeddings")):
-        theirs.reset_classifier(classes)
-        save_file(theirs.state_dict(), tmp_path / f"{kind}.safetensors")
-        given = {"weights": tmp_path / f"{kind}.safetensors", "image_size": 64, "kind": kind}
-        alike(load_teacher("timm:test_resnet", **given)(batch), theirs, batch, **pixels)
-    monkeypatch.setitem(importlib.import_module("sys").modules, "timm", None)
+def test_timm_without_a_head_or_not_installed(tmp_path, monkeypatch):
+    theirs = timm.create_model("test_resnet", num_classes=0).eval()
+    save_file(theirs.state_dict(), tmp_path / "w.safetensors")
+    options = {"weights": tmp_path / "w.safetensors", "image_size": 64, "kind": "embeddings"}
+    pixels = {key: theirs.pretrained_cfg[key] for key in IMAGENET}
+    alike(load_teacher("timm:test_resnet", **options)(images(2, 64)), theirs, images(2, 64), **pixels)
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match="pip install timm"):
-        load_teacher("timm:test_resnet", **given)
+        load_teacher("timm:test_resnet", **options)
 
 
 def test_a_thousand_classes_are_imagenets(tmp_path):
@@ -275,20 +282,6 @@ def test_a_checkpoint_of_embeddings_and_one_of_neither(tmp_path):
             load_teacher(tmp_path / "x.ckpt")
 
 
-@pytest.mark.parametrize("source", ["torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:test_resnet"])
-def test_a_foreign_classifiers_embedding_is_its_last_layers_input(tmp_path, source):
-    torch.manual_seed(0)
-    library, _, name = source.partition(":")
-    build = timm.create_model if library == "timm" else torchvision.models.get_model
-    theirs = build(name, num_classes=5)
-    torch.save(theirs.state_dict(), tmp_path / "w.pth")
-    options = {"weights": tmp_path / "w.pth", "image_size": 64}
-    logits, features = (load_teacher(source, **options, kind=kind) for kind in ("logits", "embeddings"))
-    head = [module for module in theirs.modules() if isinstance(module, nn.Linear)][-1]
-    with torch.inference_mode():
-        torch.testing.assert_close(head(features(images(2, 64))), logits(images(2, 64)), rtol=1e-4, atol=1e-5)
-
-
 def test_the_output_is_chosen_by_key_or_position(module):
     name = module(
         "def by_key(x):\n    y = x.float().mean((2, 3)) - 300\n    return {'logits': y, 'other': y + 1}\n"
@@ -302,7 +295,6 @@ def test_the_output_is_chosen_by_key_or_position(module):
     torch.testing.assert_close(load_teacher(f"{name}:by_place", output=1)(batch), expected + 1)
     torch.testing.assert_close(load_teacher(f"{name}:pooled")(batch), expected)  # (B, K, 1, 1)
     for function, options, message in (
-        ("by_key", {}, r"\['logits', 'other'\]"),
         ("by_place", {}, r"\[0, 1\]"),
         ("by_key", {"output": "logit"}, r"'logit'.*\['logits', 'other'\]"),
         ("by_place", {"output": 2}, "output 2"),
