@@ -13,7 +13,7 @@ CATEGORIES = [{"id": 2, "name": "disc"}, {"id": 5, "name": "bar"}]  # ids with g
 
 
 def _write_coco(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[int, int] = (96, 128)) -> Path:
-    """Write pictures of bright discs and dark bars on grey, (height, width) `size`, in COCO's own layout."""
+    """Write images of bright discs and dark bars on grey, (height, width) `size`, in COCO's own layout."""
     generator = np.random.default_rng(seed)
     height, width = size
     (root / "annotations").mkdir(parents=True)
@@ -22,8 +22,8 @@ def _write_coco(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[i
         images, annotations = [], []
         for i in range(count):
             pixels = generator.integers(90, 130, (height, width, 3), dtype=np.uint8)
-            picture = Image.fromarray(pixels)
-            draw = ImageDraw.Draw(picture)
+            image = Image.fromarray(pixels)
+            draw = ImageDraw.Draw(image)
             images.append({"id": 10 + 3 * i, "file_name": f"{split}_{i:02}.png", "width": width, "height": height})
             for k, category in enumerate(CATEGORIES):
                 w, h = (30, 30) if k == 0 else (46, 20)
@@ -36,7 +36,7 @@ def _write_coco(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[i
                     draw.rectangle(box, fill=(20, 20, 120))
                 row = {"id": len(annotations) + 1, "image_id": images[-1]["id"], "category_id": category["id"]}
                 annotations.append({**row, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})
-            picture.save(root / split / images[-1]["file_name"])
+            image.save(root / split / images[-1]["file_name"])
         content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return root
@@ -44,26 +44,26 @@ def _write_coco(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[i
 
 @pytest.fixture(scope="session")
 def coco_root(tmp_path_factory):
-    """A folder with 8 training, 4 validation and 4 test pictures of two classes."""
+    """A folder with 8 training, 4 validation and 4 test images of two classes."""
     return _write_coco(tmp_path_factory.mktemp("data") / "shapes", {"train": 8, "val": 4, "test": 4})
 
 
 @pytest.fixture(scope="session")
 def write_coco():
-    """The function that writes such a folder: root, {split: number of pictures}."""
+    """The function that writes such a folder: root, {split: number of images}."""
     return _write_coco
 
 
 def _write_classes(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[int, int] = (48, 64)) -> Path:
-    """Write pictures with a disc, a bar or a cross somewhere on grey, as many of each class as `splits` says."""
+    """Write images with a disc, a bar or a cross somewhere on grey, as many of each class as `splits` says."""
     generator = np.random.default_rng(seed)
     height, width = size
     for split, count in splits.items():
         for name in ("bar", "cross", "disc"):
             (root / split / name).mkdir(parents=True)
             for i in range(count):
-                picture = Image.fromarray(generator.integers(90, 130, (height, width, 3), dtype=np.uint8))
-                draw = ImageDraw.Draw(picture)
+                image = Image.fromarray(generator.integers(90, 130, (height, width, 3), dtype=np.uint8))
+                draw = ImageDraw.Draw(image)
                 x, y = int(generator.integers(2, width - 34)), int(generator.integers(2, height - 34))
                 if name == "disc":
                     draw.ellipse((x, y, x + 31, y + 31), fill=(250, 240, 60))
@@ -71,41 +71,41 @@ def _write_classes(root: Path, splits: dict[str, int], seed: int = 0, size: tupl
                     draw.rectangle((x, y + 11, x + 31, y + 20), fill=(250, 240, 60))
                 if name == "cross":
                     draw.rectangle((x + 11, y, x + 20, y + 31), fill=(250, 240, 60))
-                picture.save(root / split / name / f"{split}_{i:02}.png")
+                image.save(root / split / name / f"{split}_{i:02}.png")
     return root
 
 
 @pytest.fixture(scope="session")
 def classes_root(tmp_path_factory):
-    """A folder with 4 training, 2 validation and 2 test pictures of each of three classes."""
+    """A folder with 4 training, 2 validation and 2 test images of each of three classes."""
     return _write_classes(tmp_path_factory.mktemp("data") / "signs", {"train": 4, "val": 2, "test": 2})
 
 
 @pytest.fixture(scope="session")
 def write_classes():
-    """The function that writes such a folder: root, {split: pictures of each class}."""
+    """The function that writes such a folder: root, {split: images of each class}."""
     return _write_classes
 
 
 def _write_faces(root: Path, splits: dict[str, int], unlabelled: int = 0, seed: int = 0) -> Path:
-    """Write CelebA's layout, and `unlabelled/`: grey 48 x 40 pictures with a bright disc, a bar, both or none."""
+    """Write CelebA's layout, and `unlabelled/`: grey 48 x 40 images with a bright disc, a bar, both or none."""
     generator = np.random.default_rng(seed)
     (root / "img_align_celeba").mkdir(parents=True)
     (root / "unlabelled").mkdir()
     rows, parts = [], []
     for i in range(sum(splits.values()) + unlabelled):
         disc, bar = (int(generator.random() < 0.5) for _ in range(2))
-        picture = Image.fromarray(generator.integers(90, 130, (48, 40, 3), dtype=np.uint8))
-        draw = ImageDraw.Draw(picture)
+        image = Image.fromarray(generator.integers(90, 130, (48, 40, 3), dtype=np.uint8))
+        draw = ImageDraw.Draw(image)
         if disc:
             draw.ellipse((8, 4, 24, 20), fill=(250, 240, 60))
         if bar:
             draw.rectangle((6, 30, 34, 38), fill=(20, 20, 120))
         name = f"{i + 1:06}.jpg"
         if i >= sum(splits.values()):
-            picture.save(root / "unlabelled" / name, quality=95)
+            image.save(root / "unlabelled" / name, quality=95)
             continue
-        picture.save(root / "img_align_celeba" / name, quality=95)
+        image.save(root / "img_align_celeba" / name, quality=95)
         rows.append(f"{name} {2 * disc - 1:2} {2 * bar - 1:2}")
         parts.append(f"{name} {np.searchsorted(np.cumsum(list(splits.values())), i, side='right')}")
     (root / "list_attr_celeba.txt").write_text("\n".join([str(len(rows)), "Disc Bar", *rows]) + "\n")
@@ -115,18 +115,18 @@ def _write_faces(root: Path, splits: dict[str, int], unlabelled: int = 0, seed: 
 
 @pytest.fixture(scope="session")
 def faces_root(tmp_path_factory):
-    """A folder in CelebA's layout: 8 training, 6 validation and 6 test pictures, and 8 without labels."""
+    """A folder in CelebA's layout: 8 training, 6 validation and 6 test images, and 8 without labels."""
     return _write_faces(tmp_path_factory.mktemp("data") / "faces", {"train": 8, "val": 6, "test": 6}, unlabelled=8)
 
 
 @pytest.fixture(scope="session")
 def write_faces():
-    """The function that writes such a folder: root, {split: number of pictures}, unlabelled."""
+    """The function that writes such a folder: root, {split: number of images}, unlabelled."""
     return _write_faces
 
 
 def _write_photo(path: Path, pixels: np.ndarray, latlng: tuple[float, float] | None, taken: str = "") -> Path:
-    """Save a picture with a position, as a camera writes it, and a date, "2020:01:31 12:00:00", in its EXIF."""
+    """Save an image with a position, as a camera writes it, and a date, "2020:01:31 12:00:00", in its EXIF."""
     exif = Image.Exif()
     if latlng is not None:
         gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
@@ -144,7 +144,7 @@ def _write_photo(path: Path, pixels: np.ndarray, latlng: tuple[float, float] | N
 
 @pytest.fixture(scope="session")
 def write_photo():
-    """The function that writes such a picture: path, pixels (H, W, 3), latlng or None, taken."""
+    """The function that writes such an image: path, pixels (H, W, 3), latlng or None, taken."""
     return _write_photo
 
 
@@ -153,9 +153,9 @@ CITIES = ((48.86, 2.35), (40.71, -74.01), (-33.87, 151.21), (-1.29, 36.82), (35.
 
 
 def _write_places(root: Path, splits: dict[str, int], seed: int = 0, size: tuple[int, int] = (48, 64)) -> Path:
-    """Write pictures from near six cities in turn, with EXIF: the city has the ground's colour, noise has the rest.
+    """Write images from near six cities in turn, with EXIF: the city has the ground's colour, noise has the rest.
 
-    Every picture has a day of its own. With the split "" they lie right in the root.
+    Every image has a day of its own. With the split "" they lie right in the root.
     """
     generator = np.random.default_rng(seed)
     height, width = size
@@ -180,13 +180,13 @@ def _write_places(root: Path, splits: dict[str, int], seed: int = 0, size: tuple
 
 @pytest.fixture(scope="session")
 def places_root(tmp_path_factory):
-    """A folder of photographs with EXIF positions: 12 for training, 6 for validation and 6 for testing, in folders."""
+    """A folder of images with EXIF positions: 12 for training, 6 for validation and 6 for testing, in folders."""
     return _write_places(tmp_path_factory.mktemp("data") / "places", {"train": 12, "val": 6, "test": 6})
 
 
 @pytest.fixture(scope="session")
 def write_places():
-    """The function that writes such a folder: root, {split: number of pictures}, where "" is the root itself."""
+    """The function that writes such a folder: root, {split: number of images}, where "" is the root itself."""
     return _write_places
 
 

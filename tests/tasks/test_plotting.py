@@ -15,22 +15,22 @@ def is_color(pixels, color):
     return (np.asarray(pixels) == color).all(axis=-1)
 
 
-def test_a_box_is_drawn_on_its_pixels_and_the_photograph_is_left_alone():
+def test_a_box_is_drawn_on_its_pixels_and_the_image_is_left_alone():
     image = grey(200, 300)
-    picture = draw_boxes(image, np.array([[50, 60, 120, 150.0]]), [""], [RED])
-    assert picture.shape == image.shape
-    assert picture.dtype == np.uint8
-    ys, xs = np.nonzero(is_color(picture, RED))
+    drawn = draw_boxes(image, np.array([[50, 60, 120, 150.0]]), [""], [RED])
+    assert drawn.shape == image.shape
+    assert drawn.dtype == np.uint8
+    ys, xs = np.nonzero(is_color(drawn, RED))
     assert (xs.min(), ys.min(), xs.max(), ys.max()) == (50, 60, 120, 150)
-    assert is_color(picture[60, 50:121], RED).all()
-    assert is_color(picture[60:151, 120], RED).all()
-    assert not is_color(picture[70:140, 60:110], RED).any()
+    assert is_color(drawn[60, 50:121], RED).all()
+    assert is_color(drawn[60:151, 120], RED).all()
+    assert not is_color(drawn[70:140, 60:110], RED).any()
     assert (image == 90).all()
 
 
 def test_a_box_beyond_the_edge_is_drawn_along_the_edge():
-    picture = draw_boxes(grey(100, 100), np.array([[-20, -5, 130, 400.0]]), [""], [RED])
-    for side in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+    drawn = draw_boxes(grey(100, 100), np.array([[-20, -5, 130, 400.0]]), [""], [RED])
+    for side in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
         assert is_color(side, RED).all()
 
 
@@ -40,18 +40,18 @@ def test_no_box_changes_nothing():
 
 
 @pytest.mark.parametrize(("height", "width"), [(80, 100), (480, 640), (1500, 2000), (40, 800)])
-def test_labels_lie_inside_the_picture_whole_and_apart(height, width):
+def test_labels_lie_inside_the_image_whole_and_apart(height, width):
     # top left, crossing the right edge, along the bottom: the natural place of each label is outside
     boxes = np.array([[0, 0, 0.3, 0.3], [0.8, 0.1, 1.3, 0.5], [0.4, 0.9, 0.7, 1.0]]) * [width, height, width, height]
     colors = [(255, 0, 0), (0, 0, 255), (0, 130, 0)]
-    picture = draw_boxes(grey(height, width), boxes, ["dog 0.9"] * 3, colors)
+    drawn = draw_boxes(grey(height, width), boxes, ["dog 0.9"] * 3, colors)
     # white letters on dark labels: all those of each label are there, so none is cut off or covered
-    letters = is_color(picture, (255, 255, 255)).sum()
+    letters = is_color(drawn, (255, 255, 255)).sum()
     one = is_color(draw_boxes(grey(height, width), boxes[:1], ["dog 0.9"], [RED]), (255, 255, 255)).sum()
     assert letters == 3 * one > 0
 
 
-def test_letters_and_lines_grow_with_the_photograph():
+def test_letters_and_lines_grow_with_the_image():
     def label_height(side):
         box = np.array([[0.2, 0.5, 0.8, 0.9]]) * side
         added = (draw_boxes(grey(side, side), box, ["dog"], [RED]) != 90).any(axis=-1)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from data.image_list import list_pictures as list_images
+from data.folders import list_images
 from data.module import WholeImageDataModule
 from data.records import Records
 from data.splits import assign_splits

@@ -11,12 +11,12 @@ from tasks.classification import report
 from tasks.classification.metrics import evaluate
 from tasks.classification.report import readable_part, unique_names, write_report
 
-COLORS = np.array([(200, 40, 40), (40, 160, 60), (50, 70, 200), (220, 180, 30)], np.uint8)  # of the photographs
+COLORS = np.array([(200, 40, 40), (40, 160, 60), (50, 70, 200), (220, 180, 30)], np.uint8)  # of the images
 GREY = (160, 160, 160)
 
 
-def photographs(labels):
-    """Each photograph is 60 x 80 in the colour of its class."""
+def images_of(labels):
+    """Each image is 60 x 80 in the colour of its class."""
     return lambda position: np.full((60, 80, 3), COLORS[labels[position] % 4], np.uint8)
 
 
@@ -31,7 +31,7 @@ def write(folder, logits, labels, names=None, open_image=None, temperature=1.0, 
         labels=labels,
         class_names=names or [f"class {k}" for k in range(logits.shape[1])],
         files=[f"images/{k}.jpg" for k in range(len(labels))],
-        open_image=open_image or photographs(labels),
+        open_image=open_image or images_of(labels),
         **more,
     )
     return scores, metrics
@@ -72,7 +72,7 @@ ANSWERS = [(CAT, CAT)] * 3 + [(CAT, DOG)] * 2 + [(DOG, DOG)] * 4 + [(DOG, COW)] 
 
 @pytest.fixture
 def no_plots(monkeypatch):
-    """Without the two pictures that matplotlib takes half a second for."""
+    """Without the two figures that matplotlib takes half a second for."""
     for name in ("_plot_confusion", "_plot_calibration"):
         monkeypatch.setattr(report, name, lambda *_: None)
 
@@ -217,7 +217,7 @@ def test_a_confusion_matrix_of_any_size_has_room_for_its_cells(tmp_path, num_cla
 
 
 @pytest.mark.usefixtures("no_plots")
-def test_the_surest_errors_come_first_and_an_unreadable_photograph_is_grey(tmp_path):
+def test_the_surest_errors_come_first_and_an_unreadable_image_is_grey(tmp_path):
     # three errors, of logit 1, 5 and 3: the surest is image 2
     logits = np.float32([[0, 1, 0], [9, 0, 0], [0, 0, 5], [3, 0, 0]])
     labels = np.array([0, 0, 1, 2])
@@ -225,7 +225,7 @@ def test_the_surest_errors_come_first_and_an_unreadable_photograph_is_grey(tmp_p
     def open_image(position):
         if position == 3:
             raise InputError("images/3.jpg is truncated")
-        return photographs(labels)(position)
+        return images_of(labels)(position)
 
     write(tmp_path, logits, labels, open_image=open_image)
     sheet = pixels(tmp_path / "pictures" / "worst_errors.png")
