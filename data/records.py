@@ -30,10 +30,15 @@ class Boxes:
     """The objects of N images, packed: those of image i are the rows offsets[i]:offsets[i + 1]."""
 
     offsets: np.ndarray  # int64 (N + 1,)
-    xyxy: np.ndarray  # float64 (M, 4) px of the annotated size, as the file has them
+    xywh: np.ndarray  # float64 (M, 4) px of the annotated size, as the file has them: sizes from corners are rounded
     labels: np.ndarray  # int64 (M,) from 0
     crowd: np.ndarray  # bool (M,): regions that are not searched
     areas: np.ndarray  # float64 (M,) px²
+
+    @property
+    def xyxy(self) -> np.ndarray:
+        """The corners, float64 (M, 4) px."""
+        return np.concatenate([self.xywh[:, :2], self.xywh[:, :2] + self.xywh[:, 2:]], axis=1)
 
     def rows(self, position: int) -> slice:
         """The rows of the image at `position`."""
@@ -44,7 +49,7 @@ class Boxes:
         counts = np.diff(self.offsets)[positions]
         offsets = np.concatenate([[0], np.cumsum(counts)])
         rows = np.repeat(self.offsets[:-1][positions] - offsets[:-1], counts) + np.arange(offsets[-1])
-        return Boxes(offsets, self.xyxy[rows], self.labels[rows], self.crowd[rows], self.areas[rows])
+        return Boxes(offsets, self.xywh[rows], self.labels[rows], self.crowd[rows], self.areas[rows])
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Records:
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     boxes: Boxes | None = None
     classes: tuple[str, ...] = ()  # by label, or by the attributes' column
+    class_ids: tuple[int, ...] = ()  # by label, where the data number their classes otherwise
     issues: tuple[Issue, ...] = ()  # odd data that could be used or left out
     notes: tuple[str, ...] = ()  # sentences for the user: what was set aside, the data's terms
     grouped_by: str = "image"  # what has a `group` of its own, for sentences: "person", "day", "creator_id"
@@ -112,6 +118,7 @@ def joined(parts: Sequence[Records]) -> Records:
         {name: np.concatenate([part.columns[name] for part in parts]) for name in shared},
         _joined_boxes([part.boxes for part in parts]),
         parts[0].classes,
+        parts[0].class_ids,
         tuple(issue for part in parts for issue in part.issues),
         tuple(dict.fromkeys(note for part in parts for note in part.notes)),
     )
@@ -122,5 +129,5 @@ def _joined_boxes(parts: Sequence[Boxes | None]) -> Boxes | None:
     if len(known) < len(parts):
         return None
     counts = np.concatenate([np.diff(part.offsets) for part in known])
-    rows = (np.concatenate([getattr(part, name) for part in known]) for name in ("xyxy", "labels", "crowd", "areas"))
+    rows = (np.concatenate([getattr(part, name) for part in known]) for name in ("xywh", "labels", "crowd", "areas"))
     return Boxes(np.concatenate([[0], np.cumsum(counts)]), *rows)

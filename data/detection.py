@@ -1,0 +1,220 @@
+"""Images with boxes for a detector, from COCO's JSON."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from backbone.errors import InputError
+from data.folders import say
+from data.images import ImageError, open_image
+from data.loading import sample_seed
+from data.module import DataModule
+from data.readers.coco import SplitFiles, check_classes, clip_boxes, find_splits, read
+from data.records import Records, Split, joined
+from data.splits import assign_splits
+from data.transforms import Transform, apply_with_boxes, build_detection_eval, build_detection_train
+
+
+def open_annotated(records: Records, position: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
+    """The image at a position, uint8 RGB (H, W, 3), on the pixels that its annotations count. Raises ImageError."""
+    height, width = records["sizes"][position].tolist()
+    return open_image(records.path(position), annotated_size=(height, width) if height else None, at_least=at_least)
+
+
+class DetectionImages(Dataset):
+    """Samples of one split: `[(epoch, position)]` gives a dict for `collate`, augmented as a function of both."""
+
+    def __init__(self, records: Records, transform: Transform, input_size: tuple[int, int], seed: int) -> None:
+        assert records.boxes is not None
+        clipped, image = clip_boxes(records), np.repeat(np.arange(len(records)), np.diff(records.boxes.offsets))
+        usable = clipped.usable
+        self.records = records
+        self.offsets = np.concatenate([[0], np.cumsum(np.bincount(image[usable], minlength=len(records)))])
+        self.boxes_xyxy = clipped.xyxy[usable].astype(np.float32)
+        self.labels, self.crowd = records.boxes.labels[usable], records.boxes.crowd[usable]
+        self.transform = transform
+        # Twice the input: a crop of a tenth of the area still has a third of the side, and twelve-megapixel JPEGs
+        # decode at 1/4 or 1/8.
+        self.at_least = (2 * input_size[0], 2 * input_size[1])
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        epoch, position = item
+        try:
+            image = open_annotated(self.records, position, self.at_least)
+        except ImageError as error:
+            return {"bad": (error.file, error.reason)}
+        height, width = self.records["sizes"][position].tolist()
+        rows = slice(self.offsets[position], self.offsets[position + 1])
+        scale = np.array([image.shape[1] / width, image.shape[0] / height] * 2)  # below 1 where decoded smaller
+        boxes, crowd = self.boxes_xyxy[rows] * scale, self.crowd[rows]
+        transformed = apply_with_boxes(
+            self.transform,
+            image,
+            boxes[~crowd],
+            self.labels[rows][~crowd],
+            boxes[crowd],
+            sample_seed(self.seed, epoch, position),
+        )
+        return {**transformed._asdict(), "position": position, "size": (height, width)}
+
+
+_LISTS, _TENSORS = ("boxes_xyxy", "labels", "crowd_xyxy"), ("positions", "sizes")
+
+
+class _Batch(dict):
+    """A batch that crosses from a worker with its small tensors as plain bytes; a plain dict on the other side.
+
+    Three tensors for every image, each through shared memory, would cost a file descriptor and about 0.1 ms apiece.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]:
+        small = {key: [tensor.numpy() for tensor in self[key]] for key in _LISTS}
+        return _unpack, ({**self, **small, **{key: self[key].numpy() for key in _TENSORS}},)
+
+
+def _unpack(batch: dict[str, Any]) -> dict[str, Any]:
+    batch.update({key: [torch.from_numpy(array) for array in batch[key]] for key in _LISTS})
+    batch.update({key: torch.from_numpy(batch[key]) for key in _TENSORS})
+    return batch
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The batch of a detector: bad samples are left out of all but `bad`.
+
+    images uint8 (B, 3, H, W) RGB, channels last in memory; boxes_xyxy list of float32 (N, 4) in px of `images`; labels
+    list of int64 (N,) from 0; crowd_xyxy list of float32 (M, 4); positions (in the split) int64 (B,); sizes int64
+    (B, 2) annotated height, width; bad list of (file, reason). Where every sample is bad, B is 0.
+    """
+    good = [sample for sample in samples if "bad" not in sample]
+    images = np.stack([sample["image"] for sample in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
+    return _Batch(
+        images=torch.from_numpy(images).permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W)
+        **{key: [torch.from_numpy(sample[key]) for sample in good] for key in _LISTS},
+        positions=torch.tensor([sample["position"] for sample in good], dtype=torch.int64),
+        sizes=torch.tensor([sample["size"] for sample in good], dtype=torch.int64).reshape(-1, 2),
+        bad=[sample["bad"] for sample in samples if "bad" in sample],
+    )
+
+
+class DetectionDataModule(DataModule):
+    """Images with boxes in COCO's JSON, in COCO's own folder layout or that of annotation tools.
+
+    Args:
+        version: What follows the split in COCO's own file names, such as 2017; needed where a folder has several.
+        test_fraction: Part of the training images set aside for testing where the data have no test split; with 0 the
+            validation images are tested on.
+        crop_probability: Part of the training images that get SSD's random crop, which zooms in by up to three; less
+            than SSD's 0.85 is better where all images show their objects at one scale.
+
+    """
+
+    sample = "detection"
+    collate: ClassVar[Any] = staticmethod(collate)
+
+    def __init__(
+        self,
+        *,
+        version: str = "",
+        image_size: int | list[int] = 300,
+        batch_size: int = 16,
+        test_fraction: float = 0.0,
+        crop_probability: float = 0.85,
+        **options: Any,
+    ) -> None:
+        super().__init__(image_size=image_size, batch_size=batch_size, test_fraction=test_fraction, **options)
+        self._read: dict[Split, Records] = {}  # by the split whose file they are from
+        self._unusable: dict[Split, tuple[int, dict[str, str]]] = {}  # images listed, and file to reason
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Original id to name of the classes, by label. Reads one annotation file, the smallest."""
+        records = self._smallest()
+        return dict(zip(records.class_ids, records.classes, strict=True))
+
+    def read(self) -> Records:
+        """All images of all annotation files."""
+        return joined([self._of_file(split) for split in self._files()])
+
+    def select(self, split: Split) -> Records:
+        """The images of a split that can be used; only the annotation file that has them is read."""
+        files, chosen = self._files(), self.hparams["test_split"] if split == "test" else split
+        if chosen == "test" and "test" not in files and self.hparams["test_fraction"] == 0:
+            say(f"{self.root} has no test images: testing on its validation images")
+            chosen = "val"
+        source = chosen if chosen in files or "train" not in files else "train"
+        for name in files if chosen == "all" else [source]:
+            records = self._of_file(name)
+            for line in (*records.notes, *(f"{files[name].annotations}: {issue}" for issue in records.issues)):
+                say(line)
+            self._read[name] = replace(records, notes=(), issues=())  # said once
+        records = self.read() if chosen == "all" else self._of_file(source).of_split(chosen)
+        problems = {i: os.fsdecode(records["problem"][i]) for i in np.flatnonzero(records["problem"] != b"").tolist()}
+        self._unusable[split] = len(records), {str(records.path(i)): reason for i, reason in problems.items()}
+        records = records.take(records["problem"] == b"")
+        boxes, clipped = records.boxes, clip_boxes(records)
+        assert boxes is not None
+        if split == "train" and not (clipped.usable & ~boxes.crowd).any():  # images without objects are a fair test
+            raise InputError(
+                f"{files[source].annotations}: the train split has no usable box ({len(boxes.crowd)} annotations in "
+                f"{len(records)} images, {clipped.empty.sum()} of them with zero or negative size); `bbox` must be "
+                "[x, y, width, height] in px."
+            )
+        return records
+
+    def describe(self, records: Records) -> str:
+        """Its images, objects and classes."""
+        assert records.boxes is not None
+        objects = (clip_boxes(records).usable & ~records.boxes.crowd).sum()
+        return f"{len(records):,} images, {objects:,} boxes of {len(records.classes)} classes"
+
+    def setup(self, stage: str) -> None:
+        """Also count the images that are known to be unusable from the start."""
+        super().setup(stage)
+        for split, (listed, reasons) in self._unusable.items():
+            self.bad_images.start(split, self._splits[split], listed, reasons)
+        self._unusable.clear()
+
+    def dataset(self, split: Split, *, train: bool) -> DetectionImages:
+        """The samples of a split: randomly cropped, flipped and coloured to `train` on, or only resized."""
+        size, options = self.input_size, self.hparams
+        transform = build_detection_train(size, options["crop_probability"]) if train else build_detection_eval(size)
+        return DetectionImages(self._splits[split], transform, size, options["seed"])
+
+    def image(self, split: Split, position: int) -> np.ndarray:
+        """The whole image, uint8 RGB (H, W, 3), on the pixels that its annotations count. Raises ImageError."""
+        return open_annotated(self._splits[split], position)
+
+    def _files(self) -> dict[Split, SplitFiles]:
+        return find_splits(self.root, str(self.hparams["version"]))
+
+    def _smallest(self) -> Records:
+        smallest = min(self._files().values(), key=lambda files: files.annotations.stat().st_size).split
+        return self._of_file(smallest, check=False)
+
+    def _of_file(self, split: Split, *, check: bool = True) -> Records:
+        """The images of one annotation file; those of train with a part drawn for each split that has no file."""
+        if split not in self._read:
+            records, files = read(self.root, str(self.hparams["version"]), (split,)), self._files()
+            if split == "train":
+                names: tuple[Split, ...] = ("val", "test")
+                fractions = [0.0 if name in files else self.hparams[f"{name}_fraction"] for name in names]
+                records = assign_splits(
+                    records,
+                    val_fraction=fractions[0],
+                    test_fraction=fractions[1],
+                    seed=self.hparams["seed"],
+                    source=self.root,
+                )
+            self._read[split] = records
+        if check:
+            check_classes(self._read[split], self._smallest(), self._files()[split].annotations)
+        return self._read[split]
