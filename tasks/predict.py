@@ -82,6 +82,7 @@ def _predict(
     load = command.load or (lambda path, device: Predictor.from_checkpoint(module_class, path, device))
     predictor = load(file, device)
     images = images_at(options.source) if options.source else _sample_images(file, predictor, datamodule_class)
+    options.images = images  # for a task that numbers them
     run = new_run(task, options.runs)
     describe, finish = command.start(options, predictor, run)
     sheets = _Sheets(run / "pictures", f"What {file} predicts")

@@ -2,41 +2,25 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tasks.detection
-from tasks.commands import dispatch
+from tasks import commands
+from tasks.detection.evaluate import main as evaluate
+from tasks.detection.predict import PREDICT
 
 
-def _train(args: list[str]) -> int:
-    from data.coco import CocoDataModule
-    from tasks.cli import run
+def _classes() -> tuple[Any, Any]:
+    from data.detection import DetectionDataModule
     from tasks.detection.module import DetectionModule
 
-    return run("detection", DetectionModule, CocoDataModule, args)
-
-
-def _predict(args: list[str]) -> int:
-    from tasks.detection.predict import main
-
-    return main(args)
-
-
-def _evaluate(args: list[str]) -> int:
-    from tasks.detection.evaluate import main
-
-    return main(args)
+    return DetectionModule, DetectionDataModule
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; see `python -m tasks.detection --help`."""
-    commands = {
-        "fit": ("train; with no further argument, on the built-in sample", lambda rest: _train(["fit", *rest])),
-        "validate": ("score a checkpoint on the validation images", lambda rest: _train(["validate", *rest])),
-        "test": ("score a checkpoint on the test images, with pictures", lambda rest: _train(["test", *rest])),
-        "predict": ("detect in any picture or folder of pictures", _predict),
-        "evaluate": ("score any COCO results file, from any detector", _evaluate),
-    }
-    return dispatch("python -m tasks.detection", tasks.detection.__doc__ or "", commands, args)
+    more = {"evaluate": ("score any COCO results file, from any detector", evaluate)}
+    return commands.main("detection", tasks.detection.__doc__ or "", _classes, PREDICT, args, more)
 
 
 if __name__ == "__main__":

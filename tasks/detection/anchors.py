@@ -50,7 +50,7 @@ def make_anchors(map_sizes: Sequence[tuple[int, int]], image_size: tuple[int, in
 
 
 def encode(boxes_xyxy: Tensor, anchors: Tensor) -> Tensor:
-    """Code boxes (..., 4) xyxy against anchors (..., 4) cxcywh, both in pixels: what the network is to answer."""
+    """Code boxes (..., 4) xyxy against anchors (..., 4) cxcywh, both in pixels: the network's target."""
     sizes = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
     centres = boxes_xyxy[..., :2] + sizes / 2
     offsets = (centres - anchors[..., :2]) / anchors[..., 2:] * _CENTRE_SCALE

@@ -1,4 +1,4 @@
-"""The two losses of an SSD, as pure functions of the network's answer and the matches (SSD section 2.2)."""
+"""The two losses of an SSD, as pure functions of the network's outputs and the matches (SSD section 2.2)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -35,7 +35,7 @@ def multibox_loss(
 
     class_logits (B, A, K + 1), box_codes (B, A, 4), anchors (A, 4) cxcywh, matches (B, A) of `match`, labels from 0.
     Each image gives its three hardest negatives for every positive; one without an object gives three all the same,
-    where SSD and torchvision give none, so that empty pictures teach what is not an object.
+    where SSD and torchvision give none, so that empty images teach what is not an object.
     """
     positive, targets, box_loss = _targets(box_codes, anchors, matches, boxes_xyxy, labels)
     classes = torch.zeros_like(matches)

@@ -1,4 +1,4 @@
-"""Which anchor answers for which object (SSD section 2.2), for a whole batch at once."""
+"""Which anchor is responsible for which object (SSD section 2.2), for a whole batch at once."""
 
 from collections.abc import Sequence
 

@@ -118,6 +118,7 @@ def _run_hotcoco(content: dict[str, Any], table: np.ndarray) -> tuple[np.ndarray
     run = COCOeval(truth, truth.load_res(table), "bbox")
     run.evaluate()
     run.accumulate()
+    assert run.eval is not None
     return run.eval["precision"], run.eval["recall"]
 
 
@@ -145,7 +146,8 @@ def _run_pycocotools(content: dict[str, Any], table: np.ndarray) -> tuple[np.nda
         run = COCOeval(*sides, "bbox")
         run.evaluate()
         run.accumulate()
-    return run.eval["precision"], run.eval["recall"]
+    tables: dict[str, np.ndarray] = run.eval
+    return tables["precision"], tables["recall"]
 
 
 def mean_measured(values: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""From the raw answers to at most 100 boxes an image, in the photograph's own pixels."""
+"""From the raw outputs to at most 100 boxes an image, in the image's own pixels."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,13 +8,12 @@ from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from tasks.detection.anchors import decode
-from tasks.detection.model import Answer
 
 MAX_DETECTIONS = 100  # as COCO scores
 _MAX_CANDIDATES = 1000  # boxes that suppression sees: it takes as long for an untrained net as for a good one
 
 
-class Boxes(NamedTuple):
+class Detected(NamedTuple):
     """Detections of one image, best first: boxes_xyxy (N, 4) in pixels, scores (N,) in 0..1, labels (N,) from 0."""
 
     boxes_xyxy: Tensor
@@ -30,7 +29,9 @@ def class_scores(class_logits: Tensor, num_classes: int) -> Tensor:
 
 @torch.no_grad()
 def postprocess(
-    answer: Answer,
+    class_logits: Tensor,
+    box_codes: Tensor,
+    anchors: Tensor,
     num_classes: int,
     input_size: tuple[int, int],
     sizes: Sequence[tuple[int, int]],
@@ -38,23 +39,23 @@ def postprocess(
     min_score: float = 0.01,
     max_iou: float = 0.6,
     class_agnostic: bool = False,
-) -> list[Boxes]:
-    """Decode, suppress and scale to each photograph's (height, width) of `sizes`; `input_size` is the network's.
+) -> list[Detected]:
+    """Decode, suppress and scale to each image's (height, width) of `sizes`; `input_size` is the network's.
 
-    The 1,000 best (anchor, class) pairs over `min_score` enter one non-maximum suppression, by class or, with
-    `class_agnostic`, over all classes, where two boxes of IoU above `max_iou` leave the better one. 0.6 and 100 boxes
-    are TensorFlow's for this network.
+    class_logits (B, A, K or K + 1), box_codes (B, A, 4), anchors (A, 4) cxcywh. The 1,000 best (anchor, class) pairs
+    over `min_score` enter one non-maximum suppression, by class or, with `class_agnostic`, over all classes, where two
+    boxes of IoU above `max_iou` leave the better one. 0.6 and 100 boxes are TensorFlow's for this network.
     """
-    scores = class_scores(answer.class_logits, num_classes)
+    scores = class_scores(class_logits, num_classes)
     found = []
-    for image_scores, codes, (height, width) in zip(scores, answer.box_codes, sizes, strict=True):
+    for image_scores, codes, (height, width) in zip(scores, box_codes, sizes, strict=True):
         flat = image_scores.flatten()  # (A * K,)
         best, order = flat.topk(min(_MAX_CANDIDATES, len(flat)))
         order = order[best > min_score]
         best = best[: len(order)]
         anchor, label = order // num_classes, order % num_classes
-        boxes = clip_boxes_to_image(decode(codes[anchor].float(), answer.anchors[anchor]), input_size)
+        boxes = clip_boxes_to_image(decode(codes[anchor].float(), anchors[anchor]), input_size)
         keep = batched_nms(boxes, best, torch.zeros_like(label) if class_agnostic else label, max_iou)[:MAX_DETECTIONS]
         scale = boxes.new_tensor([width / input_size[1], height / input_size[0]]).repeat(2)
-        found.append(Boxes(boxes[keep] * scale, best[keep], label[keep]))
+        found.append(Detected(boxes[keep] * scale, best[keep], label[keep]))
     return found

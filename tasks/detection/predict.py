@@ -1,86 +1,95 @@
-"""`python -m tasks.detection predict`: detect in any picture or folder of pictures."""
+"""What `python -m tasks.detection predict` writes: the objects it found as COCO results, and the images with boxes."""
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from backbone.errors import InputError
-from tasks.commands import predict_arguments
+from backbone.errors import Arguments, InputError
+from tasks.predict import Describe, Described, Finish, PredictCommand
+
+if TYPE_CHECKING:
+    from tasks.detection.head import DetectionResult
+    from tasks.predictor import Predictor
+
+_LEAST_SCORE = 0.01  # in predictions.json: COCO's figures look at doubtful boxes too
 
 
-def main(args: list[str]) -> int:
-    """Run the command; return its exit code. InputError where the source or the checkpoint cannot be used."""
-    parser = predict_arguments(
-        "detection",
-        "Detect in pictures; write COCO results as predictions.json, and the pictures with their boxes.",
-        "its test images",
-    )
-    parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
+def load(path: str | Path, device: str = "cpu") -> "Predictor":
+    """The predictor of a checkpoint: an image's path, PIL image or array in, a DetectionResult out.
+
+    InputError where the file is not a checkpoint of this task.
+    """
+    from tasks.detection.module import DetectionModule
+    from tasks.predictor import Predictor
+
+    return Predictor.from_checkpoint(DetectionModule, path, device)
+
+
+def _add_arguments(parser: Arguments) -> None:
     parser.add_argument(
         "--min_score", type=float, default=0.3, help="least score of a drawn box (default: %(default)s)"
     )
     parser.add_argument(
         "--class_agnostic", action="store_true", help="suppress overlapping boxes over all classes, not by class"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
-    options = parser.parse_args(args)
-    if not 0 <= options.min_score <= 1:
-        raise InputError(f"--min_score {options.min_score}: a score lies between 0 and 1.")
-    run = _predict(options)
-    print(f"run: {run}")
-    return 0
 
 
-def _predict(options: argparse.Namespace) -> Path:
+def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tuple[Describe, Finish]:
     import numpy as np
-    import torch
     from PIL import Image
 
-    from data.images import open_image
-    from data.samples import built_in_sample
-    from tasks.accelerator import keep_freed_memory
-    from tasks.detection.inference import Detector
-    from tasks.detection.metrics import Detections, to_coco_results
+    from tasks.detection.metrics import coco_results, stack_detections
     from tasks.plotting import class_color, draw_boxes
-    from tasks.predicting import for_each, need_sample, pictures_at
-    from tasks.runs import new_run, newest_checkpoint, point_latest
 
-    keep_freed_memory()
-    checkpoint = options.ckpt_path or newest_checkpoint("detection", options.runs)
-    detect = Detector.from_checkpoint(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-    if options.source is None:
-        need_sample(checkpoint, "detection", "detect in")
-        options.source = built_in_sample("detection") / "test"
-    pictures = pictures_at(options.source)
-    detect.class_agnostic |= options.class_agnostic
-    colors = {category_id: class_color(i) for i, category_id in enumerate(detect.categories)}
-    ids = dict(zip(pictures, _image_ids(pictures), strict=True))
-    run = new_run("detection", options.runs)
-    results: list[dict] = []
+    min_score = options.min_score
+    if not 0 <= min_score <= 1:
+        raise InputError(f"--min_score is {min_score}; it must be from 0 to 1.")
+    ids: list[int] = list(predictor.module.hparams["categories"])
+    suppression = {"class_agnostic": True} if options.class_agnostic else {}
+    results: list[tuple[Path, DetectionResult]] = []
 
-    def predict(path: Path) -> None:
-        image = open_image(path)
-        found = detect(image, min_score=0.01)
-        rows = to_coco_results(ids[path], Detections(found.boxes_xyxy, found.scores, found.category_ids))
-        results.extend({**row, "file_name": path.name} for row in rows)
-        drawn = np.flatnonzero(found.scores >= options.min_score)
-        labels = [f"{found.names[i]} {found.scores[i]:.2f}" for i in drawn]
-        picture = draw_boxes(image, found.boxes_xyxy[drawn], labels, [colors[found.category_ids[i]] for i in drawn])
+    def describe(path: Path, image: np.ndarray) -> Described:
+        result = predictor(image, min_score=_LEAST_SCORE, **suppression)
+        results.append((path, result))
+        drawn = np.flatnonzero(result.scores >= min_score)
+        labels = [f"{result.names[i]} {result.scores[i]:.2f}" for i in drawn]
+        colors = [class_color(ids.index(number)) for number in result.category_ids[drawn]]
         (run / "pictures").mkdir(parents=True, exist_ok=True)
-        # The name keeps its ending, so that a.jpg and a.png beside each other have a picture each.
-        Image.fromarray(picture).save(run / "pictures" / f"{path.name}.jpg", quality=92)
+        # The name keeps its ending, so that a.jpg and a.png beside each other have an image each.
+        tile = draw_boxes(image, result.boxes_xyxy[drawn], labels, colors)
+        Image.fromarray(tile).save(run / "pictures" / f"{path.name}.jpg", quality=92)
+        objects = [
+            {"name": result.names[i], "score": float(result.scores[i]), "box_xyxy": result.boxes_xyxy[i].tolist()}
+            for i in drawn
+        ]
+        return Described({"objects": objects}, "")
 
-    done = for_each(pictures, predict)
-    (run / "predictions.json").write_text(json.dumps(results))
-    point_latest(run)
-    confident = sum(row["score"] >= options.min_score for row in results)
-    print(f"{confident} objects of score {options.min_score} or more in {done} pictures")
-    print(f"results: {run / 'predictions.json'}\npictures: {run / 'pictures'}")
-    return run
+    def finish(done: int) -> Sequence[str]:
+        image_ids = _image_ids(options.images)
+        columns = ((r.boxes_xyxy, r.scores, np.searchsorted(ids, r.category_ids)) for _, r in results)
+        detections = stack_detections(*zip(*columns, strict=True))
+        rows = coco_results(detections, np.array([image_ids[path] for path, _ in results]), ids)
+        named = zip(rows, detections.images.tolist(), strict=True)
+        text = json.dumps([{**row, "file_name": results[i][0].name} for row, i in named])
+        (run / "predictions.json").write_text(text)
+        sure = sum(int((result.scores >= min_score).sum()) for _, result in results)
+        return [f"{sure} objects of score {min_score:g} or more", f"COCO results: {run / 'predictions.json'}"]
+
+    return describe, finish
 
 
-def _image_ids(pictures: list[Path]) -> list[int]:
-    """COCO names a picture by its id, 000000000139.jpg; where any name is no number, they count from 1 in order."""
-    if all(path.stem.isdecimal() for path in pictures) and len({int(path.stem) for path in pictures}) == len(pictures):
-        return [int(path.stem) for path in pictures]
-    return list(range(1, len(pictures) + 1))
+def _image_ids(images: list[Path]) -> dict[Path, int]:
+    """COCO names an image by its id, 000000000139.jpg; where any name is no number, they count from 1 in order."""
+    if all(path.stem.isdecimal() for path in images) and len({int(path.stem) for path in images}) == len(images):
+        return {path: int(path.stem) for path in images}
+    return {path: i for i, path in enumerate(images, 1)}
+
+
+PREDICT = PredictCommand(
+    "Detect objects in images; write COCO results as predictions.json, and the images with their boxes.",
+    _add_arguments,
+    _start,
+    sheets=False,
+)

@@ -1,17 +1,26 @@
 """What a test run leaves in its folder: figures, AP by class, predictions, and pictures to learn from."""
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from hotcoco.primitives import bbox_iou
 from tqdm import tqdm
 
-from backbone.errors import InputError
-from tasks.detection.metrics import IOU_THRESHOLDS, RECALL_POINTS, CocoScores, class_names, mean_measured
-from tasks.plotting import GREEN, VERMILLION, class_color, contact_sheet, draw_boxes, fit
+from data.readers.coco import Detections
+from data.records import Records
+from tasks.detection.metrics import (
+    IOU_THRESHOLDS,
+    RECALL_POINTS,
+    CocoScores,
+    coco_results,
+    mean_measured,
+    unique_names,
+)
+from tasks.plotting import GREEN, VERMILLION, class_color, contact_sheet, draw_boxes, fit, image_or_grey
 from tasks.reporting import clipped, write_csv, write_json
 
 MATCH_IOU = 0.5
@@ -20,49 +29,35 @@ KINDS = ("missed", "wrong class", "false alarm", "badly localised", "second box"
 
 _SHEET_IMAGES = 12
 _SHEET_ERRORS = 24
-_UNREADABLE_GREY = 160
+
+OpenImage = Callable[[int], np.ndarray]  # the image at a position of the truth, uint8 RGB (H, W, 3)
 
 
 def write_report(
-    folder: Path,
-    *,
-    split: str,
-    scores: CocoScores,
-    ground_truth: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]],
-    open_image: Callable[[int], np.ndarray],
-    image_ids: Iterable[int] | None = None,
+    folder: Path, *, split: str, scores: CocoScores, truth: Records, detections: Detections, open_image: OpenImage
 ) -> dict[str, float | None]:
     """Write the results of a run into `folder`; return what went into metrics.json.
 
-    `scores` is what `evaluate` gave for the same `ground_truth`, `results` and `image_ids`. `open_image` gives a
-    photograph (H, W, 3) uint8 RGB by its id; where it raises InputError a grey tile stands for the photograph.
+    `scores` is what `evaluate` gave for `truth` and `detections`. Where `open_image` raises InputError a grey tile
+    stands for the image.
 
     Written: `metrics.json` ("<split>/<figure>" and "<split>/ap/<class>" to a number, null where there is no ground
     truth; the best F1 and its score), `ap_by_class.csv`, `predictions.json` (COCO results) and, under `pictures/`,
     `precision_recall.png`, `detections.png` and `worst_errors.png`. The same input gives the same files.
     """
-    names = class_names(ground_truth["categories"])
-    every_id = [image["id"] for image in ground_truth["images"]]
-    wanted = sorted(every_id if image_ids is None else set(image_ids))
-    files = {image["id"]: str(image.get("file_name", f"image {image['id']}")) for image in ground_truth["images"]}
-    scenes = arrange(ground_truth, results, wanted)
-    progress = tqdm(scenes.items(), "matching boxes", disable=None, leave=False)  # 4 s for COCO's 5,000 images
-    matches = {image_id: match(scene) for image_id, scene in progress}
+    names, files = unique_names(truth), [truth.path(i).name for i in range(len(truth))]
+    scenes = arrange(truth, detections)
+    matches = [match(scene) for scene in tqdm(scenes, "matching boxes", disable=None, leave=False)]  # COCO's take 4 s
     best_f1, min_score = best_threshold(scenes, matches)
-    mistakes = [
-        mistake
-        for image_id, scene in scenes.items()
-        for mistake in find_mistakes(image_id, scene, matches[image_id], min_score)
+    errors = [
+        error
+        for i, (scene, matched) in enumerate(zip(scenes, matches, strict=True))
+        for error in find_errors(i, scene, matched, min_score)
     ]
 
-    def open_or_grey(image_id: int) -> np.ndarray:
-        try:
-            return open_image(image_id)
-        except InputError:
-            image = next(image for image in ground_truth["images"] if image["id"] == image_id)
-            size = int(image.get("height", 300)), int(image.get("width", 300)), 3
-            return np.full(size, _UNREADABLE_GREY, np.uint8)
+    def open_or_grey(i: int) -> np.ndarray:
+        height, width = truth["sizes"][i].tolist()
+        return image_or_grey(open_image, i, (height or 300, width or 300))
 
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -73,11 +68,12 @@ def write_report(
     measured = {name: None if value == -1 else value for name, value in metrics.items()}  # -1 is pycocotools' NaN
     measured |= {f"{split}/best_f1": best_f1, f"{split}/best_f1_score": min_score}
     flat = write_json(folder / "metrics.json", measured)
-    (folder / "predictions.json").write_text(json.dumps([dict(row) for row in results], allow_nan=False) + "\n")
+    results = coco_results(detections, truth["image_ids"], truth.class_ids)
+    (folder / "predictions.json").write_text(json.dumps(results, allow_nan=False) + "\n")
     _write_ap_by_class(folder / "ap_by_class.csv", scores, names, scenes)
     _plot_precision_recall(pictures / "precision_recall.png", scores, names)
     _draw_detections(pictures / "detections.png", scenes, names, files, min_score, open_or_grey)
-    _draw_mistakes(pictures / "worst_errors.png", mistakes, names, files, min_score, open_or_grey)
+    _draw_errors(pictures / "worst_errors.png", errors, names, files, min_score, open_or_grey)
     return flat
 
 
@@ -85,58 +81,50 @@ def write_report(
 
 
 class Scene(NamedTuple):
-    """One photograph's boxes; classes are positions in the ascending category ids; found boxes by falling score."""
+    """One image's boxes; classes are labels from 0; detected boxes by falling score."""
 
     true_xyxy: np.ndarray  # (G, 4) pixels
     true_class: np.ndarray  # (G,)
     is_crowd: np.ndarray  # (G,) bool
-    found_xyxy: np.ndarray  # (D, 4) pixels
-    found_class: np.ndarray  # (D,)
+    detected_xyxy: np.ndarray  # (D, 4) pixels
+    detected_class: np.ndarray  # (D,)
     scores: np.ndarray  # (D,)
 
 
 class Match(NamedTuple):
-    """Which truth each found box takes: `taken` (D,) is its row, -1 for none, -2 for a crowd; `ious` (D, G)."""
+    """Which truth each detected box takes: `taken` (D,) is its row, -1 for none, -2 for a crowd; `ious` (D, G)."""
 
     taken: np.ndarray
     ious: np.ndarray
 
 
-class Mistake(NamedTuple):
+class DetectionError(NamedTuple):
     """One error of the detector; a box that plays no part in it is None."""
 
     kind: str  # one of KINDS
-    image_id: int
-    said: int | None  # class found
-    truth: int | None  # class in truth
-    score: float | None  # of the found box; for a miss, of the best box below the threshold
+    image: int  # position in the truth
+    detected_class: int | None
+    true_class: int | None
+    score: float | None  # of the detected box; for a miss, of the best box below the threshold
     iou: float | None
-    found_xyxy: np.ndarray | None  # (4,)
+    detected_xyxy: np.ndarray | None  # (4,)
     true_xyxy: np.ndarray | None  # (4,)
 
 
-def arrange(
-    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], image_ids: Sequence[int]
-) -> dict[int, Scene]:
-    """The boxes of each of these images, from COCO annotations and COCO results, in the order of `image_ids`."""
-    position = {c: k for k, c in enumerate(sorted(category["id"] for category in ground_truth["categories"]))}
-    true_rows, found_rows = defaultdict(list), defaultdict(list)
-    for row in ground_truth["annotations"]:
-        true_rows[row["image_id"]].append(row)
-    for row in results:
-        found_rows[row["image_id"]].append(row)
-
-    def boxes_and_classes(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)  # (N, 4) xywh
-        boxes[:, 2:] += boxes[:, :2]
-        return boxes, np.array([position[row["category_id"]] for row in rows], np.int64)
-
-    scenes = {}
-    for image_id in image_ids:
-        true, found = true_rows[image_id], sorted(found_rows[image_id], key=lambda row: -row["score"])
-        crowd = np.array([bool(row.get("iscrowd")) for row in true], bool)
-        scores = np.array([row["score"] for row in found], np.float64)
-        scenes[image_id] = Scene(*boxes_and_classes(true), crowd, *boxes_and_classes(found), scores)
+def arrange(truth: Records, detections: Detections) -> list[Scene]:
+    """The boxes of each image of `truth`."""
+    boxes, xywh = truth.boxes, detections.xywh
+    assert boxes is not None
+    true_xyxy = boxes.xyxy
+    order = np.lexsort((-detections.scores, detections.images))  # stable: ties stay as they come
+    ends = np.searchsorted(detections.images[order], np.arange(len(truth) + 1))
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    columns = corners[order], detections.labels[order], detections.scores[order]
+    scenes = []
+    for i in range(len(truth)):
+        rows, own = boxes.rows(i), slice(ends[i], ends[i + 1])
+        detected = (column[own] for column in columns)
+        scenes.append(Scene(true_xyxy[rows], boxes.labels[rows], boxes.crowd[rows], *detected))
     return scenes
 
 
@@ -145,11 +133,12 @@ def match(scene: Scene) -> Match:
 
     A box over a crowd of its class (half of the box inside it) counts neither as right nor as wrong.
     """
-    ious = _ious(scene.found_xyxy, scene.true_xyxy, scene.is_crowd)
+    detected, true = (np.hstack([b[:, :2], b[:, 2:] - b[:, :2]]) for b in (scene.detected_xyxy, scene.true_xyxy))
+    ious = bbox_iou(detected, true, scene.is_crowd)  # of a crowd, the share of the detected box that lies in it
     taken = np.full(len(scene.scores), -1)
     free = ~scene.is_crowd
     for d in range(len(scene.scores)):
-        near = (scene.true_class == scene.found_class[d]) & (ious[d] >= MATCH_IOU)
+        near = (scene.true_class == scene.detected_class[d]) & (ious[d] >= MATCH_IOU)
         if (near & free).any():
             taken[d] = int(np.argmax(np.where(near & free, ious[d], -1.0)))
             free[taken[d]] = False
@@ -158,14 +147,14 @@ def match(scene: Scene) -> Match:
     return Match(taken, ious)
 
 
-def best_threshold(scenes: Mapping[int, Scene], matches: Mapping[int, Match]) -> tuple[float, float]:
+def best_threshold(scenes: Sequence[Scene], matches: Sequence[Match]) -> tuple[float, float]:
     """The best F1 over all images and classes together (IoU 0.5), and the score from which on boxes reach it.
 
     If no box is right, F1 is 0 and the score lets as many boxes pass as there are objects.
     """
-    scores = np.concatenate([scene.scores for scene in scenes.values()] or [np.zeros(0)])
-    taken = np.concatenate([found.taken for found in matches.values()] or [np.zeros(0, int)])
-    num_true = sum(int((~scene.is_crowd).sum()) for scene in scenes.values())
+    scores = np.concatenate([scene.scores for scene in scenes] or [np.zeros(0)])
+    taken = np.concatenate([one.taken for one in matches] or [np.zeros(0, int)])
+    num_true = sum(int((~scene.is_crowd).sum()) for scene in scenes)
     scores, taken = scores[taken != -2], taken[taken != -2]
     if len(scores) == 0:
         return 0.0, 0.0
@@ -177,17 +166,17 @@ def best_threshold(scenes: Mapping[int, Scene], matches: Mapping[int, Match]) ->
     return max(0.0, float(f1[best])), float(scores[best])
 
 
-def find_mistakes(image_id: int, scene: Scene, found: Match, min_score: float) -> list[Mistake]:
-    """What is wrong with the boxes of at least `min_score` in one photograph, each error named once.
+def find_errors(image: int, scene: Scene, matched: Match, min_score: float) -> list[DetectionError]:
+    """What is wrong with the boxes of at least `min_score` in one image, each error named once.
 
     A truth that a wrongly named or badly placed box already points at is not also counted as missed.
     """
-    mistakes = []
+    errors = []
     explained: set[int] = set()
-    regular = np.where(scene.is_crowd[None], -1.0, found.ious)  # (D, G)
-    for d in np.flatnonzero((scene.scores >= min_score) & (found.taken == -1)):
-        same = np.where(scene.true_class == scene.found_class[d], regular[d], -1.0)
-        other = np.where(scene.true_class == scene.found_class[d], -1.0, regular[d])
+    regular = np.where(scene.is_crowd[None], -1.0, matched.ious)  # (D, G)
+    for d in np.flatnonzero((scene.scores >= min_score) & (matched.taken == -1)):
+        same = np.where(scene.true_class == scene.detected_class[d], regular[d], -1.0)
+        other = np.where(scene.true_class == scene.detected_class[d], -1.0, regular[d])
         same_best, other_best = same.max(initial=-1.0), other.max(initial=-1.0)
         truth: int | None
         if same_best >= MATCH_IOU:
@@ -200,70 +189,59 @@ def find_mistakes(image_id: int, scene: Scene, found: Match, min_score: float) -
             kind, truth = "false alarm", None
         if truth is not None:
             explained.add(truth)
-        mistakes.append(
-            Mistake(
+        errors.append(
+            DetectionError(
                 kind,
-                image_id,
-                said=int(scene.found_class[d]),
-                truth=None if truth is None else int(scene.true_class[truth]),
+                image,
+                detected_class=int(scene.detected_class[d]),
+                true_class=None if truth is None else int(scene.true_class[truth]),
                 score=float(scene.scores[d]),
                 iou=max(0.0, float(regular[d].max(initial=0.0))) if truth is None else float(regular[d, truth]),
-                found_xyxy=scene.found_xyxy[d],
+                detected_xyxy=scene.detected_xyxy[d],
                 true_xyxy=None if truth is None else scene.true_xyxy[truth],
             )
         )
-    hit = set(found.taken[scene.scores >= min_score].tolist())
+    hit = set(matched.taken[scene.scores >= min_score].tolist())
     for g in np.flatnonzero(~scene.is_crowd):
         if int(g) in hit or int(g) in explained:
             continue
-        late = np.flatnonzero(found.taken == g)  # found, but with too low a score
-        mistakes.append(
-            Mistake(
+        late = np.flatnonzero(matched.taken == g)  # detected, but with too low a score
+        errors.append(
+            DetectionError(
                 "missed",
-                image_id,
-                said=None,
-                truth=int(scene.true_class[g]),
+                image,
+                detected_class=None,
+                true_class=int(scene.true_class[g]),
                 score=float(scene.scores[late[0]]) if len(late) else None,
-                iou=float(found.ious[late[0], g]) if len(late) else None,
-                found_xyxy=None,
+                iou=float(matched.ious[late[0], g]) if len(late) else None,
+                detected_xyxy=None,
                 true_xyxy=scene.true_xyxy[g],
             )
         )
-    return mistakes
+    return errors
 
 
-def worst(mistakes: Sequence[Mistake], count: int) -> list[Mistake]:
+def worst(errors: Sequence[DetectionError], count: int) -> list[DetectionError]:
     """The worst of each kind in turn: the surest false boxes, the largest misses."""
 
-    def badness(mistake: Mistake) -> float:
-        if mistake.kind != "missed":
-            return -(mistake.score or 0.0)
-        assert mistake.true_xyxy is not None
-        return -float(np.prod(mistake.true_xyxy[2:] - mistake.true_xyxy[:2]))
+    def badness(error: DetectionError) -> float:
+        if error.kind != "missed":
+            return -(error.score or 0.0)
+        assert error.true_xyxy is not None
+        return -float(np.prod(error.true_xyxy[2:] - error.true_xyxy[:2]))
 
-    piles = [sorted((m for m in mistakes if m.kind == kind), key=badness) for kind in KINDS]
+    piles = [sorted((m for m in errors if m.kind == kind), key=badness) for kind in KINDS]
     turns = [pile[k] for k in range(max(map(len, piles), default=0)) for pile in piles if k < len(pile)]
     chosen = turns[:count]
-    return [mistake for kind in KINDS for mistake in chosen if mistake.kind == kind]
-
-
-def _ious(found_xyxy: np.ndarray, true_xyxy: np.ndarray, is_crowd: np.ndarray) -> np.ndarray:
-    """IoU (D, G); for a crowd, the share of the found box that lies in it (pycocotools, `iscrowd`)."""
-    low = np.maximum(found_xyxy[:, None, :2], true_xyxy[None, :, :2])
-    high = np.minimum(found_xyxy[:, None, 2:], true_xyxy[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)  # (D, G)
-    found_area = (found_xyxy[:, 2:] - found_xyxy[:, :2]).prod(axis=1)[:, None]
-    true_area = (true_xyxy[:, 2:] - true_xyxy[:, :2]).prod(axis=1)[None]
-    whole = np.where(is_crowd[None], found_area, found_area + true_area - shared)
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    return [error for kind in KINDS for error in chosen if error.kind == kind]
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def _write_ap_by_class(path: Path, scores: CocoScores, names: Sequence[str], scenes: Mapping[int, Scene]) -> None:
-    truths = Counter(k for scene in scenes.values() for k in scene.true_class[~scene.is_crowd].tolist())
-    found = Counter(k for scene in scenes.values() for k in scene.found_class.tolist())
+def _write_ap_by_class(path: Path, scores: CocoScores, names: Sequence[str], scenes: Sequence[Scene]) -> None:
+    truths = Counter(k for scene in scenes for k in scene.true_class[~scene.is_crowd].tolist())
+    found = Counter(k for scene in scenes for k in scene.detected_class.tolist())
     rows = []
     for k, name in enumerate(names):
         parts = scores.precision[:, :, k], scores.precision[0, :, k], scores.precision[5, :, k]
@@ -315,55 +293,52 @@ def _plot_precision_recall(path: Path, scores: CocoScores, names: Sequence[str])
 
 def _draw_detections(
     path: Path,
-    scenes: Mapping[int, Scene],
+    scenes: Sequence[Scene],
     names: Sequence[str],
-    files: Mapping[int, str],
+    files: Sequence[str],
     min_score: float,
-    open_image: Callable[[int], np.ndarray],
+    open_image: OpenImage,
 ) -> None:
-    ids = list(scenes)
-    chosen = [ids[k] for k in np.linspace(0, len(ids) - 1, min(len(ids), _SHEET_IMAGES)).round().astype(int)]
+    chosen = np.linspace(0, len(scenes) - 1, min(len(scenes), _SHEET_IMAGES)).round().astype(int).tolist()
     tiles, captions = [], []
-    for image_id in chosen:
-        scene = scenes[image_id]
-        image, scale = fit(open_image(image_id), 440, 400)
+    for i in chosen:
+        scene = scenes[i]
+        image, scale = fit(open_image(i), 440, 400)
         shown = np.flatnonzero(scene.scores >= min_score)
-        said = [f"{names[scene.found_class[d]]} {scene.scores[d]:.2f}" for d in shown]
-        meant = [
+        detected = [f"{names[scene.detected_class[d]]} {scene.scores[d]:.2f}" for d in shown]
+        true = [
             names[k] + (" (crowd)" if crowd else "")
             for k, crowd in zip(scene.true_class.tolist(), scene.is_crowd.tolist(), strict=True)
         ]
-        true_side = draw_boxes(image, scene.true_xyxy * scale, meant, [class_color(k) for k in scene.true_class])
-        found_colors = [class_color(scene.found_class[d]) for d in shown]
-        found_side = draw_boxes(image, scene.found_xyxy[shown] * scale, said, found_colors)
+        true_side = draw_boxes(image, scene.true_xyxy * scale, true, [class_color(k) for k in scene.true_class])
+        colors = [class_color(scene.detected_class[d]) for d in shown]
+        detected_side = draw_boxes(image, scene.detected_xyxy[shown] * scale, detected, colors)
         gap = np.full((image.shape[0], 6, 3), 255, np.uint8)
-        tiles.append(np.concatenate([true_side, gap, found_side], axis=1))
-        captions.append(f"{files[image_id]}\n{len(meant)} in truth (left), {len(shown)} found (right)")
-    title = (
-        f"{len(chosen)} of {len(ids)} images: ground truth left, found with a score of at least {min_score:.2f} right"
-    )
+        tiles.append(np.concatenate([true_side, gap, detected_side], axis=1))
+        captions.append(f"{files[i]}\n{len(true)} in truth (left), {len(shown)} detected (right)")
+    title = f"{len(chosen)} of {len(scenes)} images: ground truth left, detections from score {min_score:.2f} right"
     contact_sheet(tiles, captions, path, columns=2, title=title)
 
 
-def _draw_mistakes(
+def _draw_errors(
     path: Path,
-    mistakes: Sequence[Mistake],
+    errors: Sequence[DetectionError],
     names: Sequence[str],
-    files: Mapping[int, str],
+    files: Sequence[str],
     min_score: float,
-    open_image: Callable[[int], np.ndarray],
+    open_image: OpenImage,
 ) -> None:
     tiles, captions = [], []
-    for mistake in worst(mistakes, _SHEET_ERRORS):
-        image = open_image(mistake.image_id)
-        # truth below, what was found on top
+    for error in worst(errors, _SHEET_ERRORS):
+        image = open_image(error.image)
+        # truth below, what was detected on top
         marks = [
             (
-                mistake.found_xyxy,
+                error.detected_xyxy,
                 VERMILLION,
-                "" if mistake.said is None else f"{names[mistake.said]} {mistake.score:.2f}",
+                "" if error.detected_class is None else f"{names[error.detected_class]} {error.score:.2f}",
             ),
-            (mistake.true_xyxy, GREEN, "" if mistake.truth is None else f"is {names[mistake.truth]}"),
+            (error.true_xyxy, GREEN, "" if error.true_class is None else f"is {names[error.true_class]}"),
         ]
         boxes = np.array([box for box, _, _ in marks if box is not None])  # (1 or 2, 4)
         crop, origin = _around(image, boxes)
@@ -371,34 +346,32 @@ def _draw_mistakes(
         boxes = (boxes - np.tile(origin, 2)) * scale
         kept = [(label, color) for box, color, label in marks if box is not None]
         tiles.append(draw_boxes(tile, boxes, [label for label, _ in kept], [color for _, color in kept]))
-        captions.append(f"{_said(mistake, names)}\n{files[mistake.image_id]}")
-    count = Counter(mistake.kind for mistake in mistakes)
+        captions.append(f"{_description(error, names)}\n{files[error.image]}")
+    count = Counter(error.kind for error in errors)
     summary = ", ".join(f"{kind} {count[kind]}" for kind in KINDS if count[kind]) or "none"
-    title = (
-        f"Errors at IoU 0.5 among boxes with a score of at least {min_score:.2f}: {summary}. Green: truth, red: found."
-    )
+    title = f"Errors at IoU 0.5 among boxes of score {min_score:.2f} or more: {summary}. Green: truth, red: detected."
     contact_sheet(tiles, captions, path, columns=4, title=title)
 
 
-def _said(mistake: Mistake, names: Sequence[str]) -> str:
+def _description(error: DetectionError, names: Sequence[str]) -> str:
     """Two lines that say what is wrong, with score and IoU."""
-    said = "" if mistake.said is None else names[mistake.said]
-    truth = "" if mistake.truth is None else names[mistake.truth]
-    if mistake.kind == "missed":
-        late = "no box fits it at any score" if mistake.score is None else f"found only at score {mistake.score:.2f}"
+    detected = "" if error.detected_class is None else names[error.detected_class]
+    truth = "" if error.true_class is None else names[error.true_class]
+    if error.kind == "missed":
+        late = "no box fits it at any score" if error.score is None else f"detected only at score {error.score:.2f}"
         return f"missed: {truth}\n{late}"
     first = {
-        "wrong class": f"wrong class: {truth} taken for {said}",
-        "false alarm": f"false alarm: no {said} here",
-        "badly localised": f"badly localised: {said}",
-        "second box": f"second box on one {said}",
-    }[mistake.kind]
-    best = "best IoU" if mistake.truth is None else "IoU"
-    return f"{first}\nscore {mistake.score:.2f}, {best} {mistake.iou:.2f}"
+        "wrong class": f"wrong class: {truth} taken for {detected}",
+        "false alarm": f"false alarm: no {detected} here",
+        "badly localised": f"badly localised: {detected}",
+        "second box": f"second box on one {detected}",
+    }[error.kind]
+    best = "best IoU" if error.true_class is None else "IoU"
+    return f"{first}\nscore {error.score:.2f}, {best} {error.iou:.2f}"
 
 
 def _around(image: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the photograph around the boxes (N, 4), with as much again beside them, and its corner (x, y)."""
+    """The part of the image around the boxes (N, 4), with as much again beside them, and its corner (x, y)."""
     size = np.array([image.shape[1], image.shape[0]], np.float64)
     low, high = boxes_xyxy[:, :2].min(axis=0), boxes_xyxy[:, 2:].max(axis=0)
     reach = np.maximum((high - low) / 2, 32.0)

@@ -1,0 +1,204 @@
+"""The detector's head: SSD on a trunk's maps of stride 16 and 32 (Liu et al. 2016; the paper, section 4.6)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from backbone.mobilenet import Numerics, conv_norm_act
+from data.module import DataModule
+from data.records import Records, Split
+from tasks.detection.anchors import ANCHOR_SHAPES, decode, make_anchors
+from tasks.detection.loss import focal_loss, multibox_loss
+from tasks.detection.matcher import match
+from tasks.detection.metrics import CocoScores, evaluate, stack_detections
+from tasks.detection.postprocess import Detected, postprocess
+from tasks.detection.report import write_report
+from tasks.head import Head
+
+# TensorFlow's SSD-MobileNet (feature_map_generators.py): four extra maps, each half the size of the one before, at
+# width 1, where the trunk has 1,024 channels. Their norms are TensorFlow's too, whatever the trunk's weights had.
+EXTRA_CHANNELS, _FULL_WIDTH, _MIN_CHANNELS = (512, 256, 256, 128), 1024, 16
+_NUMERICS = Numerics()
+
+
+class Outputs(NamedTuple):
+    """The raw outputs for all anchors."""
+
+    class_logits: Tensor  # (B, A, columns)
+    box_codes: Tensor  # (B, A, 4)
+    anchors: Tensor  # (A, 4) cxcywh in pixels of the input
+
+
+class DetectionResult(NamedTuple):
+    """The objects found in one image, best first."""
+
+    boxes_xyxy: np.ndarray  # float32 (N, 4) in the image's pixels
+    scores: np.ndarray  # float32 (N,)
+    names: list[str]
+    category_ids: np.ndarray  # int64 (N,), the annotations' own
+
+
+class DetectionHead(Head):
+    """Single-shot detector on strides 16 and 32 of a trunk and four extra maps; 1,917 anchors at 300 x 300.
+
+    `categories` are the annotations' id to name, `input_size` (height, width) in pixels. `design` "ssd" is the paper's
+    (Table 13): 1x1 predictors, full 3x3 convolutions to the extra maps; "ssdlite" is MobileNetV2's (Sandler et al.
+    2018, section 6.2): depthwise separable ones in both places. With the loss "multibox" an anchor has a class logit
+    for the background, which comes first, and one for each class; with "focal" one for each class, with a sigmoid.
+    """
+
+    monitor = "map"
+    headline = {"map": "COCO mAP", "map_50": "AP50   "}  # noqa: RUF012
+
+    def __init__(
+        self,
+        channels: Mapping[int, int],
+        categories: Mapping[int, str],
+        input_size: tuple[int, int],
+        *,
+        design: Literal["ssd", "ssdlite"] = "ssd",
+        loss: Literal["multibox", "focal"] = "multibox",
+        class_agnostic: bool = False,
+    ) -> None:
+        super().__init__()
+        self.categories, self.input_size = dict(categories), input_size
+        self.loss_name, self.class_agnostic = loss, class_agnostic
+        self.columns = len(categories) + (loss == "multibox")
+        widths = [channels[16], channels[32]]
+        self.extras = nn.ModuleList()
+        for full in EXTRA_CHANNELS:
+            out = max(_MIN_CHANNELS, full * channels[32] // _FULL_WIDTH)
+            self.extras.append(_extra(widths[-1], out, design))
+            widths.append(out)
+        levels = [(width, len(row)) for width, row in zip(widths, ANCHOR_SHAPES, strict=True)]
+        self.class_heads = nn.ModuleList(_predictor(width, n * self.columns, design) for width, n in levels)
+        self.box_heads = nn.ModuleList(_predictor(width, n * 4, design) for width, n in levels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.03, a=-0.06, b=0.06)  # as TensorFlow's
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if loss == "focal":
+            self._set_class_prior(0.01)
+        self._anchors: dict[tuple, Tensor] = {}  # by map sizes and device: made once for each
+
+    def _set_class_prior(self, probability: float) -> None:
+        """Start every class logit at this probability, so that focal loss is not drowned by negatives at first.
+
+        Lin et al. 2017, section 3.3; 0.01 is a bias of -4.6, as in TensorFlow's focal SSD-MobileNet.
+        """
+        for predictor in self.class_heads:
+            nn.init.constant_(predictor[-1].bias, torch.tensor(probability).logit().item())  # type: ignore[index]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The categories, original id to name."""
+        return {"categories": self.categories}
+
+    @state.setter
+    def state(self, state: Mapping[str, Any]) -> None:
+        self.categories = state["categories"]
+
+    def forward(self, maps: Mapping[int, Tensor]) -> Outputs:
+        """The outputs for a trunk's maps of images of `input_size`."""
+        levels = [maps[16], maps[32]]
+        for extra in self.extras:
+            levels.append(extra(levels[-1]))
+        # The predictors compute in float32 under autocast too: a box code in bfloat16 has 8 bits, a pixel or two of a
+        # large box, which cost 0.004 AP where we measured it, and they are a hundredth of the work.
+        with torch.autocast("cpu" if maps[16].is_meta else maps[16].device.type, enabled=False):
+            logits, codes = (
+                torch.cat([_by_anchor(f(x.float()), n) for f, x in zip(predictors, levels, strict=True)], dim=1)
+                for predictors, n in ((self.class_heads, self.columns), (self.box_heads, 4))
+            )
+        return Outputs(logits, codes, self.anchors([tuple(x.shape[-2:]) for x in levels], maps[16].device))
+
+    def anchors(self, map_sizes: list[tuple], device: torch.device) -> Tensor:
+        """The anchors (A, 4) cxcywh in pixels for maps of these (height, width), kept from the last time."""
+        key = (*map_sizes, device)
+        if key not in self._anchors:
+            expected = tuple(-(-side // 16) for side in self.input_size)
+            if map_sizes[0] != expected:
+                raise ValueError(f"the map of stride 16 is {map_sizes[0]}, not {expected} as of {self.input_size} px")
+            self._anchors[key] = make_anchors(map_sizes, self.input_size).to(device)
+        return self._anchors[key]
+
+    def loss(self, outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The losses of the anchors' classes and of the boxes."""
+        anchors_xyxy = decode(torch.zeros_like(outputs.anchors), outputs.anchors)
+        matches = match(anchors_xyxy, batch["boxes_xyxy"], batch["crowd_xyxy"])
+        loss = multibox_loss if self.loss_name == "multibox" else focal_loss
+        return loss(*outputs, matches, batch["boxes_xyxy"], batch["labels"])._asdict()
+
+    def detect(self, outputs: Outputs, sizes: Sequence[tuple[int, int]], **options: Any) -> list[Detected]:
+        """The boxes in the pixels of each image, of (height, width) `sizes`; `options` are those of `postprocess`."""
+        options.setdefault("class_agnostic", self.class_agnostic)
+        return postprocess(*outputs, len(self.categories), self.input_size, sizes, **options)
+
+    def update(self, outputs: Outputs, batch: Mapping[str, Any]) -> None:
+        """Keep the boxes, scores and labels found in each image."""
+        found = self.detect(outputs, batch["sizes"].tolist())
+        rows = (tuple(value.cpu().numpy() for value in boxes) for boxes in found)
+        self.kept.update(zip(batch["positions"].tolist(), rows, strict=True))
+
+    def compute(self, records: Records, split: Split) -> dict[str, float]:
+        """COCO's twelve figures on the images that could be read."""
+        self.positions, kept = self.take_kept()
+        self.truth = records.take(self.positions)
+        self.detections = stack_detections(*zip(*kept, strict=True))
+        self.scores: CocoScores = evaluate(self.truth, self.detections)
+        return self.scores.figures
+
+    def report(self, folder: Path, split: Split, data: DataModule, settings: Mapping[str, Any]) -> None:
+        """Write metrics, tables, results and pictures."""
+        write_report(
+            folder,
+            split=split,
+            scores=self.scores,
+            truth=self.truth,
+            detections=self.detections,
+            open_image=lambda i: data.image(split, int(self.positions[i])),
+        )
+
+    def predict(
+        self, outputs: Outputs, sizes: Sequence[tuple[int, int]], min_score: float = 0.3, **options: Any
+    ) -> list[DetectionResult]:
+        """The objects that score over `min_score`; `class_agnostic=True` suppresses boxes over all classes."""
+        ids, results = np.array(list(self.categories), dtype=np.int64), []
+        for found in self.detect(outputs, sizes, min_score=min_score, **options):
+            boxes, scores, labels = (value.cpu().numpy() for value in found)
+            names = [self.categories[number] for number in ids[labels].tolist()]
+            results.append(DetectionResult(boxes, scores, names, ids[labels]))
+        return results
+
+
+def _by_anchor(x: Tensor, columns: int) -> Tensor:
+    # (B, n * k, h, w) -> (B, h * w * n, k): the anchors' order is row, column, shape
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, columns)
+
+
+def _extra(in_channels: int, out_channels: int, design: str) -> nn.Sequential:
+    """Halve a map: 1x1 to half the width, then a 3x3 of stride 2, full or depthwise separable."""
+    half = max(_MIN_CHANNELS, out_channels // 2)
+    if design == "ssd":
+        return nn.Sequential(
+            *conv_norm_act(in_channels, half, 1, _NUMERICS),
+            *conv_norm_act(half, out_channels, 3, _NUMERICS, stride=2),
+        )
+    return nn.Sequential(
+        *conv_norm_act(in_channels, half, 1, _NUMERICS),
+        *conv_norm_act(half, half, 3, _NUMERICS, stride=2, groups=half),
+        *conv_norm_act(half, out_channels, 1, _NUMERICS),
+    )
+
+
+def _predictor(in_channels: int, out_channels: int, design: str) -> nn.Sequential:
+    """Predict all anchors of a cell: a biased 1x1 convolution, behind a depthwise 3x3 in ssdlite."""
+    layers: list[nn.Module] = []
+    if design == "ssdlite":
+        layers += conv_norm_act(in_channels, in_channels, 3, _NUMERICS, groups=in_channels)
+    return nn.Sequential(*layers, nn.Conv2d(in_channels, out_channels, 1))
