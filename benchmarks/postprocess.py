@@ -11,16 +11,16 @@ import torch
 from torchvision.ops import nms
 
 from tasks.detection.anchors import decode, make_anchors
-from tasks.detection.model import Answer
+from tasks.detection.head import Outputs
 from tasks.detection.postprocess import class_scores, postprocess
 
 CLASSES, SIZE = 90, (300, 300)
 
 
-def per_class_loop(answer: Answer, min_score: float = 0.01, max_iou: float = 0.6) -> list[tuple[float, int]]:
-    """The same answer class by class, as torchvision's SSD does: the best 100 (score, label)."""
-    scores = class_scores(answer.class_logits, CLASSES)[0]
-    boxes = decode(answer.box_codes[0], answer.anchors)
+def per_class_loop(outputs: Outputs, min_score: float = 0.01, max_iou: float = 0.6) -> list[tuple[float, int]]:
+    """The same class by class, as torchvision's SSD does: the best 100 (score, label)."""
+    scores = class_scores(outputs.class_logits, CLASSES)[0]
+    boxes = decode(outputs.box_codes[0], outputs.anchors)
     rows: list[tuple[float, int]] = []
     for label in range(CLASSES):
         kept = (scores[:, label] > min_score).nonzero().flatten()
@@ -30,7 +30,7 @@ def per_class_loop(answer: Answer, min_score: float = 0.01, max_iou: float = 0.6
 
 
 def main() -> None:
-    """Time both on the same answers, image by image in turn."""
+    """Time both on the same outputs, image by image in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=8)
     options = parser.parse_args()
@@ -40,12 +40,12 @@ def main() -> None:
     for _ in range(options.images):
         logits = torch.randn(1, len(anchors), CLASSES + 1, generator=generator) * 0.1
         codes = torch.randn(1, len(anchors), 4, generator=generator) * 0.1
-        answer = Answer(logits, codes, anchors)
+        outputs = Outputs(logits, codes, anchors)
         start = time.perf_counter()
-        [found] = postprocess(answer, CLASSES, SIZE, [SIZE])
+        [found] = postprocess(*outputs, CLASSES, SIZE, [SIZE])
         ours.append(1000 * (time.perf_counter() - start))
         start = time.perf_counter()
-        expected = per_class_loop(answer)
+        expected = per_class_loop(outputs)
         loops.append(1000 * (time.perf_counter() - start))
         torch.testing.assert_close(found.scores[:50], torch.tensor([score for score, _ in expected[:50]]))
     print(f"per-class loop: {statistics.median(loops):8.1f} ms an image")

@@ -91,8 +91,9 @@ class DetectionHead(Head):
 
         Lin et al. 2017, section 3.3; 0.01 is a bias of -4.6, as in TensorFlow's focal SSD-MobileNet.
         """
+        prior = torch.tensor(probability, device="cpu").logit().item()
         for predictor in self.class_heads:
-            nn.init.constant_(predictor[-1].bias, torch.tensor(probability).logit().item())  # type: ignore[index]
+            nn.init.constant_(predictor[-1].bias, prior)  # type: ignore[index]
 
     @property
     def state(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def arguments(folder, *more):
     return ["--annotations", str(folder / "A.json"), "--results", str(folder / "R.json"), *more]
 
 
-@pytest.mark.parametrize("backend", ["faster", "pycocotools"])
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
 def test_files_score_and_print_as_pycocotools_does(files, capsys, backend):
     truth = COCO(str(files / "A.json"))
     run = COCOeval(truth, truth.loadRes(str(files / "R.json")), "bbox")
@@ -66,17 +66,16 @@ def test_files_score_and_print_as_pycocotools_does(files, capsys, backend):
     [
         ("A.json", None, "A.json does not exist"),
         ("R.json", None, "R.json does not exist"),
-        ("A.json", "<html>", "A.json is not JSON"),
-        ("R.json", "", "R.json is not JSON"),
-        ("A.json", "[]", "A.json: found a list, not COCO annotations"),
-        ("A.json", '{"shapes": []}', "A.json has no list 'images'"),
-        ("R.json", '{"images": []}', "R.json: found an object, not COCO results"),
+        ("A.json", "<html>", "A.json is not valid JSON"),
+        ("R.json", "", "R.json is not valid JSON"),
+        ("A.json", "[]", "A.json is not COCO"),
+        ("R.json", '{"images": []}', "R.json is not COCO results"),
         (
             "R.json",
             '[{"image_id": 4, "category_id": 1, "bbox": [1, 2, 3, 4], "score": NaN}]',
-            "R.json[0] has score nan",
+            "R.json: results[0]: `score`",
         ),
-        ("R.json", '[{"image_id": 5, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "R.json[0] has image_id 5"),
+        ("R.json", '[{"image_id": 5, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "`image_id` 5"),
     ],
 )
 def test_a_file_that_cannot_be_used_gets_one_sentence_and_exit_code_two(files, capsys, name, content, message):
@@ -90,20 +89,16 @@ def test_a_file_that_cannot_be_used_gets_one_sentence_and_exit_code_two(files, c
     assert not (files / "out.json").exists()
 
 
-def test_a_folder_for_a_file_is_refused(files, capsys):
-    assert main(["--annotations", str(files), "--results", str(files / "R.json")]) == 2
-    assert "cannot be read (Is a directory)" in capsys.readouterr().err
-
-
 def test_the_figures_never_overwrite_an_input_nor_go_to_a_missing_folder(files, capsys):
     before = (files / "A.json").read_bytes()
     assert main(arguments(files, "--json", str(files / "A.json"))) == 2
     assert (files / "A.json").read_bytes() == before
-    assert main(arguments(files, "--json", str(files / "no" / "out.json"))) == 2
-    assert "create it first" in capsys.readouterr().err
+    for wrong in (files / "no" / "out.json", files):
+        assert main(arguments(files, "--json", str(wrong))) == 2
+        assert str(wrong) in capsys.readouterr().err
 
 
-def test_what_was_mended_is_one_warning_on_stderr(files, capsys):
+def test_odd_data_are_one_warning_on_stderr(files, capsys):
     ground_truth = json.loads((files / "A.json").read_text())
     for one in ground_truth["annotations"]:
         del one["area"]
@@ -111,7 +106,7 @@ def test_what_was_mended_is_one_warning_on_stderr(files, capsys):
     assert main(arguments(files)) == 0
     error = capsys.readouterr().err
     assert error.startswith("warning: ")
-    assert "of 3, 3 without area" in error
+    assert "A.json: 3 annotations without area" in error
     assert error.count("\n") == 1
 
 

@@ -14,7 +14,7 @@ ANCHORS_XYXY = decode(torch.zeros_like(ANCHORS), ANCHORS)
 CLASSES = 5
 
 
-def random_answer(batch, columns, seed=0):
+def random_outputs(batch, columns, seed=0):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(batch, len(ANCHORS), columns, generator=generator)
     return logits, torch.randn(batch, len(ANCHORS), 4, generator=generator)
@@ -32,7 +32,7 @@ def objects(counts):
 
 def test_multibox_equals_torchvisions_loss_where_nothing_collides():
     boxes, labels = objects([3, 1, 5])
-    logits, codes = random_answer(3, CLASSES + 1)
+    logits, codes = random_outputs(3, CLASSES + 1)
     matches = match(ANCHORS_XYXY, boxes, [torch.zeros(0, 4)] * 3)
 
     class Reference:
@@ -78,7 +78,7 @@ def test_ignored_anchors_give_no_gradient():
     ignored = (matches[0] == NEGATIVE).nonzero().flatten()[::2]
     matches[0, ignored] = IGNORED
     for loss, columns in ((multibox_loss, CLASSES + 1), (focal_loss, CLASSES)):
-        logits, codes = (x.requires_grad_() for x in random_answer(1, columns))
+        logits, codes = (x.requires_grad_() for x in random_outputs(1, columns))
         sum(loss(logits, codes, ANCHORS, matches, boxes, labels)).backward()
         assert logits.grad[0, ignored].abs().sum() == 0
         assert logits.grad.abs().sum() > 0
@@ -99,7 +99,7 @@ def test_the_hardest_negatives_are_taken_three_for_each_positive():
 def test_focal_loss_is_the_formula_of_the_paper():
     boxes, labels = objects([2, 0])
     matches = match(ANCHORS_XYXY, boxes, [torch.zeros(0, 4)] * 2)
-    logits, codes = random_answer(2, CLASSES)
+    logits, codes = random_outputs(2, CLASSES)
     total = 0.0
     for image in range(2):
         for anchor in range(len(ANCHORS)):
@@ -115,7 +115,7 @@ def test_focal_loss_is_the_formula_of_the_paper():
 def test_box_loss_reads_the_right_box_of_the_right_image():
     boxes, labels = objects([2, 0, 4])
     matches = match(ANCHORS_XYXY, boxes, [torch.zeros(0, 4)] * 3)
-    logits, codes = random_answer(3, CLASSES + 1)
+    logits, codes = random_outputs(3, CLASSES + 1)
     expected = 0.0
     for image in range(3):
         for anchor in (matches[image] >= 0).nonzero().flatten().tolist():

@@ -6,22 +6,23 @@ import pytest
 from PIL import Image
 
 from backbone.errors import InputError
+from data.readers.coco import parse_annotations, parse_results
 from tasks.detection.metrics import evaluate
-from tasks.detection.report import KINDS, Scene, arrange, best_threshold, find_mistakes, match, worst, write_report
+from tasks.detection.report import KINDS, Scene, arrange, best_threshold, find_errors, match, worst, write_report
 from tasks.plotting import GREEN, VERMILLION, class_color
 
 DOG, CAT = 0, 1
 
 
-def scene(true, found):
-    """`true`: (box, class, crowd); `found`: (box, class, score), already by falling score."""
+def scene(true, detected):
+    """`true`: (box, class, crowd); `detected`: (box, class, score), already by falling score."""
     return Scene(
         np.array([one[0] for one in true], float).reshape(-1, 4),
         np.array([one[1] for one in true], int),
         np.array([one[2] for one in true], bool),
-        np.array([one[0] for one in found], float).reshape(-1, 4),
-        np.array([one[1] for one in found], int),
-        np.array([one[2] for one in found], float),
+        np.array([one[0] for one in detected], float).reshape(-1, 4),
+        np.array([one[1] for one in detected], int),
+        np.array([one[2] for one in detected], float),
     )
 
 
@@ -34,7 +35,7 @@ ONE_OF_EACH = scene(
         ([400, 400, 500, 500], DOG, True),  # a crowd of dogs
         ([300, 300, 320, 320], CAT, False),  # not found
     ],
-    found=[
+    detected=[
         ([0, 0, 100, 100], DOG, 0.95),
         ([200, 0, 300, 90], DOG, 0.9),  # on the cat: IoU 9000 / 10000
         ([0, 0, 100, 80], DOG, 0.8),  # second on the first dog: IoU .8
@@ -47,8 +48,8 @@ ONE_OF_EACH = scene(
 
 
 def test_each_error_is_named_once_with_its_score_and_iou():
-    mistakes = find_mistakes(5, ONE_OF_EACH, match(ONE_OF_EACH), 0.5)
-    seen = [(m.kind, m.said, m.truth, m.score, m.iou and round(m.iou, 6)) for m in mistakes]
+    errors = find_errors(5, ONE_OF_EACH, match(ONE_OF_EACH), 0.5)
+    seen = [(m.kind, m.detected_class, m.true_class, m.score, m.iou and round(m.iou, 6)) for m in errors]
     assert seen == [
         ("wrong class", DOG, CAT, 0.9, 0.9),
         ("second box", DOG, DOG, 0.8, 0.8),
@@ -57,8 +58,8 @@ def test_each_error_is_named_once_with_its_score_and_iou():
         ("missed", None, CAT, 0.1, 1.0),
         ("missed", None, CAT, None, None),
     ]
-    assert {m.kind for m in mistakes} == set(KINDS)
-    assert {m.image_id for m in mistakes} == {5}
+    assert {m.kind for m in errors} == set(KINDS)
+    assert {m.image for m in errors} == {5}
 
 
 def test_each_box_takes_the_free_truth_it_overlaps_most_by_falling_score():
@@ -66,21 +67,21 @@ def test_each_box_takes_the_free_truth_it_overlaps_most_by_falling_score():
     # both boxes fit both dogs; the surer one takes the better of the two, the other what is left
     near = scene(
         true=[([0, 0, 100, 100], DOG, False), ([10, 0, 110, 100], DOG, False)],
-        found=[([8, 0, 108, 100], DOG, 0.9), ([10, 0, 110, 100], DOG, 0.8)],
+        detected=[([8, 0, 108, 100], DOG, 0.9), ([10, 0, 110, 100], DOG, 0.8)],
     )
     assert match(near).taken.tolist() == [1, 0]
 
 
 def test_matches_agree_with_cocos_recall():
     rng = np.random.default_rng(0)
-    ground_truth, results = busy_case(rng, 12, 3)
-    scenes = arrange(ground_truth, results, [image["id"] for image in ground_truth["images"]])
-    taken = [match(one).taken for one in scenes.values()]
-    scores = evaluate(ground_truth, results)
+    truth, detections = parsed(*busy_case(rng, 12, 3))
+    scenes = arrange(truth, detections)
+    taken = [match(one).taken for one in scenes]
+    scores = evaluate(truth, detections)
     # highest recall point with precision at IoU .5, by class, against the share of truths taken
     for k in range(3):
-        hits = sum(int((t[s.found_class == k] >= 0).sum()) for t, s in zip(taken, scenes.values(), strict=True))
-        total = sum(int((~s.is_crowd & (s.true_class == k)).sum()) for s in scenes.values())
+        hits = sum(int((t[s.detected_class == k] >= 0).sum()) for t, s in zip(taken, scenes, strict=True))
+        total = sum(int((~s.is_crowd & (s.true_class == k)).sum()) for s in scenes)
         reached = np.flatnonzero(scores.precision[0, :, k] > 0).max()
         assert reached == int(np.floor(100 * hits / total + 1e-9))
 
@@ -89,31 +90,31 @@ def test_best_threshold_worked_by_hand():
     # 4 truths. By falling score right, right, wrong, right: F1 = 2/5, 4/6, 4/7, 6/8; then two wrong ones lower it.
     boxes = [[k * 50, 0, k * 50 + 40, 40] for k in range(4)]
     away = [0, 500, 40, 540]
-    found = [(boxes[0], DOG, 0.9), (boxes[1], DOG, 0.8), (away, DOG, 0.7), (boxes[2], DOG, 0.6), (away, DOG, 0.5)]
-    one = scene([(box, DOG, False) for box in boxes], found)
-    assert best_threshold({1: one}, {1: match(one)}) == (0.75, 0.6)
+    detected = [(boxes[0], DOG, 0.9), (boxes[1], DOG, 0.8), (away, DOG, 0.7), (boxes[2], DOG, 0.6), (away, DOG, 0.5)]
+    one = scene([(box, DOG, False) for box in boxes], detected)
+    assert best_threshold([one], [match(one)]) == (0.75, 0.6)
 
 
 def test_best_threshold_keeps_tied_scores_together():
     # one truth; a right and a wrong box of one score cannot be parted: F1 = 2 / (2 + 1), not 1
     one = scene([([0, 0, 40, 40], DOG, False)], [([0, 0, 40, 40], DOG, 0.5), ([90, 0, 130, 40], DOG, 0.5)])
-    assert best_threshold({1: one}, {1: match(one)}) == (pytest.approx(2 / 3), 0.5)
+    assert best_threshold([one], [match(one)]) == (pytest.approx(2 / 3), 0.5)
 
 
 def test_best_threshold_without_a_right_box_lets_as_many_pass_as_there_are_objects():
     wrong = [([300, 300, 340, 340], DOG, score) for score in (0.9, 0.8, 0.7)]
     one = scene([([0, 0, 40, 40], DOG, False), ([50, 0, 90, 40], DOG, False)], wrong)
-    assert best_threshold({1: one}, {1: match(one)}) == (0.0, 0.8)
+    assert best_threshold([one], [match(one)]) == (0.0, 0.8)
     empty = scene([([0, 0, 40, 40], DOG, False)], [])
-    assert best_threshold({1: empty}, {1: match(empty)}) == (0.0, 0.0)
+    assert best_threshold([empty], [match(empty)]) == (0.0, 0.0)
 
 
 def test_the_worst_are_the_surest_false_boxes_and_the_largest_misses_of_every_kind():
-    mistakes = find_mistakes(5, ONE_OF_EACH, match(ONE_OF_EACH), 0.5)
-    assert [m.kind for m in worst(mistakes, 5)] == list(KINDS)
-    missed = worst(mistakes, 5)[0]
+    errors = find_errors(5, ONE_OF_EACH, match(ONE_OF_EACH), 0.5)
+    assert [m.kind for m in worst(errors, 5)] == list(KINDS)
+    missed = worst(errors, 5)[0]
     assert missed.true_xyxy.tolist() == [200, 200, 260, 260]  # 60 x 60 before 20 x 20
-    assert len(worst(mistakes, 99)) == 6
+    assert len(worst(errors, 99)) == 6
 
 
 def busy_case(rng, num_images, num_classes):
@@ -137,7 +138,7 @@ def busy_case(rng, num_images, num_classes):
 
 
 def hand_case():
-    """A 200 x 200 photograph with one dog, found, and one cat, missed; "bird" has no ground truth."""
+    """A 200 x 200 image with one dog, found, and one cat, missed; "bird" has no ground truth."""
     ground_truth = {
         "images": [{"id": 4, "width": 200, "height": 200, "file_name": "a.jpg"}],
         "categories": [{"id": 1, "name": "dog"}, {"id": 5, "name": "cat"}, {"id": 9, "name": "bird"}],
@@ -150,17 +151,20 @@ def hand_case():
     return ground_truth, results
 
 
-def write(folder, ground_truth, results, open_image=None, **more):
-    scores = evaluate(ground_truth, results, **more)
-    sizes = {image["id"]: (image["height"], image["width"], 3) for image in ground_truth["images"]}
+def parsed(ground_truth, results):
+    truth = parse_annotations(ground_truth, "A")
+    return truth, parse_results(results, truth, "R", "A")[0]
+
+
+def write(folder, ground_truth, results, open_image=None):
+    truth, detections = parsed(ground_truth, results)
     return write_report(
         folder,
         split="test",
-        scores=scores,
-        ground_truth=ground_truth,
-        results=results,
-        open_image=open_image or (lambda image_id: np.full(sizes[image_id], 90, np.uint8)),
-        **more,
+        scores=evaluate(truth, detections),
+        truth=truth,
+        detections=detections,
+        open_image=open_image or (lambda i: np.full((*truth["sizes"][i], 3), 90, np.uint8)),
     )
 
 
@@ -241,19 +245,7 @@ def test_no_detection_and_no_truth_still_make_a_report(tmp_path):
     assert not pixels_of(tmp_path / "pictures" / "worst_errors.png", GREEN).any()
 
 
-def test_only_the_wanted_images_are_reported(tmp_path):
-    ground_truth, results = busy_case(np.random.default_rng(2), 4, 2)
-    opened = []
-
-    def open_image(image_id):
-        opened.append(image_id)
-        return np.zeros((240, 320, 3), np.uint8)
-
-    write(tmp_path, ground_truth, results, open_image, image_ids=[13, 16])
-    assert set(opened) == {13, 16}
-
-
-def test_a_photograph_that_cannot_be_opened_is_a_grey_tile(tmp_path):
+def test_an_image_that_cannot_be_opened_is_a_grey_tile(tmp_path):
     def open_image(image_id):
         raise InputError("a.jpg is truncated")
 
