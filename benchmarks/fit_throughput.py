@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data.detection import DetectionDataModule
 from lightning.pytorch.callbacks import Callback
 from loader_parts import write_images
 
 from data.classification import ClassificationDataModule
+from data.detection import DetectionDataModule
 from tasks.classification.module import ClassificationModule
 from tasks.cli import run
 from tasks.detection.module import DetectionModule
