@@ -11,10 +11,6 @@ from backbone.errors import Arguments, InputError
 if TYPE_CHECKING:  # --help answers at once
     import numpy as np
 
-    from tasks.geolocalization.cells import Partition
-
-_SAMPLE = 1_000_000  # images that the figures are of, evenly along S2's curve, where there are more
-
 
 def main(args: list[str]) -> int:
     """Run the command; return its exit code. InputError where the images or an option cannot be used."""
@@ -64,12 +60,13 @@ def main(args: list[str]) -> int:
 def _partition(options: argparse.Namespace) -> None:
     from tasks.geolocalization.cells import partitions_of
     from tasks.geolocalization.maps import draw_partition
+    from tasks.geolocalization.report import partition_figures
 
     files = _files(options.out, sorted(options.max_images))
     leaves = _leaves(options)
     partitions = partitions_of(leaves, options.max_images, min_images=options.min_images, points=options.points)
     for file, partition in zip(files, partitions, strict=True):
-        print(f"{figures(partition, leaves)}\n")
+        print(f"{partition_figures(partition, leaves)}\n")
         partition.save(file)
         title = f"Cells of {partition.min_images:,} to {partition.max_images:,} images"
         draw_partition(file.with_suffix(".png"), partition, title)
@@ -119,43 +116,3 @@ def _leaves(options: argparse.Namespace) -> np.ndarray:
     for issue in issues.issues:
         print(f"{options.csv}: {issue}")
     return leaves
-
-
-def figures(partition: Partition, leaves: np.ndarray) -> str:
-    """What is to know of a partition of images, given by sorted leaf ids (N,): a table for people.
-
-    Cells by level; the share of images in them; and the best that any classifier over them could do, on the very images
-    that they were built from: the share within 1, 25, 200, 750 and 2500 km and the median distance.
-    """
-    import numpy as np
-
-    from tasks.geolocalization import s2
-    from tasks.geolocalization.cells import nearest_point_km, own_cell_km
-    from tasks.geolocalization.maps import cell_width_text
-    from tasks.geolocalization.metrics import THRESHOLDS_KM
-    from tasks.geolocalization.sphere import haversine_km
-
-    kept, step, levels = int(partition.counts.sum()), -(-len(leaves) // _SAMPLE), s2.levels(partition.ids)
-    lines = [
-        f"{partition.total:,} training images, {len(partition):,} cells",
-        f"{100 * kept / partition.total:.2f} % of the images are in a cell, {partition.total - kept:,} in none",
-        "",
-        f"{'level':>7} {'about':>9} {'cells':>9} {'images':>13} {'share':>8}",
-    ]
-    for level in np.unique(levels).tolist():
-        cells, images = int((levels == level).sum()), int(partition.counts[levels == level].sum())
-        share = f"{images:>13,} {100 * images / partition.total:>6.1f} %"
-        lines.append(f"{level:>7} {cell_width_text(level):>9} {cells:>9,} {share}")
-    sample = s2.centres(leaves[step // 2 :: step])
-    most = partition.latlng[np.argmax(partition.counts)]
-    lines += ["", f"{'% within':>30}" + "".join(f"{limit:>9} km" for limit in THRESHOLDS_KM) + f"{'median':>12}"]
-    for name, distance in (
-        ("at best: nearest cell's point", nearest_point_km(partition, sample)),
-        ("always the right cell", own_cell_km(partition, sample)),
-        ("always the most frequent cell", haversine_km(sample, most)),
-    ):
-        shares = "".join(f"{100 * (distance <= limit).mean():>12.1f}" for limit in THRESHOLDS_KM)
-        lines.append(f"{name:>30}{shares}{np.median(distance):>9,.1f} km")
-    if step > 1:
-        lines.append(f"measured on one image in {step}, {len(sample):,} of {len(leaves):,}")
-    return "\n".join(lines)

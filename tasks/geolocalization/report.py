@@ -1,4 +1,4 @@
-"""What a test run leaves in its folder: figures, a row for each image, the paper's table, maps, a model card."""
+"""What is written of a test run: figures, a row for each image, the paper's table, maps, a model card."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from tasks.geolocalization import s2
-from tasks.geolocalization.cells import Partition, nearest_point_km
+from tasks.geolocalization.cells import Partition, nearest_point_km, own_cell_km
 from tasks.geolocalization.maps import (
     THRESHOLD_NAMES,
+    cell_width_text,
     distance_text,
     draw_error_curve,
     draw_errors_map,
@@ -22,10 +23,12 @@ from tasks.geolocalization.maps import (
     position_text,
 )
 from tasks.geolocalization.metrics import TABLE_11, THRESHOLDS_KM, Scores, selective, within
+from tasks.geolocalization.sphere import haversine_km
 from tasks.plotting import contact_sheet, image_or_grey
 from tasks.reporting import count_of, figures_table, markdown_table, number, write_csv, write_json, write_model_card
 
 _TILES_IN_ROW = 6
+_SAMPLE = 1_000_000  # images that a partition's figures are of, evenly along S2's curve, where there are more
 _LIMITS = [f"{limit:,} km" for limit in THRESHOLDS_KM]
 
 # What an accuracy that differs over the world is told by: (south, north, west, east) in degrees, no borders. The first
@@ -91,6 +94,38 @@ def write_report(
         title, image = f"The {name} of {count_of(len(order), 'image')}: {files[k]}", image_or_grey(open_image, k)
         where = scores.latlng[k], float(half_radius_km[k]), scores.truth[k]
         draw_prediction(pictures / f"prediction_{name}.png", image, partition, likeliest(k), *where, title)
+
+
+def partition_figures(partition: Partition, leaves: np.ndarray) -> str:
+    """What is to know of a partition of images, given by sorted leaf ids (N,): a table for people.
+
+    Cells by level; the share of images in them; and the best that any classifier over them could do, on the very images
+    that they were built from: the share within 1, 25, 200, 750 and 2500 km and the median distance.
+    """
+    kept, step, levels = int(partition.counts.sum()), -(-len(leaves) // _SAMPLE), s2.levels(partition.ids)
+    lines = [
+        f"{partition.total:,} training images, {len(partition):,} cells",
+        f"{100 * kept / partition.total:.2f} % of the images are in a cell, {partition.total - kept:,} in none",
+        "",
+        f"{'level':>7} {'about':>9} {'cells':>9} {'images':>13} {'share':>8}",
+    ]
+    for level in np.unique(levels).tolist():
+        cells, images = int((levels == level).sum()), int(partition.counts[levels == level].sum())
+        share = f"{images:>13,} {100 * images / partition.total:>6.1f} %"
+        lines.append(f"{level:>7} {cell_width_text(level):>9} {cells:>9,} {share}")
+    sample = s2.centres(leaves[step // 2 :: step])
+    most = partition.latlng[np.argmax(partition.counts)]
+    lines += ["", f"{'% within':>30}" + "".join(f"{limit:>9} km" for limit in THRESHOLDS_KM) + f"{'median':>12}"]
+    for name, distance in (
+        ("at best: nearest cell's point", nearest_point_km(partition, sample)),
+        ("always the right cell", own_cell_km(partition, sample)),
+        ("always the most frequent cell", haversine_km(sample, most)),
+    ):
+        shares = "".join(f"{100 * (distance <= limit).mean():>12.1f}" for limit in THRESHOLDS_KM)
+        lines.append(f"{name:>30}{shares}{np.median(distance):>9,.1f} km")
+    if step > 1:
+        lines.append(f"measured on one image in {step}, {len(sample):,} of {len(leaves):,}")
+    return "\n".join(lines)
 
 
 def table_11(scores: Scores, split: str) -> str:

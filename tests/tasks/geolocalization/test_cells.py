@@ -86,17 +86,6 @@ def test_by_hand(monkeypatch):
     np.testing.assert_allclose(built.latlng, [[0, 1.5], [0.5, 91], [80, 0]], atol=1e-4)
 
 
-def test_cells_are_sorted_and_apart_and_count_what_is_looked_up_in_them(partition, latlng):
-    assert len(partition) > 100
-    assert len(np.unique(s2.levels(partition.ids))) > 5
-    assert (s2.range_max(partition.ids)[:-1] < s2.range_min(partition.ids)[1:]).all()
-    assert 10 <= partition.counts.min() < partition.counts.max() <= 200
-    own = partition.lookup(latlng)
-    np.testing.assert_array_equal(np.bincount(own[own >= 0], minlength=len(partition)), partition.counts)
-    assert partition.counts.sum() < partition.total == len(latlng)
-    assert (s2.range_min(partition.ids)[own] <= s2.leaf_ids(latlng))[own >= 0].all()
-
-
 def test_order_type_and_chunks_of_the_positions_do_not_matter(partition, latlng):
     assert build(np.random.default_rng(1).permutation(latlng), 200, min_images=10).to_dict() == partition.to_dict()
     single = latlng.astype(np.float32)
@@ -117,12 +106,6 @@ def test_identical_positions_are_split_down_to_the_deepest_level_and_no_further(
     assert haversine_km(built.latlng, TOWNS).max() < 1e-5
 
 
-def test_with_min_images_of_one_every_image_is_kept(latlng):
-    built = build(latlng, 200, min_images=1)
-    assert built.counts.sum() == built.total == len(latlng)
-    assert (built.lookup(latlng) >= 0).all()
-
-
 def test_where_no_images_were_there_is_no_cell():
     built = build(np.repeat(TOWNS, 30, axis=0), 20, min_images=20)
     there_and_elsewhere = np.array([[48.8584, 2.2945], [0, -30], [90, 0], [-90, 0], [0, 180], [48.8584, 2.3045]])
@@ -138,6 +121,8 @@ def test_a_cells_point_is_the_mean_direction_of_its_images_and_lies_in_it(partit
         mean /= np.linalg.norm(mean)
         assert np.linalg.norm(partition.points[k] - mean) * 6371e5 < 1  # cm; leaves stand for positions
     np.testing.assert_array_equal(partition.lookup(partition.latlng), np.arange(len(partition)))
+    centre = build(latlng, 200, min_images=10, points="centre")
+    np.testing.assert_allclose(centre.points, s2.centre_vectors(partition.ids))
 
 
 @pytest.mark.parametrize(
@@ -152,13 +137,6 @@ def test_means_are_of_directions_not_of_degrees(latlng, expected):
     built = build(np.array(latlng + [(0, 0)] * 4, float), 9, min_images=1)
     [k] = np.unique(built.lookup(np.array(latlng, float)))  # they lie in one cell
     assert haversine_km(built.latlng[k], np.array(expected, float)) < 0.01
-
-
-def test_points_may_be_the_centres(latlng, partition):
-    built = build(latlng, 200, min_images=10, points="centre")
-    np.testing.assert_allclose(built.points, s2.centre_vectors(built.ids))
-    np.testing.assert_array_equal(built.ids, partition.ids)
-    assert np.median(own_cell_km(partition, latlng)) < np.median(own_cell_km(built, latlng))
 
 
 def test_distances_to_the_own_and_to_the_nearest_point(partition, latlng):
@@ -185,14 +163,6 @@ def test_a_hierarchy_is_nested_and_each_level_the_same_as_alone(latlng, partitio
     np.testing.assert_array_equal(parent_of(fine, fine), np.arange(len(fine)))
 
 
-def test_parents_by_hand():
-    latlng = np.repeat([[0, 0.1], [0.1, 20], [30, 20], [0, 100], [0, 101]], 3, axis=0).astype(float)
-    fine, coarse = partitions_of(s2.leaf_ids(latlng), [3, 9], min_images=3)
-    assert coarse.counts.tolist() == [9, 6]  # two faces
-    assert fine.counts.tolist() == [3] * 5
-    assert parent_of(fine, coarse)[fine.lookup(latlng)].tolist() == [0] * 9 + [1] * 6
-
-
 def test_partitions_that_are_not_nested_are_refused(latlng, partition):
     for fine, coarse in (
         (build(latlng, 2000, min_images=10), partition),
@@ -217,12 +187,6 @@ def test_options_out_of_range_are_refused(latlng, limits, options, message):
     assert len(build(latlng, 20_000)) == 6  # each face is a cell
     with pytest.raises(InputError, match=message):
         partitions_of(s2.leaf_ids(latlng), limits, **options)
-
-
-@pytest.mark.parametrize(("latlng", "count"), [(np.full((100, 2), 45.0), 1), (np.zeros((0, 2)), 0)])
-def test_fewer_than_two_cells_are_refused(latlng, count):
-    with pytest.raises(InputError, match=f"{len(latlng)} images make {count} cells"):
-        build(latlng)
 
 
 def test_a_partition_survives_a_checkpoint_and_a_file_exactly(partition, tmp_path):

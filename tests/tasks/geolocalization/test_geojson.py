@@ -65,25 +65,6 @@ def test_rings_are_closed_anticlockwise_longitude_first_and_within_the_map():
             assert not (np.abs(np.diff(ring, axis=0)).sum(axis=1) == 0).any()
 
 
-def test_a_small_cell_is_its_four_corners():
-    cells = s2.parents(s2.leaf_ids(np.array([[48.85, 2.35]])), 10)
-    geometry = cell_geometry(int(cells[0]))
-    assert geometry["type"] == "Polygon"
-    [ring] = geometry["coordinates"]
-    assert len(ring) == 5
-    corners = s2.corners(cells)[0, :, ::-1]
-    assert sorted(ring[:4]) == pytest.approx(np.array(sorted(corners.tolist())), abs=1e-9)
-
-
-def test_the_face_across_the_antimeridian_is_cut_in_two_equal_halves():
-    geometry = cell_geometry(FACES[3])
-    assert geometry["type"] == "MultiPolygon"
-    (east,), (west,) = geometry["coordinates"]
-    assert (np.min(east, axis=0)[0], np.max(east, axis=0)[0]) == (135, 180)
-    assert (np.min(west, axis=0)[0], np.max(west, axis=0)[0]) == (-180, -135)
-    assert area(east) == pytest.approx(area(west), rel=1e-9)
-
-
 @pytest.mark.parametrize(("face", "pole"), [(2, 90), (5, -90)])
 def test_a_face_around_a_pole_goes_along_the_edge_of_the_map(face, pole):
     geometry = cell_geometry(FACES[face])

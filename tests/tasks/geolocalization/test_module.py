@@ -84,15 +84,6 @@ def test_the_loss_is_the_sum_over_the_levels_and_dropped_images_teach_nothing(pl
     assert fine != coarse
 
 
-def test_training_on_what_has_no_cell_moves_nothing_but_norms(places_root, tmp_path):
-    net = module(weight_decay=0.0)
-    far = s2.leaf_ids(np.array([[80.0, 100.0]] * 3 + [[-80.0, 10.0]] * 3))
-    net.head.take(partitions_of(far, [2], min_images=1))
-    before = {name: value.detach().clone() for name, value in net.named_parameters()}
-    fit(net, data(places_root), tmp_path, max_epochs=1)
-    assert all(torch.equal(value, before[name]) for name, value in net.named_parameters())
-
-
 def test_a_resumed_run_equals_an_uninterrupted_one_and_keeps_its_cells(places_root, tmp_path):
     straight, resumed, path = module(dropout=0.2), module(dropout=0.2), tmp_path / "cut.ckpt"
     fit(straight, data(places_root), tmp_path, max_epochs=3)

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backbone.errors import InputError
 from tasks.geolocalization import maps, report, s2
 from tasks.geolocalization.cells import Partition
 from tasks.geolocalization.metrics import TABLE_11, THRESHOLDS_KM, evaluate, rank_cells
 from tasks.geolocalization.report import by_region, near_to_far, regions_of, table_11, write_report
-from tasks.geolocalization.sphere import haversine_km, to_xyz
+from tasks.geolocalization.sphere import haversine_km
 
 PARIS, LONDON, YORK, SYDNEY = CITIES = np.array([[48.86, 2.35], [51.5, -0.12], [40.71, -74.0], [-33.87, 151.2]])
 IDS = s2.parents(s2.leaf_ids(CITIES), 7)
@@ -141,16 +140,6 @@ def test_the_sheet_shows_all_of_few_and_three_rows_of_many():
     assert near_to_far(101) == [*range(6), *range(47, 53), *range(95, 101)]
 
 
-def test_an_unreadable_image_is_grey(tmp_path, drawn):
-    def open_image(position):
-        raise InputError(f"images/{position}.jpg is truncated")
-
-    write(tmp_path, TRUTH, chances(5), open_image=open_image)
-    grey = (160, 160, 160)
-    assert tuple(drawn["prediction_nearest.png"][0][0, 0].tolist()) == grey
-    assert tuple(drawn["near_to_far.png"][0][0][90, 120].tolist()) == grey
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_any_name_is_drawn_without_a_warning_and_the_same_input_gives_the_same_files(tmp_path, monkeypatch):
@@ -167,26 +156,6 @@ def test_any_name_is_drawn_without_a_warning_and_the_same_input_gives_the_same_f
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
     for path in (tmp_path / "a" / "pictures").iterdir():
         assert (np.asarray(Image.open(path).convert("RGB")) < 120).any()
-
-
-def test_a_net_may_beat_its_own_cells_point_and_never_the_nearest(tmp_path, drawn):
-    """Where a cell's images are uneven a neighbour's point may be nearer than the own cell's."""
-    ids = np.sort(s2.parents(s2.leaf_ids(np.array([[10.0, 10.0], [10.0, 11.0]])), 7))
-    k = int(np.flatnonzero(ids == s2.parents(s2.leaf_ids(np.array([[10.0, 11.0]])), 7))[0])
-    corners = s2.corners(ids)[k]
-    points = to_xyz(s2.corners(ids).mean(axis=1))
-    points[k] = to_xyz(corners[np.argmax(corners[:, 1])])  # the eastern cell's is moved to its far side
-    cells = Partition(ids, np.array([5, 5]), points, 10, 5, 1)
-    inside = corners.mean(axis=0)
-    truth = (inside + (corners[np.argmin(corners[:, 1])] - inside) * 0.98)[None]
-    assert cells.lookup(truth).tolist() == [k]
-    scores, metrics = write(tmp_path, truth, np.eye(2)[[1 - k]], cells=cells)
-    assert scores.distance_km < scores.oracle_km
-    assert metrics["test/ceiling_median_km"] == pytest.approx(metrics["test/median_km"])
-    assert metrics["test/ceiling_median_km"] < metrics["test/oracle_median_km"]
-
-
-# ------------------------------------------------------------------------------------------------------------- tables
 
 
 def table(text, head):

@@ -36,9 +36,6 @@ def radians(latlng):
     return np.moveaxis(np.asarray(latlng, np.longdouble) * (np.longdouble("3.14159265358979323846") / 180), -1, 0)
 
 
-# ----------------------------------------------------------------------------------------------------------- distance
-
-
 def test_known_distances():
     assert haversine_km(PARIS, LONDON) == pytest.approx(343.556, abs=5e-4)
     assert haversine_km((0, 0), (0, 180)) == pytest.approx(20_015.0868, abs=1e-4)
@@ -74,27 +71,6 @@ def test_distances_equal_those_of_extended_precision_from_a_metre_to_the_antipod
         np.testing.assert_allclose(haversine_km(anywhere, moved), chord_km(anywhere, moved), rtol=0, atol=1e-9)
 
 
-def test_distance_is_a_metric_and_broadcasts():
-    a, b, c = positions(200, 1), positions(200, 2), positions(200, 3)
-    np.testing.assert_array_equal(haversine_km(a, b), haversine_km(b, a))
-    assert (haversine_km(a, a) == 0).all()
-    assert (haversine_km(a, c) <= haversine_km(a, b) + haversine_km(b, c) + 1e-9).all()
-    matrix = haversine_km(a[:, None], b)
-    assert matrix.shape == (208, 208)
-    np.testing.assert_array_equal(matrix.diagonal(), haversine_km(a, b))
-
-
-def test_coordinates_of_float32_and_whole_numbers_are_measured_in_float64():
-    a, b = np.float32([48.8566, 2.3522]), np.float32([48.8567, 2.3522])
-    assert haversine_km(a, b).dtype == np.float64
-    assert haversine_km(a, b) == haversine_km(a.astype(np.float64), b.astype(np.float64))
-    assert haversine_km(np.int16([[0, 0]]), np.int16([[0, 180]])) == pytest.approx(20_015.0868, abs=1e-4)
-    assert to_xyz(np.float32([1, 2])).dtype == np.float64
-
-
-# ------------------------------------------------------------------------------------------------------------ vectors
-
-
 def test_axes_and_the_way_back():
     corners = {(0, 0): (1, 0, 0), (0, 90): (0, 1, 0), (90, 5): (0, 0, 1), (0, 180): (-1, 0, 0), (0, -90): (0, -1, 0)}
     for latlng, xyz in corners.items():
@@ -109,9 +85,6 @@ def test_axes_and_the_way_back():
 
 def test_what_has_no_direction_is_nan():
     np.testing.assert_array_equal(np.isnan(unit(np.array([[0, 0, 0], [0, 0, 2]]))), [[True] * 3, [False] * 3])
-
-
-# ---------------------------------------------------------------------------------------------------------------- ways
 
 
 def test_a_great_circle_has_even_steps_that_add_up_to_the_distance():
