@@ -80,12 +80,10 @@ class Partition:
                 np.asarray(entries["points"], np.float64),
                 *(int(entries[name]) for name in ("total", "max_images", "min_images")),
             )
-        except KeyError as error:
-            raise InputError(f"a partition has no {error.args[0]}; build it again.") from None
-        except (TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"a partition has entries that are not numbers ({error}); build it again.") from error
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"a partition lacks a number where one must be ({error}); build it again.") from error
 
     def save(self, path: Path) -> None:
         """Write an .npz file, complete or not at all. Raises InputError where it cannot be written."""

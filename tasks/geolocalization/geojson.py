@@ -30,7 +30,7 @@ def feature_collection(
         "half_radius_km": float(half_km),
         "token": s2.tokens(partition.ids[[own]])[0] if own >= 0 else None,
     }
-    features = [_feature({"type": "Point", "coordinates": [longitude, latitude]}, prediction)]
+    found = [({"type": "Point", "coordinates": [longitude, latitude]}, prediction)]
     for rank, (cell, token) in enumerate(zip(cells.tolist(), s2.tokens(partition.ids[cells]), strict=True)):
         properties = {
             "kind": "cell",
@@ -39,12 +39,9 @@ def feature_collection(
             "token": token,
             "training_images": int(partition.counts[cell]),
         }
-        features.append(_feature(cell_geometry(int(partition.ids[cell])), properties))
+        found.append((cell_geometry(int(partition.ids[cell])), properties))
+    features = [{"type": "Feature", "geometry": geometry, "properties": of} for geometry, of in found]
     return {"type": "FeatureCollection", "features": features}
-
-
-def _feature(geometry: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
 def cell_geometry(cell: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from data.records import Records
 from tasks.geolocalization import s2
 from tasks.geolocalization.cells import Partition, partitions_of
 from tasks.geolocalization.decoding import top_cells
-from tasks.geolocalization.hierarchy import CellHierarchy, Decode, Decoded
+from tasks.geolocalization.hierarchy import CellHierarchy, Decode
 from tasks.geolocalization.loss import haversine_labels, hierarchical
 from tasks.geolocalization.metrics import Ranks, evaluate, rank_cells
 from tasks.head import Head
@@ -136,21 +136,20 @@ class GeolocalizationHead(Head):
             targets = [haversine_labels(true, *level, self.tau_km) for level in zip(points, labels, strict=True)]
         return {"cells": hierarchical(outputs.split(cells.sizes, 1), targets)}
 
-    def _decode(self, outputs: Tensor) -> Decoded:
+    def _decode(self, outputs: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return self.hierarchy.decode(outputs if outputs.ndim == 3 else outputs[:, None], self.decode)
 
     def update(self, outputs: Tensor, batch: Mapping[str, Any]) -> None:
         """Keep what is scored and, unless `batch` has a "reported" that is false, what only a report needs."""
-        decoded = self._decode(outputs)
-        ranks = rank_cells(decoded.probabilities, self.hierarchy.finest.lookup(batch["latlng"].cpu().numpy()))
+        probabilities, latlng = self._decode(outputs)
+        ranks = rank_cells(probabilities, self.hierarchy.finest.lookup(batch["latlng"].cpu().numpy()))
         reported = batch.get("reported", True)
-        radius = self.hierarchy.half_radius_km(decoded) if reported else np.full(len(ranks.rank), np.nan)
+        radius = self.hierarchy.half_radius_km(probabilities, latlng) if reported else np.full(len(latlng), np.nan)
         # of each image a row, float64, which holds any cell exactly: all probabilities would not fit into memory
-        columns = [np.column_stack([decoded.latlng, *ranks, radius])]
+        columns = [np.column_stack([latlng, *ranks, radius])]
         if reported:
-            best = top_cells(decoded.probabilities, DRAWN_CELLS)
-            probabilities = np.take_along_axis(decoded.probabilities, best, axis=1)
-            columns += [best.astype(np.int32), probabilities.astype(np.float32)]
+            best = top_cells(probabilities, DRAWN_CELLS)
+            columns += [best.astype(np.int32), np.take_along_axis(probabilities, best, axis=1).astype(np.float32)]
         self.kept.update(zip(batch["positions"].tolist(), zip(*columns, strict=True), strict=True))
 
     def compute(self, records: Records, split: str) -> dict[str, float]:
@@ -185,23 +184,21 @@ class GeolocalizationHead(Head):
     def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], top_k: int = 5) -> list[Geolocation]:
         """Where each image was taken, with its `top_k` likeliest cells."""
         check_at_least_1("top_k", top_k)
-        decoded, finest = self._decode(outputs), self.hierarchy.finest
-        best, radius = top_cells(decoded.probabilities, top_k), self.hierarchy.half_radius_km(decoded)
+        (probabilities, latlng), finest = self._decode(outputs), self.hierarchy.finest
+        best, radius = top_cells(probabilities, top_k), self.hierarchy.half_radius_km(probabilities, latlng)
         return [
-            Geolocation(latlng, float(km), cells, finest.latlng[cells], all_[cells], s2.tokens(finest.ids[cells]), all_)
-            for latlng, km, cells, all_ in zip(decoded.latlng, radius, best, decoded.probabilities, strict=True)
+            Geolocation(at, float(km), cells, finest.latlng[cells], row[cells], s2.tokens(finest.ids[cells]), row)
+            for at, km, cells, row in zip(latlng, radius, best, probabilities, strict=True)
         ]
 
 
 def _advice(partition: Partition) -> str:
-    """What to say of cells that will teach little; empty where they are not so."""
-    large = partition.counts[s2.levels(partition.ids) < _LARGE].sum() / partition.total
-    dropped = 1 - partition.counts.sum() / partition.total
-    max_images, min_images = OWN_IMAGES  # with these already there is nothing to advise
-    if large > 0.5 and partition.max_images > max_images:
+    """What to say of cells that will teach little; empty where they are not so, or as small as advised."""
+    large, kept = (partition.counts[s2.levels(partition.ids) < end].sum() / partition.total for end in (_LARGE, 31))
+    fault = ""
+    if large > 0.5 and partition.max_images > OWN_IMAGES[0]:
         fault = f"{large:.0%} of the images lie in cells of a thousand kilometres and more"
-    elif dropped > 0.25 and partition.min_images > min_images:
-        fault = f"{dropped:.0%} of the images lie in no cell, as too few are near them"
-    else:
-        return ""
-    return f"{fault}; lower --model.max_images and --model.min_images, as configs/geolocalization/own_images.yaml does"
+    elif kept < 0.75 and partition.min_images > OWN_IMAGES[1]:
+        fault = f"{1 - kept:.0%} of the images lie in no cell, as too few are near them"
+    remedy = "; lower --model.max_images and --model.min_images, as configs/geolocalization/own_images.yaml does"
+    return fault and fault + remedy

@@ -1,7 +1,7 @@
 """The cells that a net's outputs are of, one partition or a hierarchy of them, and how its logits become positions."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -12,13 +12,6 @@ from tasks.geolocalization.decoding import expected_positions, f_star, half_radi
 from tasks.geolocalization.sphere import haversine_km
 
 Decode = Literal["best", "f_star", "expected"]
-
-
-class Decoded(NamedTuple):
-    """Where N images were taken, with the probability of every cell."""
-
-    probabilities: np.ndarray  # (N, C) of the finest cells
-    latlng: np.ndarray  # (N, 2) degrees
 
 
 class CellHierarchy:
@@ -36,8 +29,8 @@ class CellHierarchy:
         corners = s2.corners(self.finest.ids)  # (C, 4, 2)
         self._reach_km = haversine_km(self.finest.latlng[:, None], corners).max(1)  # of a cell around its point
 
-    def decode(self, logits: Tensor, mode: Decode) -> Decoded:
-        """Positions from logits of N images, each of several crops: (N, crops, sum of all C).
+    def decode(self, logits: Tensor, mode: Decode) -> tuple[np.ndarray, np.ndarray]:
+        """The finest cells' probabilities (N, C) and positions (N, 2) for logits of N images: (N, crops, sum of all C).
 
         A position is the point of the `best` cell of the finest partition, of the best by the product down the
         hierarchy (`f_star`), or the mean of the cells around that (`expected`).
@@ -45,9 +38,9 @@ class CellHierarchy:
         levels = [level.float().softmax(2).mean(1).cpu().numpy() for level in logits.split(self.sizes, 2)]
         probabilities = levels[0] if mode == "best" else f_star(levels, self._parents)
         if mode == "expected":
-            return Decoded(probabilities, expected_positions(probabilities, self.finest.points))
-        return Decoded(probabilities, self.finest.latlng[probabilities.argmax(axis=1)])
+            return probabilities, expected_positions(probabilities, self.finest.points)
+        return probabilities, self.finest.latlng[probabilities.argmax(axis=1)]
 
-    def half_radius_km(self, decoded: Decoded) -> np.ndarray:
-        """The radius (N,) around each position within which whole cells hold half of the probability."""
-        return half_radius_km(decoded.probabilities, self.finest.points, self._reach_km, decoded.latlng)
+    def half_radius_km(self, probabilities: np.ndarray, latlng: np.ndarray) -> np.ndarray:
+        """The radius (N,) around each position (N, 2) within which whole cells hold half of the probability."""
+        return half_radius_km(probabilities, self.finest.points, self._reach_km, latlng)

@@ -27,14 +27,11 @@ def main(args: list[str]) -> int:
         "As the options of `fit --data.` of these names; where they are the same, so are the training images, and no "
         "others are looked at. For training images alone give both fractions as 0.",
     )
-    split.add_argument(
-        "--preset", metavar="NAME", help="columns of a known data set: yfcc100m, osv5m, mp16, im2gps, ..."
-    )
+    split.add_argument("--preset", metavar="NAME", help="columns of a known data set: yfcc100m, osv5m, mp16, ...")
     for name in ("path_column", "latitude_column", "longitude_column", "group"):
         split.add_argument(f"--{name}", metavar="COLUMN")
-    split.add_argument("--val_fraction", type=float, default=0.1, metavar="X", help="default: %(default)s")
-    split.add_argument("--test_fraction", type=float, default=0.1, metavar="X", help="default: %(default)s")
-    split.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    for name, default in (("val_fraction", 0.1), ("test_fraction", 0.1), ("seed", 0)):
+        split.add_argument(f"--{name}", type=type(default), default=default, metavar="X", help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, metavar="P.npz", help="file to write; the map is P.png")
     parser.add_argument(
         "--max_images",

@@ -77,10 +77,8 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
             "half_radius_km": round(result.half_radius_km, 3),
             "cells": [{**_degrees(at), "probability": round(p, 6), "cell": token} for at, p, token in cells],
         }
-        caption = (
-            f"{position_text(result.latlng)}\n{result.cells_probability[0]:.2f}, half within "
-            f"{result.half_radius_km:,.0f} km"
-        )
+        sure = f"{result.cells_probability[0]:.2f}, half within {result.half_radius_km:,.0f} km"
+        caption = f"{position_text(result.latlng)}\n{sure}"
         true, position = None, exif_position(path) if options.compare else None
         if isinstance(position, tuple):
             true = np.array(position)
@@ -93,13 +91,13 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
         for folder in ("geojson", "pictures"):
             (run / folder).mkdir(parents=True, exist_ok=True)
         where = result.latlng, result.half_radius_km
-        collection = feature_collection(finest, result.cells, result.cells_probability, *where, file=path.name)
+        collection = feature_collection(finest, result.cells, result.cells_probability, *where, path.name)
         text = json.dumps(collection, ensure_ascii=False)
         (run / "geojson" / f"{name}.geojson").write_bytes(text.encode("utf-8", "backslashreplace"))
         if len(done) < _MAPS:
             drawn = top_cells(result.probabilities[None], DRAWN_CELLS)[0]
-            likeliest = drawn, result.probabilities[drawn]
-            draw_prediction(run / "pictures" / f"{name}.png", image, finest, likeliest, *where, true, path.name)
+            shown = image, finest, (drawn, result.probabilities[drawn]), *where, true, path.name
+            draw_prediction(run / "pictures" / f"{name}.png", *shown)
         done.append(path)
         return Described(row, caption)
 

@@ -65,10 +65,8 @@ def write_report(
     cells (K,) with their probabilities (K,), best first, `files` names the N images and `open_image` gives the one at a
     position. `model` and `data` are sentences for the model card.
 
-    Written: `metrics.json` ("<split>/<figure>", also `ceiling_*` of the nearest point of any cell, which no prediction
-    of a cell's point can beat, and `within_half_radius`; null where nothing could be measured), `predictions.csv`,
-    `by_region.csv`, `table_11.md`, `model_card.md` and, under `pictures/`, `partition.png`, `error_curve.png`,
-    `errors_map.png`, `near_to_far.png` and `prediction_nearest.png`, `_median`, `_farthest`.
+    Beside the figures of `scores`, `metrics.json` has `ceiling_*` of the nearest point of any cell, which no prediction
+    of a cell's point can beat, and `within_half_radius`.
     """
     pictures, distance = folder / "pictures", scores.distance_km
     pictures.mkdir(parents=True, exist_ok=True)

@@ -31,11 +31,11 @@ def test_the_product_down_the_hierarchy_may_choose_another_cell(partitions):
     fine_logits[..., first], fine_logits[..., other] = 2.0, 1.5
     coarse_logits[..., parents[other]] = 3.0
     logits = logits_of(fine_logits, coarse_logits)
-    decoded = cells.decode(logits, "f_star")
+    probabilities, latlng = cells.decode(logits, "f_star")
     product = fine_logits[0, 0].double().softmax(0).numpy() * coarse_logits[0, 0].double().softmax(0).numpy()[parents]
-    np.testing.assert_allclose(decoded.probabilities[0], product / product.sum(), rtol=1e-5)
-    assert np.array_equal(decoded.latlng[0], fine.latlng[other])
-    assert np.array_equal(cells.decode(logits, "best").latlng[0], fine.latlng[first])
+    np.testing.assert_allclose(probabilities[0], product / product.sum(), rtol=1e-5)
+    assert np.array_equal(latlng[0], fine.latlng[other])
+    assert np.array_equal(cells.decode(logits, "best")[1][0], fine.latlng[first])
 
 
 def test_a_sure_prediction_is_as_wide_as_its_cell(partitions):
@@ -43,7 +43,7 @@ def test_a_sure_prediction_is_as_wide_as_its_cell(partitions):
     cells, logits = CellHierarchy([fine]), torch.zeros(1, 1, len(fine))
     k = int(s2.levels(fine.ids).argmin())
     logits[..., k] = 50.0
-    [radius] = cells.half_radius_km(cells.decode(logits, "best"))
+    [radius] = cells.half_radius_km(*cells.decode(logits, "best"))
     draw = np.random.default_rng(0).uniform((-90, -180), (90, 180), (400_000, 2))
     inside = draw[fine.lookup(draw) == k]
     assert len(inside) > 50

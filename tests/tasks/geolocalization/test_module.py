@@ -143,33 +143,25 @@ def test_a_partition_file_is_what_is_trained_for(places_root, tmp_path):
         assert net.head.layers.linear.out_features == sum(map(len, expected))
 
 
-def scattered(towns, strays):
-    """Images: 200 in each town, a few kilometres wide, and strays anywhere."""
-    draw = np.random.default_rng(0)
-    return np.concatenate(
-        [*(np.array(town) + draw.normal(0, 0.05, (200, 2)) for town in towns), to_latlng(draw.normal(size=(strays, 3)))]
-    )
-
-
-TWO_TOWNS = [(48, 2), (-33, 151)]
+TOWNS = [np.array(town) + np.random.default_rng(0).normal(0, 0.05, (200, 2)) for town in ((48, 2), (-33, 151))]
+STRAYS = to_latlng(np.random.default_rng(0).normal(size=(300, 3)))
 
 
 @pytest.mark.parametrize(
     ("latlng", "max_images", "min_images", "advice"),
     [
-        (scattered([], 300), 200, 5, "of the images lie in cells of a thousand"),
-        (scattered(TWO_TOWNS, 300), 150, 60, "51% of the images lie in no cell"),
-        (scattered(TWO_TOWNS, 50), 150, 20, None),
-        (scattered([], 300), 100, 10, None),  # as that file has it
+        (STRAYS, 200, 5, "of the images lie in cells of a thousand"),
+        (np.concatenate([*TOWNS, STRAYS]), 150, 60, "51% of the images lie in no cell"),
+        (np.concatenate([*TOWNS, STRAYS[:50]]), 150, 20, None),
+        (STRAYS, 100, 10, None),  # as that file has it
     ],
 )
 def test_cells_too_large_or_too_few_are_said_with_the_options_to_change(latlng, max_images, min_images, advice, capsys):
     module(max_images=max_images, min_images=min_images).prepare(SimpleNamespace(train_latlng=lambda: latlng))
-    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
-    assert len(notes) == (advice is not None)
-    if advice:
-        assert advice in notes[0]
-        assert "configs/geolocalization/own_images.yaml" in notes[0]
+    notes = "".join(line for line in capsys.readouterr().out.splitlines() if line.startswith("note: "))
+    assert (advice is None) == (notes == "")
+    assert (advice or "") in notes
+    assert ("configs/geolocalization/own_images.yaml" in notes) == (notes != "")
     config = yaml.safe_load((CONFIGS / "geolocalization" / "own_images.yaml").read_text())["model"]
     assert (config["max_images"], config["min_images"]) == OWN_IMAGES
 
