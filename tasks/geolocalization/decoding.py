@@ -17,7 +17,13 @@ MODE_RADIUS_KM = 200.0  # a region, as Im2GPS has it: how far around the best ce
 
 def top_cells(probabilities: np.ndarray, k: int) -> np.ndarray:
     """The best min(k, C) cells of each image, int64 (N, k), the best first; of equals the lower index."""
-    return np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    k = min(k, probabilities.shape[1])
+    least = np.partition(probabilities, -k, axis=1)[:, -k]  # (N,): to sort all would take several times as long
+    cells = np.empty((len(probabilities), k), np.int64)
+    for row, limit, best in zip(probabilities, least, cells, strict=True):
+        candidates = np.flatnonzero(row >= limit)
+        best[:] = candidates[np.argsort(-row[candidates], kind="stable")[:k]]
+    return cells
 
 
 def expected_positions(probabilities: np.ndarray, points: np.ndarray, radius_km: float = MODE_RADIUS_KM) -> np.ndarray:
