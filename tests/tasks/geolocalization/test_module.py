@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,13 +7,13 @@ import torch
 import torch.nn.functional as F
 import yaml
 from helpers import Save, same, trainer
-from lightning.pytorch.callbacks import Callback
 
 from backbone import InputError
 from data.geotagged import GeotaggedDataModule
+from data.records import Records
 from tasks.geolocalization import load, s2
 from tasks.geolocalization.cells import partitions_of
-from tasks.geolocalization.head import OWN_IMAGES
+from tasks.geolocalization.head import OWN_IMAGES, GeolocalizationHead
 from tasks.geolocalization.module import GeolocalizationModule
 from tasks.geolocalization.sphere import haversine_km, to_latlng
 from tasks.options import CONFIGS
@@ -50,38 +51,25 @@ def trained(places_root, tmp_path_factory):
     return net, folder / "last.ckpt"
 
 
-class Losses(Callback):
-    """Beside the loss of each step, the one that PyTorch's own cross-entropies of the levels add up to."""
-
-    def __init__(self):
-        self.found, self.expected, self.dropped = [], [], []
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        with torch.no_grad():
-            logits = pl_module(batch["images"])[:, 0]
-        total, start = 0.0, 0
-        for partition in pl_module.head.hierarchy.partitions:
-            labels = torch.from_numpy(partition.lookup(batch["latlng"].numpy()))
-            kept, of_level = labels >= 0, logits[:, start : start + len(partition)]
-            total += F.cross_entropy(of_level[kept], labels[kept]).item() if kept.any() else 0.0
-            start += len(partition)
-            self.dropped.append(int((~kept).sum()))
-        self.expected.append(total)
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.found.append(outputs["loss"].item())
-
-
-def test_the_loss_is_the_sum_over_the_levels_and_dropped_images_teach_nothing(places_root, tmp_path):
-    net, images, losses = module(), data(places_root), Losses()
-    images.setup("fit")
-    latlng = images.train_latlng()
-    net.head.take(partitions_of(s2.leaf_ids(np.concatenate([latlng, latlng[:7]])), [2, 6], min_images=2))
-    fit(net, images, tmp_path, max_epochs=2, callbacks=[losses])
-    assert losses.found == pytest.approx(losses.expected, rel=1e-5)
-    fine, coarse = losses.dropped[::2], losses.dropped[1::2]
-    assert 0 < sum(fine) < 24  # of two epochs of 12
-    assert fine != coarse
+def test_the_head_alone_sums_the_levels_losses_and_scores_what_it_is_given():
+    """Without Lightning; images in dropped cells teach nothing."""
+    fine, coarse = made([20, 100], min_images=8)
+    head = GeolocalizationHead({32: 8})
+    head.take([coarse, fine])
+    latlng = np.random.default_rng(1).uniform((-60, -180), (60, 180), (40, 2))
+    logits = head({32: torch.randn(40, 8, 2, 2)})
+    batch = {"latlng": torch.from_numpy(latlng), "positions": torch.arange(40).flip(0)}
+    total = torch.zeros(())
+    for partition, of_level in zip((fine, coarse), logits.split([len(fine), len(coarse)], 1), strict=True):
+        labels = torch.from_numpy(partition.lookup(latlng))
+        total += F.cross_entropy(of_level[labels >= 0], labels[labels >= 0])
+    assert 0 < (fine.lookup(latlng) < 0).sum() < 40
+    torch.testing.assert_close(sum(head.loss(logits, batch).values()), total)
+    head.update(logits, batch)
+    figures = head.compute(Records(Path(), np.empty(40, "S1"), {"latlng": latlng[::-1]}), "val")
+    best = fine.latlng[logits[:, : len(fine)].argmax(1).numpy()]
+    assert figures["median_km"] == pytest.approx(np.median(haversine_km(best, latlng)))
+    assert figures["images"] == 40
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_and_keeps_its_cells(places_root, tmp_path):
