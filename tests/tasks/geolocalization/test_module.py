@@ -57,7 +57,8 @@ def test_the_head_alone_sums_the_levels_losses_and_scores_what_it_is_given():
     head = GeolocalizationHead({32: 8})
     head.take([coarse, fine])
     latlng = np.random.default_rng(1).uniform((-60, -180), (60, 180), (40, 2))
-    logits = head({32: torch.randn(40, 8, 2, 2)})
+    with torch.no_grad():
+        logits = head({32: torch.randn(40, 8, 2, 2)})
     batch = {"latlng": torch.from_numpy(latlng), "positions": torch.arange(40).flip(0)}
     total = torch.zeros(())
     for partition, of_level in zip((fine, coarse), logits.split([len(fine), len(coarse)], 1), strict=True):
