@@ -1,9 +1,21 @@
 """Small learnable data sets, drawn by code in the true on-disk formats: `python -m data.samples KIND DIR`."""
 
-import importlib
 from pathlib import Path
 
 from data.folders import say
+
+
+def write_sample(kind: str, folder: str | Path, seed: int = 0) -> None:
+    """Draw the sample of a kind (detection, dogs, faces or places) into `folder`; the same `seed` gives the same files.
+
+    Raises InputError where `folder` holds anything already.
+    """
+    from data.samples import detection, dogs, faces, places  # scipy is needed this once
+    from data.samples.drawing import drawn_whole
+
+    draw = {"detection": detection.draw, "dogs": dogs.draw, "faces": faces.draw, "places": places.draw}[kind]
+    with drawn_whole(folder) as drawn:
+        draw(drawn, seed)
 
 
 def built_in_sample(kind: str) -> Path:
@@ -11,6 +23,5 @@ def built_in_sample(kind: str) -> Path:
     folder = Path("datasets") / f"sample_{kind}"
     if not folder.is_dir():
         say(f"no --data.root given: drawing the built-in sample into {folder}")
-        drawing = importlib.import_module(f"data.samples.{kind}")  # drawing code is needed this once
-        getattr(drawing, f"write_{kind}_sample")(folder)
+        write_sample(kind, folder)
     return folder

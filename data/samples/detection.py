@@ -1,11 +1,10 @@
 """The built-in detection sample: five shapes to tell apart by their outline alone, in COCO's layout.
 
 Colour, place, size and ground say nothing about the class, so a detector that scores has learnt shapes. Strokes and
-dots are scattered about as clutter, shapes overlap a little, some pictures hold none, and some hold a heap of little
+dots are scattered about as clutter, shapes overlap a little, some images hold none, and some hold a heap of little
 ones annotated as one crowd, as COCO does it.
 """
 
-import colorsys
 import json
 import math
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
-from data.samples.drawing import cloud, drawn_whole
+from data.samples.drawing import cloud, progress, rgb
 
 IMAGES = {"train": 240, "val": 60, "test": 60}
 CATEGORIES = {1: "circle", 3: "square", 4: "triangle", 7: "star", 9: "ring"}  # with gaps, as COCO's own ids have
@@ -23,45 +21,35 @@ HEIGHT, WIDTH = 240, 320  # px; not square, so that a mix-up of the two is seen
 _SUPERSAMPLING = 4  # shapes are drawn this much larger and averaged down: smooth edges
 
 
-def write_detection_sample(folder: str | Path, seed: int = 0) -> None:
-    """Draws the data set into `folder`: `annotations/instances_<split>.json` and the JPEGs in `<split>/`.
-
-    The same `seed` gives the same pictures. It is drawn beside `folder` and moved there when complete, so that a kill
-    leaves no half of one. Raises InputError where `folder` holds anything already.
-    """
-    with (
-        drawn_whole(folder) as drawn,
-        tqdm(total=sum(IMAGES.values()), desc="drawing the sample", unit="image", delay=2) as progress,
-    ):
-        for number, split in enumerate(IMAGES):
-            _write_split(drawn, split, np.random.default_rng((seed, number)), progress)
-
-
-def _write_split(root: Path, split: str, rng: np.random.Generator, progress: tqdm) -> None:
-    (root / split).mkdir(parents=True)
-    (root / "annotations").mkdir(exist_ok=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number in range(IMAGES[split]):
-        # A fixed share of the odd kinds, so that every split has both: every 20th without a shape, every 15th a crowd.
-        kind = "empty" if number % 20 == 19 else "crowd" if number % 15 == 7 else "plain"
-        pixels, objects = draw_scene(rng, kind)
-        name = f"{number + 1:06d}.jpg"
-        Image.fromarray(pixels).save(root / split / name, quality=88)
-        images.append({"id": number + 1, "file_name": name, "height": HEIGHT, "width": WIDTH})
-        annotations += [{"id": len(annotations) + i, "image_id": number + 1, **o} for i, o in enumerate(objects, 1)]
-        progress.update()
-    content = {
-        "info": {"description": "Shapes, drawn by mobilenet-tasks", "version": "1"},
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in CATEGORIES.items()],
-    }
-    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+def draw(root: Path, seed: int) -> None:
+    """Draws `annotations/instances_<split>.json` and the JPEGs in `<split>/`."""
+    (root / "annotations").mkdir(parents=True)
+    bar = progress(total=sum(IMAGES.values()))
+    for place, (split, count) in enumerate(IMAGES.items()):
+        (root / split).mkdir()
+        rng = np.random.default_rng((seed, place))
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number in range(count):
+            # A fixed share of the odd kinds, so that every split has both: every 20th is empty, every 15th has a crowd.
+            kind = "empty" if number % 20 == 19 else "crowd" if number % 15 == 7 else "plain"
+            pixels, objects = draw_scene(rng, kind)
+            name = f"{number + 1:06d}.jpg"
+            Image.fromarray(pixels).save(root / split / name, quality=88)
+            images.append({"id": number + 1, "file_name": name, "height": HEIGHT, "width": WIDTH})
+            annotations += [{"id": len(annotations) + i, "image_id": number + 1, **o} for i, o in enumerate(objects, 1)]
+            bar.update()
+        content = {
+            "info": {"description": "Shapes, drawn by mobilenet-tasks", "version": "1"},
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": i, "name": name, "supercategory": "shape"} for i, name in CATEGORIES.items()],
+        }
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def draw_scene(rng: np.random.Generator, kind: str = "plain") -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """One picture, uint8 (HEIGHT, WIDTH, 3), and its annotations in COCO's fields but for the ids.
+    """One image, uint8 (HEIGHT, WIDTH, 3), and its annotations in COCO's fields but for the ids.
 
     `kind` is "plain", "empty" (no shape) or "crowd" (a heap of one class as one region beside the shapes).
     """
@@ -108,13 +96,9 @@ def _ground(rng: np.random.Generator) -> np.ndarray:
     texture = noise + rng.choice([0, 0.35]) * waves + rng.choice([0, 0.25]) * weave
     texture = (texture - texture.min()) / np.ptp(texture)
     hue, light = rng.random(), rng.uniform(0.25, 0.8)
-    dark = _rgb(hue, max(light - 0.16, 0.08), rng.uniform(0.15, 0.5))
-    bright = _rgb(hue + rng.uniform(-0.12, 0.12), light + 0.12, rng.uniform(0.15, 0.5))
+    dark = rgb(hue, max(light - 0.16, 0.08), rng.uniform(0.15, 0.5), float)
+    bright = rgb(hue + rng.uniform(-0.12, 0.12), light + 0.12, rng.uniform(0.15, 0.5), float)
     return (dark + texture[..., None] * (bright - dark)).astype(np.float32)
-
-
-def _rgb(hue: float, lightness: float, saturation: float) -> np.ndarray:
-    return np.array(colorsys.hls_to_rgb(hue % 1, min(lightness, 0.95), saturation)) * 255
 
 
 def _clutter(canvas: np.ndarray, rng: np.random.Generator) -> None:
@@ -131,7 +115,7 @@ def _clutter(canvas: np.ndarray, rng: np.random.Generator) -> None:
             size = rng.uniform(3, 7)
             pen.ellipse([x - size, y - size, x + size, y + size], fill=int(rng.integers(110, 220)))
     alpha = np.asarray(layer.resize((WIDTH, HEIGHT), Image.Resampling.BOX), np.float32)[..., None] / 255
-    canvas += alpha * (_rgb(rng.random(), rng.uniform(0.15, 0.9), 0.5) - canvas)
+    canvas += alpha * (rgb(rng.random(), rng.uniform(0.15, 0.9), 0.5, float) - canvas)
 
 
 # --- the shapes -------------------------------------------------------------------------------------------------------
@@ -154,12 +138,7 @@ _HOLE = 0.55  # of a ring, as a part of its radius
 
 
 def _draw_shape(
-    canvas: np.ndarray,
-    rng: np.random.Generator,
-    name: str,
-    x: float,
-    y: float,
-    radius: float,
+    canvas: np.ndarray, rng: np.random.Generator, name: str, x: float, y: float, radius: float
 ) -> dict[str, Any]:
     """Draws one shape with a soft shadow and a lit side; returns its `bbox`, `area` and `segmentation`."""
     # Squares and triangles lean by at most 20 degrees either way; the others look alike however they are turned.
@@ -168,7 +147,11 @@ def _draw_shape(
 
     x1, y1 = max(0, math.floor(x - radius - 4)), max(0, math.floor(y - radius - 4))
     x2, y2 = min(WIDTH, math.ceil(x + radius + 7)), min(HEIGHT, math.ceil(y + radius + 7))
-    coverage = _coverage(name, polygon, (x, y), radius, (x1, y1, x2, y2))  # (h, w) in 0 to 1
+    mask = Image.new("L", ((x2 - x1) * _SUPERSAMPLING, (y2 - y1) * _SUPERSAMPLING))
+    hole = [(outline("circle", x, y, radius * _HOLE, 0), 0)] if name == "ring" else []
+    for points, covered in [(polygon, 255), *hole]:
+        ImageDraw.Draw(mask).polygon(((points - (x1, y1)) * _SUPERSAMPLING - 0.5).ravel().tolist(), fill=covered)
+    coverage = np.asarray(mask.reduce(_SUPERSAMPLING), np.float32) / 255  # of each pixel, (h, w)
     patch = canvas[y1:y2, x1:x2]
 
     shadow = np.zeros_like(coverage)
@@ -179,7 +162,7 @@ def _draw_shape(
     lightness = rng.uniform(0.62, 0.8) if brightness < 0.45 else rng.uniform(0.22, 0.42)
     if 0.4 < brightness < 0.6 and rng.random() < 0.5:
         lightness = rng.uniform(0.72, 0.85)
-    colour = _rgb(rng.random(), lightness, rng.uniform(0.55, 0.95))
+    colour = rgb(rng.random(), lightness, rng.uniform(0.55, 0.95), float)
     rows, columns = np.mgrid[y1:y2, x1:x2]
     light = 1 + 0.16 * ((x - columns) + (y - rows)) / (2 * radius)  # from the upper left
     patch += coverage[..., None] * (colour * light[..., None] - patch)
@@ -193,20 +176,6 @@ def _draw_shape(
     }
 
 
-def _coverage(
-    name: str, polygon: np.ndarray, centre: tuple[float, float], radius: float, window: tuple[int, int, int, int]
-) -> np.ndarray:
-    """How much of each pixel of `window` (x1, y1, x2, y2) the shape covers, float32 (h, w) in 0 to 1."""
-    x1, y1, x2, y2 = window
-    mask = Image.new("L", ((x2 - x1) * _SUPERSAMPLING, (y2 - y1) * _SUPERSAMPLING))
-    pen = ImageDraw.Draw(mask)
-    pen.polygon([tuple(p) for p in ((polygon - (x1, y1)) * _SUPERSAMPLING - 0.5).tolist()], fill=255)
-    if name == "ring":
-        hole = outline("circle", *centre, radius * _HOLE, 0)
-        pen.polygon([tuple(p) for p in ((hole - (x1, y1)) * _SUPERSAMPLING - 0.5).tolist()], fill=0)
-    return np.asarray(mask.reduce(_SUPERSAMPLING), np.float32) / 255
-
-
 def _heap(canvas: np.ndarray, rng: np.random.Generator, taken: list[tuple[float, float, float]]) -> dict[str, Any]:
     """Draws a heap of little shapes of one class, and returns it as one crowd, with a run-length mask as in COCO."""
     category = int(rng.choice(list(CATEGORIES)))
@@ -216,20 +185,14 @@ def _heap(canvas: np.ndarray, rng: np.random.Generator, taken: list[tuple[float,
     for _ in range(rng.integers(14, 22)):
         small = rng.uniform(6, 10)
         at = (float(x + rng.uniform(-48, 48)), float(y + rng.uniform(-36, 36)))
-        box = _draw_shape(canvas, rng, CATEGORIES[category], *at, small)["bbox"]
-        left, top = math.floor(box[0]), math.floor(box[1])
-        mask[top : math.ceil(box[1] + box[3]), left : math.ceil(box[0] + box[2])] = True
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        left, top, wide, high = _draw_shape(canvas, rng, CATEGORIES[category], *at, small)["bbox"]
+        mask[math.floor(top) : math.ceil(top + high), math.floor(left) : math.ceil(left + wide)] = True
+    (first_row, *_, last_row), (first, *_, last) = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
     column_major = mask.ravel(order="F")
     changes = np.flatnonzero(np.diff(column_major)) + 1
     runs = np.diff([0, *changes.tolist(), mask.size]).tolist()  # COCO's runs begin with zeros, down the columns
     return {
-        "bbox": [
-            int(columns[0]),
-            int(rows[0]),
-            int(columns[-1] + 1 - columns[0]),
-            int(rows[-1] + 1 - rows[0]),
-        ],
+        "bbox": [first, first_row, last + 1 - first, last_row + 1 - first_row],
         "area": int(mask.sum()),
         "segmentation": {"counts": [0, *runs] if column_major[0] else runs, "size": [HEIGHT, WIDTH]},
         "category_id": category,

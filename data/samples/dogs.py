@@ -2,23 +2,22 @@
 
 A breed is a choice of ears, tail and coat, and every choice is made, so that any one detail alone leaves four breeds
 open. Coat colours, build, pose, view, light, place, size and ground say nothing. Each dog is built of spheres along its
-bones and seen from the side or three quarters, so its details turn and hide as they do in a photograph.
+bones and seen from the side or three quarters, so its details turn and hide as they do in a photo.
 """
 
-import colorsys
 import io
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy.interpolate import PchipInterpolator
 from scipy.io import savemat
 from scipy.ndimage import gaussian_filter
-from tqdm import tqdm
 
-from data.samples.drawing import cloud, drawn_whole
+from data.samples.drawing import cloud, progress, rgb
 
 DETAILS = (("prick-ear", "drop-ear"), ("curl-tail", "straight-tail"), ("saddle", "spots"))
 BREEDS = tuple(itertools.product(*DETAILS))
@@ -31,7 +30,7 @@ COPY_OF_THE_ONE_BEFORE = (2, 31)
 
 _SUPERSAMPLING = 3  # dogs are drawn this much larger and averaged down: smooth edges
 
-# Axes of the body, from the floor beneath it; a dog that looks to the right of the picture has its right side near. The
+# Axes of the body, from the floor beneath it; a dog that looks to the right of the image has its right side near. The
 # unit is about its height, without the head.
 FORWARD, UP, NEAR = range(3)
 # What a ball belongs to, and a pixel of the dog.
@@ -43,43 +42,26 @@ def folder_name(breed: int) -> str:
     return f"n{WNID + breed:08d}-{'_'.join(BREEDS[breed])}"
 
 
-def write_dogs_sample(folder: str | Path, seed: int = 0) -> None:
-    """Draws the data set into `folder`: `Images/`, `Annotation/` and the three `lists/*.mat`.
-
-    The same `seed` gives the same files. It is drawn beside `folder` and moved there when complete, so that a kill
-    leaves no half of one. Raises InputError where `folder` holds anything already.
-    """
-    with drawn_whole(folder) as drawn:
-        _write(drawn, seed)
-
-
-def _write(root: Path, seed: int) -> None:
-    train: list[tuple[str, int]] = []  # "<folder>/<id>" and the label from 1, as the lists have them
-    test: list[tuple[str, int]] = []
-    with tqdm(
-        total=len(BREEDS) * TRAIN_IMAGES + sum(TEST_IMAGES),
-        desc="drawing the sample",
-        unit="image",
-        delay=2,
-        leave=False,
-    ) as progress:
-        for breed in range(len(BREEDS)):
-            name, rng = folder_name(breed), np.random.default_rng((seed, breed))
-            (root / "Images" / name).mkdir(parents=True)
-            (root / "Annotation" / name).mkdir(parents=True)
-            numbers = rng.choice(np.arange(10, 20000), TRAIN_IMAGES + TEST_IMAGES[breed], replace=False)
-            stems = [f"{name}/{name.partition('-')[0]}_{number}" for number in numbers]
-            for place, stem in enumerate(stems):
-                if (breed, place) != COPY_OF_THE_ONE_BEFORE:
-                    pixels, coverage = draw_dog(rng, BREEDS[breed])
-                options = {"format": "PNG"} if (breed, place) == PNG_NAMED_JPG else {"quality": 90}
-                Image.fromarray(pixels).save(root / "Images" / f"{stem}.jpg", **options)
-                (root / "Annotation" / stem).write_text(_annotation(stem, coverage), encoding="utf-8")
-                progress.update()
-            train += [(stem, breed + 1) for stem in stems[:TRAIN_IMAGES]]
-            test += [(stem, breed + 1) for stem in stems[TRAIN_IMAGES:]]
+def draw(root: Path, seed: int) -> None:
+    """Draws `Images/`, `Annotation/` and the three `lists/*.mat`."""
+    lists: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}  # "<folder>/<id>" and the label from 1
+    bar = progress(total=len(BREEDS) * TRAIN_IMAGES + sum(TEST_IMAGES))
+    for breed in range(len(BREEDS)):
+        name, rng = folder_name(breed), np.random.default_rng((seed, breed))
+        for kind in ("Images", "Annotation"):
+            (root / kind / name).mkdir(parents=True)
+        numbers = rng.choice(np.arange(10, 20000), TRAIN_IMAGES + TEST_IMAGES[breed], replace=False)
+        for place, number in enumerate(numbers):
+            stem = f"{name}/{name.partition('-')[0]}_{number}"
+            if (breed, place) != COPY_OF_THE_ONE_BEFORE:
+                pixels, coverage = draw_dog(rng, BREEDS[breed])
+            options: dict[str, Any] = {"format": "PNG"} if (breed, place) == PNG_NAMED_JPG else {"quality": 90}
+            Image.fromarray(pixels).save(root / "Images" / f"{stem}.jpg", **options)
+            (root / "Annotation" / stem).write_text("\n".join(_annotation(stem, coverage)), encoding="utf-8")
+            lists["train" if place < TRAIN_IMAGES else "test"].append((stem, breed + 1))
+            bar.update()
     (root / "lists").mkdir()
-    for listed, entries in (("train", train), ("test", test), ("file", sorted(train + test))):
+    for listed, entries in {**lists, "file": sorted(lists["train"] + lists["test"])}.items():
         (root / "lists" / f"{listed}_list.mat").write_bytes(_list(entries))
 
 
@@ -102,43 +84,32 @@ def box_of(coverage: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _annotation(stem: str, coverage: np.ndarray) -> str:
+def _annotation(stem: str, coverage: np.ndarray) -> list[str]:
+    """The lines of the XML that tells where the dog is, as PASCAL VOC has it."""
     name, _, identifier = stem.partition("/")
     wnid, _, breed = name.partition("-")
     height, width = coverage.shape
     xmin, ymin, xmax, ymax = box_of(coverage)
-    return f"""<annotation>
-\t<folder>{wnid[1:]}</folder>
-\t<filename>{identifier}</filename>
-\t<source>
-\t\t<database>drawn by mobilenet-tasks</database>
-\t</source>
-\t<size>
-\t\t<width>{width}</width>
-\t\t<height>{height}</height>
-\t\t<depth>3</depth>
-\t</size>
-\t<segment>0</segment>
-\t<object>
-\t\t<name>{breed}</name>
-\t\t<pose>Unspecified</pose>
-\t\t<truncated>{int(xmin == 0 or ymin == 0 or xmax == width or ymax == height)}</truncated>
-\t\t<difficult>0</difficult>
-\t\t<bndbox>
-\t\t\t<xmin>{xmin}</xmin>
-\t\t\t<ymin>{ymin}</ymin>
-\t\t\t<xmax>{xmax}</xmax>
-\t\t\t<ymax>{ymax}</ymax>
-\t\t</bndbox>
-\t</object>
-</annotation>"""
+    truncated = int(xmin == 0 or ymin == 0 or xmax == width or ymax == height)
+    box = {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}
+    dog = {"name": breed, "pose": "Unspecified", "truncated": truncated, "difficult": 0, "bndbox": box}
+    size, source = {"width": width, "height": height, "depth": 3}, {"database": "drawn by mobilenet-tasks"}
+    content = {"folder": wnid[1:], "filename": identifier, "source": source, "size": size, "segment": 0, "object": dog}
+    return _xml("annotation", content)
 
 
-# --- the picture ------------------------------------------------------------------------------------------------------
+def _xml(key: str, value: Any) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"<{key}>{value}</{key}>"]
+    inner = itertools.chain.from_iterable(_xml(*item) for item in value.items())
+    return [f"<{key}>", *(f"\t{line}" for line in inner), f"</{key}>"]
+
+
+# --- the image ------------------------------------------------------------------------------------------------------
 
 
 def draw_dog(rng: np.random.Generator, breed: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """One dog on a ground: the picture, uint8 (H, W, 3), and how much of each pixel the dog covers, float32 (H, W).
+    """One dog on a ground: the image, uint8 (H, W, 3), and how much of each pixel the dog covers, float32 (H, W).
 
     `rng` is asked the same whatever the breed: from the same state, two breeds differ in their details alone.
     """
@@ -172,10 +143,6 @@ def _turn(axis: int, towards: int, angle: float) -> np.ndarray:
     return matrix
 
 
-def _rgb(hue: float, lightness: float, saturation: float) -> np.ndarray:
-    return np.array(colorsys.hls_to_rgb(hue % 1, min(max(lightness, 0.03), 0.97), saturation), np.float32) * 255
-
-
 def _ground(rng: np.random.Generator, width: int, height: int, horizon: float) -> np.ndarray:
     """A textured wall above a textured floor, float32 (height, width, 3) in 0 to 255."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -187,8 +154,8 @@ def _ground(rng: np.random.Generator, width: int, height: int, horizon: float) -
         texture = texture + rng.choice([0, 0.2]) * waves
         texture = (texture - texture.min()) / np.ptp(texture)
         hue, light, saturation = rng.random(), rng.uniform(0.25, 0.75), rng.uniform(0.1, 0.45)
-        dark = _rgb(hue, light - 0.1, saturation)
-        bright = _rgb(hue + rng.uniform(-0.1, 0.1), light + 0.1, saturation)
+        dark = rgb(hue, light - 0.1, saturation)
+        bright = rgb(hue + rng.uniform(-0.1, 0.1), light + 0.1, saturation)
         sides.append(dark + texture[..., None] * (bright - dark))
     edge = horizon + rng.uniform(-0.08, 0.08) * (x - width / 2)
     below = ((y - edge) / rng.uniform(1.5, 8) + 0.5).clip(0, 1)[..., None]
@@ -219,37 +186,19 @@ def _balls(rng: np.random.Generator, ears: str, tail: str) -> np.ndarray:
     """A dog in a pose of its own, float (N, 5): centre, radius and part of every ball."""
     legs, girth = rng.uniform(0.9, 1.1), rng.uniform(0.9, 1.12)
     hip, chest = 0.69 * legs, 0.67 * legs
-    balls = [
-        _chain(
-            TRUNK,
-            (-0.46, hip, 0, 0.17 * girth),
-            (-0.2, hip + 0.02, 0, 0.16 * girth),
-            (0.1, chest, 0, 0.185 * girth),
-            (0.34, chest, 0, 0.2 * girth),
-        ),
-        _chain(
-            TRUNK, (0.36, chest + 0.05, 0, 0.17 * girth), (0.52, chest + 0.28, 0, 0.13), (0.58, chest + 0.36, 0, 0.12)
-        ),
-    ]
+    back = (-0.2, hip + 0.02, 0, 0.16 * girth), (0.1, chest, 0, 0.185 * girth), (0.34, chest, 0, 0.2 * girth)
+    neck = (0.36, chest + 0.05, 0, 0.17 * girth), (0.52, chest + 0.28, 0, 0.13), (0.58, chest + 0.36, 0, 0.12)
+    balls = [_chain(TRUNK, (-0.46, hip, 0, 0.17 * girth), *back), _chain(TRUNK, *neck)]
     for side in (-1, 1):
         fore, hind = rng.uniform(-0.13, 0.13, 2)
         z = side * 0.11 * girth
+        elbow, knee = (0.35 + 0.4 * fore, 0.42 * legs, z, 0.075), (-0.42 + 0.3 * hind, 0.42 * legs, z, 0.1)
+        hock, paw = (-0.56 + 0.6 * hind, 0.26, z, 0.055), (-0.46 + hind, 0.05, z, 0.055)
         balls += [
-            _chain(TRUNK, (0.36, chest - 0.04, z, 0.11), (0.35 + 0.4 * fore, 0.42 * legs, z, 0.075)),
-            _chain(
-                LIMB,
-                (0.35 + 0.4 * fore, 0.42 * legs, z, 0.075),
-                (0.35 + fore, 0.06, z, 0.055),
-                (0.41 + fore, 0.05, z, 0.055),
-            ),
-            _chain(TRUNK, (-0.46, hip - 0.03, z, 0.15), (-0.42 + 0.3 * hind, 0.42 * legs, z, 0.1)),
-            _chain(
-                LIMB,
-                (-0.42 + 0.3 * hind, 0.42 * legs, z, 0.1),
-                (-0.56 + 0.6 * hind, 0.26, z, 0.055),
-                (-0.52 + hind, 0.06, z, 0.05),
-                (-0.46 + hind, 0.05, z, 0.055),
-            ),
+            _chain(TRUNK, (0.36, chest - 0.04, z, 0.11), elbow),
+            _chain(LIMB, elbow, (0.35 + fore, 0.06, z, 0.055), (0.41 + fore, 0.05, z, 0.055)),
+            _chain(TRUNK, (-0.46, hip - 0.03, z, 0.15), knee),
+            _chain(LIMB, knee, hock, (-0.52 + hind, 0.06, z, 0.05), paw),
         ]
 
     length, plump = rng.uniform(0.9, 1.1), rng.uniform(0.9, 1.2)
@@ -276,26 +225,16 @@ def _balls(rng: np.random.Generator, ears: str, tail: str) -> np.ndarray:
         _chain(HEAD, (0.08, -0.1, 0, 0.085), (nose - 0.05, -0.125, 0, 0.05)),
         np.array([[nose + 0.05, -0.05, 0, 0.04, DARK]]),
     ]
-    spread, back = rng.uniform(0.8, 1.2), rng.uniform(-0.04, 0.04)
+    spread, tilt = rng.uniform(0.8, 1.2), rng.uniform(-0.04, 0.04)
     for side in (-1, 1):
         head.append(np.array([[0.125, 0.06, side * 0.1 * broad, 0.034, DARK]]))  # the eye
+        tip, out = side * 0.17 * spread, side * (0.17 + 0.03 * spread)
         if ears == "prick-ear":
-            tip = side * 0.17 * spread
-            head += [
-                _chain(EAR, (-0.05, 0.08, side * 0.1, 0.11), (-0.06 + back, 0.45, tip, 0.02)),
-                _chain(INNER_EAR, (0.02, 0.13, side * 0.11, 0.06), (-0.015 + back, 0.35, tip, 0.02)),
-            ]
+            head.append(_chain(EAR, (-0.05, 0.08, side * 0.1, 0.11), (-0.06 + tilt, 0.45, tip, 0.02)))
+            head.append(_chain(INNER_EAR, (0.02, 0.13, side * 0.11, 0.06), (-0.015 + tilt, 0.35, tip, 0.02)))
         else:
-            out = side * (0.17 + 0.03 * spread)
-            head.append(
-                _chain(
-                    EAR,
-                    (-0.05, 0.1, side * 0.12, 0.06),
-                    (-0.03 + back, 0.03, out, 0.08),
-                    (-0.01 + back, -0.17, out, 0.115),
-                    (0.01 + back, -0.34, out * 0.9, 0.06),
-                )
-            )
+            ends = (-0.01 + tilt, -0.17, out, 0.115), (0.01 + tilt, -0.34, out * 0.9, 0.06)
+            head.append(_chain(EAR, (-0.05, 0.1, side * 0.12, 0.06), (-0.03 + tilt, 0.03, out, 0.08), *ends))
     head_balls = np.concatenate(head)
     turn = _turn(FORWARD, NEAR, rng.uniform(-0.35, 0.6)) @ _turn(FORWARD, UP, rng.uniform(-0.3, 0.25))
     head_balls[:, :3] = head_balls[:, :3] @ turn.T + (0.64, chest + 0.47, 0)
@@ -347,8 +286,7 @@ def _render(
     part[row[marked], column[marked]] = MARKING
     colour = np.take(_colours(rng), part, axis=0)
 
-    coverage = np.zeros(size, np.float32)
-    dog = np.zeros((*size, 3), np.float32)
+    coverage, dog = np.zeros(size, np.float32), np.zeros((*size, 3), np.float32)
     here = slice(y1, y2), slice(x1, x2)
     coverage[here] = _reduced(solid[..., None].astype(np.float32))[..., 0]
     dog[here] = _reduced(colour * (shade * solid)[..., None]) / np.maximum(coverage[here], 1e-6)[..., None]
@@ -367,21 +305,16 @@ def _nearest(
     centres: np.ndarray, radii: np.ndarray, parts: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The surface nearest to the eye in every pixel: depth, float32 (h, w), -inf where there is none, and its part."""
-    depth = np.full(size, -np.inf, np.float32)
-    part = np.zeros(size, np.int8)
+    depth, part = np.full(size, -np.inf, np.float32), np.zeros(size, np.int8)
+    down, right = (np.arange(length, dtype=np.float32) for length in size)
     with np.errstate(invalid="ignore"):  # outside a ball the root is NaN, and NaN is not nearer
         for (x, y, near), r, kind in zip(centres.astype(np.float32), radii.astype(np.float32), parts, strict=True):
-            window = (
-                slice(max(int(y - r), 0), max(int(y + r) + 2, 0)),
-                slice(max(int(x - r), 0), max(int(x + r) + 2, 0)),
-            )
-            rows, columns = depth[window].shape
-            dy = np.arange(window[0].start, window[0].start + rows, dtype=np.float32) - y
-            dx = np.arange(window[1].start, window[1].start + columns, dtype=np.float32) - x
+            rows, columns = (slice(max(int(at - r), 0), max(int(at + r) + 2, 0)) for at in (y, x))
+            dy, dx = down[rows] - y, right[columns] - x
             surface = np.sqrt((r * r - dy * dy)[:, None] - dx * dx) + near
-            nearer = surface > depth[window]
-            np.copyto(depth[window], surface, where=nearer)
-            np.copyto(part[window], kind, where=nearer)
+            nearer = surface > depth[rows, columns]
+            np.copyto(depth[rows, columns], surface, where=nearer)
+            np.copyto(part[rows, columns], kind, where=nearer)
     return depth, part
 
 
@@ -409,11 +342,11 @@ def _colours(rng: np.random.Generator) -> np.ndarray:
     # Coat and markings in colours of dogs, either the lighter, apart by a third of the way from black to white.
     low = rng.uniform(0.12, 0.4)
     lights = rng.permutation([low, rng.uniform(low + 0.33, 0.88)])
-    coat, markings = (_rgb(rng.uniform(0.05, 0.13), light, rng.uniform(0.05, 0.6)) for light in lights)
+    coat, markings = (rgb(rng.uniform(0.05, 0.13), light, rng.uniform(0.05, 0.6)) for light in lights)
     colours = np.tile(coat, (PARTS, 1))
     colours[MARKING] = markings
     colours[EAR] = coat * (rng.uniform(0.5, 0.7) if coat.mean() > 80 else rng.uniform(1.5, 2))
     colours[INNER_EAR] = colours[EAR] * 0.75
-    colours[COLLAR] = _rgb(rng.random(), 0.45, 0.8)
-    colours[DARK] = _rgb(0.05, 0.07, 0.1)
+    colours[COLLAR] = rgb(rng.random(), 0.45, 0.8)
+    colours[DARK] = rgb(0.05, 0.07, 0.1)
     return colours

@@ -1,14 +1,20 @@
 """What the samples' drawings share."""
 
+import colorsys
 import contextlib
+import functools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from backbone.errors import InputError
+
+progress = functools.partial(tqdm, desc="drawing the sample", unit="image", delay=2, leave=False)
 
 
 @contextlib.contextmanager
@@ -28,7 +34,7 @@ def drawn_whole(folder: str | Path) -> Iterator[Path]:
             drawn.replace(folder)
     except OSError as error:
         if folder.is_dir() and any(folder.iterdir()):
-            return  # another process, started at the same time, was the first to finish the same pictures
+            return  # another process, started at the same time, was the first to finish the same images
         raise InputError(f"{folder} cannot be written ({error.strerror or error}); give another folder.") from error
 
 
@@ -36,3 +42,8 @@ def cloud(rng: np.random.Generator, width: int, height: int, cells: int) -> np.n
     """Smooth noise in 0 to 1, float32 (height, width), with about `cells` hills across."""
     small = Image.fromarray(rng.random((cells, cells + 1)).astype(np.float32))
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def rgb(hue: float, lightness: float, saturation: float, dtype: Any = np.float32) -> np.ndarray:
+    """A colour (3,) in 0 to 255 from numbers in 0 to 1; the hue may be beyond and the lightness is clipped."""
+    return np.array(colorsys.hls_to_rgb(hue % 1, min(max(lightness, 0.02), 0.98), saturation), dtype) * 255

@@ -1,26 +1,25 @@
 """The built-in sample of face attributes: drawn faces in CelebA's layout, most of them without a label.
 
-Every face is somebody's: a person has a shape, a skin and hair of their own, and is seen in several pictures. Pose,
+Every face is somebody's: a person has a shape, a skin and hair of their own, and is seen in several images. Pose,
 light, ground, clothes and skin say nothing about the attributes. An attribute is said where it is seen, as CelebA's
 annotators did it: under a hat nobody is bald. No real person is depicted.
 """
 
-import colorsys
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from tqdm import tqdm
 
-from data.samples.drawing import cloud, drawn_whole
+from data.samples.drawing import cloud, progress, rgb
 
 IMAGES = {"train": 400, "val": 150, "test": 400}
 UNLABELLED = 3000  # in a folder beside, in no list
+ATTRIBUTES = "list_attr_celeba.txt"
 HEIGHT, WIDTH = 112, 96  # px; CelebA's 218 x 178 have this shape
-# How many pictures have it. CelebA's names where it has one (Freckles is ours), and its order, the alphabet's.
+# How many images have it. CelebA's names where it has one (Freckles is ours), and its order, the alphabet's.
 FREQUENCIES = {
     "Arched_Eyebrows": 0.27,
     "Bald": 0.06,
@@ -43,54 +42,39 @@ FREQUENCIES = {
     "Wearing_Lipstick": 0.36,
 }
 HAIR_COLOURS = ("Black_Hair", "Blond_Hair", "Gray_Hair")  # who has none of them has brown or red hair, or is bald
-# Somebody has these in all pictures, and the others as it comes.
+# Somebody has these in all images, and the others as it comes.
 LASTING = {"Arched_Eyebrows", "Bald", "Big_Nose", "Bushy_Eyebrows", "Freckles", "Goatee", "Mustache", *HAIR_COLOURS}
 
+Rng = np.random.Generator
 _SUPERSAMPLING = 3  # outlines are filled this much larger and averaged down: smooth edges
 # In units of the head: how high the skull rises above the eyes, and y of a hat's edge.
 _SKULL, _HAT_EDGE = 1.3, -0.62
 
 
-def write_faces_sample(folder: str | Path, seed: int = 0) -> None:
-    """Draws the data set into `folder`: `img_align_celeba/`, CelebA's three lists and `unlabelled/`.
-
-    The same `seed` gives the same files. It is drawn beside `folder` and moved there when complete, so that a kill
-    leaves no half of one. Raises InputError where `folder` holds anything already.
-    """
-    with drawn_whole(folder) as drawn:
-        _write(drawn, seed)
-
-
-def _write(root: Path, seed: int) -> None:
-    rows: list[str] = []
-    partition: list[str] = []
-    identities: list[str] = []
+def draw(root: Path, seed: int) -> None:
+    """Draws `img_align_celeba/`, CelebA's three lists and `unlabelled/`."""
+    lists: dict[str, list[str]] = {name: [] for name in (ATTRIBUTES, "list_eval_partition.txt", "identity_CelebA.txt")}
     met = 0  # persons in the splits before: nobody is in two
     counts = [*IMAGES.values(), UNLABELLED]
-    with tqdm(total=sum(counts), desc="drawing the sample", unit="image", delay=2, leave=False) as progress:
-        for split, count in enumerate(counts):
-            labelled = split < len(IMAGES)
-            images = root / ("img_align_celeba" if labelled else "unlabelled")
-            images.mkdir(parents=True, exist_ok=True)
-            rng = np.random.default_rng((seed, split))
-            people = people_of(rng, count)
-            for place, (person, has) in enumerate(zip(people.tolist(), attribute_table(rng, people), strict=True)):
-                # 1 and 2, as numpy fills a short seed up with zeros: (0, 1) and (0, 1, 0) would be the same stream.
-                who, picture = (np.random.default_rng((seed, split, *key)) for key in ((1, person), (2, place)))
-                pixels = draw_face(who, picture, {name for name, yes in zip(FREQUENCIES, has, strict=True) if yes})
-                file = f"{(len(rows) if labelled else place) + 1:06d}.jpg"
-                Image.fromarray(pixels).save(images / file, quality=85)
-                if labelled:
-                    rows.append(f"{file} {' '.join(f'{1 if yes else -1:2d}' for yes in has)}")
-                    partition.append(f"{file} {split}")
-                    identities.append(f"{file} {met + person + 1}")
-                progress.update()
-            met += int(people.max(initial=-1)) + 1
-    lists = {
-        "list_attr_celeba.txt": [str(len(rows)), f"{' '.join(FREQUENCIES)} ", *rows],  # CelebA too has that space
-        "list_eval_partition.txt": partition,
-        "identity_CelebA.txt": identities,
-    }
+    bar = progress(total=sum(counts))
+    for split, count in enumerate(counts):
+        labelled = split < len(IMAGES)
+        images = root / ("img_align_celeba" if labelled else "unlabelled")
+        images.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng((seed, split))
+        people = people_of(rng, count)
+        for place, (person, has) in enumerate(zip(people.tolist(), attribute_table(rng, people), strict=True)):
+            # 1 and 2, as numpy fills a short seed up with zeros: (0, 1) and (0, 1, 0) would be the same stream.
+            who, image = (np.random.default_rng((seed, split, *key)) for key in ((1, person), (2, place)))
+            pixels = draw_face(who, image, {name for name, yes in zip(FREQUENCIES, has, strict=True) if yes})
+            file = f"{(len(lists[ATTRIBUTES]) if labelled else place) + 1:06d}.jpg"
+            Image.fromarray(pixels).save(images / file, quality=85)
+            row = " ".join(f"{1 if yes else -1:2d}" for yes in has), split, met + person + 1
+            for lines, text in zip(lists.values() if labelled else (), row, strict=labelled):
+                lines.append(f"{file} {text}")
+            bar.update()
+        met += int(people.max(initial=-1)) + 1
+    lists[ATTRIBUTES][:0] = [str(len(lists[ATTRIBUTES])), f"{' '.join(FREQUENCIES)} "]  # CelebA too has that space
     for name, lines in lists.items():
         (root / name).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
@@ -98,13 +82,13 @@ def _write(root: Path, seed: int) -> None:
 # --- who has what -----------------------------------------------------------------------------------------------------
 
 
-def people_of(rng: np.random.Generator, images: int) -> np.ndarray:
-    """Who is in each picture, from 0, int64 (images,): everybody in one to five, in no order."""
+def people_of(rng: Rng, images: int) -> np.ndarray:
+    """Who is in each image, from 0, int64 (images,): everybody in one to five, in no order."""
     return rng.permutation(np.repeat(np.arange(images), rng.integers(1, 6, images))[:images])
 
 
-def attribute_table(rng: np.random.Generator, people: np.ndarray) -> np.ndarray:
-    """Which picture has which attribute, bool (N, K), for the persons (N,) who are in them.
+def attribute_table(rng: Rng, people: np.ndarray) -> np.ndarray:
+    """Which image has which attribute, bool (N, K), for the persons (N,) who are in them.
 
     Every attribute is as frequent as FREQUENCIES says, and they are independent but for what holds in life: hair has
     one colour; the bald have neither bangs nor a colour of hair; under a hat nobody is seen to be bald, and bangs are
@@ -140,8 +124,7 @@ def attribute_table(rng: np.random.Generator, people: np.ndarray) -> np.ndarray:
 # --- what a face is drawn with ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """Where a head is and how it is turned. Its unit is half its width; (0, 0) is between the eyes, y runs down."""
 
     x: float  # px of (0, 0)
@@ -152,14 +135,14 @@ class Head:
     nod: float
 
 
-def head_of(rng: np.random.Generator) -> Head:
-    """A pose about the middle of the picture."""
+def head_of(rng: Rng) -> Head:
+    """A pose about the middle of the image."""
     x, y = WIDTH / 2 + rng.uniform(-4, 4), 0.52 * HEIGHT + rng.uniform(-3, 3)
     return Head(x, y, rng.uniform(26, 29.5), rng.normal(0, 0.08), rng.uniform(-0.3, 0.3), rng.uniform(-0.1, 0.1))
 
 
-def on_picture(head: Head, points: np.ndarray, *, front: bool = True) -> np.ndarray:
-    """Points (N, 2) of the head, in its units, in px of the picture.
+def on_image(head: Head, points: np.ndarray, *, front: bool = True) -> np.ndarray:
+    """Points (N, 2) of the head, in its units, in px of the image.
 
     Those of the front lie on a curved face, which moves to the side as the head turns; the others on its silhouette.
     """
@@ -178,81 +161,52 @@ def _turned(head: Head, points: np.ndarray) -> np.ndarray:
     return np.stack([x.clip(-edge, edge), y], axis=1)
 
 
-@dataclass(frozen=True)
 class Person:
-    """What is alike in all pictures of somebody, in units of the head."""
+    """What is alike in all images of somebody, in units of the head; colours in 0 to 255."""
 
-    skin: np.ndarray  # colours, 0 to 255
-    iris: np.ndarray
-    hair: dict[str, np.ndarray]  # by attribute, "" where none is named
-    jaw: float  # exponent of its outline: the less, the squarer
-    chin: float  # y
-    apart: float  # x of an eye
-    eye: tuple[float, float]  # half axes
-    brow: float  # y
-    nose: float  # y of its tip
-    mouth: float  # half its width
-    lips: tuple[float, float]  # heights
-    volume: float  # of the hair beyond the skull
-    length: float  # y to which hair hangs down, 0 for short hair
-    parting: float  # x
-    wave: float
-
-
-def person_of(rng: np.random.Generator) -> Person:
-    """Somebody."""
-    light = rng.uniform(0.4, 0.8)
-    return Person(
-        skin=_rgb(rng.uniform(0.045, 0.075), light, rng.uniform(0.28, 0.42) + 0.3 * max(light - 0.6, 0)),
-        iris=_rgb(rng.uniform(0.05, 0.6), rng.uniform(0.18, 0.35), rng.uniform(0.2, 0.45)),
-        hair={
-            "Black_Hair": _rgb(rng.uniform(0, 0.7), rng.uniform(0.06, 0.1), 0.12),
-            "Blond_Hair": _rgb(rng.uniform(0.115, 0.135), rng.uniform(0.6, 0.7), rng.uniform(0.55, 0.75)),
-            "Gray_Hair": _rgb(0.6, rng.uniform(0.6, 0.78), rng.uniform(0, 0.06)),
-            "": _rgb(rng.uniform(0.025, 0.08), rng.uniform(0.2, 0.3), rng.uniform(0.3, 0.6)),
-        },
-        jaw=rng.uniform(0.68, 0.95),
-        chin=rng.uniform(1.36, 1.56),
-        apart=rng.uniform(0.4, 0.47),
-        eye=(rng.uniform(0.19, 0.225), rng.uniform(0.105, 0.125)),
-        brow=rng.uniform(-0.33, -0.28),
-        nose=rng.uniform(0.5, 0.6),
-        mouth=rng.uniform(0.32, 0.4),
-        lips=(rng.uniform(0.08, 0.11), rng.uniform(0.11, 0.15)),
-        volume=rng.uniform(0.08, 0.3),
-        length=rng.choice([rng.uniform(0.9, 2.2), 0.0], p=[0.55, 0.45]),
-        parting=rng.uniform(-0.5, 0.5),
-        wave=rng.choice([0.0, rng.uniform(0.03, 0.08)]),
-    )
+    def __init__(self, rng: Rng):
+        light = rng.uniform(0.4, 0.8)
+        self.skin = rgb(rng.uniform(0.045, 0.075), light, rng.uniform(0.28, 0.42) + 0.3 * max(light - 0.6, 0))
+        self.iris = rgb(rng.uniform(0.05, 0.6), rng.uniform(0.18, 0.35), rng.uniform(0.2, 0.45))
+        self.hair = {  # by attribute, "" where none is named
+            "Black_Hair": rgb(rng.uniform(0, 0.7), rng.uniform(0.06, 0.1), 0.12),
+            "Blond_Hair": rgb(rng.uniform(0.115, 0.135), rng.uniform(0.6, 0.7), rng.uniform(0.55, 0.75)),
+            "Gray_Hair": rgb(0.6, rng.uniform(0.6, 0.78), rng.uniform(0, 0.06)),
+            "": rgb(rng.uniform(0.025, 0.08), rng.uniform(0.2, 0.3), rng.uniform(0.3, 0.6)),
+        }
+        self.jaw = rng.uniform(0.68, 0.95)  # exponent of its outline: the less, the squarer
+        self.chin = rng.uniform(1.36, 1.56)  # y
+        self.apart = rng.uniform(0.4, 0.47)  # x of an eye
+        self.eye = rng.uniform(0.19, 0.225), rng.uniform(0.105, 0.125)  # half axes
+        self.brow = rng.uniform(-0.33, -0.28)  # y
+        self.nose = rng.uniform(0.5, 0.6)  # y of its tip
+        self.mouth = rng.uniform(0.32, 0.4)  # half its width
+        self.lips = rng.uniform(0.08, 0.11), rng.uniform(0.11, 0.15)  # heights
+        self.volume = rng.uniform(0.08, 0.3)  # of the hair beyond the skull
+        self.length = rng.choice([rng.uniform(0.9, 2.2), 0.0], p=[0.55, 0.45])  # y to which hair hangs down; 0 is short
+        self.parting = rng.uniform(-0.5, 0.5)  # x
+        self.wave = rng.choice([0.0, rng.uniform(0.03, 0.08)])
 
 
-@dataclass(frozen=True)
 class _Portrait:
-    """A picture that is being drawn."""
+    """An image that is being drawn. Colours are float32 (HEIGHT, WIDTH, 3), as they would be were they everywhere."""
 
-    canvas: np.ndarray  # float32 (HEIGHT, WIDTH, 3), 0 to 255
-    who: Person
-    head: Head
-    has: Collection[str]
-    shade: np.ndarray  # float32 (HEIGHT, WIDTH, 1), how bright the light is on the head
-    hair: np.ndarray  # float32 (HEIGHT, WIDTH, 3), its colour were it everywhere
-    uncovered: np.ndarray  # float32 (HEIGHT, WIDTH), 0 where a hat would hide hair
-    hat_edge: float  # y
-
-    @property
-    def skin(self) -> np.ndarray:
-        """The colour of the skin were it everywhere, float32 (HEIGHT, WIDTH, 3)."""
-        return self.who.skin * self.shade
-
-    @property
-    def beard(self) -> np.ndarray:
-        """That of brows and beard: darker than the hair, and much so where it would be lost on the skin."""
-        colour = 0.75 * self.who.hair[_hair_colour(self.has)]
-        return self.hair * (0.75 if abs(colour.mean() - self.who.skin.mean()) > 60 else 0.4)
-
-
-def _hair_colour(attributes: Collection[str]) -> str:
-    return next((name for name in HAIR_COLOURS if name in attributes), "")
+    def __init__(self, who: Person, head: Head, has: Collection[str], scene: Rng, light: Rng, hair: Rng):
+        self.canvas, self.who, self.head, self.has = _ground(scene), who, head, has
+        y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+        x, y = (x + 0.5 - head.x) / head.unit, (y + 0.5 - head.y) / head.unit
+        cos, sin = math.cos(head.tilt), math.sin(head.tilt)
+        x, y = cos * x + sin * y, cos * y - sin * x  # of every pixel, on the head's silhouette
+        self.shade = _shade(light, x, y)  # how bright the light is on the head
+        strands = Image.fromarray(hair.random((7, 40), np.float32)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+        colour = who.hair[next((name for name in HAIR_COLOURS if name in has), "")]
+        self.skin = who.skin * self.shade
+        self.hair = colour * self.shade * (0.7 + 0.6 * np.asarray(strands)[..., None])
+        # Brows and beard are darker than the hair, and much so where they would be lost on the skin.
+        self.beard = self.hair * (0.75 if abs((0.75 * colour).mean() - who.skin.mean()) > 60 else 0.4)
+        self.hat_edge = _HAT_EDGE + 0.8 * math.sin(head.nod)  # y
+        # 0 where a hat would hide hair
+        self.uncovered = ((y - self.hat_edge) * 8 + 1).clip(0, 1) if "Wearing_Hat" in has else np.ones_like(y)
 
 
 def _paint(
@@ -264,18 +218,19 @@ def _paint(
     front: bool = True,
     blur: float = 0.0,
     width: float | None = None,
+    head: Head | None = None,
 ) -> None:
     """Fills `shapes`, polygons (P, 2) in units of the head, or strokes them as lines of `width`.
 
-    `colour`, 0 to 255, and `alpha`, 0 to 1, are single ones or the canvas' size. `blur` is in px. See on_picture.
+    `colour`, 0 to 255, and `alpha`, 0 to 1, are single ones or the canvas' size. `blur` is in px. See on_image.
     """
-    n = _SUPERSAMPLING
-    outlines = [on_picture(of.head, shape, front=front) for shape in shapes]
-    corners, margin = np.concatenate(outlines), 3 * blur + (width or 0) * of.head.unit
+    n, head = _SUPERSAMPLING, head or of.head
+    outlines = [on_image(head, shape, front=front) for shape in shapes]
+    corners, margin = np.concatenate(outlines), 3 * blur + (width or 0) * head.unit
     low = np.floor(corners.min(axis=0) - margin).clip(0, (WIDTH, HEIGHT)).astype(int)
     high = np.ceil(corners.max(axis=0) + margin).clip(0, (WIDTH, HEIGHT)).astype(int)
     if (high <= low).any():
-        return  # outside of the picture
+        return  # outside of the image
     mask = Image.new("L", tuple(((high - low) * n).tolist()))
     pen = ImageDraw.Draw(mask)
     for outline in outlines:
@@ -283,7 +238,7 @@ def _paint(
         if width is None:
             pen.polygon(flat, fill=255)
         else:
-            pen.line(flat, fill=255, width=max(round(width * of.head.unit * n), 1), joint="curve")
+            pen.line(flat, fill=255, width=max(round(width * head.unit * n), 1), joint="curve")
     mask = mask.reduce(n)
     if blur:
         mask = mask.filter(ImageFilter.GaussianBlur(blur))
@@ -291,10 +246,6 @@ def _paint(
     cover = np.asarray(mask, np.float32) / 255 * (alpha[here] if isinstance(alpha, np.ndarray) else np.float32(alpha))
     patch = of.canvas[here]
     patch += cover[..., None] * ((colour[here] if colour.ndim == 3 else colour) - patch)
-
-
-def _rgb(hue: float, lightness: float, saturation: float) -> np.ndarray:
-    return np.array(colorsys.hls_to_rgb(hue % 1, min(max(lightness, 0.02), 0.98), saturation), np.float32) * 255
 
 
 def _oval(x: float, y: float, width: float, height: float, *, power: float = 1.0, count: int = 24) -> np.ndarray:
@@ -317,29 +268,20 @@ def _both(points: np.ndarray | list[tuple[float, float]]) -> list[np.ndarray]:
 # --- the face ---------------------------------------------------------------------------------------------------------
 
 
-def draw_face(person: np.random.Generator, picture: np.random.Generator, attributes: Collection[str]) -> np.ndarray:
+def draw_face(person: Rng, image: Rng, attributes: Collection[str]) -> np.ndarray:
     """A face that has `attributes`, names of FREQUENCIES, uint8 (HEIGHT, WIDTH, 3).
 
-    `person` decides who it is and `picture` all else. Both are asked the same whatever the attributes: from the same
-    states, two pictures differ only where an attribute shows.
+    `person` decides who it is and `image` all else. Both are asked the same whatever the attributes: from the same
+    states, two images differ only where an attribute shows.
     """
-    who, head = person_of(person), head_of(picture)
+    who, head = Person(person), head_of(image)
     # A stream for each part, so that none depends on what is drawn of the others.
-    scene, light, hair, cheeks, eyes, mouth, goatee, mustache, glasses, hat, earrings = picture.spawn(11)
-    u, v = _head_axes(head)
-    shade, hat_edge = _shade(light, u, v), _HAT_EDGE + 0.8 * math.sin(head.nod)
-    of = _Portrait(
-        canvas=_ground(scene),
-        who=who,
-        head=head,
-        has=attributes,
-        shade=shade,
-        hair=who.hair[_hair_colour(attributes)] * shade * _strands(hair),
-        uncovered=((v - hat_edge) * 8 + 1).clip(0, 1) if "Wearing_Hat" in attributes else np.ones_like(v),
-        hat_edge=hat_edge,
-    )
+    scene, light, hair, cheeks, eyes, mouth, goatee, mustache, glasses, hat, earrings = image.spawn(11)
+    of = _Portrait(who, head, attributes, scene, light, hair)
     _shoulders(of, scene)
-    _ears(of)
+    _paint(
+        of, [_oval(x, 0.18, 0.13, 0.3) for x in _ears(of)], who.skin * 0.88 * np.maximum(of.shade, 0.75), front=False
+    )
     if "Wearing_Earrings" in attributes:
         _earrings(of, earrings)
     _skin(of, cheeks)
@@ -361,24 +303,16 @@ def draw_face(person: np.random.Generator, picture: np.random.Generator, attribu
     return np.clip(exposed + grain, 0, 255).astype(np.uint8)
 
 
-def _head_axes(head: Head) -> tuple[np.ndarray, np.ndarray]:
-    """Where every pixel lies on the head's silhouette, x and y, float32 (HEIGHT, WIDTH) each."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-    x, y = (x + 0.5 - head.x) / head.unit, (y + 0.5 - head.y) / head.unit
-    cos, sin = math.cos(head.tilt), math.sin(head.tilt)
-    return cos * x + sin * y, cos * y - sin * x
-
-
-def _ground(rng: np.random.Generator) -> np.ndarray:
+def _ground(rng: Rng) -> np.ndarray:
     """A blurred ground of two colours, float32 (HEIGHT, WIDTH, 3)."""
     hue, light = rng.random(), rng.uniform(0.15, 0.85)
-    near = _rgb(hue, light, rng.uniform(0.05, 0.5))
-    far = _rgb(hue + rng.uniform(-0.2, 0.2), light + rng.uniform(-0.3, 0.3), rng.uniform(0.05, 0.5))
+    near = rgb(hue, light, rng.uniform(0.05, 0.5))
+    far = rgb(hue + rng.uniform(-0.2, 0.2), light + rng.uniform(-0.3, 0.3), rng.uniform(0.05, 0.5))
     texture = (cloud(rng, WIDTH, HEIGHT, 3) + 0.5 * cloud(rng, WIDTH, HEIGHT, 9)) / 1.5
     return near + texture[..., None] * (far - near)
 
 
-def _shade(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _shade(rng: Rng, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """How bright light is on the head, here an ellipsoid, float32 (HEIGHT, WIDTH, 1)."""
     x, y = x / 1.15, (y - 0.1) / 1.7
     z = np.sqrt(np.maximum(1 - x * x - y * y, 0.02))
@@ -389,18 +323,12 @@ def _shade(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray
     return (ambient + (1.12 - ambient) * facing)[..., None]
 
 
-def _strands(rng: np.random.Generator) -> np.ndarray:
-    """Streaks as of combed hair, about 1, float32 (HEIGHT, WIDTH, 1)."""
-    small = Image.fromarray(rng.random((7, 40), np.float32))
-    return 0.7 + 0.6 * np.asarray(small.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))[..., None]
-
-
-def _shoulders(of: _Portrait, rng: np.random.Generator) -> None:
+def _shoulders(of: _Portrait, rng: Rng) -> None:
     """Shoulders and neck, with the hair that hangs between them."""
-    clothes, collar = _rgb(rng.random(), rng.uniform(0.1, 0.8), rng.uniform(0.1, 0.7)), rng.uniform(1.7, 2.0)
-    who, upright = of.who, replace(of, head=replace(of.head, tilt=0.3 * of.head.tilt))
+    clothes, collar = rgb(rng.random(), rng.uniform(0.1, 0.8), rng.uniform(0.1, 0.7)), rng.uniform(1.7, 2.0)
+    who, upright = of.who, of.head._replace(tilt=0.3 * of.head.tilt)
     trunk = [(-4, 4), (-3, collar + 0.7), (-0.9, collar), (0.9, collar), (3, collar + 0.7), (4, 4)]
-    _paint(upright, [np.array(trunk)], clothes, front=False)
+    _paint(of, [np.array(trunk)], clothes, front=False, head=upright)
     if who.length and "Bald" not in of.has:
         y = np.linspace(-1.2, who.length, 16)
         x = 1.04 + who.volume * np.minimum(1, (y + 1.6) / 1.2) + who.wave * np.sin(9 * (y + who.parting))
@@ -408,20 +336,15 @@ def _shoulders(of: _Portrait, rng: np.random.Generator) -> None:
         right = np.stack([np.append(x, 0.4), np.append(y, who.length + 0.1)], axis=1)
         _paint(of, [np.concatenate([right, right[::-1] * (-1, 1)])], of.hair * 0.8, of.uncovered, front=False)
     neck = [(-0.58, 0.8), (-0.56, 1.7), (-0.8, 2.05), (0, 2.3), (0.8, 2.05), (0.56, 1.7), (0.58, 0.8)]
-    _paint(upright, [np.array(neck)], who.skin * 0.72 * np.minimum(of.shade, 1), front=False)
+    _paint(of, [np.array(neck)], who.skin * 0.72 * np.minimum(of.shade, 1), front=False, head=upright)
 
 
-def _beside(head: Head) -> list[float]:
+def _ears(of: _Portrait) -> list[float]:
     """Where the ears are, x: as the head turns, one comes forward and the other goes behind it."""
-    return [side * 1.02 * math.cos(head.turn) - 0.22 * math.sin(head.turn) for side in (-1, 1)]
+    return [side * 1.02 * math.cos(of.head.turn) - 0.22 * math.sin(of.head.turn) for side in (-1, 1)]
 
 
-def _ears(of: _Portrait) -> None:
-    ears = [_oval(x, 0.18, 0.13, 0.3) for x in _beside(of.head)]
-    _paint(of, ears, of.who.skin * 0.88 * np.maximum(of.shade, 0.75), front=False)
-
-
-def _skin(of: _Portrait, rng: np.random.Generator) -> None:
+def _skin(of: _Portrait, rng: Rng) -> None:
     """The face before its features, with flush and freckles."""
     face = _oval(0, 0, 1, 1, count=48)
     below = face[:, 1] > 0
@@ -454,7 +377,7 @@ def _nose(of: _Portrait) -> None:
     _paint(of, _both(_oval(wide / 2, tip + 0.02, wide * 0.24, 0.035, count=12)), of.skin * 0.28, 0.85)
 
 
-def _eyes(of: _Portrait, rng: np.random.Generator) -> None:
+def _eyes(of: _Portrait, rng: Rng) -> None:
     """Eyes and brows."""
     gaze, ragged = rng.uniform((-0.05, -0.02), (0.05, 0.02)), rng.uniform(-0.03, 0.03, (2, 2, 12))
     narrow, bushy = "Narrow_Eyes" in of.has, "Bushy_Eyebrows" in of.has
@@ -490,9 +413,9 @@ def _eyes(of: _Portrait, rng: np.random.Generator) -> None:
     _paint(of, brows, of.beard, 0.95)
 
 
-def _mouth(of: _Portrait, rng: np.random.Generator) -> None:
+def _mouth(of: _Portrait, rng: Rng) -> None:
     gap, droop, teeth = rng.uniform(0.1, 0.16), rng.uniform(-0.03, 0.03), rng.uniform(0.35, 0.6)
-    red = _rgb(rng.uniform(-0.08, 0.01), rng.uniform(0.26, 0.34), rng.uniform(0.8, 0.95))  # darker than lips: see _skin
+    red = rgb(rng.uniform(-0.08, 0.01), rng.uniform(0.26, 0.34), rng.uniform(0.8, 0.95))  # darker than lips: see _skin
     smiling, opened, painted = (name in of.has for name in ("Smiling", "Mouth_Slightly_Open", "Wearing_Lipstick"))
     colour = red if painted else of.who.skin * np.array([0.92, 0.78, 0.76], np.float32)
     if smiling:
@@ -515,7 +438,7 @@ def _mouth(of: _Portrait, rng: np.random.Generator) -> None:
         _paint(of, [_oval(0.06, under[8] + of.who.lips[1] / 2, 0.1, 0.02)], red + 90, 0.6, blur=0.3)
 
 
-def _goatee(of: _Portrait, rng: np.random.Generator) -> None:
+def _goatee(of: _Portrait, rng: Rng) -> None:
     wide, longer = rng.uniform(0.24, 0.36), rng.uniform(0.04, 0.18)
     angle = np.linspace(0, np.pi, 17)
     end = 1.2 + (of.who.chin - 1.2 + longer) * np.sin(angle) ** 0.8 + rng.uniform(-0.025, 0.025, 17)
@@ -525,7 +448,7 @@ def _goatee(of: _Portrait, rng: np.random.Generator) -> None:
     _paint(of, [chin], of.beard, 0.95, front=False)
 
 
-def _mustache(of: _Portrait, rng: np.random.Generator) -> None:
+def _mustache(of: _Portrait, rng: Rng) -> None:
     droop, ragged = rng.uniform(0.02, 0.18), rng.uniform(-0.02, 0.02, 17)
     t = np.linspace(-1, 1, 17)
     middle, thick = 0.765 + droop * t * t, 0.1 * (1 - np.abs(t) ** 3) + 0.02
@@ -533,7 +456,7 @@ def _mustache(of: _Portrait, rng: np.random.Generator) -> None:
     _paint(of, [_between(t * (of.who.mouth + 0.08), over, middle + thick + ragged)], of.beard, 0.95)
 
 
-def _hair(of: _Portrait, rng: np.random.Generator) -> None:
+def _hair(of: _Portrait, rng: Rng) -> None:
     """The hair on the skull, from its silhouette to the hairline, and bangs."""
     angle = np.linspace(0.05 * np.pi, -1.05 * np.pi, 30)
     x, y = np.cos(angle) * (1.03 + 0.6 * of.who.volume), np.sin(angle) * _SKULL * (1.02 + of.who.volume) - 0.02
@@ -552,9 +475,9 @@ def _hair(of: _Portrait, rng: np.random.Generator) -> None:
 # --- what is worn -----------------------------------------------------------------------------------------------------
 
 
-def _glasses(of: _Portrait, rng: np.random.Generator) -> None:
-    plastic = _rgb(rng.random(), rng.uniform(0.05, 0.3), rng.uniform(0.1, 0.8))
-    metal = _rgb(rng.uniform(0.1, 0.14), rng.uniform(0.2, 0.45), rng.uniform(0.1, 0.5))
+def _glasses(of: _Portrait, rng: Rng) -> None:
+    plastic = rgb(rng.random(), rng.uniform(0.05, 0.3), rng.uniform(0.1, 0.8))
+    metal = rgb(rng.uniform(0.1, 0.14), rng.uniform(0.2, 0.45), rng.uniform(0.1, 0.5))
     width, height = rng.uniform(0.31, 0.36), rng.uniform(0.22, 0.3)
     x = max(of.who.apart, width + 0.07)
     lenses = _both(_oval(x, 0.04, width, height, power=rng.uniform(0.5, 1)))
@@ -566,11 +489,11 @@ def _glasses(of: _Portrait, rng: np.random.Generator) -> None:
     _paint(of, [*rims, bridge, *arms], frame, 0.95, width=rng.uniform(0.055, 0.1))
 
 
-def _hat(of: _Portrait, rng: np.random.Generator) -> None:
+def _hat(of: _Portrait, rng: Rng) -> None:
     """A woollen hat, a cap with a peak or a hat with a brim."""
     kind = rng.choice(["woollen", "cap", "brimmed"])
     light = np.minimum(of.shade, 1.1)
-    cloth, trim = (_rgb(rng.random(), rng.uniform(0.15, 0.75), rng.uniform(0.1, 0.8)) * light for _ in range(2))
+    cloth, trim = (rgb(rng.random(), rng.uniform(0.15, 0.75), rng.uniform(0.1, 0.8)) * light for _ in range(2))
     top, edge, forward = -rng.uniform(1.55, 1.8), of.hat_edge, 0.5 * of.head.turn
     width, *powers = {"woollen": (1.2, 1, 0.9), "cap": (1.16, 0.8, 0.9), "brimmed": (0.98, 0.55, 0.5)}[kind]
     angle = np.linspace(0, np.pi, 24)
@@ -594,12 +517,12 @@ def _hat(of: _Portrait, rng: np.random.Generator) -> None:
         _paint(of, [_oval(0.4 * forward, edge - 0.06, 1.75, 0.17)], cloth * 0.85, front=False)
 
 
-def _earrings(of: _Portrait, rng: np.random.Generator) -> None:
+def _earrings(of: _Portrait, rng: Rng) -> None:
     """Hoops, pearls or drops at the lobes of the ears."""
     kind, size = rng.choice(["hoop", "pearl", "drop"]), rng.uniform(0.13, 0.2)
-    metal = _rgb(rng.uniform(0.1, 0.14), rng.uniform(0.55, 0.8), rng.choice([0.1, 0.8]))
-    stone = _rgb(rng.random(), rng.uniform(0.45, 0.65), 0.9)
-    ears = [1.04 * x for x in _beside(of.head)]
+    metal = rgb(rng.uniform(0.1, 0.14), rng.uniform(0.55, 0.8), rng.choice([0.1, 0.8]))
+    stone = rgb(rng.random(), rng.uniform(0.45, 0.65), 0.9)
+    ears = [1.04 * x for x in _ears(of)]
     if kind == "hoop":
         hoops = [_oval(x, 0.48 + size, size * 0.75, size) for x in ears]
         _paint(of, [np.concatenate([hoop, hoop[:1]]) for hoop in hoops], metal, front=False, width=0.07)

@@ -1,4 +1,3 @@
-import hashlib
 import itertools
 import re
 from types import SimpleNamespace
@@ -8,9 +7,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 from torchvision.datasets import CelebA
 
-from backbone.errors import InputError
-from data.samples import faces
-from data.samples.__main__ import main
+from data.samples import faces, write_sample
 from data.samples.faces import (
     FREQUENCIES,
     HAIR_COLOURS,
@@ -22,31 +19,27 @@ from data.samples.faces import (
     attribute_table,
     draw_face,
     head_of,
-    on_picture,
+    on_image,
     people_of,
-    write_faces_sample,
 )
 
 NAMES = list(FREQUENCIES)
 SMALL = {"train": 14, "val": 5, "test": 9}
 
 
-def write_small(folder, patch, seed=0, images=SMALL, unlabelled=6):
-    patch.setattr(faces, "IMAGES", images)
-    patch.setattr(faces, "UNLABELLED", unlabelled)
-    write_faces_sample(folder, seed)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        return write_small(tmp_path_factory.mktemp("samples") / "faces", patch)
+        patch.setattr(faces, "IMAGES", SMALL)
+        patch.setattr(faces, "UNLABELLED", 6)
+        folder = tmp_path_factory.mktemp("samples") / "faces"
+        write_sample("faces", folder)
+        return folder
 
 
 @pytest.fixture(scope="module")
 def many():
-    """Who is in each of many pictures, and what they have, by name."""
+    """Who is in each of many images, and what they have, by name."""
     rng = np.random.default_rng(0)
     people = people_of(rng, 60000)
     return people, dict(zip(NAMES, attribute_table(rng, people).T, strict=True))
@@ -56,30 +49,21 @@ def many():
 
 
 def test_the_lists_are_celebas(sample):
-    assert {path.name for path in sample.iterdir()} == {
-        "img_align_celeba",
-        "unlabelled",
-        "list_attr_celeba.txt",
-        "list_eval_partition.txt",
-        "identity_CelebA.txt",
-    }
+    folders = {path.name for path in sample.iterdir() if path.is_dir()}
+    assert folders == {"img_align_celeba", "unlabelled"}
     count, names, *rows = (sample / "list_attr_celeba.txt").read_text().removesuffix("\n").split("\n")
-    assert count == "28"
-    assert names == " ".join(NAMES) + " "  # the space is in CelebA's
-    assert len(rows) == 28
+    assert (count, names, len(rows)) == ("28", " ".join(NAMES) + " ", 28)  # the space is in CelebA's
     files = [f"{number:06d}.jpg" for number in range(1, 29)]
     for file, row in zip(files, rows, strict=True):
         assert re.fullmatch(re.escape(file) + "(?: (?: 1|-1)){19}", row)
-    partition = (sample / "list_eval_partition.txt").read_text().split("\n")
-    assert partition == [f"{file} {split}" for file, split in zip(files, [0] * 14 + [1] * 5 + [2] * 9, strict=True)] + [
-        ""
-    ]
-    identities = (sample / "identity_CelebA.txt").read_text().splitlines()
-    assert [line.split(" ")[0] for line in identities] == files
-    people = np.array([int(line.split(" ")[1]) for line in identities])
-    assert sorted(set(people)) == list(range(1, people.max() + 1))
-    splits = [set(people[:14]), set(people[14:19]), set(people[19:])]
-    assert sum(len(split) for split in splits) == people.max()  # nobody is in two
+    splits = [0] * 14 + [1] * 5 + [2] * 9
+    partition = (sample / "list_eval_partition.txt").read_text()
+    assert partition == "".join(f"{file} {split}\n" for file, split in zip(files, splits, strict=True))
+    identities = [line.split(" ") for line in (sample / "identity_CelebA.txt").read_text().splitlines()]
+    assert [file for file, _ in identities] == files
+    people = [int(person) for _, person in identities]
+    assert sorted(set(people)) == list(range(1, max(people) + 1))
+    assert sum(len(set(part)) for part in (people[:14], people[14:19], people[19:])) == max(people)  # nobody is in two
 
 
 def test_torchvisions_reader_of_celeba_reads_them(sample):
@@ -92,22 +76,22 @@ def test_torchvisions_reader_of_celeba_reads_them(sample):
         assert CelebA._load_csv(reader, name).index == table.index
 
 
-def test_every_picture_is_a_small_jpeg_of_celebas_proportions_and_no_two_are_alike(sample):
+def test_every_image_is_a_small_jpeg_of_celebas_proportions_and_no_two_are_alike(sample):
     assert pytest.approx(178 / 218, rel=0.06) == WIDTH / HEIGHT
-    labelled, unlabelled = (sorted((sample / folder).iterdir()) for folder in ("img_align_celeba", "unlabelled"))
-    assert [path.name for path in labelled] == [f"{number:06d}.jpg" for number in range(1, 29)]
-    assert [path.name for path in unlabelled] == [f"{number:06d}.jpg" for number in range(1, 7)]
-    contents = [path.read_bytes() for path in labelled + unlabelled]
+    contents = []
+    for folder, count in (("img_align_celeba", 28), ("unlabelled", 6)):
+        paths = sorted((sample / folder).iterdir())
+        assert [path.name for path in paths] == [f"{number:06d}.jpg" for number in range(1, count + 1)]
+        contents += [path.read_bytes() for path in paths]
+        for path in paths:
+            with Image.open(path) as image:
+                assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (WIDTH, HEIGHT))
     assert len(set(contents)) == 34
-    for path in labelled + unlabelled:
-        with Image.open(path) as image:
-            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (WIDTH, HEIGHT))
-    whole = sum(IMAGES.values()) + faces.UNLABELLED
-    assert np.mean([len(content) for content in contents]) * whole < 15e6
+    assert np.mean([len(content) for content in contents]) * (sum(IMAGES.values()) + faces.UNLABELLED) < 15e6
 
 
 def test_the_rows_say_what_was_drawn(sample):
-    """A picture drawn anew from what its row says is the same: this row and this picture belong together."""
+    """A image drawn anew from what its row says is the same: this row and this image belong together."""
     rng = np.random.default_rng((0, 2))
     people = people_of(rng, 9)
     rows = (sample / "list_attr_celeba.txt").read_text().splitlines()[2:][19:]  # those of the test split
@@ -138,17 +122,7 @@ def test_each_split_has_its_share_of_every_attribute():
         table = attribute_table(rng, people_of(rng, count))
         np.testing.assert_allclose(table.mean(axis=0), list(FREQUENCIES.values()), atol=0.07)
         assert table.sum(axis=0).min() >= 5
-
-
-def test_hats_hide_and_the_bald_have_no_hair(many):
-    _, has = many
-    assert not (has["Bald"] & has["Wearing_Hat"]).any()
-    assert not (has["Bald"] & has["Bangs"]).any()
-    colours = sum(has[name].astype(int) for name in HAIR_COLOURS)
-    assert colours.max() == 1
-    assert colours[has["Bald"]].max() == 0
-    bare = ~has["Bald"] & ~has["Wearing_Hat"]
-    assert has["Bangs"][has["Wearing_Hat"]].mean() == pytest.approx(0.3 * has["Bangs"][bare].mean(), abs=0.01)
+    assert attribute_table(np.random.default_rng(0), np.zeros(0, int)).shape == (0, len(NAMES))
 
 
 def test_no_attribute_tells_another_but_by_these_rules(many):
@@ -175,7 +149,7 @@ def test_no_attribute_tells_another_but_by_these_rules(many):
 def test_a_person_keeps_what_is_lasting_and_changes_the_rest(many):
     people, has = many
     order = np.argsort(people, kind="stable")
-    same = np.diff(people[order]) == 0  # two pictures of one person, one after the other
+    same = np.diff(people[order]) == 0  # two images of one person, one after the other
     counts = np.bincount(people)
     assert (counts.min(), counts[:-1].max()) == (1, 5)
 
@@ -183,17 +157,12 @@ def test_a_person_keeps_what_is_lasting_and_changes_the_rest(many):
         value, both = has[name][order], same & of[order][1:] & of[order][:-1]
         return (value[1:] != value[:-1])[both].mean()
 
-    every = np.ones(len(people), bool)
     for name in NAMES:
-        seen = ~has["Wearing_Hat"] if name == "Bald" else ~has["Bald"] if name in HAIR_COLOURS else every
-        assert (changes(name, seen) == 0) == (name in LASTING), name
+        hidden = has["Wearing_Hat" if name == "Bald" else "Bald"] & (name in {"Bald", *HAIR_COLOURS})
+        assert (changes(name, ~hidden) == 0) == (name in LASTING), name
 
 
-def test_no_pictures_make_an_empty_table():
-    assert attribute_table(np.random.default_rng(0), np.zeros(0, int)).shape == (0, len(NAMES))
-
-
-# --- the picture ------------------------------------------------------------------------------------------------------
+# --- the image ------------------------------------------------------------------------------------------------------
 
 # Where each attribute shows, (x1, y1, x2, y2) in units of the head, and whether on the front, which turns.
 BROWS, HAIR = (-0.97, -0.75, 0.97, -0.05, True), (-2, -2.2, 2, 2.5, False)
@@ -236,7 +205,7 @@ def mask_of(head, region, grown=0):
     corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]
     edge = np.concatenate([a + s[:, None] * np.subtract(b, a) for a, b in itertools.pairwise(corners)])
     image = Image.new("L", (WIDTH, HEIGHT))
-    ImageDraw.Draw(image).polygon(on_picture(head, edge, front=front).ravel().tolist(), fill=1)
+    ImageDraw.Draw(image).polygon(on_image(head, edge, front=front).ravel().tolist(), fill=1)
     return np.asarray(image.filter(ImageFilter.MaxFilter(2 * grown + 1))) > 0
 
 
@@ -258,10 +227,9 @@ def test_an_attribute_changes_its_region_and_nothing_else(name, many):
 
 def test_under_a_hat_hair_shows_below_its_edge_only():
     for number in range(6):
-        streams = [[np.random.default_rng((8, i, number)) for i in (1, 2)] for _ in range(2)]
         black, blond = (
-            draw_face(*two, {"Wearing_Hat", colour}).astype(int)
-            for two, colour in zip(streams, ("Black_Hair", "Blond_Hair"), strict=True)
+            draw_face(*(np.random.default_rng((8, i, number)) for i in (1, 2)), {"Wearing_Hat", colour}).astype(int)
+            for colour in ("Black_Hair", "Blond_Hair")
         )
         head = head_of(np.random.default_rng((8, 2, number)))
         change = np.abs(black - blond).max(axis=2)
@@ -270,35 +238,29 @@ def test_under_a_hat_hair_shows_below_its_edge_only():
         assert (change[mask_of(head, (-1.3, edge, 1.3, 0.1, False))] > 60).sum() > 30
 
 
-def test_a_person_is_alike_in_two_pictures_and_unlike_others():
-    """Skin of the same bare face in other light: nearer to one's own than to most others'."""
-
-    def skin(person, picture):
-        streams = [np.random.default_rng(key) for key in ((9, 1, person), (9, 2, picture))]
-        pixels = draw_face(*streams, ()).astype(float)
-        colour = pixels[mask_of(head_of(np.random.default_rng((9, 2, picture))), (-0.5, 0.2, 0.5, 0.4, True))].mean(
-            axis=0
-        )
+def test_a_persons_skin_is_alike_in_two_images_and_unlike_most_others():
+    def skin(person, image):
+        pixels = draw_face(*(np.random.default_rng(key) for key in ((9, 1, person), (9, 2, image))), ())
+        cheeks = mask_of(head_of(np.random.default_rng((9, 2, image))), (-0.5, 0.2, 0.5, 0.4, True))
+        colour = pixels[cheeks].mean(axis=0)
         return colour / colour.sum()
 
     first, second = (np.array([skin(person, 10 * i + person) for person in range(10)]) for i in (0, 1))
     distances = np.linalg.norm(first[:, None] - second, axis=2)
     assert (distances.argsort(axis=1).argsort(axis=1).diagonal() < 5).mean() >= 0.7
-    people = [faces.person_of(np.random.default_rng((9, 1, person))) for person in range(10)]
-    assert len({(who.chin, who.nose, who.mouth) for who in people}) == 10
 
 
 def test_places_on_the_head_worked_by_hand():
     upright = Head(x=40, y=50, unit=20, tilt=0, turn=0, nod=0)
-    np.testing.assert_allclose(on_picture(upright, [(0, 0), (0.8, -0.5), (-0.5, 1)]), [(40, 50), (56, 40), (30, 70)])
+    np.testing.assert_allclose(on_image(upright, [(0, 0), (0.8, -0.5), (-0.5, 1)]), [(40, 50), (56, 40), (30, 70)])
     lying = Head(40, 50, 20, tilt=np.pi / 2, turn=0, nod=0)
-    np.testing.assert_allclose(on_picture(lying, [(1, 0), (0, 1)], front=False), [(40, 70), (20, 50)])
+    np.testing.assert_allclose(on_image(lying, [(1, 0), (0, 1)], front=False), [(40, 70), (20, 50)])
     # The foremost point, (0, 0.1), goes by the sine of the turn; half of the way to the edge it is as deep as cos 30.
     turned = Head(40, 50, 20, tilt=0, turn=np.pi / 6, nod=0)
-    np.testing.assert_allclose(on_picture(turned, [(0, 0.1)]), [(50, 52)])
-    np.testing.assert_allclose(on_picture(turned, [(0.55, 0.1)]), [(40 + 20 * (0.55 + 0.5) * np.sqrt(0.75), 52)])
-    np.testing.assert_allclose(on_picture(turned, [(-1.1, 0.1)], front=False), [(18, 52)])
-    np.testing.assert_allclose(on_picture(turned, [(1.0, 0.1)]), [(60, 52)])  # beyond the edge, so on it
+    np.testing.assert_allclose(on_image(turned, [(0, 0.1)]), [(50, 52)])
+    np.testing.assert_allclose(on_image(turned, [(0.55, 0.1)]), [(40 + 20 * (0.55 + 0.5) * np.sqrt(0.75), 52)])
+    np.testing.assert_allclose(on_image(turned, [(-1.1, 0.1)], front=False), [(18, 52)])
+    np.testing.assert_allclose(on_image(turned, [(1.0, 0.1)]), [(60, 52)])  # beyond the edge, so on it
 
 
 def test_paint_covers_by_area():
@@ -311,52 +273,5 @@ def test_paint_covers_by_area():
     assert canvas[:29].max() == canvas[51:].max() == canvas[:, :19].max() == canvas[:, 41:].max() == 0
     assert canvas[..., 0].sum() / 100 == pytest.approx(400, rel=0.05)
     before = canvas.copy()
-    faces._paint(of, [square + 20], np.array([200, 100, 0], np.float32), front=False)  # out of the picture
+    faces._paint(of, [square + 20], np.array([200, 100, 0], np.float32), front=False)  # out of the image
     np.testing.assert_array_equal(canvas, before)
-
-
-# --- the command and the files ----------------------------------------------------------------------------------------
-
-
-def digest(folder):
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return hashlib.sha256(b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)).hexdigest()
-
-
-def test_the_same_seed_draws_the_same_files(tmp_path, monkeypatch):
-    few = {"train": 3, "val": 1, "test": 1}
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        write_small(tmp_path / name, monkeypatch, seed, few, 2)
-    assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}  # nothing half-made is left beside
-
-
-def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
-    drawn = []
-
-    def stop(*arguments):
-        drawn.append(1)
-        if len(drawn) == 3:
-            raise KeyboardInterrupt
-        return draw_face(*arguments)
-
-    monkeypatch.setattr(faces, "draw_face", stop)
-    with pytest.raises(KeyboardInterrupt):
-        write_faces_sample(tmp_path / "a")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_holds_something_is_refused_and_an_empty_one_is_used(tmp_path, monkeypatch, capsys):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "precious.txt").write_text("mine")
-    with pytest.raises(InputError, match="full exists and is not an empty folder"):
-        write_faces_sample(tmp_path / "full")
-    assert main(["faces", str(tmp_path / "full")]) == 2
-    assert "error: " in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "full").iterdir()] == ["precious.txt"]
-    (tmp_path / "empty").mkdir()
-    monkeypatch.setattr(faces, "IMAGES", {"train": 2, "val": 0, "test": 1})
-    monkeypatch.setattr(faces, "UNLABELLED", 0)
-    assert main(["faces", str(tmp_path / "empty")]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "empty")
-    assert len(list((tmp_path / "empty" / "img_align_celeba").iterdir())) == 3

@@ -7,9 +7,73 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from backbone.errors import InputError
-from data.samples import detection
-from data.samples.__main__ import main
-from data.samples.detection import CATEGORIES, HEIGHT, WIDTH, draw_scene, outline, write_detection_sample
+from data.samples import detection, dogs, faces, places, write_sample
+from data.samples.__main__ import SAMPLES, main
+from data.samples.detection import CATEGORIES, HEIGHT, WIDTH, draw_scene, outline
+
+# --- all samples ------------------------------------------------------------------------------------------------------
+
+# What makes each small, and the function that draws one image.
+FEW = {
+    "detection": (detection, {"IMAGES": {"train": 3, "val": 1, "test": 1}}, "draw_scene"),
+    "dogs": (dogs, {"TRAIN_IMAGES": 1, "TEST_IMAGES": [0] * 7 + [1], "_SUPERSAMPLING": 1}, "draw_dog"),
+    "faces": (faces, {"IMAGES": {"train": 3, "val": 0, "test": 1}, "UNLABELLED": 1}, "draw_face"),
+    "places": (places, {"IMAGES": {"train": 3, "val": 1, "test": 1}}, "draw_view"),
+}
+
+
+@pytest.fixture(params=FEW)
+def kind(request, monkeypatch):
+    module, settings, _ = FEW[request.param]
+    for name, value in settings.items():
+        monkeypatch.setattr(module, name, value)
+    return request.param
+
+
+def digest(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)).hexdigest()
+
+
+def test_the_same_seed_draws_the_same_files(kind, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_sample(kind, tmp_path / name, seed)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}  # nothing half-made is left beside
+
+
+def test_an_interrupted_drawing_leaves_nothing(kind, tmp_path, monkeypatch):
+    module, _, name = FEW[kind]
+    draw, drawn = getattr(module, name), []
+
+    def stop(*arguments):
+        drawn.append(1)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(module, name, stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_sample(kind, tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_refused_and_an_empty_one_is_used(kind, tmp_path, capsys):
+    assert kind in SAMPLES
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="full"):
+        write_sample(kind, tmp_path / "full")
+    assert main([kind, str(tmp_path / "full")]) == 2
+    assert "full" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["precious.txt"]
+    (tmp_path / "empty").mkdir()
+    assert main([kind, str(tmp_path / "empty")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "empty")
+    assert len(list((tmp_path / "empty").rglob("*.jpg"))) >= 5
+
+
+# --- detection --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +81,7 @@ def small_sample(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection, "IMAGES", {"train": 20, "val": 20, "test": 20})
         folder = tmp_path_factory.mktemp("samples") / "detection"
-        write_detection_sample(folder)
+        write_sample("detection", folder)
     return folder
 
 
@@ -25,10 +89,10 @@ def content(folder, split):
     return json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
 
 
-@pytest.mark.parametrize(("split", "images"), [("train", 20), ("val", 20), ("test", 20)])
-def test_every_split_has_its_images_all_five_classes_crowds_and_empty_images(small_sample, split, images):
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_every_split_has_its_images_all_five_classes_crowds_and_empty_images(small_sample, split):
     data = content(small_sample, split)
-    assert len(data["images"]) == images
+    assert len(data["images"]) == 20
     for image in data["images"]:
         with Image.open(small_sample / split / image["file_name"]) as opened:
             assert opened.size == (image["width"], image["height"]) == (320, 240)
@@ -76,41 +140,3 @@ def test_outlines_worked_by_hand():
     np.testing.assert_allclose(square.min(axis=0), [100 - half, 50 - half])
     np.testing.assert_allclose(square.max(axis=0), [100 + half, 50 + half])
     np.testing.assert_allclose(outline("triangle", 0, 0, 10, 0)[0], [0, -10], atol=1e-9)  # up
-
-
-def digest(folder):
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return hashlib.sha256(b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)).hexdigest()
-
-
-def test_the_same_seed_draws_the_same_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(detection, "IMAGES", {"train": 3, "val": 1, "test": 1})
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        write_detection_sample(tmp_path / name, seed)
-    assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
-    assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "c"}  # nothing half-made is left beside
-
-
-def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
-    def stop(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(detection, "draw_scene", stop)
-    with pytest.raises(KeyboardInterrupt):
-        write_detection_sample(tmp_path / "a")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_holds_something_is_refused_and_an_empty_one_is_used(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(detection, "IMAGES", {"train": 1, "val": 1, "test": 1})
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "precious.txt").write_text("mine")
-    with pytest.raises(InputError, match="full exists and is not an empty folder"):
-        write_detection_sample(tmp_path / "full")
-    assert main(["detection", str(tmp_path / "full")]) == 2
-    assert "error: " in capsys.readouterr().err
-    assert [p.name for p in (tmp_path / "full").iterdir()] == ["precious.txt"]
-    (tmp_path / "empty").mkdir()
-    assert main(["detection", str(tmp_path / "empty")]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "empty")
-    assert len(content(tmp_path / "empty", "val")["images"]) == 1
