@@ -6,33 +6,19 @@ from pathlib import Path
 from backbone.errors import Arguments, InputError
 from data.samples import write_sample
 
-# kind: the task that learns it, and what it is
+# kind: the task that learns it, and what it is: how many images there are to train, validate and test on
 SAMPLES = {
-    "detection": (
-        "detection",
-        "five shapes on textured grounds, in COCO's layout (240 train, 60 val, 60 test images, 6 MB)",
-    ),
-    "dogs": (
-        "classification",
-        "eight breeds of drawn dogs, in Stanford Dogs' layout (640 training, 96 test images, 7 MB)",
-    ),
-    "faces": (
-        "face_attributes",
-        "drawn faces with 19 attributes, in CelebA's layout (400 train, 150 val, 400 test, 3000 unlabelled, 13 MB)",
-    ),
-    "places": (
-        "geolocalization",
-        "drawn views from all over the world, with EXIF and a CSV (2400 train, 300 val, 400 test, 20 MB)",
-    ),
+    "detection": ("detection", "five shapes on textured grounds, in COCO's layout (240, 60 and 60 images; 6 MB)"),
+    "dogs": ("classification", "eight breeds of drawn dogs, in Stanford Dogs' layout (640 and 96 images; 7 MB)"),
+    "faces": ("face_attributes", "drawn faces, in CelebA's layout (400, 150, 400 and 3000 unlabelled images; 13 MB)"),
+    "places": ("geolocalization", "drawn views of the world, with EXIF and a CSV (2400, 300 and 400 images; 20 MB)"),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Draws the sample that the command line names; exit code 2 and one sentence where it cannot."""
-    parser = Arguments(
-        prog="python -m data.samples",
-        description="Draw a small data set that a network can learn from in minutes, in the format of the real one.",
-    )
+    about = "Draw a small data set that a network can learn from in minutes, in the format of the real one."
+    parser = Arguments(prog="python -m data.samples", description=about)
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for kind, (task, line) in SAMPLES.items():
         description = f"Draw {line}. Train on it with: python -m tasks.{task} fit --data.root DIR"

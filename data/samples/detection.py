@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data.samples.drawing import cloud, progress, rgb
+from data.samples.drawing import progress, rgb, texture
 
 IMAGES = {"train": 240, "val": 60, "test": 60}
 CATEGORIES = {1: "circle", 3: "square", 4: "triangle", 7: "star", 9: "ring"}  # with gaps, as COCO's own ids have
@@ -88,17 +88,11 @@ def _free_place(
 
 def _ground(rng: np.random.Generator) -> np.ndarray:
     """A soft two-coloured texture, float32 (HEIGHT, WIDTH, 3) in 0 to 255: cloudy noise, at times woven or striped."""
-    noise = sum(cloud(rng, WIDTH, HEIGHT, cells) / (i + 1) for i, cells in enumerate((3, 7, 17, 45)))
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    angle, period = rng.uniform(0, np.pi), rng.uniform(6, 28)
-    waves = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)
-    weave = np.sin((x * np.sin(angle) - y * np.cos(angle)) * 2 * np.pi / period)
-    texture = noise + rng.choice([0, 0.35]) * waves + rng.choice([0, 0.25]) * weave
-    texture = (texture - texture.min()) / np.ptp(texture)
+    pattern = texture(rng, WIDTH, HEIGHT, (6, 28), 0.35, 0.25)
     hue, light = rng.random(), rng.uniform(0.25, 0.8)
     dark = rgb(hue, max(light - 0.16, 0.08), rng.uniform(0.15, 0.5), float)
     bright = rgb(hue + rng.uniform(-0.12, 0.12), light + 0.12, rng.uniform(0.15, 0.5), float)
-    return (dark + texture[..., None] * (bright - dark)).astype(np.float32)
+    return (dark + pattern[..., None] * (bright - dark)).astype(np.float32)
 
 
 def _clutter(canvas: np.ndarray, rng: np.random.Generator) -> None:

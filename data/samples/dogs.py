@@ -2,7 +2,7 @@
 
 A breed is a choice of ears, tail and coat, and every choice is made, so that any one detail alone leaves four breeds
 open. Coat colours, build, pose, view, light, place, size and ground say nothing. Each dog is built of spheres along its
-bones and seen from the side or three quarters, so its details turn and hide as they do in a photo.
+bones and seen from the side or three quarters, so its details turn and hide as real ones do.
 """
 
 import io
@@ -17,7 +17,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.io import savemat
 from scipy.ndimage import gaussian_filter
 
-from data.samples.drawing import cloud, progress, rgb
+from data.samples.drawing import progress, rgb, texture
 
 DETAILS = (("prick-ear", "drop-ear"), ("curl-tail", "straight-tail"), ("saddle", "spots"))
 BREEDS = tuple(itertools.product(*DETAILS))
@@ -105,7 +105,7 @@ def _xml(key: str, value: Any) -> list[str]:
     return [f"<{key}>", *(f"\t{line}" for line in inner), f"</{key}>"]
 
 
-# --- the image ------------------------------------------------------------------------------------------------------
+# --- the image --------------------------------------------------------------------------------------------------------
 
 
 def draw_dog(rng: np.random.Generator, breed: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -145,18 +145,14 @@ def _turn(axis: int, towards: int, angle: float) -> np.ndarray:
 
 def _ground(rng: np.random.Generator, width: int, height: int, horizon: float) -> np.ndarray:
     """A textured wall above a textured floor, float32 (height, width, 3) in 0 to 255."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
     sides = []
     for _ in range(2):
-        texture = sum(cloud(rng, width, height, cells) / (i + 1) for i, cells in enumerate((3, 7, 17, 45)))
-        angle, period = rng.uniform(0, np.pi), rng.uniform(8, 30)
-        waves = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)
-        texture = texture + rng.choice([0, 0.2]) * waves
-        texture = (texture - texture.min()) / np.ptp(texture)
+        pattern = texture(rng, width, height, (8, 30), 0.2)
         hue, light, saturation = rng.random(), rng.uniform(0.25, 0.75), rng.uniform(0.1, 0.45)
         dark = rgb(hue, light - 0.1, saturation)
         bright = rgb(hue + rng.uniform(-0.1, 0.1), light + 0.1, saturation)
-        sides.append(dark + texture[..., None] * (bright - dark))
+        sides.append(dark + pattern[..., None] * (bright - dark))
+    y, x = np.mgrid[:height, :width].astype(np.float32)
     edge = horizon + rng.uniform(-0.08, 0.08) * (x - width / 2)
     below = ((y - edge) / rng.uniform(1.5, 8) + 0.5).clip(0, 1)[..., None]
     return (sides[0] + below * (sides[1] - sides[0])).astype(np.float32)

@@ -47,3 +47,16 @@ def cloud(rng: np.random.Generator, width: int, height: int, cells: int) -> np.n
 def rgb(hue: float, lightness: float, saturation: float, dtype: Any = np.float32) -> np.ndarray:
     """A colour (3,) in 0 to 255 from numbers in 0 to 1; the hue may be beyond and the lightness is clipped."""
     return np.array(colorsys.hls_to_rgb(hue % 1, min(max(lightness, 0.02), 0.98), saturation), dtype) * 255
+
+
+def texture(
+    rng: np.random.Generator, width: int, height: int, period: tuple[float, float], *strengths: float
+) -> np.ndarray:
+    """Cloudy noise in 0 to 1, float64 (height, width), at times with waves of so many px and across them others."""
+    noise = np.sum([cloud(rng, width, height, cells) / (i + 1) for i, cells in enumerate((3, 7, 17, 45))], axis=0)
+    y, x = np.mgrid[:height, :width]
+    angle, length = rng.uniform(0, np.pi), rng.uniform(*period)
+    along, across = x * np.cos(angle) + y * np.sin(angle), x * np.sin(angle) - y * np.cos(angle)
+    for strength, way in zip(strengths, (along, across), strict=False):
+        noise = noise + rng.choice([0, strength]) * np.sin(way * 2 * np.pi / length)
+    return (noise - noise.min()) / np.ptp(noise)

@@ -164,7 +164,7 @@ def _turned(head: Head, points: np.ndarray) -> np.ndarray:
 class Person:
     """What is alike in all images of somebody, in units of the head; colours in 0 to 255."""
 
-    def __init__(self, rng: Rng):
+    def __init__(self, rng: Rng) -> None:
         light = rng.uniform(0.4, 0.8)
         self.skin = rgb(rng.uniform(0.045, 0.075), light, rng.uniform(0.28, 0.42) + 0.3 * max(light - 0.6, 0))
         self.iris = rgb(rng.uniform(0.05, 0.6), rng.uniform(0.18, 0.35), rng.uniform(0.2, 0.45))
@@ -191,7 +191,7 @@ class Person:
 class _Portrait:
     """An image that is being drawn. Colours are float32 (HEIGHT, WIDTH, 3), as they would be were they everywhere."""
 
-    def __init__(self, who: Person, head: Head, has: Collection[str], scene: Rng, light: Rng, hair: Rng):
+    def __init__(self, who: Person, head: Head, has: Collection[str], scene: Rng, light: Rng, hair: Rng) -> None:
         self.canvas, self.who, self.head, self.has = _ground(scene), who, head, has
         y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
         x, y = (x + 0.5 - head.x) / head.unit, (y + 0.5 - head.y) / head.unit
@@ -279,25 +279,16 @@ def draw_face(person: Rng, image: Rng, attributes: Collection[str]) -> np.ndarra
     scene, light, hair, cheeks, eyes, mouth, goatee, mustache, glasses, hat, earrings = image.spawn(11)
     of = _Portrait(who, head, attributes, scene, light, hair)
     _shoulders(of, scene)
-    _paint(
-        of, [_oval(x, 0.18, 0.13, 0.3) for x in _ears(of)], who.skin * 0.88 * np.maximum(of.shade, 0.75), front=False
-    )
-    if "Wearing_Earrings" in attributes:
-        _earrings(of, earrings)
+    _ears(of, earrings)
     _skin(of, cheeks)
     _nose(of)
     _eyes(of, eyes)
-    if "Goatee" in attributes:
-        _goatee(of, goatee)
+    _goatee(of, goatee)
     _mouth(of, mouth)
-    if "Mustache" in attributes:
-        _mustache(of, mustache)
-    if "Bald" not in attributes:
-        _hair(of, hair)
-    if "Eyeglasses" in attributes:
-        _glasses(of, glasses)
-    if "Wearing_Hat" in attributes:
-        _hat(of, hat)
+    _mustache(of, mustache)
+    _hair(of, hair)
+    _glasses(of, glasses)
+    _hat(of, hat)
     exposed = of.canvas * light.uniform(0.8, 1.12) * light.uniform(0.96, 1.04, 3)
     grain = 2.5 * scene.standard_normal((HEIGHT, WIDTH, 1), np.float32)
     return np.clip(exposed + grain, 0, 255).astype(np.uint8)
@@ -337,11 +328,6 @@ def _shoulders(of: _Portrait, rng: Rng) -> None:
         _paint(of, [np.concatenate([right, right[::-1] * (-1, 1)])], of.hair * 0.8, of.uncovered, front=False)
     neck = [(-0.58, 0.8), (-0.56, 1.7), (-0.8, 2.05), (0, 2.3), (0.8, 2.05), (0.56, 1.7), (0.58, 0.8)]
     _paint(of, [np.array(neck)], who.skin * 0.72 * np.minimum(of.shade, 1), front=False, head=upright)
-
-
-def _ears(of: _Portrait) -> list[float]:
-    """Where the ears are, x: as the head turns, one comes forward and the other goes behind it."""
-    return [side * 1.02 * math.cos(of.head.turn) - 0.22 * math.sin(of.head.turn) for side in (-1, 1)]
 
 
 def _skin(of: _Portrait, rng: Rng) -> None:
@@ -439,6 +425,8 @@ def _mouth(of: _Portrait, rng: Rng) -> None:
 
 
 def _goatee(of: _Portrait, rng: Rng) -> None:
+    if "Goatee" not in of.has:
+        return
     wide, longer = rng.uniform(0.24, 0.36), rng.uniform(0.04, 0.18)
     angle = np.linspace(0, np.pi, 17)
     end = 1.2 + (of.who.chin - 1.2 + longer) * np.sin(angle) ** 0.8 + rng.uniform(-0.025, 0.025, 17)
@@ -449,6 +437,8 @@ def _goatee(of: _Portrait, rng: Rng) -> None:
 
 
 def _mustache(of: _Portrait, rng: Rng) -> None:
+    if "Mustache" not in of.has:
+        return
     droop, ragged = rng.uniform(0.02, 0.18), rng.uniform(-0.02, 0.02, 17)
     t = np.linspace(-1, 1, 17)
     middle, thick = 0.765 + droop * t * t, 0.1 * (1 - np.abs(t) ** 3) + 0.02
@@ -458,6 +448,8 @@ def _mustache(of: _Portrait, rng: Rng) -> None:
 
 def _hair(of: _Portrait, rng: Rng) -> None:
     """The hair on the skull, from its silhouette to the hairline, and bangs."""
+    if "Bald" in of.has:
+        return
     angle = np.linspace(0.05 * np.pi, -1.05 * np.pi, 30)
     x, y = np.cos(angle) * (1.03 + 0.6 * of.who.volume), np.sin(angle) * _SKULL * (1.02 + of.who.volume) - 0.02
     temple = np.array([(0.97, 0.1), (0.9, -0.2), (0.86, -0.5), (0.62, -0.8)])
@@ -476,6 +468,8 @@ def _hair(of: _Portrait, rng: Rng) -> None:
 
 
 def _glasses(of: _Portrait, rng: Rng) -> None:
+    if "Eyeglasses" not in of.has:
+        return
     plastic = rgb(rng.random(), rng.uniform(0.05, 0.3), rng.uniform(0.1, 0.8))
     metal = rgb(rng.uniform(0.1, 0.14), rng.uniform(0.2, 0.45), rng.uniform(0.1, 0.5))
     width, height = rng.uniform(0.31, 0.36), rng.uniform(0.22, 0.3)
@@ -491,6 +485,8 @@ def _glasses(of: _Portrait, rng: Rng) -> None:
 
 def _hat(of: _Portrait, rng: Rng) -> None:
     """A woollen hat, a cap with a peak or a hat with a brim."""
+    if "Wearing_Hat" not in of.has:
+        return
     kind = rng.choice(["woollen", "cap", "brimmed"])
     light = np.minimum(of.shade, 1.1)
     cloth, trim = (rgb(rng.random(), rng.uniform(0.15, 0.75), rng.uniform(0.1, 0.8)) * light for _ in range(2))
@@ -517,18 +513,23 @@ def _hat(of: _Portrait, rng: Rng) -> None:
         _paint(of, [_oval(0.4 * forward, edge - 0.06, 1.75, 0.17)], cloth * 0.85, front=False)
 
 
-def _earrings(of: _Portrait, rng: Rng) -> None:
-    """Hoops, pearls or drops at the lobes of the ears."""
+def _ears(of: _Portrait, rng: Rng) -> None:
+    """Ears, of which one comes forward and the other goes behind as the head turns, with hoops, pearls or drops."""
+    ears = [side * 1.02 * math.cos(of.head.turn) - 0.22 * math.sin(of.head.turn) for side in (-1, 1)]
+    shaded = of.who.skin * 0.88 * np.maximum(of.shade, 0.75)
+    _paint(of, [_oval(x, 0.18, 0.13, 0.3) for x in ears], shaded, front=False)
+    if "Wearing_Earrings" not in of.has:
+        return
     kind, size = rng.choice(["hoop", "pearl", "drop"]), rng.uniform(0.13, 0.2)
     metal = rgb(rng.uniform(0.1, 0.14), rng.uniform(0.55, 0.8), rng.choice([0.1, 0.8]))
     stone = rgb(rng.random(), rng.uniform(0.45, 0.65), 0.9)
-    ears = [1.04 * x for x in _ears(of)]
+    ears = [1.04 * x for x in ears]
     if kind == "hoop":
         hoops = [_oval(x, 0.48 + size, size * 0.75, size) for x in ears]
         _paint(of, [np.concatenate([hoop, hoop[:1]]) for hoop in hoops], metal, front=False, width=0.07)
         return
     y, height = (0.52 + size / 2, 0.13) if kind == "pearl" else (0.52 + 2 * size, size)
-    _paint(of, [np.array([(x, 0.44), (x, y)]) for x in ears], metal, front=False, width=0.05)
     colour = metal if kind == "pearl" else stone
+    _paint(of, [np.array([(x, 0.44), (x, y)]) for x in ears], metal, front=False, width=0.05)
     _paint(of, [_oval(x, y, 0.15, height + 0.03) for x in ears], colour * 0.4, front=False)  # an edge, on any ground
     _paint(of, [_oval(x, y, 0.11, height - 0.01) for x in ears], colour, front=False)

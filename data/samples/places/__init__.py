@@ -17,6 +17,7 @@ import csv
 import datetime
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from PIL.TiffImagePlugin import IFDRational
 from sklearn.metrics.pairwise import haversine_distances
 
 from data.samples.drawing import progress
-from data.samples.places.gazetteer import SPOTS, Spot
+from data.samples.places.gazetteer import SPOTS
 from data.samples.places.scenery import draw_view
 
 IMAGES = {"train": 2400, "val": 300, "test": 400}
@@ -37,19 +38,11 @@ _SPREAD = 1.2  # km, of a place's images
 class Place(NamedTuple):
     """Somewhere that images are taken, near a well-known spot."""
 
-    spot: Spot
+    spot: SimpleNamespace  # of SPOTS; it has no `sea` where none is near
     name: str
     latitude: float
     longitude: float
     fame: float  # how many images are taken there
-
-
-class Visit(NamedTuple):
-    """An image to be taken: of which split, at which place and by which photographer, both from 0."""
-
-    split: str
-    place: int
-    photographer: int
 
 
 def draw(root: Path, seed: int) -> None:
@@ -71,9 +64,10 @@ def draw(root: Path, seed: int) -> None:
         csv.writer(table, lineterminator="\n").writerows(rows)
 
 
-def plan_of(rng: np.random.Generator) -> tuple[list[Place], list[Visit]]:
-    """All places and, by split, all images; no place and no photographer is in two splits."""
-    places, visits, photographers = places_of(rng), [], 0
+def plan_of(rng: np.random.Generator) -> tuple[list[Place], list[tuple[str, int, int]]]:
+    """All places and, by split, all images: split, place and photographer. None of the latter is in two splits."""
+    places, photographers = places_of(rng), 0
+    visits: list[tuple[str, int, int]] = []
     # Multiples of the golden ratio are even over any stretch of the list: each split is from all over the world.
     even = (rng.random() + np.arange(len(places)) * (5**0.5 - 1) / 2) % 1
     split_of = np.searchsorted(np.cumsum(list(IMAGES.values())), even * sum(IMAGES.values()), side="right")
@@ -84,7 +78,7 @@ def plan_of(rng: np.random.Generator) -> tuple[list[Place], list[Visit]]:
         # Who took them, ordered by place: a heavy-tailed number each.
         many = 1 + np.minimum(3 * rng.pareto(1.5, count), 40).astype(int)
         who = photographers + np.repeat(np.arange(count), many)[:count]
-        visits += [Visit(name, *both) for both in zip(where.tolist(), who.tolist(), strict=True)]
+        visits += [(name, *both) for both in zip(where.tolist(), who.tolist(), strict=True)]
         photographers = int(who.max(initial=-1)) + 1
     return places, visits
 
@@ -95,7 +89,7 @@ def places_of(rng: np.random.Generator) -> list[Place]:
     How much is taken at each is heavy-tailed: a few places have most of a spot's images.
     """
     places: list[Place] = []
-    for spot in SPOTS:
+    for spot in SPOTS.values():
         weights = rng.pareto(1.0, round(1.5 + 1.3 * spot.fame**0.5)) + 0.1
         for number, fame in enumerate((spot.fame * weights / weights.sum()).tolist(), 1):
             others, apart = np.array([place[2:4] for place in places]).reshape(-1, 2), 0.0
@@ -105,7 +99,8 @@ def places_of(rng: np.random.Generator) -> list[Place]:
                 at = moved(spot.latitude, spot.longitude, away, bearing)
                 apart = distance_km(np.array([at]), others).min() if places else math.inf
             name = spot.name if number == 1 else f"{spot.name} {number}"
-            places.append(Place(spot._replace(sea=spot.sea and away < 40), name, *at, fame))
+            there = spot if away < 40 else SimpleNamespace(**vars(spot) | {"sea": ""})
+            places.append(Place(there, name, *at, fame))
     return places
 
 

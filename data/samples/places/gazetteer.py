@@ -1,47 +1,39 @@
-"""Where the sample's images were taken (spots.csv, with real coordinates), and how a region looks (regions.csv)."""
+"""The drawn world's tables: where images are taken, with real coordinates, and what is seen there.
+
+- spots.csv: well-known places. `sea`: whether it can be seen; `fame`: how many images are taken there; `bearing`: where
+  more places are, in degrees from north over east (empty: all around), and `reach`: up to how many km away.
+- regions.csv: what all places of a region have in common. Colours are `#rrggbb`, two of them `a/b`: the `line` in the
+  middle of the road and its `dashes` (none: no line), the side that it `drives` on, `roof` and its `tiles`, `walls`,
+  `trim` (doors and shutters), `sign` (ground/writing), `posts` (stripes, of kerbs too) and number `plate`.
+- biomes.csv: `plants`, frequent ones twice, and, in 0 to 1, their `density`, the share of `grass` on the ground, how dry
+  it is (`straw`), and the chance of snow in midwinter (`cold`).
+- plants.csv: a stem `high` and, to each side, `half` m, and a `crown` of pieces with so many `corners` (3: a triangle):
+  x and y of the middle, half the width and half the height in m, and the angle.
+- roofs.csv: `rings` from the eaves up: half the length and half the depth, in those of the house, and the height above
+  the walls, in half depths.
+"""
 
 import csv
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any
+
+_NUMBERS = {"latitude", "longitude", "fame", "reach", "density", "grass", "straw", "cold", "high", "half", "corners"}
 
 
-class Region(NamedTuple):
-    """What all places of a region have in common. Colours are `#rrggbb`; `a/b` is a pair of them."""
-
-    name: str
-    line: str  # the colour of the line in the middle of the road
-    dashes: str  # whether it is solid, dashed or double; none where there is no line
-    drives: str  # on which side
-    roof: str  # its shape
-    tiles: str  # its colour
-    walls: str
-    trim: str  # doors and shutters
-    sign: str  # its ground / its writing
-    posts: str  # the stripes of posts and kerbs
-    plate: str  # the ground of number plates
+def _value(column: str, text: str) -> Any:
+    if column in ("crown", "rings"):
+        return [tuple(float(number) for number in part.split()) for part in text.split("/")]
+    if column == "bearing":
+        return float(text) if text else None
+    return float(text) if column in _NUMBERS else text
 
 
-class Spot(NamedTuple):
-    """A place that many know."""
-
-    name: str
-    region: Region
-    latitude: float
-    longitude: float
-    biome: str
-    terrain: str
-    sea: bool  # whether it can be seen
-    fame: float  # how many images are taken there
-    bearing: float | None  # degrees from north over east, in the middle of where more places are; None for all around
-    reach: float  # km to the farthest of its places
+def _table(name: str) -> dict[str, SimpleNamespace]:
+    """The rows of a table by their first column, with the columns as attributes."""
+    with Path(__file__).with_name(f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        rows = [{column: _value(column, text) for column, text in row.items()} for row in csv.DictReader(file)]
+    return {row["name"]: SimpleNamespace(**row) for row in rows}
 
 
-def _rows(name: str) -> list[dict[str, str]]:
-    with Path(__file__).with_name(name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-REGIONS = {row["name"]: Region(**row) for row in _rows("regions.csv")}
-# A row has Spot's fields in their order.
-_READ = str, REGIONS.__getitem__, float, float, str, str, bool, float, lambda text: float(text) if text else None, float
-SPOTS = [Spot(*(read(text) for read, text in zip(_READ, row.values(), strict=True))) for row in _rows("spots.csv")]
+REGIONS, SPOTS, BIOMES, PLANTS, ROOFS = map(_table, ("regions", "spots", "biomes", "plants", "roofs"))

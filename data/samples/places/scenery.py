@@ -4,13 +4,14 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 from scipy.ndimage import map_coordinates
 
 from data.samples.drawing import cloud, rgb
-from data.samples.places.gazetteer import Region, Spot
+from data.samples.places.gazetteer import BIOMES, PLANTS, REGIONS, ROOFS
 
 HEIGHT, WIDTH = 120, 160  # px
 
@@ -23,46 +24,6 @@ Pair = tuple[float, float]
 Colour = np.ndarray | Sequence[float]  # 0 to 255
 Point = tuple[float, float, float]  # across the road to the right, above the ground, ahead of the camera
 Face = tuple[Sequence[Point], Colour]  # a polygon
-
-# Plants, frequent ones twice, how many, the share of grass, how dry it is, and the chance of snow in midwinter, 0 to 1.
-BIOMES = {
-    "tropical": ("palm palm broadleaf", 0.9, 0.65, 0.0, 0.0),
-    "savanna": ("acacia acacia palm", 0.45, 0.5, 0.7, 0.0),
-    "desert": ("cactus shrub", 0.25, 0.12, 0.6, 0.0),
-    "steppe": ("poplar shrub", 0.3, 0.48, 0.5, 0.3),
-    "mediterranean": ("cypress acacia", 0.6, 0.45, 0.4, 0.0),
-    "subtropical": ("broadleaf cypress palm", 0.8, 0.6, 0.1, 0.0),
-    "oceanic": ("broadleaf broadleaf conifer", 0.7, 0.7, 0.0, 0.05),
-    "continental": ("broadleaf birch poplar", 0.7, 0.6, 0.15, 0.5),
-    "boreal": ("conifer conifer birch", 0.95, 0.55, 0.1, 0.8),
-    "tundra": ("shrub", 0.15, 0.48, 0.3, 0.9),
-}
-# A stem (colour, height, half width), corners of a piece of the crown (3 for triangles, more for rounder ones), and the
-# pieces: x and y of the middle, half width, half height, angle.
-_FRONDS = [(1.5 * math.cos(a), 7.4 + 1.1 * math.sin(a), 1.8, 0.4, a) for a in np.linspace(-0.6, 3.74, 7).tolist()]
-PLANTS = {
-    "broadleaf": ("#5c4634", 4.5, 0.3, 14, [(-1.3, 4.8, 1.8, 1.6, 0), (1.3, 5, 1.9, 1.6, 0), (0, 6.2, 2, 1.8, 0)]),
-    "conifer": ("#5c4634", 3, 0.25, 3, [(0, 3.4, 2.8, 2.6, 0), (0, 5.8, 2.2, 2.4, 0), (0, 8.2, 1.5, 2.2, 0)]),
-    "birch": ("#e0ded6", 6.5, 0.2, 12, [(0, 5.4, 1.5, 1.6, 0), (-0.4, 7.2, 1.3, 1.6, 0)]),
-    "poplar": ("#5c4634", 3, 0.2, 14, [(0, 4.2, 1.2, 2.6, 0), (0, 6.8, 0.9, 2.8, 0)]),
-    "cypress": ("#5c4634", 1, 0.15, 4, [(0, 4.8, 0.9, 4.6, 0)]),
-    "acacia": ("#5c4634", 5, 0.16, 16, [(0, 5, 4.4, 0.6, 0), (-0.3, 5.4, 3.4, 0.5, 0)]),
-    "palm": ("#887054", 7.4, 0.18, 4, _FRONDS),
-    "cactus": ("#46764a", 3.6, 0.28, 6, [(-0.7, 2.2, 0.22, 0.9, 0), (0.7, 2.6, 0.22, 0.9, 0)]),
-    "shrub": ("#5c4634", 0.4, 0.1, 10, [(-0.5, 0.5, 0.7, 0.5, 0), (0.4, 0.6, 0.8, 0.6, 0)]),
-}
-# Rings of a roof from the eaves up: half its length and half its depth, in those of the house, and the height above the
-# walls, in half depths.
-ROOFS = {
-    "flat": ((1.04, 1.04, 0.0), (1.04, 1.04, 0.16)),
-    "gable": ((1.06, 1.14, -0.08), (1.0, 0.0, 0.7)),
-    "steep": ((1.06, 1.1, -0.1), (1.0, 0.0, 1.7)),
-    "hip": ((1.12, 1.12, -0.06), (0.45, 0.0, 0.65)),
-    "mansard": ((1.05, 1.05, 0.0), (0.85, 0.78, 0.8), (0.6, 0.4, 0.95)),
-    "swept": ((1.35, 1.4, 0.05), (0.85, 0.7, 0.3), (0.6, 0.0, 1.1)),
-    "cone": ((1.2, 1.25, -0.15), (0.0, 0.0, 1.45)),
-    "dome": ((1.03, 1.03, 0.0), (1.0, 1.0, 0.35), (0.8, 0.8, 0.8), (0.4, 0.4, 1.1), (0.0, 0.0, 1.2)),
-}
 
 
 # --- colours ----------------------------------------------------------------------------------------------------------
@@ -155,27 +116,28 @@ def _boxes(t: float, s: float, *boxes: tuple[float, float, float, float, Colour]
 # --- an image ---------------------------------------------------------------------------------------------------------
 
 
-def draw_view(spot: Spot, at: Pair, sun: Pair, season: float, camera: Rng, rng: Rng) -> np.ndarray:
-    """An image, uint8 (HEIGHT, WIDTH, 3), taken `at` latitude and longitude near `spot`.
+def draw_view(spot: Any, at: Pair, sun: Pair, season: float, camera: Rng, rng: Rng) -> np.ndarray:
+    """An image, uint8 (HEIGHT, WIDTH, 3), taken `at` latitude and longitude near `spot`, one of SPOTS.
 
     `sun` is its elevation and azimuth in radians, `season` is -1 in midwinter and 1 in midsummer, `camera` decides what
     the images of one photographer have in common, and `rng` all else.
     """
-    (latitude, longitude), region, (kinds, density, cover, straw, cold) = at, spot.region, BIOMES[spot.biome]
+    (latitude, longitude), region, biome = at, REGIONS[spot.region], BIOMES[spot.biome]
     scene = rng.choice(["street", "road", "land"], p=[0.4, 0.45, 0.15])
     direct = rng.choice([1.0, 0.7, 0.0], p=[0.5, 0.35, 0.15])  # a clear sky, some clouds, overcast
-    snow = rng.random() < cold * max(-season, 0) ** 0.5
+    snow = rng.random() < biome.cold * max(-season, 0) ** 0.5
     by_the_sea = spot.sea and scene != "street" and rng.random() < 0.5
     shore = rng.choice([-1, 1]) * rng.uniform(12, 30) if by_the_sea else math.inf  # m across
     light, low = 0.75 + 0.25 * min(2 * math.sin(sun[0]), 1), max(1 - sun[0] / 0.25, 0)
     zenith = mixed(mixed(sky_of(latitude), (120, 110, 150), 0.4 * low), (186, 190, 196), 0.8 * (not direct)) * light
     haze = mixed(mixed(zenith, (236, 240, 240), 0.7), (252, 190, 130), 0.7 * low)
-    grass = mixed(grass_of(latitude), (190, 170, 96), 0.6 * min(straw + 0.35 * max(-season, 0) * (cold > 0), 1))
+    straw = min(biome.straw + 0.35 * max(-season, 0) * (biome.cold > 0), 1)
+    grass = mixed(grass_of(latitude), (190, 170, 96), 0.6 * straw)
     leaf = mixed(grass, (230, 236, 244), 0.25 * snow) * rng.uniform(0.75, 1)
 
     view = View(rng, sun, haze, direct, -1 if region.drives == "left" else 1)
     backdrop = _backdrop(view, zenith, spot.terrain)
-    ground = _ground(view, soil_of(longitude), grass, cover, scene, snow, shore)
+    ground = _ground(view, soil_of(longitude), grass, biome.grass, scene, snow, shore)
     base = np.concatenate([backdrop[: HEIGHT - len(ground)], ground]).clip(0, 255).astype(np.uint8)
     view.canvas.paste(Image.fromarray(base).resize(view.canvas.size, Image.Resampling.NEAREST))
     if scene != "land":
@@ -183,8 +145,8 @@ def draw_view(spot: Spot, at: Pair, sun: Pair, season: float, camera: Rng, rng: 
     if rng.random() < 0.75:
         _sign(view, *paints(region.sign))
     _houses(view, region, scene == "street", snow, shore)
-    kinds = kinds if longitude < -30 else kinds.replace("cactus", "palm")  # which is of the Americas
-    for _ in range(rng.poisson((6 if scene == "street" else 14) * density)):
+    kinds = biome.plants if longitude < -30 else biome.plants.replace("cactus", "palm")  # which is of the Americas
+    for _ in range(rng.poisson((6 if scene == "street" else 14) * biome.density)):
         t, s = rng.uniform(-45, 45), 6 + 74 * rng.random() ** 1.4
         if abs(t) > 7 and t / shore < 0.8:
             _plant(view, str(rng.choice(kinds.split())), t, s, leaf * rng.uniform(0.8, 1.15))
@@ -209,7 +171,8 @@ def _backdrop(view: View, zenith: np.ndarray, terrain: str) -> np.ndarray:
 
     x = np.linspace(0, 1, WIDTH) * rng.uniform(0.8, 1.4) + rng.uniform(0, 9)
     waves = np.sin(2 * np.pi * x) + 0.5 * np.sin(2 * np.pi * 2.3 * x + 1)
-    ridge = sum(np.abs((x * k + shift) % 2 - 1) / k for k, shift in ((2.2, 0.3), (5.1, 0.8), (11.7, 0.1), (23, 0.5)))
+    folds = (2.2, 0.3), (5.1, 0.8), (11.7, 0.1), (23, 0.5)
+    ridge = np.sum([np.abs((x * k + shift) % 2 - 1) / k for k, shift in folds], axis=0)
     high, rock = {
         "plain": (1 + 0.6 * waves, (96, 102, 120)),
         "hills": (8 + 4 * waves, (96, 120, 88)),
@@ -255,10 +218,10 @@ def _ground(
     return mixed(ground * (0.85 + 0.25 * view.direct), view.haze, 1 - np.exp(-s / view.sight))
 
 
-def _road(view: View, region: Region, kerbs: bool) -> None:
+def _road(view: View, region: Any, kerbs: bool) -> None:
     """The road with its lines and kerbs, cars in any colour, and often striped posts at its edges."""
     rng, stripes = view.rng, paints(region.posts)
-    pieces = list(itertools.pairwise((0, 4, 9, 18, 36, 75, 150, 400)))  # each with its share of haze
+    pieces = list(itertools.pairwise((0.0, 4.0, 9.0, 18.0, 36.0, 75.0, 150.0, 400.0)))  # each with its share of haze
     begin, line, plate = rng.uniform(-4, 0), *paints(f"{region.line}/{region.plate}")
     dashes = [(begin + 6 * k, begin + 6 * k + 3) for k in range(22)] if region.dashes == "dashed" else pieces
     strips = [(0.0, _ROAD, pieces, np.full(3, rng.uniform(75, 130)))]
@@ -296,7 +259,7 @@ def _sign(view: View, ground: np.ndarray, ink: np.ndarray) -> None:
     view.add(t, s, half, high, _boxes(t, s, *legs, *plate, *words))
 
 
-def _houses(view: View, region: Region, street: bool, snow: bool, shore: float) -> None:
+def _houses(view: View, region: Any, street: bool, snow: bool, shore: float) -> None:
     """Houses in rows along a street, elsewhere some that stand free."""
     rng, floors = view.rng, view.rng.integers(1, 4) if street else 1
     walls = paints(region.walls)[:: rng.choice([-1, 1])]
@@ -304,7 +267,7 @@ def _houses(view: View, region: Region, street: bool, snow: bool, shore: float) 
         s = rng.uniform(2, 9) if street else rng.uniform(8, 35)
         while s < 80 and (street or rng.random() < 0.7):
             long, deep, gap = rng.uniform((3.5, 3.5, 1), (6.5, 5.5, 9)).tolist()
-            t, high = side * (rng.uniform(7, 9 if street else 14) + deep), 3 * (floors + rng.integers(0, 2))
+            t, high = side * (rng.uniform(7, 9 if street else 14) + deep), 3 * int(floors + rng.integers(0, 2))
             # Now and then somebody likes any other colour.
             wall = rgb(rng.random(), 0.6, 0.6) if rng.random() < 0.08 else walls[-int(rng.random() < 0.3)]
             tiles, trim = (paint * rng.uniform(0.88, 1.06) for paint in paints(f"{region.tiles}/{region.trim}"))
@@ -333,13 +296,13 @@ def _house(
         edges = ((y, m - wide), (y, m + wide), (y + tall, m + wide), (y + tall, m - wide))
         faces.append(([(face, h, a) for h, a in edges], colour))
     if end > _NEAR:
-        ridge = [(t, high + ROOFS[roof][1][2] * deep, end)] * gabled
+        ridge = [(t, high + ROOFS[roof].rings[1][2] * deep, end)] * gabled
         outline = [(t - deep, 0, end), (t + deep, 0, end), (t + deep, high, end), *ridge, (t - deep, high, end)]
         panes = [(m - 0.6, y, m + 0.6, y + 1.4, trim * 0.6) for y in np.arange(0.9, high, 3) for m in (-1.5, 1.5)]
         faces += [(outline, wall * 0.78), *_boxes(t, end, *panes)]
     rings = [
         [(t + i * d * deep, high + h * deep, s + j * m * long) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
-        for m, d, h in ROOFS[roof]
+        for m, d, h in ROOFS[roof].rings
     ]
     order = (2, 1, 3, 0) if t < view.across else (2, 3, 1, 0)  # far sides of the roof come first
     for (below, above), k in itertools.product(itertools.pairwise(rings), order):
@@ -348,12 +311,14 @@ def _house(
     return faces + [(rings[-1], tiles)] * bool(view.up > rings[-1][0][1])
 
 
-def _plant(view: View, kind: str, t: float, s: float, leaf: np.ndarray) -> None:
-    size, (bark, high, wide, corners, crown) = view.rng.uniform(0.7, 1.3), PLANTS[kind]
-    turn = np.pi / 2 + np.linspace(0, 2 * np.pi, corners, endpoint=False)
-    faces = _boxes(t, s, (-wide * size, 0, wide * size, high * size, paints(bark)[0]))
-    for number, (x, y, a, b, angle) in enumerate(np.array(crown) * view.rng.uniform(0.9, 1.1, (len(crown), 5))):
+def _plant(view: View, name: str, t: float, s: float, leaf: np.ndarray) -> None:
+    size, kind = view.rng.uniform(0.7, 1.3), PLANTS[name]
+    turn = np.pi / 2 + np.linspace(0, 2 * np.pi, int(kind.corners), endpoint=False)
+    faces = _boxes(t, s, (-kind.half * size, 0, kind.half * size, kind.high * size, paints(kind.bark)[0]))
+    for number, (x, y, a, b, angle) in enumerate(
+        np.array(kind.crown) * view.rng.uniform(0.9, 1.1, (len(kind.crown), 5))
+    ):
         piece = x + 1j * y + (a * np.cos(turn) + 1j * b * np.sin(turn)) * np.exp(1j * angle)
         bright = (0.72, 0.9, 1.06)[number % 3] * (0.8 + 0.2 * view.direct)
         faces.append(([(t + size * p.real, size * p.imag, s) for p in piece.tolist()], leaf * bright))
-    view.add(t, s, wide, size * high, faces)
+    view.add(t, s, kind.half, size * kind.high, faces)
