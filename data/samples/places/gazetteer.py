@@ -1,9 +1,9 @@
 """The drawn world's tables: where images are taken, with real coordinates, and what is seen there.
 
-- spots.csv: well-known places. `sea`: whether it can be seen; `fame`: how many images are taken there; `bearing`: where
-  more places are, in degrees from north over east (empty: all around), and `reach`: up to how many km away.
-- regions.csv: what all places of a region have in common. Colours are `#rrggbb`, two of them `a/b`: the `line` in the
-  middle of the road and its `dashes` (none: no line), the side that it `drives` on, `roof` and its `tiles`, `walls`,
+- spots.csv: well-known places. `sea`: whether it can be seen; `fame`: how many images are taken there; `bearing`:
+  where more places are, in degrees from north over east (empty: all around), and `reach`: up to how many km away.
+- regions.csv: what all places of a region share. Colours are `#rrggbb`, two of them `a/b`: the `line` in the middle
+  of the road and its `dashes` (none: no line), the side that it `drives` on, `roof` and its `tiles`, `walls`,
   `trim` (doors and shutters), `sign` (ground/writing), `posts` (stripes, of kerbs too) and number `plate`.
 - biomes.csv: `plants`, frequent ones twice, and, in 0 to 1, their `density`, the share of `grass` on the ground, how dry
   it is (`straw`), and the chance of snow in midwinter (`cold`).
