@@ -2,23 +2,18 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tasks.face_attributes
-from tasks.commands import dispatch
+from tasks import commands
+from tasks.face_attributes.predict import PREDICT
 
 
-def _train(args: list[str]) -> int:
+def _classes() -> tuple[Any, Any]:
     from data.attributes import AttributesDataModule
-    from tasks.cli import run
     from tasks.face_attributes.module import FaceAttributesModule
 
-    return run("face_attributes", FaceAttributesModule, AttributesDataModule, args)
-
-
-def _predict(args: list[str]) -> int:
-    from tasks.face_attributes.predict import main
-
-    return main(args)
+    return FaceAttributesModule, AttributesDataModule
 
 
 def _experiment(args: list[str]) -> int:
@@ -29,14 +24,8 @@ def _experiment(args: list[str]) -> int:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; see `python -m tasks.face_attributes --help`."""
-    commands = {
-        "fit": ("train; with no further argument, on the built-in sample", lambda rest: _train(["fit", *rest])),
-        "validate": ("score a checkpoint on the validation images", lambda rest: _train(["validate", *rest])),
-        "test": ("score a checkpoint on the test images, with a model card", lambda rest: _train(["test", *rest])),
-        "predict": ("describe the face in any picture, or a folder of pictures", _predict),
-        "experiment": ("train students of several shapes by one teacher, as in Table 12", _experiment),
-    }
-    return dispatch("python -m tasks.face_attributes", tasks.face_attributes.__doc__ or "", commands, args)
+    more = {"experiment": ("train students of several shapes by one teacher, as in Table 12", _experiment)}
+    return commands.main("face_attributes", tasks.face_attributes.__doc__ or "", _classes, PREDICT, args, more)
 
 
 if __name__ == "__main__":
