@@ -1,4 +1,4 @@
-"""Face embeddings: a MobileNet learns to say what a large net says of a face, by any pictures (paper, section 4.7).
+"""Face embeddings: a MobileNet learns the embedding that a large net gives a face, on any images (paper, section 4.7).
 
 The paper's figure for 1.0 MobileNet-160 with FaceNet for a teacher is 79.4 % (Table 14), FaceNet's own 83 %, on data
 of its own.
@@ -16,18 +16,6 @@ people: measure them on those it will meet. The data's terms bind what is traine
 research.
 """
 
-from typing import TYPE_CHECKING
+from tasks.face_embeddings.predict import load
 
-if TYPE_CHECKING:
-    from tasks.face_embeddings.inference import FaceEmbedder
-
-
-def load(checkpoint: str, device: str = "cpu") -> "FaceEmbedder":
-    """Load a checkpoint as a callable: a photograph of a face in, its embedding of length 1 out.
-
-    The squared distance of two embeddings, 0 to 4, is small where the faces are alike. Raises InputError where the file
-    is not a checkpoint of this task.
-    """
-    from tasks.face_embeddings.inference import FaceEmbedder  # here, so that `--help` need not import torch
-
-    return FaceEmbedder.from_checkpoint(checkpoint, device)
+__all__ = ["load"]

@@ -1,74 +1,73 @@
-"""`python -m tasks.face_embeddings predict`: embed pictures of faces, or measure how far two are apart."""
+"""What `python -m tasks.face_embeddings predict` writes: embeddings, and how far they are from one more image's."""
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks.commands import predict_arguments
+from backbone.errors import Arguments
+from tasks.predict import Describe, Described, Finish, PredictCommand
 
-
-def main(args: list[str]) -> int:
-    """Run the command; return its exit code. InputError where a picture or the checkpoint cannot be used."""
-    parser = predict_arguments(
-        "face_embeddings",
-        "Embed pictures of one face each: embeddings.npy, float32 (N, D) of length 1, and a line of "
-        "predictions.jsonl for each. With --against, the squared distance (0 to 4) of each from one more picture.",
-        "its pictures",
-    )
-    parser.add_argument("--against", type=Path, metavar="FILE", help="a picture to compare them with")
-    parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
-    options = parser.parse_args(args)
-    print(f"run: {_predict(options)}")
-    return 0
-
-
-def _predict(options: argparse.Namespace) -> Path:
+if TYPE_CHECKING:
     import numpy as np
-    import torch
 
-    from data.samples import built_in_sample
-    from tasks.accelerator import keep_freed_memory
-    from tasks.face_embeddings.inference import FaceEmbedder
-    from tasks.predicting import for_each, need_sample, pictures_at
-    from tasks.runs import new_run, newest_checkpoint, point_latest
+    from tasks.predictor import Predictor
 
-    keep_freed_memory()
-    file = options.ckpt_path or newest_checkpoint("face_embeddings", options.runs)
-    embed = FaceEmbedder.from_checkpoint(file, "cuda" if torch.cuda.is_available() else "cpu")
-    if options.source is None:
-        need_sample(file, "face_embeddings", "embed")
-        options.source = built_in_sample("faces") / "img_align_celeba"
-    pictures = pictures_at(options.source)
-    other = None if options.against is None else embed(options.against)
-    rows: list[dict[str, Any]] = []
+_PRINTED = 20  # of the nearest
+
+
+def load(path: str | Path, device: str = "cpu") -> "Predictor":
+    """The predictor of a checkpoint: an image of a face in, its embedding out, float32 (D,) of length 1.
+
+    The squared distance of two embeddings, 0 to 4, is small where the faces are alike; `head.threshold` is the largest
+    of one person. InputError where the file is not a checkpoint of this task.
+    """
+    from tasks.face_embeddings.module import FaceEmbeddingsModule
+    from tasks.predictor import Predictor
+
+    return Predictor.from_checkpoint(FaceEmbeddingsModule, path, device)
+
+
+def _add_arguments(parser: Arguments) -> None:
+    parser.add_argument("--against", type=Path, metavar="FILE", help="an image to compare them with")
+
+
+def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tuple[Describe, Finish]:
+    import numpy as np
+
+    other = None if options.against is None else predictor(options.against)
+    threshold: Any = predictor.head.threshold
     embeddings: list[np.ndarray] = []
+    lines: list[tuple[float, str]] = []
 
-    def answer(path: Path) -> None:
-        found = embed(path)
-        row: dict[str, Any] = {"file": str(path), "row": len(embeddings)}
+    def describe(path: Path, image: "np.ndarray") -> Described:
+        embedding = predictor(image)
+        row: dict[str, Any] = {"row": len(embeddings)}
+        embeddings.append(embedding)
         if other is not None:
-            distance = float(np.square(found - other).sum())
+            distance = float(np.square(embedding - other).sum())
             row |= {"against": str(options.against), "squared_distance": distance}
-            if embed.threshold is not None:
-                row["one_person"] = distance <= embed.threshold
-        embeddings.append(found)
-        rows.append(row)
+            if threshold is not None:
+                row["one_person"] = distance <= threshold
+            verdict = {None: "", True: ", one person", False: ", two people"}[row.get("one_person")]
+            lines.append((distance, f"{distance:.3g}{verdict}: {path}"))
+        return Described(row, "")
 
-    done = for_each(pictures, answer)
-    run = new_run("face_embeddings", options.runs)
-    run.mkdir(parents=True)
-    np.save(run / "embeddings.npy", np.stack(embeddings))
-    if other is not None:
-        rows.sort(key=lambda row: row["squared_distance"])
-        for row in rows[:20]:
-            verdict = "" if "one_person" not in row else ", one person" if row["one_person"] else ", two people"
-            print(f"{row['squared_distance']:.3g}{verdict}: {row['file']}")
-        if embed.threshold is not None:
-            print(f"one person up to {embed.threshold:.3g}, as chosen on the validation pairs")
-    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-    (run / "predictions.jsonl").write_bytes(text.encode("utf-8", "backslashreplace"))
-    point_latest(run)
-    print(f"{done} pictures: {run / 'embeddings.npy'} and {run / 'predictions.jsonl'}")
-    return run
+    def finish(done: int) -> Sequence[str]:
+        np.save(run / "embeddings.npy", np.stack(embeddings))
+        printed = [line for _, line in sorted(lines)[:_PRINTED]]
+        if printed and threshold is not None:
+            printed.append(f"one person up to {threshold:.3g}, as chosen on the validation pairs")
+        return [*printed, f"embeddings: {run / 'embeddings.npy'}"]
+
+    return describe, finish
+
+
+PREDICT = PredictCommand(
+    "Embed images of one face each; write embeddings.npy, float32 (N, D) of length 1, and a line of predictions.jsonl "
+    "for each. With --against, the squared distance (0 to 4) of each from one more image.",
+    _add_arguments,
+    _start,
+    load,
+    sheets=False,
+)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from backbone.errors import InputError
 from tasks.face_embeddings.metrics import FAR, Scores, Verification
-from tasks.face_embeddings.verification import Roc, roc
-from tasks.plotting import contact_sheet, fit
+from tasks.face_embeddings.verification import roc
+from tasks.plotting import contact_sheet, fit, image_or_grey
 from tasks.reporting import BLUE, DPI, ORANGE, count_of, save_figure, write_csv, write_json
 
 if TYPE_CHECKING:
@@ -20,57 +21,41 @@ if TYPE_CHECKING:
 
 _SIDE = 150  # px of a face on a sheet
 _WORST = 24  # on a sheet: twelve false accepts and twelve false rejects
-_UNREADABLE_GREY = 160
 _NAMES = ("verification_accuracy", "verification_accuracy_std", f"tar_at_far_{FAR}", "auc")
+Face = Callable[[int], np.ndarray]
 
 
-def write_report(
-    folder: Path, *, split: str, scores: Scores, files: Sequence[str], open_image: Callable[[int], np.ndarray]
-) -> dict[str, float | None]:
-    """Write the results of a run into `folder`; return what went into metrics.json.
+def write_report(folder: Path, split: str, scores: Scores, files: Sequence[str], open_image: Face) -> None:
+    """Write the results of a run into `folder`; the same input gives the same files.
 
     `files` names the N images that were scored, and `open_image` gives the one at a position (H, W, 3) uint8 RGB;
-    where it raises InputError a grey tile stands for it.
-
-    Written: `metrics.json` ("<split>/<figure>"); with pairs `nets.csv` (a row for the student and one for the teacher),
-    `pairs.csv` (a row a pair) and, under `pictures/`, `roc.png` and `worst_pairs.png`; with a teacher `images.csv` (the
-    cosine to its embedding, the lowest first) and `farthest_from_teacher.png`. The same input gives the same files.
+    where it raises InputError a grey tile stands for it. Written: `metrics.json` ("<split>/<figure>"); with pairs
+    `nets.csv` (a row for the student and one for the teacher), `pairs.csv` (a row for each) and, under `pictures/`,
+    `roc.png` and `worst_pairs.png`; with a teacher `images.csv` (the cosine to its embedding, the lowest first) and
+    `farthest_from_teacher.png`.
     """
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    flat = write_json(folder / "metrics.json", {f"{split}/{name}": value for name, value in scores.figures.items()})
-
-    def face(position: int) -> np.ndarray:
-        try:
-            return _square(open_image(position))
-        except InputError:
-            return np.full((_SIDE, _SIDE, 3), _UNREADABLE_GREY, np.uint8)
-
+    write_json(folder / "metrics.json", {f"{split}/{name}": value for name, value in scores.figures.items()})
+    face = partial(_square, open_image)
     if scores.pairs is not None and scores.student is not None:
         nets = {"student": scores.student} | ({} if scores.teacher is None else {"teacher": scores.teacher})
-        write_csv(
-            folder / "nets.csv",
-            ["net", *_NAMES],
-            ([who, *(_blank(net.figures[name]) for name in _NAMES)] for who, net in nets.items()),
-        )
+        rows = ([who, *("" if np.isnan(v := net.figures[n]) else v for n in _NAMES)] for who, net in nets.items())
+        write_csv(folder / "nets.csv", ["net", *_NAMES], rows)
         write_csv(folder / "pairs.csv", *_rows(scores.pairs, scores.student, scores.teacher, files))
         _plot_roc(pictures / "roc.png", scores.pairs, nets, split)
         _draw_worst_pairs(pictures / "worst_pairs.png", scores.pairs, scores.student, files, face)
     if scores.cosines is not None:
-        order = np.argsort(scores.cosines, kind="stable")
-        write_csv(
-            folder / "images.csv",
-            ["file", "cosine_to_teacher"],
-            ([files[i], f"{scores.cosines[i]:.6f}"] for i in order.tolist()),
-        )
+        order = np.argsort(scores.cosines, kind="stable").tolist()
+        rows = ([files[i], f"{scores.cosines[i]:.6f}"] for i in order)
+        write_csv(folder / "images.csv", ["file", "cosine_to_teacher"], rows)
         _draw_farthest(pictures / "farthest_from_teacher.png", scores.cosines, order[:_WORST], files, face)
-    return flat
 
 
 def worst_pairs(pairs: Pairs, net: Verification, count: int) -> tuple[list[int], list[int]]:
     """At most `count` pairs of two people taken for one, and of one taken for two, farthest beyond the threshold first.
 
-    A picture comes once, so that many are seen.
+    An image comes once, so that many are seen.
     """
     beyond = net.distances - net.thresholds
     found: list[list[int]] = []
@@ -87,24 +72,24 @@ def worst_pairs(pairs: Pairs, net: Verification, count: int) -> tuple[list[int],
     return found[0], found[1]
 
 
-def _blank(value: float) -> float | str:
-    return "" if np.isnan(value) else value
-
-
 def _rows(
     pairs: Pairs, net: Verification, teacher: Verification | None, files: Sequence[str]
 ) -> tuple[list[str], list[list[object]]]:
     """Head and rows of pairs.csv, in the order of the list."""
     accepted = net.distances <= net.thresholds
-    head = ["first", "second", "same", "fold", "squared_distance", "threshold", "accepted", "right"]
-    rows: list[list[object]] = []
-    for i in range(len(pairs.same)):
-        place = files[pairs.first[i]], files[pairs.second[i]], int(pairs.same[i]), int(pairs.folds[i])
-        said = f"{net.distances[i]:.6f}", f"{net.thresholds[i]:.6f}", int(accepted[i])
-        rows.append([*place, *said, int(accepted[i] == pairs.same[i])])
-        if teacher is not None:
-            rows[-1].append(f"{teacher.distances[i]:.6f}")
-    return [*head, "teacher_squared_distance"] if teacher is not None else head, rows
+    columns: dict[str, list[Any]] = {
+        "first": [files[i] for i in pairs.first],
+        "second": [files[i] for i in pairs.second],
+        "same": pairs.same.astype(int).tolist(),
+        "fold": pairs.folds.tolist(),
+        "squared_distance": [f"{value:.6f}" for value in net.distances],
+        "threshold": [f"{value:.6f}" for value in net.thresholds],
+        "accepted": accepted.astype(int).tolist(),
+        "right": (accepted == pairs.same).astype(int).tolist(),
+    }
+    if teacher is not None:
+        columns["teacher_squared_distance"] = [f"{value:.6f}" for value in teacher.distances]
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
 
 # --------------------------------------------------------------------------------------------------------- pictures
@@ -120,15 +105,15 @@ def _plot_roc(path: Path, pairs: Pairs, nets: dict[str, Verification], split: st
     curve, spread = figure.subplots(2, 1, gridspec_kw={"height_ratios": (3, 2), "hspace": 0.34})
     lowest = min(FAR / 2, 0.5 / two)  # where "no false accept" is drawn: a logarithm has no 0
     for (who, net), color in zip(nets.items(), (BLUE, ORANGE), strict=False):
-        rates, found = roc(net.distances, pairs.same), net.figures
-        accuracy = found["verification_accuracy"]
-        label = f"{who}: AUC {found['auc']:.3f}, TAR {found[f'tar_at_far_{FAR}']:.1%} at FAR {FAR:.1%}"
+        accuracy, deviation, tar, area = (net.figures[name] for name in _NAMES)
+        label = f"{who}: AUC {area:.3f}, TAR {tar:.1%} at FAR {FAR:.1%}"
         if not np.isnan(accuracy):
-            label += f",\naccuracy {accuracy:.1%} ± {found['verification_accuracy_std']:.1%}"
-        x, y = _steps(rates, lowest)
-        curve.plot(x, y, color=color, linewidth=1.8, label=label)
+            label += f",\naccuracy {accuracy:.1%} ± {deviation:.1%}"
+        false_accepts, true_accepts = roc(net.distances, pairs.same)
+        x = np.maximum(false_accepts, lowest)
+        curve.plot(x, true_accepts, color=color, linewidth=1.8, label=label, drawstyle="steps-post")
         mark: dict[str, Any] = {"color": color, "markeredgecolor": "white", "markersize": 9, "clip_on": False}
-        curve.plot([FAR], [found[f"tar_at_far_{FAR}"]], "o", **mark, zorder=3)
+        curve.plot([FAR], [tar], "o", **mark, zorder=3)
     curve.axvline(FAR, color="0.5", linewidth=1, linestyle=":")
     guess = np.geomspace(lowest, 1, 100)
     curve.plot(guess, guess, color="0.6", linewidth=1, linestyle="--", label="guessing")
@@ -156,49 +141,32 @@ def _plot_roc(path: Path, pairs: Pairs, nets: dict[str, Verification], split: st
     save_figure(figure, path)
 
 
-def _steps(rates: Roc, lowest: float) -> tuple[np.ndarray, np.ndarray]:
-    """The curve as the stairs that it is, no farther to the left than `lowest`."""
-    return np.repeat(np.maximum(rates.far, lowest), 2)[1:], np.repeat(rates.tar, 2)[:-1]
-
-
-def _draw_worst_pairs(
-    path: Path, pairs: Pairs, net: Verification, files: Sequence[str], face: Callable[[int], np.ndarray]
-) -> None:
-    """On the left pairs of two people taken for one, on the right pairs of one taken for two."""
-    accepts, rejects = worst_pairs(pairs, net, _WORST // 2)
+def _draw_worst_pairs(path: Path, pairs: Pairs, net: Verification, files: Sequence[str], face: Face) -> None:
+    """Pairs of two people taken for one, then pairs of one person taken for two."""
     tiles, captions = [], []
-    blank = np.full((_SIDE, 2 * _SIDE + 4, 3), 255, np.uint8)
-    for row in range(0, max(len(accepts), len(rejects)), 2):
-        for chosen, said in ((accepts, "two people, taken for one"), (rejects, "one person, taken for two")):
-            for place in range(row, row + 2):
-                if place >= len(chosen):
-                    tiles.append(blank)
-                    captions.append("")
-                    continue
-                i = chosen[place]
-                first, second = int(pairs.first[i]), int(pairs.second[i])
-                tiles.append(np.concatenate([face(first), blank[:, :4], face(second)], axis=1))
-                distance = f"distance {net.distances[i]:.3g}, one person up to {net.thresholds[i]:.3g}"
-                captions.append(f"{said}\n{distance}\n{files[first]}\n{files[second]}")
+    for i in chain(*worst_pairs(pairs, net, _WORST // 2)):
+        first, second = int(pairs.first[i]), int(pairs.second[i])
+        tiles.append(np.concatenate([face(first), np.full((_SIDE, 4, 3), 255, np.uint8), face(second)], axis=1))
+        what = "one person, taken for two" if pairs.same[i] else "two people, taken for one"
+        distance = f"distance {net.distances[i]:.3g}, one person up to {net.thresholds[i]:.3g}"
+        captions.append(f"{what}\n{distance}\n{files[first]}\n{files[second]}")
     accepted = net.distances <= net.thresholds
-    alarms, misses = int((accepted & ~pairs.same).sum()), int((~accepted & pairs.same).sum())
-    title = f"{count_of(alarms, 'false accept')} (left) and {count_of(misses, 'false reject')} (right) in "
+    accepts, rejects = int((accepted & ~pairs.same).sum()), int((~accepted & pairs.same).sum())
+    title = f"{count_of(accepts, 'false accept')} and {count_of(rejects, 'false reject')} in "
     title += count_of(len(accepted), "pair")
     contact_sheet(tiles, captions, path, columns=4, title=title)
 
 
-def _draw_farthest(
-    path: Path, cosines: np.ndarray, order: np.ndarray, files: Sequence[str], face: Callable[[int], np.ndarray]
-) -> None:
-    shown = tqdm(order.tolist(), "farthest from the teacher", disable=None, delay=2, leave=False)
-    tiles, captions = zip(*((face(i), f"cosine {cosines[i]:.3f}\n{files[i]}") for i in shown), strict=True)
+def _draw_farthest(path: Path, cosines: np.ndarray, shown: Sequence[int], files: Sequence[str], face: Face) -> None:
+    progress = tqdm(shown, "farthest from the teacher", disable=None, delay=2, leave=False)
+    tiles, captions = zip(*((face(i), f"cosine {cosines[i]:.3f}\n{files[i]}") for i in progress), strict=True)
     title = f"Farthest from the teacher, of {count_of(len(cosines), 'image')}; mean cosine {cosines.mean():.3f}"
     contact_sheet(tiles, captions, path, columns=8, title=title)
 
 
-def _square(image: np.ndarray) -> np.ndarray:
-    """The photograph on a white square of `_SIDE` px."""
-    small = fit(image, _SIDE, _SIDE)[0]
+def _square(open_image: Face, position: int) -> np.ndarray:
+    """The image on a white square of `_SIDE` px."""
+    small = fit(image_or_grey(open_image, position), _SIDE, _SIDE)[0]
     square = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
     top, left = (_SIDE - small.shape[0]) // 2, (_SIDE - small.shape[1]) // 2
     square[top : top + small.shape[0], left : left + small.shape[1]] = small

@@ -31,14 +31,14 @@ def test_distances_are_squared_of_unit_vectors_and_so_twice_one_less_the_cosine(
 
 
 def test_worked_by_hand():
-    """Two people on the axes: pairs of one at distance 0, of two at 2; the teacher has two of its pictures swapped."""
+    """Two people on the axes: pairs of one at distance 0, of two at 2; the teacher has two of its images swapped."""
     student = np.array([[2.0, 0], [5, 0], [0, 1], [0, 3]])
     teacher = np.array([[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0]])
     pairs = Pairs(
         np.array([0, 2, 0, 1]), np.array([1, 3, 2, 3]), np.array([True, True, False, False]), np.array([0, 1, 0, 1])
     )
-    answers = np.array([[1.0, 0, 0], [3, 4, 0], [0, 1, 0], [0, 0, 1]])
-    scores = evaluate(student, pairs, answers, teacher)
+    projected = np.array([[1.0, 0, 0], [3, 4, 0], [0, 1, 0], [0, 0, 1]])
+    scores = evaluate(student, pairs, projected, teacher)
     figures = scores.figures
     assert scores.student.distances.tolist() == [0, 0, 2, 2]
     assert scores.teacher.distances.tolist() == [2, 2, 2, 2]
@@ -74,7 +74,7 @@ def test_what_is_not_there_is_not_measured():
     assert evaluate(values, None).figures == {"images": 6}
     one_kind = some_pairs(6, 4)._replace(same=np.ones(4, bool))
     assert evaluate(values, one_kind).figures == {"images": 6, "pairs": 4}
-    none = pairs_among(some_pairs(6, 4), [0])
+    none = pairs_among(some_pairs(6, 4), np.array([0]))
     assert evaluate(values, none).figures == {"images": 6, "pairs": 0}
     one_fold = evaluate(values, some_pairs(6, 9, folds=1))
     assert np.isnan(one_fold.figures["verification_accuracy"])
@@ -84,7 +84,7 @@ def test_what_is_not_there_is_not_measured():
 
 def test_pairs_of_images_that_could_not_be_read_are_left_out():
     pairs = Pairs(np.array([0, 5, 2, 7]), np.array([1, 2, 7, 0]), np.array([1, 0, 1, 0], bool), np.array([0, 1, 2, 3]))
-    left = pairs_among(pairs, [0, 2, 5, 7])
+    left = pairs_among(pairs, np.array([0, 2, 5, 7]))
     assert (left.first.tolist(), left.second.tolist()) == ([2, 1, 3], [1, 3, 0])
     assert (left.same.tolist(), left.folds.tolist()) == ([False, True, False], [1, 2, 3])
 
@@ -95,14 +95,14 @@ def test_an_embedding_of_zeros_stays_and_one_that_is_not_finite_is_named():
     pairs = Pairs(np.array([0, 2]), np.array([1, 3]), np.array([True, False]), np.array([0, 1]))
     assert verify(values, pairs).distances[0] == pytest.approx(1)
     values[1] = np.nan
-    with pytest.raises(ValueError, match=r"distances\[0\] is nan"):
+    with pytest.raises(ValueError, match="image 1 is not finite"):
         verify(values, pairs)
 
 
 def test_the_metrics_need_neither_torch_nor_lightning():
     script = (
         "import sys, tasks.face_embeddings.verification, tasks.face_embeddings.metrics, tasks.face_embeddings.report;"
-        "print({'torch', 'lightning', 'scipy', 'matplotlib.figure'} & set(sys.modules))"
+        "print({'torch', 'lightning', 'matplotlib.figure'} & set(sys.modules))"
     )
     root = Path(__file__).resolve().parents[3]
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, check=True)

@@ -2,11 +2,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import auc
 
 from backbone.errors import InputError
 from tasks.face_embeddings.verification import (
-    auc,
     best_threshold,
     roc,
     tar_at_far,
@@ -76,10 +75,8 @@ def test_a_fold_has_the_threshold_that_is_best_on_all_the_others():
 def test_equal_embeddings_are_told_apart_by_nothing():
     distances, same, folds = np.zeros(40), np.tile([True, False], 20), np.repeat(np.arange(10), 4)
     assert verification_accuracy(distances, same, folds) == (0.5, 0)
-    rates = roc(distances, same)
-    assert (rates.far.tolist(), rates.tar.tolist()) == ([0, 1], [0, 1])
+    assert [rates.tolist() for rates in roc(distances, same)] == [[0, 1], [0, 1]]
     assert tar_at_far(distances, same) == 0
-    assert auc(rates) == 0.5
 
 
 def test_the_order_of_pairs_and_any_rising_scale_of_distance_change_nothing():
@@ -103,24 +100,15 @@ def test_neighbouring_floats_are_still_divided():
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_curve_is_scikit_learns_and_its_thresholds_accept_what_they_say(ties):
+def test_the_curve_has_what_each_distance_accepts_and_its_area_how_often_one_person_is_nearer(ties):
     distances, same, _ = case(1, 200, seed=4, ties=ties)
-    rates = roc(distances, same)
-    far, tar, thresholds = roc_curve(same, -distances, drop_intermediate=False)
-    np.testing.assert_allclose(rates.far, far)
-    np.testing.assert_allclose(rates.tar, tar)
-    np.testing.assert_array_equal(rates.thresholds, -thresholds)
-    for k, limit in enumerate(rates.thresholds):
-        accepted = distances <= limit
-        assert (rates.far[k], rates.tar[k]) == (accepted[~same].mean(), accepted[same].mean())
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_the_area_is_how_often_one_person_is_nearer_than_two(ties):
-    distances, same, _ = case(1, 300, seed=6, ties=ties)
+    accepted = [distances <= limit for limit in (-np.inf, *sorted(set(distances)))]
+    false_accepts, true_accepts = roc(distances, same)
+    assert false_accepts == pytest.approx([a[~same].mean() for a in accepted])
+    assert true_accepts == pytest.approx([a[same].mean() for a in accepted])
     one, two = distances[same][:, None], distances[~same]
     expected = (one < two).mean() + (one == two).mean() / 2
-    assert auc(roc(distances, same)) == pytest.approx(expected) == pytest.approx(roc_auc_score(same, -distances))
+    assert auc(false_accepts, true_accepts) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("far", [0.0, 0.001, 0.01, 0.1, 1.0])
@@ -135,22 +123,7 @@ def test_true_accepts_at_a_rate_of_false_ones_are_those_of_a_loop(far, ties):
     assert tar_at_far(distances, same, far) == best
 
 
-# ------------------------------------------------------------------------------------------------------------ inputs
-
-
-def test_what_cannot_be_judged_is_refused():
+def test_one_fold_has_no_others_to_choose_a_threshold_on():
     distances, same, folds = case(2, 4)
-    broken = distances.copy()
-    broken[3] = np.nan
-    for function in (roc, tar_at_far, lambda *pairs: verification_accuracy(*pairs, folds)):
-        with pytest.raises(InputError, match=r"distances\[3\] is nan \(1 of 8 are not finite\)"):
-            function(broken, same)
-        with pytest.raises(InputError, match=r"distances have shape \(8,\) and same \(7,\)"):
-            function(distances, same[:7])
-    with pytest.raises(InputError, match=r"folds have shape \(7,\); give 8"):
-        verification_accuracy(distances, same, folds[:7])
-    with pytest.raises(InputError, match="there are 1 folds"):
+    with pytest.raises(InputError, match="1 folds"):
         verification_accuracy(distances, same, 0 * folds)
-    for one_kind in (np.ones(8, bool), np.zeros(8, bool)):
-        with pytest.raises(InputError, match="of 8 pairs are of one person; there must be pairs of both kinds"):
-            roc(distances, one_kind)
