@@ -7,6 +7,7 @@ import re
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -92,3 +93,30 @@ def write_shards(folder, sizes, *, positions=lambda i: {"latitude": i / 4 - 60, 
             members += sample if i % 2 else sample[::-1]
         write_tar(folder / f"train-{shard:03}.tar", members)
     return f"{folder}/train-{{000..{len(sizes) - 1:03}}}.tar"
+
+
+LFW_LINES = [  # LFW's pairs.txt: two folds of two pairs of one person and two of two people
+    "2\t2",
+    "Ann_Lee\t1\t4",
+    "Bo\t12\t3",
+    "Ann_Lee\t2\tBo\t1",
+    "Cy\t1\tAnn_Lee\t10",
+    "Cy\t1\t2",
+    "Cy\t2\t3",
+    "Bo\t1\tCy\t1",
+    "Bo\t2\tCy\t1",
+]
+
+
+def write_lines(path, lines, end="\n"):
+    path.write_bytes((end.join(lines) + end).encode())
+    return path
+
+
+def lfw(folder, people, ending=".jpg"):
+    """LFW's layout with so many images of each of `people`."""
+    for name, count in people.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.full((40, 36, 3), 20 * i, np.uint8)).save(folder / name / f"{name}_{i + 1:04}{ending}")
+    return folder

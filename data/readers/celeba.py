@@ -15,7 +15,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.folders import list_folder
-from data.readers.csv_table import open_csv, refuse_repeated
+from data.readers.csv_table import open_csv, refuse_repeated, refuse_web_page
 from data.records import Issue, Records
 
 LICENCE = (
@@ -94,8 +94,7 @@ def _read_attributes(path: Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarra
     """The K names of the attributes, the files' names, bytes (N,), and their values 1 or -1, int8 (N, K)."""
     with open_csv(path) as text:
         count, header = text.readline().strip(), text.readline().split()
-    if count.startswith("<"):
-        raise InputError(f"{path} is a web page, not a list: Google Drive's quota was used up; fetch it again.")
+    refuse_web_page(path, count)
     if not count.isdigit():
         raise InputError(f"{path}: line 1 is {count[:40]!r}, not the number of images; fetch it again.")
     if not header:
@@ -140,6 +139,8 @@ def _column(path: Path, names: np.ndarray) -> np.ndarray:
 
 def _table(path: Path, columns: int, first_line: int) -> tuple[np.ndarray, np.ndarray]:
     """The names, bytes (N,), and the whole numbers after each, int32 (N, columns), of the rows from `first_line` on."""
+    with open_csv(path) as text:
+        refuse_web_page(path, text.read(64))
     dtype: list = [("name", object), ("values", np.int32, (columns,))]
     try:
         with open_csv(path) as text, warnings.catch_warnings(action="ignore"):  # of a list without rows
@@ -149,8 +150,9 @@ def _table(path: Path, columns: int, first_line: int) -> tuple[np.ndarray, np.nd
             r" at row (\d+)(, column)?", str(error)
         )  # counted from 0 where a column is named, else from 1
         line = f", line {first_line + int(place[1]) - (not place[2])}" if place else ""
-        what = "is a web page" if "<" in str(error) else "has not a name and whole numbers as the other rows have"
-        raise InputError(f"{path}{line}: it {what} ({error}); fetch it again.") from error
+        raise InputError(
+            f"{path}{line}: it is not a name and {columns} whole numbers ({error}); fetch it again."
+        ) from error
     if not len(table):
         raise InputError(f"{path} has no rows; fetch it again.")
     names = np.array([name.encode(errors="surrogateescape") for name in table["name"].tolist()], np.bytes_)

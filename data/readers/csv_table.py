@@ -94,15 +94,20 @@ def read_header(file: Path, what: str, *, header: bool = True) -> CsvTable:
     first = next((line for line in start.splitlines() if line.strip()), "")
     if not first:
         raise InputError(f"{file} is empty; give {what}.")
-    if first.lstrip().lower().startswith(("<!doctype", "<html", "<head", "<body", "<?xml")):
-        raise InputError(
-            f"{file} is a web page, not a list (Google Drive sends one where its quota is used up); fetch it again."
-        )
+    refuse_web_page(file, first)
     if "\0" in first or any(0xDC80 <= ord(character) <= 0xDCFF for character in first):  # by surrogateescape
         raise InputError(f"{file} is not text in UTF-8; unpack it, or save it as a CSV in UTF-8.")
     delimiter = max(",", "\t", ";", key=first.count) if header else "\t"
     cells = next(csv.reader([first], delimiter=delimiter)) if header else first.split("\t")
     return CsvTable(file, tuple(cell.strip() for cell in cells), delimiter, header)
+
+
+def refuse_web_page(file: Path, start: str) -> None:
+    """Raise InputError where the text of a file starts as a web page does, which many a download turns out to be."""
+    if start.lstrip().lower().startswith(("<!doctype", "<html", "<head", "<body", "<?xml")):
+        raise InputError(
+            f"{file} is a web page, not a list (Google Drive sends one where its quota is used up); fetch it again."
+        )
 
 
 def open_csv(file: Path, newline: str | None = None) -> io.TextIOWrapper:

@@ -12,6 +12,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.folders import list_folder
+from data.readers.csv_table import refuse_web_page
 from data.records import Records
 
 
@@ -52,8 +53,7 @@ def read_list(file: Path) -> ListedPairs:
         raise InputError(f"{file} cannot be read as a list of pairs ({error}); give LFW's pairs.txt.") from error
     while lines and not lines[-1].strip():
         lines.pop()
-    if lines and lines[0].lstrip().startswith("<"):
-        raise InputError(f"{file} is a web page, not a list of pairs; download pairs.txt again.")
+    refuse_web_page(file, lines[0] if lines else "")
     header = [int(text) for text in lines[0].split() if text.isdecimal()] if lines else []
     if not lines or len(header) != len(lines[0].split()) or len(header) not in (1, 2) or 0 in header:
         raise InputError(

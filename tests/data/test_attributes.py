@@ -1,6 +1,5 @@
 import csv
 import os
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -8,18 +7,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import tree
 from PIL import Image
 
 from backbone import InputError
-from data.attributes import UNKNOWN, AttributesDataModule, read_attribute_csv, read_attributes
+from data.attributes import AttributesDataModule
 from data.images import open_image
-from data.photographs import collate
+from data.module import collate
+from data.readers.attribute_csv import UNKNOWN
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Wearing_Hat")
 
 
-def picture(path, i, size=(30, 40)):
+def image_file(path, i, size=(30, 40)):
     """A pattern of its own for each `i`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     small = np.random.default_rng(i).integers(0, 256, (4, 5, 3), dtype=np.uint8)
@@ -27,12 +26,12 @@ def picture(path, i, size=(30, 40)):
 
 
 def write_csv(root, rows, header=("path", *ATTRIBUTES, "split")):
-    """`attributes.csv` in `root`, and the picture of each row."""
+    """`attributes.csv` in `root`, and the image of each row."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / "attributes.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     for i, row in enumerate(rows):
-        picture(root / row[0], i)
+        image_file(root / row[0], i)
     return root
 
 
@@ -49,12 +48,16 @@ def faces(root, train=12, val=4, test=4, seed=0):
 
 def pool(root, count=6):
     for i in range(count):
-        picture(root / f"deep/{i}.png" if i % 2 else root / f"{i}.png", 1000 + i)
+        image_file(root / f"deep/{i}.png" if i % 2 else root / f"{i}.png", 1000 + i)
     return root
 
 
 def module(root, **settings):
-    return AttributesDataModule(str(root), **{"image_size": 32, "batch_size": 4, "num_workers": 0, **settings})
+    return AttributesDataModule(root=str(root), **{"image_size": 32, "batch_size": 4, "num_workers": 0, **settings})
+
+
+def labels(data, split):
+    return data.records(split)["attributes"]
 
 
 def training_set(root, **settings):
@@ -77,122 +80,7 @@ def epoch_of(loader, epoch):
     return pixels, order
 
 
-# --- a CSV ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_csv_is_read_as_a_plain_parser_reads_it(tmp_path):
-    root = faces(tmp_path / "faces")
-    before = tree(root)
-    data = read_attribute_csv(root)
-    with (root / "attributes.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert data.attributes == ATTRIBUTES
-    assert (data.notes, data.licence) == ((), "")
-    for split, images in data.splits.items():
-        expected = [row for row in rows if row["split"] == split]
-        assert [name.decode() for name in images.file_names.tolist()] == [row["path"] for row in expected]
-        values = [[UNKNOWN if row[name] == "" else int(row[name]) for name in ATTRIBUTES] for row in expected]
-        assert images.targets.tolist() == values
-        assert images.targets.dtype == np.int8
-        assert images.path(1) == root / split / "01.png"
-        assert images.path(1) in images
-        assert images.identities is None
-    assert data.splits["train"].path(0) not in data.splits["val"]
-    taken = data.splits["train"].take(np.array([3, 1]))
-    assert [taken.path(i).name for i in range(2)] == ["03.png", "01.png"]
-    assert np.array_equal(taken.targets, data.splits["train"].targets[[3, 1]])
-    assert tree(root) == before
-
-
-def test_every_way_to_write_a_value_and_a_line(tmp_path):
-    root = write_csv(tmp_path, [(f"{i}.png", 0, 0) for i in range(9)])
-    text = "\ufeffpath , Smiling,Odd\r\n"
-    text += "./0.png,1,0\r\n1.png,0, 1 \r\n\r\n2.png,TRUE,false\r\n3.png,False,True\r\n4.png,1.0,0.0\r\n5.png,, \r\n"
-    text += f'"6.png","1","0"\r\n{root.resolve()}/7.png,1,0\r\n8.png,0,1\r\n,,\r\n'
-    (root / "attributes.csv").write_text(text, newline="")
-    data = read_attribute_csv(root / "attributes.csv", val_fraction=0.2, test_fraction=0.2)
-    assert data.attributes == ("Smiling", "Odd")
-    found = {
-        images.file_names[i].decode(): images.targets[i].tolist()
-        for images in data.splits.values()
-        for i in range(len(images))
-    }
-    values = [[1, 0], [0, 1], [1, 0], [0, 1], [1, 0], [-1, -1], [1, 0], [1, 0], [0, 1]]
-    assert found == {f"{i}.png": value for i, value in enumerate(values)}
-
-
-def test_identities_are_any_text_and_a_missing_part_is_drawn_by_them(tmp_path):
-    rows = [(f"{i}.png", i % 2, f"person {i // 4}" if i < 36 else "") for i in range(40)]
-    data = read_attribute_csv(write_csv(tmp_path, rows, ("path", "Smiling", "identity")), val_fraction=0.2, seed=1)
-    people = {}
-    for split, images in data.splits.items():
-        for i in range(len(images)):
-            row = int(images.path(i).stem)
-            if row >= 36:
-                assert images.identities[i] == -1
-            else:
-                assert people.setdefault(row // 4, (split, images.identities[i])) == (split, images.identities[i])
-    assert len({number for _, number in people.values()}) == 9
-    assert sum(map(len, data.splits.values())) == 40
-    assert "drawn by person with seed 1" in data.notes[0]
-    assert data.attributes == ("Smiling",)
-
-
-def test_pictures_of_unknown_people_are_drawn_one_by_one_among_the_people(tmp_path):
-    rows = [(f"{i}.png", i % 2, f"{i // 2}" if i < 10 else "") for i in range(100)]
-    data = read_attribute_csv(write_csv(tmp_path, rows, ("path", "Smiling", "identity")), val_fraction=0.2, seed=1)
-    assert len(data.splits["val"]) in (20, 21)
-    assert len(data.splits["test"]) in (10, 11)
-    assert all((images.identities == -1).any() for images in data.splits.values())
-
-
-def test_pictures_of_a_csv_that_are_not_there_are_left_out_and_counted(tmp_path):
-    root = faces(tmp_path)
-    (root / "train" / "03.png").unlink()
-    (root / "val" / "00.png").unlink()
-    data = read_attribute_csv(root)
-    assert [len(images) for images in data.splits.values()] == [11, 3, 4]
-    assert re.search(r"^2 of 20 pictures of .*attributes\.csv are not there .*first: train/03\.png", data.notes[0])
-    assert "03.png" not in {data.splits["train"].path(i).name for i in range(11)}
-    for path in root.rglob("*.png"):
-        path.unlink()
-    with pytest.raises(InputError, match=r"none of its 20 pictures is there, the first being .*train/00\.png"):
-        read_attribute_csv(root)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("path,Smiling\na.png,-1\n", r"line 2: Smiling is '-1'; it must be 1 or true, .*; -1 is CelebA's"),
-        ("path,Smiling\na.png,1\nb.png,2\n", r"line 3: Smiling is '2'; it must be 1 or true, 0 or false, or empty"),
-        ("path,Smiling\na.png,1\nb.png,0\n./a.png,1\n", r"lists a\.png more than once \(1 such rows\)"),
-        ("path\na.png\n", "has no attribute column, but 'path'; its first line must be"),
-        ("path,split,identity\na.png,val,x\n", "has no attribute column"),
-        ("path;Smiling\na.png;1\n", r"no column `path`, but 'path;Smiling' \(are they separated by semicolons\?"),
-        ("file,Smiling\na.png,1\n", "has no column `path`, but 'file', 'Smiling'"),
-        ("path,Smiling,Smiling\na.png,1,1\n", "has the column 'Smiling' more than once"),
-        ("path,Smiling,\na.png,1,1\n", "has a column without a name"),
-        ("path,Smiling\na.png\n", "line 2: it has 1 values, but line 1 names 2 columns"),
-        ("path,Smiling\n", "has no pictures"),
-        ("", "has no pictures"),
-        ("path,Smiling\n,1\n", "line 2: the path is empty"),
-        ("path,Smiling,split\na.png,1,dev\n", "line 2: the split is 'dev'; it must be train, val or test"),
-        ("path,Smiling,split\na.png,1,val\n", "has no picture to train on"),
-        ("path,Smiling\na.png,1\nb.png,1\n", "has too few pictures to train on"),
-        ("<!DOCTYPE html>\n<html></html>", "is a web page, not a list: Google Drive"),
-        ("path,Smiling\n\xff.png,1\n", "is not in UTF-8"),
-    ],
-)
-def test_a_csv_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, text, message):
-    for i, name in enumerate(("a.png", "b.png")):
-        picture(tmp_path / name, i)
-    (tmp_path / "attributes.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(InputError, match=message) as raised:
-        read_attributes(tmp_path)
-    assert "\n" not in str(raised.value)
-
-
-# --- pictures without labels ----------------------------------------------------------------------------------------
+# --- images without labels ----------------------------------------------------------------------------------------
 
 
 def test_the_pool_joins_the_training_set_behind_the_labelled_ones(tmp_path, capsys):
@@ -206,10 +94,10 @@ def test_the_pool_joins_the_training_set_behind_the_labelled_ones(tmp_path, caps
     assert data.train_keys() == keys
     assert [data.file("train", i) for i in range(18)] == keys
     assert plain.train_keys() == keys[:12]
-    assert np.array_equal(data.targets("train", range(12)), plain.targets("train", range(12)))
-    assert (data.targets("train", [12, 17]) == UNKNOWN).all()
+    assert np.array_equal(labels(data, "train")[:12], labels(plain, "train")[:12])
+    assert (labels(data, "train")[[12, 17]] == UNKNOWN).all()
     for i, key in enumerate(keys):
-        assert np.array_equal(data.photograph("train", i), open_image(root / key))
+        assert np.array_equal(data.image("train", i), open_image(root / key))
     assert len(data.val_dataloader().dataset) == 4
     data.need_labels("without a teacher")
     alone, _ = training_set(root, unlabelled=str(other), labelled_fraction=0.0)
@@ -218,7 +106,7 @@ def test_the_pool_joins_the_training_set_behind_the_labelled_ones(tmp_path, caps
     ):
         alone.need_labels("without a teacher")
     assert alone.train_keys() == keys[12:]
-    assert (alone.targets("train", range(6)) == UNKNOWN).all()
+    assert (labels(alone, "train")[:6] == UNKNOWN).all()
 
 
 def test_relative_and_full_paths_name_the_same_files(tmp_path, monkeypatch):
@@ -228,9 +116,9 @@ def test_relative_and_full_paths_name_the_same_files(tmp_path, monkeypatch):
     full, _ = training_set(root, unlabelled="faces/more")
     assert data.train_keys() == full.train_keys()
     assert data.train_keys()[-1] == "more/deep/5.png"
-    assert dataset.images.path(17) in dataset.images
+    assert dataset.records.path(17) in dataset.records
     os.chdir("/")
-    assert full.photograph("train", 0).shape == (30, 40, 3)
+    assert full.image("train", 0).shape == (30, 40, 3)
 
 
 def test_what_is_scored_or_used_already_is_not_taken_from_the_pool(tmp_path, capsys):
@@ -242,8 +130,8 @@ def test_what_is_scored_or_used_already_is_not_taken_from_the_pool(tmp_path, cap
     assert said in capsys.readouterr().out
     assert not any(key.startswith(("val/", "test/")) for key in data.train_keys())
     data, dataset = training_set(root, unlabelled=str(root), labelled_fraction=0.25)
-    known = (dataset.images.targets != UNKNOWN).any(1)
-    assert known.tolist() == [True] * 3 + [False] * 15  # labelled pictures that are not used are pictures still
+    known = (dataset.records["attributes"] != UNKNOWN).any(1)
+    assert known.tolist() == [True] * 3 + [False] * 15  # labelled images that are not used are images still
     assert max(Counter(data.train_keys()).values()) == 1
 
 
@@ -279,7 +167,7 @@ def test_attributes_are_chosen_by_name_in_the_order_asked(tmp_path):
         data.setup("fit")
         data.setup("test")
     for split in ("train", "val", "test"):
-        assert np.array_equal(some.targets(split, range(4)), every.targets(split, range(4))[:, [2, 0]])
+        assert np.array_equal(labels(some, split)[:4], labels(every, split)[:4][:, [2, 0]])
     for asked, message in (
         (["Smiling", "eyeglases"], "'eyeglases', which is not among the data's 3 attributes; the nearest is 'Eyeglass"),
         (["smiling"], "'smiling', .* the nearest is 'Smiling'"),
@@ -298,47 +186,32 @@ def test_subgroups_may_be_of_attributes_that_are_not_learned(tmp_path):
         data.setup("test")
     assert some.categories == {0: "Smiling"}
     for split, positions in (("val", [3, 0, 1]), ("test", [19, 2, 7, 0])):
-        groups, targets = some.subgroups(split, positions), every.targets(split, positions)
+        groups, targets = some.subgroups(split), labels(every, split)[positions]
         assert list(groups) == ["Wearing_Hat", "Eyeglasses"]
-        assert np.array_equal(np.column_stack(list(groups.values())), targets[:, [2, 1]])
-    assert every.subgroups("test", [0, 1]) == {}
+        assert np.array_equal(np.column_stack(list(groups.values()))[positions], targets[:, [2, 1]])
+    assert every.subgroups("test") == {}
     with pytest.raises(InputError, match=r"--data.subgroups has 'Hat', which is not among .* is 'Wearing_Hat'"):
         _ = module(root, attributes=["Smiling"], subgroups=["Hat"]).categories
-
-
-def test_shuffled_labels_are_the_same_rows_in_another_order(tmp_path, capsys):
-    root, other = faces(tmp_path / "faces", train=40), pool(tmp_path / "pool")
-    settings = {"unlabelled": str(other), "labelled_fraction": 0.5}
-    plain, _ = training_set(root, **settings)
-    shuffled, _ = training_set(root, shuffle_labels=True, **settings)
-    assert "labels are shuffled" in capsys.readouterr().out
-    before, after = (data.targets("train", range(20)) for data in (plain, shuffled))
-    assert Counter(map(tuple, before.tolist())) == Counter(map(tuple, after.tolist()))  # so base rates are the same
-    assert (before != after).any(1).mean() > 0.3
-    assert shuffled.train_keys() == plain.train_keys()
-    assert np.array_equal(shuffled.targets("val", range(4)), plain.targets("val", range(4)))
-    assert (shuffled.targets("train", range(20, 26)) == UNKNOWN).all()
-    assert np.array_equal(training_set(root, shuffle_labels=True, **settings)[0].targets("train", range(20)), after)
 
 
 # --- batches --------------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_sees_each_picture_once_with_its_targets_masked_where_unknown(tmp_path):
+def test_evaluation_sees_each_image_once_with_its_targets_masked_where_unknown(tmp_path):
     root = faces(tmp_path, val=5)
     data = module(root, image_size=[40, 32], batch_size=3, central_fraction=0.875)
     data.setup("validate")
     batches = list(data.val_dataloader())
     assert [len(batch["images"]) for batch in batches] == [3, 2]
     assert batches[0]["images"].is_contiguous(memory_format=torch.channels_last)
-    assert {name: batches[0][name].dtype for name in ("images", "targets", "positions", "view")} == {
+    assert {name: batches[0][name].dtype for name in ("images", "attributes", "positions", "view")} == {
         "images": torch.uint8,
-        "targets": torch.int8,
+        "attributes": torch.int8,
         "positions": torch.int64,
         "view": torch.int64,
     }
-    targets = torch.cat([batch["targets"] for batch in batches]).numpy()
-    assert np.array_equal(targets, data.targets("val", range(5)))
+    targets = torch.cat([batch["attributes"] for batch in batches]).numpy()
+    assert np.array_equal(targets, labels(data, "val")[:5])
     assert (targets[:, 1] == UNKNOWN).tolist() == [i % 3 == 1 for i in range(5)]
     for i, image in enumerate(torch.cat([batch["images"] for batch in batches])):
         # 30 x 40 px: of the proportions 40 to 32 the largest window is 30 x 24; 0.875 of it is 26 x 21
@@ -361,8 +234,9 @@ def test_test_split_chooses_what_is_scored(tmp_path):
         scored = data.test_dataloader().dataset
         folders = [Path(data.file("test", i)).parent.name for i in range(len(scored))]
         assert sorted(set(folders), key=folders.index) == splits
-        expected = [read_attribute_csv(root).splits[split].targets for split in splits]
-        assert np.array_equal(data.targets("test", range(len(scored))), np.concatenate(expected))
+        records = module(root).all_records
+        expected = [records.of_split(split)["attributes"] for split in splits]
+        assert np.array_equal(labels(data, "test"), np.concatenate(expected))
 
 
 def test_fixed_views_take_turns_and_have_the_same_pixels_every_time(tmp_path):
@@ -411,27 +285,6 @@ def test_without_augmentation_all_views_are_those_of_evaluation(tmp_path):
         assert np.array_equal(dataset[epoch, 2]["image"], images[2].permute(1, 2, 0).numpy())
 
 
-def test_the_views_transform_is_named_by_all_that_changes_a_pixel(tmp_path):
-    root = faces(tmp_path)
-    named = training_set(root, views=2)[0].train_view_transform_id()
-    assert training_set(root, views=2, num_workers=1, batch_size=2)[0].train_view_transform_id() == named
-    assert "\n" not in named
-    assert "0x" not in named  # no address in memory, which would differ in the next run
-    assert re.search(r"albumentations \d.*numpy \d.*pillow \d", named)
-    for changed in (
-        {"image_size": 40},
-        {"min_crop_area": 0.3},
-        {"random_erasing": 0.2},
-        {"seed": 1},
-        {"views": 3},
-        {"augment": False, "views": 1},
-        {"augment": False, "views": 1, "central_fraction": 0.8},
-    ):
-        other = training_set(root, **{"views": 2, **changed})[0].train_view_transform_id()
-        assert other != named, changed
-        named = other if "augment" in changed else named
-
-
 def test_bad_images_are_left_out_of_the_batch_and_stop_the_run_when_too_many(tmp_path):
     root, other = faces(tmp_path / "faces"), pool(tmp_path / "pool")
     (root / "train" / "02.png").write_bytes(b"")
@@ -439,11 +292,11 @@ def test_bad_images_are_left_out_of_the_batch_and_stop_the_run_when_too_many(tmp
     data, dataset = training_set(root, unlabelled=str(other), max_bad_fraction=0.1)
     mixed = collate([dataset[0, i] for i in (0, 2, 4, 13)])
     assert mixed["positions"].tolist() == [0, 4]
-    assert np.array_equal(mixed["targets"].numpy(), data.targets("train", [0, 4]))
+    assert np.array_equal(mixed["attributes"].numpy(), labels(data, "train")[[0, 4]])
     assert [Path(file).name for file, _ in mixed["bad"]] == ["02.png", "2.png"]
     none = collate([dataset[0, 2], dataset[0, 13]])
     assert none["images"].shape[0] == 0
-    assert none["targets"].shape == (0, 3)
+    assert none["attributes"].shape == (0, 3)
     data.bad_images.note(mixed["bad"][:1])
     with pytest.raises(InputError, match=r"2 of the 18 images of the train split cannot be used.*02\.png: it is empty"):
         data.bad_images.note(mixed["bad"])
@@ -469,7 +322,7 @@ def test_options_out_of_range_are_named(settings, message):
 
 
 def test_a_root_that_is_neither_is_named(tmp_path):
-    picture(tmp_path / "a.png", 0)
+    image_file(tmp_path / "a.png", 0)
     with pytest.raises(InputError, match=r"has neither attributes\.csv, .*, nor CelebA's list_attr_celeba\.txt; give"):
         _ = module(tmp_path).categories
     with pytest.raises(InputError, match=r"--data.root .*none does not exist"):

@@ -1,0 +1,140 @@
+import csv
+
+import numpy as np
+import pytest
+from helpers import tree
+from PIL import Image
+
+from backbone import InputError
+from data.attributes import read_attributes
+from data.readers.attribute_csv import UNKNOWN, read
+from data.records import SPLITS
+from data.splits import assign_splits
+
+ATTRIBUTES = ("Smiling", "Eyeglasses", "Wearing_Hat")
+
+
+def write_csv(root, rows, header=("path", *ATTRIBUTES, "split")):
+    """`attributes.csv` in `root`, and the image of each row."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "attributes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    for row in rows:
+        (root / row[0]).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(root / row[0])
+    return root
+
+
+def faces(root, train=12, val=4, test=4):
+    """A CSV of three attributes, the second unknown in a third of the rows."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for split, count in (("train", train), ("val", val), ("test", test)):
+        for i in range(count):
+            values = generator.integers(0, 2, 3).tolist()
+            rows.append((f"{split}/{i:02}.png", values[0], "" if i % 3 == 1 else values[1], values[2], split))
+    return write_csv(root, rows)
+
+
+def drawn(root, **fractions):
+    return assign_splits(read(root), **{"val_fraction": 0.2, "test_fraction": 0.1, "seed": 1, **fractions}, source=root)
+
+
+def names(records):
+    return [name.decode() for name in records.file_names.tolist()]
+
+
+def test_a_csv_is_read_as_a_plain_parser_reads_it(tmp_path):
+    root = faces(tmp_path / "faces")
+    before = tree(root)
+    records = read(root)
+    with (root / "attributes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert records.classes == ATTRIBUTES
+    assert (records.notes, records.issues) == ((), ())
+    assert names(records) == [row["path"] for row in rows]
+    values = [[UNKNOWN if row[name] == "" else int(row[name]) for name in ATTRIBUTES] for row in rows]
+    assert records["attributes"].tolist() == values
+    assert records["attributes"].dtype == np.int8
+    assert [SPLITS[split] for split in records["split"]] == [row["split"] for row in rows]
+    assert records.path(1) == root / "train" / "01.png"
+    assert "identities" not in records.columns
+    assert tree(root) == before
+
+
+def test_every_way_to_write_a_value_and_a_line(tmp_path):
+    root = write_csv(tmp_path, [(f"{i}.png", 0, 0) for i in range(9)])
+    text = "\ufeffPath , Smiling,Odd\r\n"
+    text += "./0.png,1,0\r\n1.png,0, 1 \r\n\r\n2.png,TRUE,false\r\n3.png,False,True\r\n4.png,1.0,0.0\r\n5.png,, \r\n"
+    text += f'"6.png","1","0"\r\n{root.resolve()}/7.png,1,0\r\n8.png,0,1\r\n,,\r\n'
+    for written in (text, text.replace(",", ";")):
+        (root / "attributes.csv").write_text(written, newline="")
+        records = read(root / "attributes.csv")
+        assert records.classes == ("Smiling", "Odd")
+        assert names(records) == [f"{i}.png" for i in range(9)]
+        values = [[1, 0], [0, 1], [1, 0], [0, 1], [1, 0], [-1, -1], [1, 0], [1, 0], [0, 1]]
+        assert records["attributes"].tolist() == values
+
+
+def test_identities_are_any_text_and_splits_are_drawn_by_them(tmp_path):
+    rows = [(f"{i}.png", i % 2, f"person {i // 4}" if i < 36 else "") for i in range(40)]
+    records = drawn(write_csv(tmp_path, rows, ("path", "Smiling", "identity")))
+    people, split = records["identities"], records["split"]
+    assert (people[36:] == -1).all()
+    assert len(set(people[:36].tolist())) == 9
+    for i in range(9):
+        assert len(set(people[4 * i : 4 * i + 4].tolist())) == len(set(split[4 * i : 4 * i + 4].tolist())) == 1
+    assert set(split.tolist()) == {0, 1, 2}
+    assert "drawn by person with seed 1" in records.notes[0]
+    assert records.classes == ("Smiling",)
+
+
+def test_images_of_unknown_people_are_drawn_one_by_one_among_the_people(tmp_path):
+    rows = [(f"{i}.png", i % 2, f"{i // 2}" if i < 10 else "") for i in range(300)]
+    records = drawn(write_csv(tmp_path, rows, ("path", "Smiling", "identity")))
+    shares = np.bincount(records["split"][records["identities"] == -1], minlength=3) / 290
+    assert shares == pytest.approx([0.7, 0.2, 0.1], abs=0.08)  # three standard deviations
+
+
+def test_images_of_a_csv_that_are_not_there_are_left_out_and_counted(tmp_path):
+    root = faces(tmp_path)
+    (root / "train" / "03.png").unlink()
+    (root / "val" / "00.png").unlink()
+    records = read(root)
+    assert [int((records["split"] == split).sum()) for split in range(3)] == [11, 3, 4]
+    [issue] = records.issues
+    assert (issue.count, issue.first) == (2, "train/03.png")
+    assert "train/03.png" not in names(records)
+    for path in root.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"attributes\.csv.*train/00\.png"):
+        read(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("path,Smiling\na.png,-1\n", "line 2: Smiling is '-1'.*CelebA"),
+        ("path,Smiling\na.png,1\nb.png,2\n", "line 3: Smiling is '2'"),
+        ("path,Smiling\na.png,1\nb.png,0\n./a.png,1\n", r"a\.png more than once"),
+        ("path\na.png\n", "no attribute column"),
+        ("path,split,identity\na.png,val,x\n", "no attribute column"),
+        ("file,Smiling\na.png,1\n", "no column `path`"),
+        ("path,Smiling,Smiling\na.png,1,1\n", "'Smiling' more than once"),
+        ("path,Smiling,\na.png,1,1\n", "column without a name"),
+        ("path,Smiling\na.png\n", "line 2"),
+        ("path,Smiling\n", "no images"),
+        ("", "is empty"),
+        ("path,Smiling\n,1\n", "line 2: the path is empty"),
+        ("path,Smiling,split\na.png,1,spare\n", "line 2: the split is 'spare'"),
+        ("<!DOCTYPE html>\n<html></html>", "web page"),
+        ("path,Smil\xffng\na.png,1\n", "UTF-8"),
+    ],
+)
+def test_a_csv_that_cannot_be_used_is_refused_by_its_line(tmp_path, text, named):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "attributes.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=rf"attributes\.csv.*{named}") as raised:
+        read_attributes(tmp_path)
+    assert "\n" not in str(raised.value)
