@@ -62,6 +62,7 @@ def crowded_case(seed):
             category_id = int(rng.choice(with_truth))
             one = {"id": len(annotations) + 1, "image_id": image_id, "category_id": category_id, "bbox": box.tolist()}
             one |= {"area": float(box[2] * box[3] * rng.choice([1, 0.6])), "iscrowd": int(rng.random() < 0.1)}
+            one["bbox"][2] *= rng.choice([1, 0, -1], p=[0.9, 0.05, 0.05])  # empty or inverted
             annotations.append(one)
             for _ in range(int(rng.integers(0, 4))):
                 noise = rng.choice([0, 0.02, 0.1, 0.3]) * rng.normal(size=4)

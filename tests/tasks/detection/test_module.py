@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from helpers import Save, same, trainer
+from helpers import same, trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from data.detection import DetectionDataModule
 from data.readers.coco import Detections
@@ -18,22 +19,48 @@ def build(root, **options):
     return DetectionModule(datamodule.categories, datamodule.input_size, **options), datamodule
 
 
-@pytest.mark.parametrize(("epoch", "batch", "workers"), [(1, None, 0), (1, None, 2), (2, 2, 0)])
-def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one_bit_for_bit(coco_root, tmp_path, epoch, batch, workers):
-    path = tmp_path / "stopped.ckpt"
-    whole, datamodule = build(coco_root)
-    trainer(tmp_path).fit(whole, datamodule)
+class SaveOnce(Checkpoint):  # not a Callback: Lightning runs those that save last
+    """Saves a checkpoint where the hook runs for the nth time."""
+
+    def __init__(self, path, hook, after):
+        self.path, self.after, self.count = path, after, 0
+        setattr(self, hook, self._save)
+
+    def _save(self, trainer, *_, **__):
+        self.count += 1
+        if self.count == self.after:
+            trainer.save_checkpoint(self.path)
+
+
+MOMENTS = [  # of four epochs of four batches
+    ("on_train_epoch_end", 2),
+    ("on_validation_end", 2),  # where a checkpoint that watches a validation metric is saved
+    ("on_train_batch_end", 6),  # in mid-epoch
+    ("on_train_batch_end", 8),  # on the last batch of an epoch
+    ("on_train_batch_start", 7),  # where an interrupt saves: batch 7 was fetched but not trained on
+]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(coco_root, tmp_path_factory):
+    """The weights of a run without workers, and the folder of the checkpoints saved on its way."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    module, datamodule = build(coco_root)
+    saves = [SaveOnce(folder / f"{hook}_{after}.ckpt", hook, after) for hook, after in MOMENTS]
+    trainer(folder, callbacks=saves, limit_val_batches=None, enable_checkpointing=True).fit(module, datamodule)
+    return module.state_dict(), folder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one_bit_for_bit(
+    coco_root, uninterrupted, tmp_path, moment, workers
+):
+    weights, folder = uninterrupted
     module, datamodule = build(coco_root, num_workers=workers)
-    run = trainer(tmp_path, callbacks=[Save(path, epoch=epoch, batch=batch)])
-    if batch is None:
-        run.fit(module, datamodule)
-    else:
-        with pytest.raises(SystemExit):
-            run.fit(module, datamodule)
-    assert not same(module.state_dict(), whole.state_dict())
-    module, datamodule = build(coco_root, num_workers=workers)
-    trainer(tmp_path).fit(module, datamodule, ckpt_path=path, weights_only=True)
-    assert same(module.state_dict(), whole.state_dict())
+    path = folder / f"{moment[0]}_{moment[1]}.ckpt"
+    trainer(tmp_path, limit_val_batches=None).fit(module, datamodule, ckpt_path=path, weights_only=True)
+    assert same(module.state_dict(), weights)
 
 
 def test_ground_truth_fed_back_through_the_resize_scores_one(coco_root):
