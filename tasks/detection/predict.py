@@ -67,7 +67,7 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
         return Described({"objects": objects}, "")
 
     def finish(done: int) -> Sequence[str]:
-        image_ids = _image_ids(options.images)
+        image_ids = numbered(options.images)
         columns = ((r.boxes_xyxy, r.scores, np.searchsorted(ids, r.category_ids)) for _, r in results)
         detections = stack_detections(*zip(*columns, strict=True))
         rows = coco_results(detections, np.array([image_ids[path] for path, _ in results]), ids)
@@ -80,7 +80,7 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
     return describe, finish
 
 
-def _image_ids(images: list[Path]) -> dict[Path, int]:
+def numbered(images: list[Path]) -> dict[Path, int]:
     """COCO names an image by its id, 000000000139.jpg; where any name is no number, they count from 1 in order."""
     if all(path.stem.isdecimal() for path in images) and len({int(path.stem) for path in images}) == len(images):
         return {path: int(path.stem) for path in images}

@@ -1,10 +1,7 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from coco_content import annotation, coco_folder, content, odd_content
-from helpers import tree
 from PIL import Image
 
 from backbone.errors import InputError
@@ -146,12 +143,11 @@ def test_two_workers_give_what_none_gives_and_epochs_and_samples_differ(tmp_path
     assert len(images) == 12
 
 
-def test_bad_images_are_left_out_of_the_batch_noted_and_stop_the_run_when_too_many(tmp_path):
+def test_bad_images_are_left_out_of_the_batch_and_named(tmp_path):
     root = coco_folder(tmp_path, train=content(10), val=content(3))
-    for name in ("001.png", "003.png", "004.png"):
-        (root / "train" / name).write_bytes(b"")
+    (root / "train/001.png").write_bytes(b"")
     Image.new("RGB", (99, 30)).save(root / "train/002.png")
-    data = module(root, max_bad_fraction=0.3, augment=False, batch_size=4)
+    data = module(root, augment=False)
     data.setup("fit")
     dataset = data.train_dataloader().dataset
     mixed = collate([dataset[0, 4], dataset[0, 0], dataset[0, 5]])
@@ -163,11 +159,6 @@ def test_bad_images_are_left_out_of_the_batch_noted_and_stop_the_run_when_too_ma
     assert none_left["sizes"].shape == (0, 2)
     assert "99 x 30" in none_left["bad"][1][1]
     assert "40 x 30" in none_left["bad"][1][1]
-    for bad in (none_left["bad"], none_left["bad"], collate([dataset[0, 2]])["bad"]):  # the same again counts once
-        data.bad_images.note(bad)
-    assert [Path(file).name for file in data.bad_images.reasons] == ["001.png", "002.png", "003.png"]
-    with pytest.raises(InputError, match=r"4 of the 10 images of the train split.*0\.3.*001\.png"):
-        data.bad_images.note(collate([dataset[0, 3]])["bad"])
 
 
 def test_missing_files_count_as_bad_from_the_start(tmp_path):
@@ -218,17 +209,3 @@ def test_boxes_meet_their_pixels_in_a_jpeg_that_was_decoded_smaller(tmp_path):
     batch = next(iter(data.val_dataloader()))
     y, x = np.nonzero(batch["images"][0, 0].numpy() > 127)
     np.testing.assert_allclose(batch["boxes_xyxy"][0][0], [x.min(), y.min(), x.max() + 1, y.max() + 1], atol=0.7)
-
-
-def test_opening_and_drawing_from_a_data_folder_changes_nothing_in_it(tmp_path):
-    root = coco_folder(tmp_path, train=odd_content(), val=odd_content())
-    (root / "train/005.png").unlink()
-    (root / "train/004.png").write_bytes(b"")
-    before = tree(root)
-    data = module(root, max_bad_fraction=1.0)
-    for stage in ("fit", "validate", "test"):
-        data.setup(stage)
-    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
-        for batch in loader:
-            data.bad_images.note(batch["bad"])
-    assert tree(root) == before

@@ -17,6 +17,7 @@ from PIL import Image
 from backbone import InputError
 from tasks.detection import load
 from tasks.detection.__main__ import main
+from tasks.detection.predict import numbered
 
 pytestmark = pytest.mark.slow  # whole commands
 
@@ -164,11 +165,10 @@ def test_predict_writes_results_and_images_of_a_folder_and_names_what_it_cannot_
     assert Image.open(folder / "pictures" / "test_03.png.jpg").size == (128, 96)
 
 
-def test_predict_keeps_cocos_ids_where_the_names_are_ids(best, coco_root, capsys):
-    Path("photos").mkdir()
-    shutil.copy(coco_root / "test" / "test_00.png", "photos/000000000139.png")
-    _, folder = run(capsys, "predict", "--source", "photos", "--ckpt_path", best)
-    assert {row["image_id"] for row in json.loads((folder / "predictions.json").read_text())} == {139}
+def test_predict_keeps_cocos_ids_where_the_names_are_ids():
+    one, other = Path("000000000139.jpg"), Path("000000000285.jpg")
+    assert numbered([one, other]) == {one: 139, other: 285}
+    assert numbered([one, Path("139.png")]) == {one: 1, Path("139.png"): 2}
 
 
 def test_load_detects_in_a_path_an_array_and_an_image_alike(best, coco_root):

@@ -1,7 +1,4 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from pycocotools.coco import COCO
@@ -65,16 +62,9 @@ def test_files_score_and_print_as_pycocotools_does(files, capsys, backend):
     ("name", "content", "message"),
     [
         ("A.json", None, "A.json does not exist"),
-        ("R.json", None, "R.json does not exist"),
         ("A.json", "<html>", "A.json is not valid JSON"),
         ("R.json", "", "R.json is not valid JSON"),
-        ("A.json", "[]", "A.json is not COCO"),
         ("R.json", '{"images": []}', "R.json is not COCO results"),
-        (
-            "R.json",
-            '[{"image_id": 4, "category_id": 1, "bbox": [1, 2, 3, 4], "score": NaN}]',
-            "R.json: results[0]: `score`",
-        ),
         ("R.json", '[{"image_id": 5, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "`image_id` 5"),
     ],
 )
@@ -108,15 +98,3 @@ def test_odd_data_are_one_warning_on_stderr(files, capsys):
     assert error.startswith("warning: ")
     assert "A.json: 3 annotations without area" in error
     assert error.count("\n") == 1
-
-
-def test_help_imports_nothing_heavy():
-    script = (
-        "import sys\nfrom tasks.detection.evaluate import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "print('HEAVY', sorted({'numpy', 'torch', 'pycocotools', 'matplotlib'} & set(sys.modules)))"
-    )
-    root = Path(__file__).resolve().parents[3]
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
-    assert "--annotations" in run.stdout
-    assert run.stdout.endswith("HEAVY []\n")
