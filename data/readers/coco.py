@@ -263,7 +263,7 @@ def parse_annotations(content: Any, name: str, *, for_scoring: bool = False) -> 
     and numbers that are not finite.
     """
     if not isinstance(content, Mapping):
-        raise InputError(f"{name} is not COCO: its top level is {_kind(content)}, not an object; {_REMEDY}")
+        raise InputError(f"{name} is not COCO: its top level is of type {type(content).__name__}; {_REMEDY}")
     images, annotations, categories = (_List(content, key, name) for key in ("images", "annotations", "categories"))
     image_ids, class_ids = images.ids(), categories.ids()
     image_of = annotations.positions("image_id", image_ids, "`images`")
@@ -306,8 +306,8 @@ def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> t
     """
     if not isinstance(content, Sequence) or isinstance(content, str):
         raise InputError(
-            f"{name} is not COCO results: its top level is {_kind(content)}; give a list of objects with image_id, "
-            "category_id, bbox (x, y, width, height) and score."
+            f"{name} is not COCO results: its top level is of type {type(content).__name__}; give a list of objects "
+            "with image_id, category_id, bbox (x, y, width, height) and score."
         )
     results, ids = _List({"results": content}, "results", name), truth.class_ids
     few = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
@@ -456,11 +456,6 @@ def _odd_ids(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
     ids = [annotation.get("id") for annotation in annotations]
     count = Counter(map(str, ids))
     return np.array([one is None or one == 0 or count[str(one)] > 1 for one in ids], dtype=bool)
-
-
-def _kind(value: object) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", type(None): "null", bool: "true or false"}
-    return kinds.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
 
 
 def _short(value: object) -> str:

@@ -3,7 +3,6 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from backbone.errors import Arguments, InputError
 
@@ -30,11 +29,7 @@ def main(args: list[str]) -> int:
         help="what matches the boxes; the figures are the same to the last digit (default: %(default)s)",
     )
     options = parser.parse_args(args)
-    _evaluate(options.annotations, options.results, options.json, options.backend)
-    return 0
-
-
-def _evaluate(annotations: Path, results: Path, figures_file: Path | None, backend: Any) -> None:
+    annotations, results, figures_file = options.annotations, options.results, options.json
     from data.readers.coco import parse_annotations, parse_results, read_json  # here, so that --help answers at once
     from tasks.detection.metrics import evaluate, format_figures
 
@@ -45,10 +40,11 @@ def _evaluate(annotations: Path, results: Path, figures_file: Path | None, backe
             raise InputError(f"--json {figures_file} is a folder or one of the input files; name a file to write.")
     truth = parse_annotations(read_json(annotations), str(annotations), for_scoring=True)
     detections, odd_results = parse_results(read_json(results), truth, str(results), str(annotations))
-    scores = evaluate(truth, detections, backend)
+    scores = evaluate(truth, detections, options.backend)
     for file, issues in ((annotations, truth.issues), (results, odd_results)):
         for issue in issues:
             print(f"warning: {file}: {issue}", file=sys.stderr)
     print(format_figures(scores.figures))
     if figures_file is not None:
         figures_file.write_text(json.dumps(scores.figures, indent=2) + "\n")
+    return 0

@@ -82,18 +82,11 @@ class DetectionHead(Head):
                 nn.init.trunc_normal_(module.weight, std=0.03, a=-0.06, b=0.06)  # as TensorFlow's
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        if loss == "focal":
-            self._set_class_prior(0.01)
+        if loss == "focal":  # classes start at a probability of 0.01, lest negatives drown them (Lin et al. 2017, 3.3)
+            for predictor in self.class_heads:
+                bias = torch.tensor(0.01, device="cpu").logit().item()  # -4.6, as in TensorFlow's focal SSD-MobileNet
+                nn.init.constant_(predictor[-1].bias, bias)  # type: ignore[index]
         self._anchors: dict[tuple, Tensor] = {}  # by map sizes and device: made once for each
-
-    def _set_class_prior(self, probability: float) -> None:
-        """Start every class logit at this probability, so that focal loss is not drowned by negatives at first.
-
-        Lin et al. 2017, section 3.3; 0.01 is a bias of -4.6, as in TensorFlow's focal SSD-MobileNet.
-        """
-        prior = torch.tensor(probability, device="cpu").logit().item()
-        for predictor in self.class_heads:
-            nn.init.constant_(predictor[-1].bias, prior)  # type: ignore[index]
 
     @property
     def state(self) -> dict[str, Any]:
@@ -119,7 +112,7 @@ class DetectionHead(Head):
         return Outputs(logits, codes, self.anchors([tuple(x.shape[-2:]) for x in levels], maps[16].device))
 
     def anchors(self, map_sizes: list[tuple], device: torch.device) -> Tensor:
-        """The anchors (A, 4) cxcywh in pixels for maps of these (height, width), kept from the last time."""
+        """The anchors (A, 4) cxcywh in pixels for maps of these (height, width), cached."""
         key = (*map_sizes, device)
         if key not in self._anchors:
             expected = tuple(-(-side // 16) for side in self.input_size)

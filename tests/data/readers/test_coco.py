@@ -290,7 +290,7 @@ BOX = [0, 0, 9, 9]
         ([row(BOX, 0.5, image_id="7")], r"results\[0\]: `image_id` is '7'"),
         ([row(BOX, 0.5, image_id=7.5)], r"results\[0\]: `image_id` is 7\.5"),
         ([["a"]], r"results\[0\] is \['a'\]"),
-        ({"annotations": []}, "R is not COCO results.*an object"),
+        ({"annotations": []}, "R is not COCO results.*dict"),
     ],
 )
 def test_results_that_cannot_be_scored_are_refused_with_row_field_and_value(results, message):
