@@ -135,6 +135,7 @@ def test_two_workers_give_what_none_gives_and_epochs_and_samples_differ(tmp_path
         for epoch in range(2):
             loader.sampler.set_epoch(epoch)
             drawn.append(list(loader))
+        loader._iterator = None  # ends its workers here, and not in whichever test collects them
         return drawn
 
     alone, shared = epochs(0), epochs(2)
