@@ -67,13 +67,11 @@ def draw(root: Path, seed: int) -> None:
 
 def _list(entries: list[tuple[str, int]]) -> bytes:
     """One of the .mat lists: cells of strings `file_list` and `annotation_list`, and `labels`, all (N, 1)."""
-    cells = {"file_list": [f"{stem}.jpg" for stem, _ in entries], "annotation_list": [stem for stem, _ in entries]}
+    stems, labels = zip(*entries, strict=True) if entries else ((), ())
+    columns = {"file_list": [f"{stem}.jpg" for stem in stems], "annotation_list": stems}
+    cells = {key: np.array(texts, dtype=object)[:, None] for key, texts in columns.items()}
     content = io.BytesIO()
-    savemat(
-        content,
-        {key: np.array(texts, dtype=object)[:, None] for key, texts in cells.items()}
-        | {"labels": np.array([[label] for _, label in entries], np.uint8)},
-    )
+    savemat(content, cells | {"labels": np.array(labels, np.uint8)[:, None]})
     # savemat begins with 116 bytes of free text that hold the time: the same seed is to give the same bytes.
     return b"MATLAB 5.0 MAT-file, drawn by mobilenet-tasks".ljust(116) + content.getvalue()[116:]
 

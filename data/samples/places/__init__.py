@@ -18,7 +18,7 @@ import datetime
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -112,10 +112,9 @@ def moved(latitude: float, longitude: float, km: float, bearing: float) -> tuple
     return math.degrees(end), (longitude + math.degrees(east) + 180) % 360 - 180
 
 
-def distance_km(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def distance_km(a: np.ndarray, b: np.ndarray) -> Any:
     """Along great circles between each two of (latitude, longitude) (N, 2) and (M, 2), float64 (N, M)."""
-    kilometres: np.ndarray = EARTH_RADIUS_KM * haversine_distances(np.radians(a), np.radians(b))
-    return kilometres
+    return EARTH_RADIUS_KM * haversine_distances(np.radians(a), np.radians(b))
 
 
 def sun_at(latitude: float, day: int, hour: float) -> tuple[float, float]:

@@ -5,8 +5,8 @@
 - regions.csv: what all places of a region share. Colours are `#rrggbb`, two of them `a/b`: the `line` in the middle
   of the road and its `dashes` (none: no line), the side that it `drives` on, `roof` and its `tiles`, `walls`,
   `trim` (doors and shutters), `sign` (ground/writing), `posts` (stripes, of kerbs too) and number `plate`.
-- biomes.csv: `plants`, frequent ones twice, and, in 0 to 1, their `density`, the share of `grass` on the ground, how dry
-  it is (`straw`), and the chance of snow in midwinter (`cold`).
+- biomes.csv: `plants`, frequent ones twice, and, in 0 to 1, their `density`, the share of `grass` on the ground, how
+  dry it is (`straw`), and the chance of snow in midwinter (`cold`).
 - plants.csv: a stem `high` and, to each side, `half` m, and a `crown` of pieces with so many `corners` (3: a triangle):
   x and y of the middle, half the width and half the height in m, and the angle.
 - roofs.csv: `rings` from the eaves up: half the length and half the depth, in those of the house, and the height above

@@ -291,10 +291,10 @@ def _house(
     for y, k in itertools.product(np.arange(0.9, high, 3).tolist(), range(count)):
         m = s - long + (2 * k + 1) * long / count
         pieces += [(m, y, 0.75, 1.45, trim), (m, y, 0.42, 1.35, np.array((64, 76, 94)))]
-    faces: list[Face] = []
-    for m, y, wide, tall, colour in pieces:
-        edges = ((y, m - wide), (y, m + wide), (y + tall, m + wide), (y + tall, m - wide))
-        faces.append(([(face, h, a) for h, a in edges], colour))
+    faces: list[Face] = [
+        ([(face, y, m - half), (face, y, m + half), (face, y + tall, m + half), (face, y + tall, m - half)], colour)
+        for m, y, half, tall, colour in pieces
+    ]
     if end > _NEAR:
         ridge = [(t, high + ROOFS[roof].rings[1][2] * deep, end)] * gabled
         outline = [(t - deep, 0, end), (t + deep, 0, end), (t + deep, high, end), *ridge, (t - deep, high, end)]
