@@ -38,15 +38,14 @@ _PROG = "python -m tasks.face_attributes experiment"
 _CONFIGS = CONFIGS / "face_attributes"
 _CLASSES = {"model": FaceAttributesModule, "data": AttributesDataModule, "trainer": Trainer}
 _SET_HERE = {  # by students, steps and sweep, or for all runs alike
-    "model": ("width_mult", "teacher", "cache", "cache_only", "numerics"),
-    "data": ("image_size", "resolution_mult", "unlabelled_fraction"),
-    "trainer": (
-        *("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "devices", "default_root_dir"),
-        *("val_check_interval", "check_val_every_n_epoch"),
-    ),
+    "model": ["width_mult", "teacher", "cache", "cache_only", "numerics"],
+    "data": ["image_size", "resolution_mult", "unlabelled_fraction"],
+    "trainer": ["max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "devices", "default_root_dir"],
 }
+_SET_HERE["trainer"] += ["val_check_interval", "check_val_every_n_epoch"]
 _OF_TEACHER = ("teacher_weight", "temperature", "distance")  # options of the model that mean nothing without one
-_OF_NO_MATTER = ("data.num_workers", "data.max_bad_fraction", "trainer.enable_progress_bar")  # to the figures
+_OF_NO_MATTER = ["data.num_workers", "data.max_bad_fraction", "trainer.enable_progress_bar"]  # to the figures
+_OF_NO_MATTER += ["model.teacher", "model.cache"]  # the teacher is compared by its digest
 _TO_TRAIN = "its run's best.ckpt"  # the students' teacher while it is not there yet
 
 Arm = Literal["distilled", "labels"]
@@ -90,9 +89,8 @@ def main(args: list[str]) -> int:
     asked = _parsed(parser.parse_object, asked, f"{config}: ")
     if str(asked.get("teacher")).endswith((".yaml", ".yml")):
         asked["teacher"] = read_config(config.parent / asked["teacher"])
-    for name in ("teacher", "students", "steps"):
-        if not asked.get(name):
-            raise InputError(f"{config} has no {name}; see {_CONFIGS / 'table12.yaml'}.")
+    if missing := [name for name in ("teacher", "students", "steps") if not asked.get(name)]:
+        raise InputError(f"{config} has no {missing[0]}; see {_CONFIGS / 'table12.yaml'}.")
     runs = plan(asked, {group: given.get(group, {}) for group in _CLASSES}, folder)
     images, teacher = _check(runs, asked["teacher"], folder)
     _refuse_changes(runs, teacher, folder)
@@ -167,10 +165,10 @@ def plan(asked: Mapping[str, Any], given: Options, folder: Path) -> list[Run]:
     runs = []
     for shape in asked["students"]:
         runs += [student(shape, arm) for arm in asked.get("arms") or ("distilled", "labels")]
-        if fractions := shape.get("unlabelled_fractions"):
-            if not unlabelled:
-                raise InputError("unlabelled_fractions of a student need a folder of images, --data.unlabelled.")
-            runs += [student(shape, "distilled", fraction) for fraction in fractions]
+        fractions = shape.get("unlabelled_fractions") or []
+        if fractions and not unlabelled:
+            raise InputError("unlabelled_fractions of a student need a folder of images, --data.unlabelled.")
+        runs += [student(shape, "distilled", fraction) for fraction in fractions]
     if isinstance(teacher, Mapping):
         own = dict(teacher)
         for group in ("data", "trainer"):
@@ -218,10 +216,8 @@ def _refuse_changes(runs: Sequence[Run], teacher: str, folder: Path) -> None:
     file = folder / "settings.yaml"
     settings = read_config(file) if file.is_file() else {}
     for each in runs:
-        now = {f"{group}.{name}": value for group, of in each.options.items() for name, value in of.items()}
-        for name in (*_OF_NO_MATTER, "model.teacher", "model.cache"):  # the teacher is compared by its digest
-            now.pop(name, None)
-        now["teacher"] = teacher
+        flat = {f"{group}.{name}": value for group, of in each.options.items() for name, value in of.items()}
+        now = {"teacher": teacher, **{name: value for name, value in flat.items() if name not in _OF_NO_MATTER}}
         before = settings.setdefault(each.name, now) if (folder / each.name / "face_attributes").is_dir() else now
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):
@@ -288,15 +284,14 @@ def _row(each: Run, folder: Path, images: tuple[int | None, int | None]) -> dict
     last = read_checkpoint(f"{fit}/checkpoints/last.ckpt", "face_attributes") if fit else best
     width, (height, breadth) = float(best["trunk"]["width_mult"]), best["hyper_parameters"]["input_size"]
     cost = total(count(pooled_network(best), torch.zeros(1, 3, height, breadth, dtype=torch.uint8)))
-    figures: dict[str, float] = {}
-    for path in filter(None, (fit, test)):
-        figures |= json.loads((path / "metrics.json").read_text("utf-8"))
-    paper = None if each.arm == "teacher" else _PAPER.get((width, height))
+    files = [path / "metrics.json" for path in (fit, test) if path]
+    figures = {name: value for file in files for name, value in json.loads(file.read_text("utf-8")).items()}
     counts = *images, last["global_step"], cost.mult_adds, cost.params
     aps = (figures.get(name) for name in ("val/map", "test/map", "test/teacher_map"))
+    paper = None if each.arm == "teacher" else _PAPER.get((width, height))
     values = f"{width} MobileNet-{height}", _ARMS[each.arm], *counts, *aps, paper
-    row = dict(zip(_COLUMNS, values, strict=True))
-    return {**row, "arm": each.arm, "fraction": each.options["data"].get("unlabelled_fraction")}
+    fraction = each.options["data"].get("unlabelled_fraction")
+    return {**dict(zip(_COLUMNS, values, strict=True)), "arm": each.arm, "fraction": fraction}
 
 
 def write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -341,8 +336,6 @@ def _plot(path: Path, axis: str, curves: Mapping[str, Any], lines: Mapping[str, 
     axes.set_xscale("symlog", linthresh=next((x for x in places if x), 1), linscale=0.5)
     axes.set_xticks(places, map(EngFormatter(places=1), places), rotation=45)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(xlabel=axis, ylabel="test mean AP")
-    axes.margins(0.06, 0.12)
-    axes.grid(axis="y", color="0.9")
+    axes.set(xlabel=axis, ylabel="test mean AP", xmargin=0.06, ymargin=0.12)
     axes.legend(frameon=False, fontsize=9)
     save_figure(figure, path)

@@ -5,7 +5,7 @@ from typing import Any
 from backbone import InputError
 from tasks.distillation.module import DistilledLogitsModule
 from tasks.face_attributes.head import AttributesHead
-from tasks.face_attributes.provenance import find_sources, teacher_names, unique
+from tasks.face_attributes.provenance import find_sources, teacher_names
 
 
 class FaceAttributesModule(DistilledLogitsModule):
@@ -41,7 +41,7 @@ class FaceAttributesModule(DistilledLogitsModule):
         if weight < 1:
             data.need_labels(f"with --model.teacher_weight {weight}" if weight else "without a --model.teacher")
         head = self.head
-        head.provenance = unique([*head.provenance, *find_sources(data, self.hparams)])
+        head.provenance = find_sources(data, self.hparams, head.provenance)
         if weight > 0:
             names = teacher_names(teacher) or [f"the teacher whose logits are cached in {self.hparams['cache']}"]
             head.teachers = list(dict.fromkeys([*head.teachers, *names]))

@@ -13,12 +13,12 @@ Source = dict[str, str]  # plain, as it is kept in the checkpoint
 _BY = ("", "its teacher", "its first weights")
 
 
-def find_sources(data: Any, options: Mapping[str, Any]) -> list[Source]:
+def find_sources(data: Any, options: Mapping[str, Any], before: Sequence[Source] = ()) -> list[Source]:
     """What a net with these options of the module learns from: `data`, and what its teacher's and start's files say.
 
     Files of other projects name none, and a teacher whose logits are cached may be gone: they have none here.
     """
-    sources = [source_of(data)]
+    sources = [*before, source_of(data)]
     if unlabelled := data.hparams["unlabelled"]:
         folder = Path(unlabelled).resolve()
         of_celeba = data.hparams["root"] and any(map(celeba.is_celeba, (folder, *folder.parents[:2])))
@@ -33,7 +33,7 @@ def find_sources(data: Any, options: Mapping[str, Any]) -> list[Source]:
             except InputError:  # another task's, or gone
                 continue
             sources += [{**source, "by": by} for source in inherited]
-    return unique(sources)
+    return [source for i, source in enumerate(sources) if source not in sources[:i]]
 
 
 def teacher_names(teacher: str | Sequence[Mapping[str, Any]] | None) -> list[str]:
@@ -44,11 +44,6 @@ def teacher_names(teacher: str | Sequence[Mapping[str, Any]] | None) -> list[str
 def source_of(data: Any) -> Source:
     """A data module's labelled images."""
     return {"by": "", "data": data.hparams["root"] or "the built-in sample", "licence": data.licence}
-
-
-def unique(sources: Iterable[Source]) -> list[Source]:
-    """Each once, in their order."""
-    return list({tuple(sorted(each.items())): each for each in sources}.values())
 
 
 def sentence(sources: Sequence[Source]) -> str:

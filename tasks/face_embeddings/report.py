@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from tasks.face_embeddings.metrics import FAR, Scores, Verification
 from tasks.face_embeddings.verification import roc
-from tasks.plotting import contact_sheet, fit, image_or_grey
+from tasks.plotting import contact_sheet, image_or_grey
 from tasks.reporting import BLUE, DPI, ORANGE, count_of, save_figure, write_csv, write_json
 
 if TYPE_CHECKING:
@@ -166,8 +167,5 @@ def _draw_farthest(path: Path, cosines: np.ndarray, shown: Sequence[int], files:
 
 def _square(open_image: Face, position: int) -> np.ndarray:
     """The image on a white square of `_SIDE` px."""
-    small = fit(image_or_grey(open_image, position), _SIDE, _SIDE)[0]
-    square = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
-    top, left = (_SIDE - small.shape[0]) // 2, (_SIDE - small.shape[1]) // 2
-    square[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return square
+    image = Image.fromarray(image_or_grey(open_image, position))
+    return np.asarray(ImageOps.pad(image, (_SIDE, _SIDE), Image.Resampling.BICUBIC, "white"))

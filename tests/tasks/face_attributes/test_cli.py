@@ -152,20 +152,6 @@ def test_the_card_divides_the_images_by_an_attribute_that_the_net_did_not_learn(
     assert "test/ap/Disc" not in figures
 
 
-def test_a_student_whose_teacher_is_gone_is_tested_without_it(trained, faces_root, tmp_path, capsys):
-    teacher = tmp_path / "teacher.ckpt"
-    teacher.write_bytes((trained / "checkpoints" / "best.ckpt").read_bytes())
-    given = ["--data.root", str(faces_root), *SMALL, *SHORT, "--model.teacher", str(teacher)]
-    assert main(["fit", *given]) == 0
-    best = last_run(capsys) / "checkpoints" / "best.ckpt"
-    teacher.unlink()
-    assert main(["test", "--ckpt_path", str(best)]) == 0
-    printed = capsys.readouterr().out
-    assert str(teacher) in printed
-    run = Path(printed.strip().splitlines()[-1].removeprefix("run: "))
-    assert "test/teacher_map" not in json.loads((run / "metrics.json").read_text())
-
-
 def test_predict_and_load_say_what_a_test_says(trained, faces_root, capsys):
     best = trained / "checkpoints" / "best.ckpt"
     assert main(["test", "--ckpt_path", str(best), "--trainer.precision", "32-true"]) == 0

@@ -6,8 +6,6 @@ from lightning.pytorch.callbacks import Callback
 
 from backbone import InputError
 from data.attributes import AttributesDataModule
-from tasks.distillation.losses import binary_kl
-from tasks.distillation.teachers import build_teacher
 from tasks.face_attributes.metrics import choose_thresholds
 from tasks.face_attributes.module import FaceAttributesModule
 
@@ -64,34 +62,6 @@ def test_with_a_teacher_alone_the_labels_change_nothing(faces_root, teacher, tmp
 
     assert same(weights(), weights(data_class=ShuffledLabels))
     assert not same(*(weights(teacher_weight=0.5, data_class=c) for c in (AttributesDataModule, ShuffledLabels)))
-
-
-def test_cached_logits_of_unlabelled_images_too_give_the_losses_of_asking(faces_root, teacher, tmp_path):
-    settings = {"teacher": teacher, "views": 2, "unlabelled": str(faces_root / "unlabelled"), "max_epochs": 2}
-    settings["lr"] = 1e-7  # or the rounding of float16 would grow from step to step
-    _, losses = fit(faces_root, tmp_path, **settings)
-    _, cached_losses = fit(faces_root, tmp_path, cache=str(tmp_path / "cache"), **settings)
-    assert len(losses) == 8  # 2 epochs of 16 images
-    assert cached_losses == pytest.approx(losses, rel=1e-2, abs=1e-4)  # float16
-    assert len({round(loss, 5) for loss in losses}) > 6  # or the order would not matter
-    settings["teacher"] = None
-    module, again = fit(faces_root, tmp_path, cache=str(tmp_path / "cache"), cache_only=True, **settings)
-    assert again == cached_losses
-    assert "cache" in module.head.teachers[0]  # whose name it is not known
-
-
-def test_a_student_that_is_its_teacher_has_nothing_to_learn(faces_root, teacher):
-    module, datamodule = build(faces_root)
-    module.load_state_dict(torch.load(teacher, weights_only=True)["state_dict"])
-    datamodule.setup("validate")
-    images = next(iter(datamodule.val_dataloader()))["images"]
-    logits = module.eval()(images)
-    loss = binary_kl(logits, build_teacher(teacher, ("Disc", "Bar"), "sigmoid")(images), 2.0)
-    loss.backward()
-    assert loss.item() == pytest.approx(0.0, abs=1e-6)
-    assert max(p.grad.abs().max().item() for p in module.parameters()) < 1e-3
-    swapped = build_teacher(teacher, ("bar", "disc"), "sigmoid")(images)  # in the order the student has them
-    assert torch.allclose(swapped.flip(1), logits, atol=1e-5)
 
 
 def test_thresholds_are_chosen_on_validation_and_travel_with_the_weights(faces_root, tmp_path):

@@ -1,7 +1,4 @@
 import itertools
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,13 +94,3 @@ def test_an_embedding_of_zeros_stays_and_one_that_is_not_finite_is_named():
     values[1] = np.nan
     with pytest.raises(ValueError, match="image 1 is not finite"):
         verify(values, pairs)
-
-
-def test_the_metrics_need_neither_torch_nor_lightning():
-    script = (
-        "import sys, tasks.face_embeddings.verification, tasks.face_embeddings.metrics, tasks.face_embeddings.report;"
-        "print({'torch', 'lightning', 'matplotlib.figure'} & set(sys.modules))"
-    )
-    root = Path(__file__).resolve().parents[3]
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, check=True)
-    assert printed.stdout == "set()\n"

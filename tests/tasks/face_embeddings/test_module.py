@@ -1,13 +1,11 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import Save, same, trainer
 from lightning.pytorch.callbacks import Callback
 
 from backbone import InputError
 from data.face_pairs import FacePairsDataModule
-from tasks.distillation.losses import cosine, squared_error
 from tasks.distillation.teachers import build_teacher
 from tasks.face_embeddings.metrics import evaluate
 from tasks.face_embeddings.module import FaceEmbeddingsModule
@@ -54,35 +52,6 @@ def embedder(teacher):
 def first_batch(datamodule):
     datamodule.setup("validate")
     return next(iter(datamodule.val_dataloader()))["images"]
-
-
-def test_the_teachers_embedding_is_what_its_head_sees(people_root, teacher):
-    network = pooled_network(torch.load(teacher, weights_only=True))
-    images = first_batch(build(people_root)[1])
-    features = embedder(teacher)(images)
-    assert features.shape == (4, 256)
-    assert features.std(0).max() > 0.05  # or it would tell nothing to learn
-    with torch.no_grad():
-        torch.testing.assert_close(network.layers.classify(features), network(images))
-
-
-@pytest.mark.slow
-def test_a_student_that_is_its_teacher_has_nothing_to_learn(people_root, teacher, tmp_path):
-    """Equal nets: the checkpoint of one is the other's teacher, and its outputs have length 1 by construction."""
-    module, datamodule = prepared(people_root, teacher=teacher, weights=teacher, trunk_lr_mult=0.0)
-    training = trainer(tmp_path, max_epochs=1)
-    training.fit(module, datamodule)
-    training.save_checkpoint(tmp_path / "student.ckpt")
-    module.eval().requires_grad_(True)  # of the trunk, which was frozen
-    images = first_batch(datamodule)
-    embeddings, targets = module(images), embedder(tmp_path / "student.ckpt")(images)
-    assert targets.std(0).max() > 0.01
-    torch.testing.assert_close(embeddings, targets, rtol=1e-4, atol=1e-6)
-    for loss in (cosine(embeddings, targets), squared_error(F.normalize(embeddings), targets)):
-        module.zero_grad()
-        loss.backward(retain_graph=True)
-        assert loss.item() == pytest.approx(0, abs=1e-6)
-        assert max(p.grad.abs().max().item() for p in module.parameters() if p.grad is not None) < 1e-3
 
 
 @pytest.mark.slow
@@ -135,30 +104,6 @@ def test_cached_embeddings_give_the_losses_of_asking(people_root, teacher, tmp_p
     again, again_losses = fit(people_root, tmp_path, cache=str(tmp_path / "cache"), cache_only=True, **settings)
     assert again_losses == cached_losses
     assert same(cached, again)
-
-
-@pytest.mark.slow
-def test_a_net_is_compared_with_the_teachers_embeddings_of_the_images_it_is_tested_on(people_root, teacher, tmp_path):
-    """Not of those that it was validated on in the fit before, in which the teacher is asked about each once."""
-    module, datamodule = prepared(people_root, teacher=teacher)
-    asked, network = [], module.teacher
-
-    class Listening:
-        def __call__(self, images, files):
-            asked.extend(files)
-            return network(images, files)
-
-        def to(self, device):
-            return self
-
-    module.teacher = Listening()
-    trainer(tmp_path, max_epochs=3, limit_val_batches=1.0).fit(module, datamodule)
-    validated = [datamodule.file("val", i) for i in range(8)]
-    assert [asked.count(file) for file in validated] == [1] * 8
-    asked.clear()
-    [figures] = trainer(tmp_path).test(module, datamodule, verbose=False)
-    assert asked == [datamodule.file("test", i) for i in range(8)]
-    assert {"test/cosine", "test/teacher_auc"} <= set(figures)
 
 
 @pytest.mark.slow

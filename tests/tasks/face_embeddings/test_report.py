@@ -4,7 +4,6 @@ import json
 import numpy as np
 from PIL import Image
 
-from backbone import InputError
 from data.face_pairs import Pairs
 from tasks.face_embeddings.metrics import evaluate
 from tasks.face_embeddings.report import worst_pairs, write_report
@@ -102,16 +101,3 @@ def test_one_fold_has_no_accuracy_and_perfect_pairs_no_errors(tmp_path):
     assert table(tmp_path / "nets.csv")[0]["verification_accuracy"] == ""
     assert Image.open(tmp_path / "pictures" / "worst_pairs.png").size[1] < 100  # a title alone
     write(tmp_path / "collapsed", np.ones((24, 4)), None, pairs)  # no distance tells anything
-
-
-def test_an_image_that_is_gone_is_grey_and_the_same_input_gives_the_same_files(tmp_path):
-    def gone(position):
-        raise InputError("gone")
-
-    write(tmp_path / "gone", *case(), gone)
-    sheet = np.asarray(Image.open(tmp_path / "gone" / "pictures" / "farthest_from_teacher.png").convert("RGB"))
-    assert (sheet == 160).all(axis=2).sum() >= 24 * 150 * 150
-    for name in ("a", "b"):
-        write(tmp_path / name, *case())
-    for path in (tmp_path / "a").rglob("*.*"):
-        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path
