@@ -7,13 +7,11 @@ that is missing is left out) take one at a time, and a fiftieth of the positions
 the last bit.
 """
 
-import importlib
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +26,18 @@ from tasks.geolocalization.sphere import to_latlng
 ROUNDS = 5
 
 
-def of_s2geometry(library: Any, latlng: np.ndarray) -> list[int]:
+def of_s2geometry(latlng: np.ndarray) -> list[int]:
     """Google's own library, by its Python binding."""
-    cell, position = library.S2CellId, library.S2LatLng.FromDegrees
-    return [cell(position(latitude, longitude)).id() for latitude, longitude in latlng.tolist()]
+    from s2geometry import S2CellId, S2LatLng
+
+    return [S2CellId(S2LatLng.FromDegrees(latitude, longitude)).id() for latitude, longitude in latlng.tolist()]
 
 
-def of_s2cell(library: Any, latlng: np.ndarray) -> list[int]:
+def of_s2cell(latlng: np.ndarray) -> list[int]:
     """The reference's algorithm in pure Python."""
-    return [library.lat_lon_to_cell_id(latitude, longitude, 30) for latitude, longitude in latlng.tolist()]
+    from s2cell import lat_lon_to_cell_id
+
+    return [lat_lon_to_cell_id(latitude, longitude, 30) for latitude, longitude in latlng.tolist()]
 
 
 def main() -> None:
@@ -47,11 +48,11 @@ def main() -> None:
     sides: dict[str, tuple[Callable[[np.ndarray], Any], np.ndarray]] = {"ours": (s2.leaf_ids, positions)}
     for name, ids_by in (("s2geometry", of_s2geometry), ("s2cell", of_s2cell)):
         try:
-            library = importlib.import_module(name)
+            ids_by(few[:1])
         except ImportError:
             print(f"{name} is not installed: left out")
             continue
-        sides[name] = (partial(ids_by, library), few)
+        sides[name] = (ids_by, few)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     ids = {}
     for _ in range(ROUNDS):

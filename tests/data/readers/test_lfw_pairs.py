@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 from helpers import LFW_LINES, lfw, write_lines
