@@ -51,11 +51,8 @@ def planned(given=NOTHING, **changed):
 
 def test_arms_differ_in_the_teacher_and_the_unlabelled_images_alone():
     distilled, labels, without = planned(model={"lr": 0.01, "temperature": 2.0}, teacher="torchvision:resnet50")
-    assert [run.name for run in (distilled, labels, without)] == [
-        "0.25_32_distilled",
-        "0.25_32_labels",
-        "0.25_32_distilled_0",
-    ]
+    names = ["0.25_32_distilled", "0.25_32_labels", "0.25_32_distilled_0"]
+    assert [run.name for run in (distilled, labels, without)] == names
     taught = {"temperature": 2.0, "teacher": "torchvision:resnet50"}
     assert distilled.options["model"] == {**labels.options["model"], **taught}
     of_unlabelled = {"unlabelled": "faces/unlabelled", "unlabelled_fraction": 1}
@@ -169,11 +166,9 @@ def test_the_table_has_a_line_for_each_run_and_its_pictures_follow_what_there_is
 
 def run_of(folder, split):
     """The finished run in an experiment's folder that came to figures of a split."""
-    found = [
-        path.parent for path in folder.glob("face_attributes/2*/metrics.json") if f"{split}/map" in path.read_text()
-    ]
-    assert len(found) == 1
-    return found[0]
+    files = folder.glob("face_attributes/2*/metrics.json")
+    [run] = [file.parent for file in files if f"{split}/map" in file.read_text()]
+    return run
 
 
 def checkpoint(folder, name="best"):
@@ -258,9 +253,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
     printed = capsys.readouterr().out
     assert "1 of 2 runs left" in printed
     assert (own.parent / "table.md").is_file()  # of the teacher so far
-    (
-        own / "face_attributes" / "2100-01-01_00-00-00"
-    ).mkdir()  # as a second start leaves, killed before it saved anything
+    (own / "face_attributes" / "2100-01-01_00-00-00").mkdir()  # as a start leaves that was killed at once
     assert main(["experiment", "--config", str(file)]) == 0
     assert steps == [0, 1, 2]
     whole, resumed = checkpoint(finished[1] / own.name, "last"), checkpoint(own, "last")

@@ -57,15 +57,6 @@ def test_the_spread_is_the_mean_over_all_pairs_of_images():
     assert evaluate(values, None, values, values).figures["teacher_spread"] == pytest.approx(expected)
 
 
-def test_a_net_that_is_its_teacher_has_its_figures():
-    values, pairs = embeddings(30, 8), some_pairs(30, 60, folds=5)
-    figures = evaluate(values, pairs, values, values).figures
-    assert figures["cosine"] == pytest.approx(1)
-    assert figures["squared_distance"] == pytest.approx(0, abs=1e-12)
-    for name in ("verification_accuracy", "verification_accuracy_std", "auc", "tar_at_far_0.001"):
-        assert figures[name] == figures[f"teacher_{name}"]
-
-
 def test_what_is_not_there_is_not_measured():
     values = embeddings(6, 3)
     assert evaluate(values, None).figures == {"images": 6}
