@@ -70,7 +70,6 @@ class AttributesDataModule(WholeImageDataModule):
             ("unlabelled_fraction", unlabelled_fraction, 0 <= unlabelled_fraction <= 1, "from 0 to 1"),
         )
         self.licence = ""  # a sentence for the model card, where the data's terms bind what is trained on them
-        self._subgroups: Records | None = None  # the same images with the attributes of `subgroups`
 
     def read(self) -> Records:
         """The data set with the attributes to learn; splits that nobody says are drawn, by person where known."""
@@ -80,9 +79,12 @@ class AttributesDataModule(WholeImageDataModule):
             records = without_terms(records)
         self.licence = celeba.LICENCE if celeba.LICENCE in records.notes else ""
         records = assign_splits(records, **fractions, source=self.root)
-        self._subgroups = _only(records, self.hparams["subgroups"] or [], "subgroups")
-        names: list[str] | None = self.hparams["attributes"]
-        return records if names is None else _only(records, names, "attributes")
+        asked, names = self.hparams["subgroups"] or [], self.hparams["attributes"]
+        records = records.with_columns(subgroups=records["attributes"][:, _chosen(records, asked, "subgroups")])
+        if names is None:
+            return records
+        learned = records.with_columns(attributes=records["attributes"][:, _chosen(records, names, "attributes")])
+        return replace(learned, classes=tuple(names))
 
     def select(self, split: Split) -> Records:
         """The records of a split; of training those that the fractions ask for, and what has no labels."""
@@ -105,13 +107,8 @@ class AttributesDataModule(WholeImageDataModule):
 
     def subgroups(self, split: Split) -> dict[str, np.ndarray]:
         """By each attribute of `--data.subgroups` the labels, int8 (N,), of the N images of a scored split."""
-        learned, self._all = self.all_records, self._subgroups
-        assert self._subgroups is not None  # read() made it
-        try:
-            records = self.select(split)
-        finally:
-            self._all = learned
-        return dict(zip(records.classes, records["attributes"].T, strict=True))
+        names = self.hparams["subgroups"] or []
+        return dict(zip(names, self.records(split)["subgroups"].T, strict=True))
 
     def _train(self) -> Records:
         options, records = self.hparams, self.all_records
@@ -157,8 +154,8 @@ def _full_paths(records: Records) -> np.ndarray:
     return np.array([os.path.normpath(folder + b"/" + name) for name in records.file_names.tolist()], dtype=np.bytes_)
 
 
-def _only(records: Records, names: list[str], option: str) -> Records:
-    """The records with these attributes in this order. InputError for one that they lack, or that comes twice."""
+def _chosen(records: Records, names: list[str], option: str) -> list[int]:
+    """The positions of the attributes of these names. InputError for one that the records lack, or that comes twice."""
     lower = {name.lower(): name for name in records.classes}
     for name in names:
         if name not in records.classes:
@@ -169,6 +166,4 @@ def _only(records: Records, names: list[str], option: str) -> Records:
             )
         if names.count(name) > 1:
             raise InputError(f"--data.{option} has {name!r} more than once; name it once.")
-    columns = [records.classes.index(name) for name in names]
-    chosen = records.with_columns(attributes=records["attributes"][:, columns])
-    return replace(chosen, classes=tuple(names))
+    return [records.classes.index(name) for name in names]

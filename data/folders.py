@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,32 +41,33 @@ class Listing:
     """What lies in a folder, to the bottom, links followed; hidden files and what systems leave behind passed over."""
 
     images: dict[str, list[bytes]] = field(default_factory=dict)  # folder, "" for the root itself, to sorted names
-    others: Counter[str] = field(default_factory=Counter)  # files that are not images by their ending, by that ending
+    inodes: dict[str, list[int]] = field(default_factory=dict)  # of the same images; of a link that of its file
+    others: dict[str, Counter[str]] = field(default_factory=dict)  # other files there, by their ending
 
-    def names(self) -> np.ndarray:
-        """The images' paths in the root, bytes (N,): folder after folder, in sorted order, as torchvision has them."""
-        folders = sorted(self.images, key=lambda path: path.split("/"))
-        starts = (os.fsencode(folder) + b"/" if folder else b"" for folder in folders)
-        return np.array(
-            [start + name for start, folder in zip(starts, folders, strict=True) for name in self.images[folder]],
-            dtype=np.bytes_,
-        )
+    def names(self, folders: Iterable[str]) -> np.ndarray:
+        """The paths in the root, bytes (N,), of the images right in these `folders`, in that order."""
+        starts = ((folder, os.fsencode(folder) + b"/" if folder else b"") for folder in folders)
+        return np.array([start + name for folder, start in starts for name in self.images[folder]], dtype=np.bytes_)
 
 
 def list_folder(root: Path) -> Listing:
-    """List `root` by threads, each folder once. Raises InputError where a folder cannot be listed."""
-    listing, seen, level = Listing(), set[tuple[int, int]](), [""]
+    """List `root` by threads. Raises InputError where a folder cannot be listed.
+
+    Of links that lead twice to one folder, or back up, one counts within each of the root's own folders.
+    """
+    listing, seen, level = Listing(), set[tuple[str, int, int]](), [""]
     with ThreadPoolExecutor(_THREADS) as pool, tqdm(desc="listing images", unit=" images", delay=2, leave=False) as bar:
         while level:
             deeper: list[str] = []
             for path, (images, subfolders, others, identity) in zip(
                 level, pool.map(lambda path: _list(root, path), level), strict=True
             ):
-                if identity in seen:  # a link that leads back up, or twice to one folder
+                if not seen.isdisjoint((("", *identity), (path.split("/")[0], *identity))):
                     continue
-                seen.add(identity)
-                listing.images[path] = images
-                listing.others.update(others)
+                seen.add((path.split("/")[0], *identity))
+                listing.images[path] = [name for name, _ in images]
+                listing.inodes[path] = [inode for _, inode in images]
+                listing.others[path] = others
                 deeper += [f"{path}/{name}" if path else name for name in subfolders]
                 bar.update(len(images))
             level = deeper
@@ -74,17 +75,35 @@ def list_folder(root: Path) -> Listing:
 
 
 def list_images(root: Path) -> np.ndarray:
-    """The paths of all images in `root`, bytes (N,), as `Listing.names` orders them. InputError where there is none."""
-    names = list_folder(root).names()
+    """The sorted paths of all images in `root`, bytes (N,). Raises InputError where there is none."""
+    listing = list_folder(root)
+    names = np.sort(listing.names(listing.images))
     if not len(names):
         endings = ", ".join(sorted(IMAGE_ENDINGS))
         raise InputError(f"{root} holds no image by its ending ({endings}); give a folder of images.")
     return names
 
 
-def _list(root: Path, path: str) -> tuple[list[bytes], list[str], Counter[str], tuple[int, int]]:
+def are_there(folder: Path, names: np.ndarray) -> np.ndarray:
+    """Which files are in `folder`, bool (N,). Each folder is listed once: asking by name is slow over a network."""
+    start = os.fsencode(folder)
+    listed: dict[bytes, set[bytes]] = {}
+    there = np.empty(len(names), dtype=bool)
+    for i, name in enumerate(tqdm(names.tolist(), desc="looking for the images", delay=2, leave=False)):
+        parent, _, last = name.rpartition(b"/")
+        if parent not in listed:
+            try:
+                with os.scandir(os.path.join(start, parent)) as entries:  # noqa: PTH118  # a Path cannot be bytes
+                    listed[parent] = {entry.name for entry in entries if entry.is_file()}
+            except OSError:
+                listed[parent] = set()
+        there[i] = last in listed[parent]
+    return there
+
+
+def _list(root: Path, path: str) -> tuple[list[tuple[bytes, int]], list[str], Counter[str], tuple[int, int]]:
     """The images, the subfolders and what else lies right in a folder, and its identity on the disk."""
-    images: list[bytes] = []
+    images: list[tuple[bytes, int]] = []
     subfolders: list[str] = []
     others = Counter[str]()
     try:
@@ -96,7 +115,7 @@ def _list(root: Path, path: str) -> tuple[list[bytes], list[str], Counter[str], 
                     continue
                 ending = os.path.splitext(name)[1].lower()  # noqa: PTH122  # a million Paths would take a while
                 if ending in _ENDINGS and _is(entry.is_file):
-                    images.append(name)
+                    images.append((name, entry.stat().st_ino if entry.is_symlink() else entry.inode()))
                 elif _is(entry.is_dir):
                     subfolders.append(os.fsdecode(name))
                 else:

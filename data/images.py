@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from backbone.errors import InputError
+from data.web_pages import is_web_page
 
 # Above this an image is refused from its header, before a byte of it is decoded: a 400-megapixel PNG may be a file of
 # 48 kB. It is PIL's own figure (1 GiB of RGB over 4 and 3), at which PIL only warns; PIL refuses at twice that.
@@ -190,7 +191,7 @@ def _reason(path: str | Path, error: Exception, content: bytes | None = None) ->
         return f"it cannot be read ({unreadable.strerror or unreadable})"
     if not head:
         return "it is empty (0 bytes)"
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
+    if is_web_page(head):
         return "it is a web page or XML, not an image"
     if head.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer, not the image itself"

@@ -6,17 +6,20 @@ grey, of less and more contrast. Found, where no two of the images are taken for
 round): average hash 70 % with 64 bits, 90 % with 256; difference hash 87 % and 93 %; DCT hash 96 % and 99.9 %.
 """
 
+import contextlib
+import hashlib
 import os
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data import cache
 from data.images import ImageError, open_image
-from data.records import Records
+from data.records import Records, positions_in
 
 # Bits of 256, for the DCT hash. It finds 99.6 % of the changed images above, of those cropped by 4 % 94 to 97 %.
 # Different images differ by 127.5 bits, standard deviation 8.4, the closest by 90. Their tail is the normal
@@ -28,6 +31,7 @@ _PLAIN = 4.0  # grey levels of 255: noise and JPEG leave below 2 of a plain imag
 _SIDE, _FREQUENCIES = 32, 16  # px; in each direction
 
 _CACHED_AS = "hashes-1"  # another number where image_hash() or what is cached changes
+_WORTH_CACHING = 1.0  # s: what takes less is done again
 
 _BLOCK = 64  # images that a thread takes at a time
 
@@ -53,7 +57,7 @@ def mirrored(hashes: np.ndarray) -> np.ndarray:
 def hash_images(images: Records) -> np.ndarray:
     """image_hash() of every file, uint64 (N, 4), boxes disregarded; all zero as well where one cannot be read.
 
-    Hashes are cached outside the data (data/cache.py) by file, size and time, after Ctrl-C too, and not computed again.
+    Hashes are cached outside the data by file, size and time, after Ctrl-C too, and not computed again.
     """
     hashes, stamps = _load(images)
     new = np.zeros(len(images), dtype=bool)
@@ -80,7 +84,7 @@ def hash_images(images: Records) -> np.ndarray:
                 bar.update(done.result())
     finally:
         pool.shutdown(cancel_futures=True)
-        if new.any() and time.monotonic() - began > cache.WORTH_KEEPING:
+        if new.any() and time.monotonic() - began > _WORTH_CACHING:
             _save(images, hashes, stamps)
     return hashes
 
@@ -121,25 +125,43 @@ def without_near_duplicates(images: Records, of: Records) -> tuple[Records, int]
     return images.take(~near), int(near.sum())
 
 
+def _cache_file(folder: Path) -> Path:
+    """Where the hashes of the images in `folder` are: in $XDG_CACHE_HOME, by default ~/.cache, never in the data."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = base if base.is_absolute() else Path.home() / ".cache"  # as the XDG base directory specification has it
+    digest = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=16).hexdigest()
+    return base / "mobilenet-tasks" / _CACHED_AS / f"{digest}.npz"
+
+
+def _cached(folder: Path) -> dict[str, np.ndarray]:
+    """Cached `file_names`, `hashes` and `stamps`; empty where there are none, or none that can be read."""
+    try:
+        with np.load(_cache_file(folder), allow_pickle=False) as archive:  # a zip: every member has its checksum
+            return dict(archive)
+    except Exception:  # a damaged zip raises a dozen kinds
+        return {}
+
+
 def _load(images: Records) -> tuple[np.ndarray, np.ndarray]:
-    """What is kept of each image: hashes uint64 (N, 4), stamps int64 (N, 2) of size and time in ns, -1 for nothing."""
+    """What is cached of each image: hashes uint64 (N, 4), stamps int64 (N, 2) of size and time in ns, -1 for none."""
     hashes = np.zeros((len(images), 4), dtype=np.uint64)
     stamps = np.full((len(images), 2), -1)
-    kept = cache.load(_CACHED_AS, images.folder)
-    if kept:
-        at = np.searchsorted(kept["file_names"], images.file_names).clip(max=len(kept["file_names"]) - 1)
-        there = kept["file_names"][at] == images.file_names
-        hashes[there], stamps[there] = kept["hashes"][at[there]], kept["stamps"][at[there]]
+    if cached := _cached(images.folder):
+        at = positions_in(cached["file_names"], images.file_names)
+        hashes[at >= 0], stamps[at >= 0] = cached["hashes"][at[at >= 0]], cached["stamps"][at[at >= 0]]
     return hashes, stamps
 
 
 def _save(images: Records, hashes: np.ndarray, stamps: np.ndarray) -> None:
-    """Keep the hashes beside those of other files in the same folder, sorted by file name."""
+    """Cache the hashes beside those of other files in the same folder: all, or what was cached before stays."""
     done = stamps[:, 0] >= 0
     arrays = {"file_names": images.file_names[done], "hashes": hashes[done], "stamps": stamps[done]}
-    kept = cache.load(_CACHED_AS, images.folder)
-    if kept:
-        other = ~np.isin(kept["file_names"], images.file_names)
-        arrays = {key: np.concatenate([array, kept[key][other]]) for key, array in arrays.items()}
-    order = np.argsort(arrays["file_names"])
-    cache.save(_CACHED_AS, images.folder, {key: array[order] for key, array in arrays.items()})
+    if cached := _cached(images.folder):
+        other = ~np.isin(cached["file_names"], images.file_names)
+        arrays = {key: np.concatenate([array, cached[key][other]]) for key, array in arrays.items()}
+    with contextlib.suppress(OSError, RuntimeError):  # a full disk, no home folder: hashed again next time
+        path = _cache_file(images.folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as unfinished:
+            np.savez(Path(unfinished) / path.name, **arrays)  # type: ignore[arg-type]  # its stub: allow_pickle
+            (Path(unfinished) / path.name).replace(path)

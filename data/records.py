@@ -102,6 +102,15 @@ class Records:
         return replace(self, columns={**self.columns, **columns})
 
 
+def positions_in(listed: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each of `wanted`, (N,), is in `listed`, (M,) without repetitions: int64 (N,), -1 where it is not."""
+    if not len(listed):
+        return np.full(len(wanted), -1)
+    order = np.argsort(listed)
+    at = order[np.searchsorted(listed, wanted, sorter=order).clip(max=len(listed) - 1)]
+    return np.where(listed[at] == wanted, at, -1)
+
+
 def joined(parts: Sequence[Records]) -> Records:
     """All parts as one, in their order, in the folder that holds all of theirs, with the columns that all have.
 

@@ -94,8 +94,7 @@ def _fetch(archive: Archive, folder: Path) -> None:
         return
     path = folder / Path(archive.url).name
     download(archive.url, path, archive.sha256, archive.size)
-    # 20,580 images in 120 folders; a plain tar holds less than it is large.
-    extract(path, target, max_bytes=archive.size, max_files=25_000)
+    extract(path, target)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.folders import list_folder
-from data.readers.csv_table import open_csv, refuse_repeated, refuse_web_page
-from data.records import Issue, Records
+from data.readers.csv_table import open_csv, refuse_repeated
+from data.records import Issue, Records, positions_in
 
 LICENCE = (
     "CelebA is for non-commercial research only: its terms forbid any commercial use of the images and of what is "
@@ -94,7 +94,6 @@ def _read_attributes(path: Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarra
     """The K names of the attributes, the files' names, bytes (N,), and their values 1 or -1, int8 (N, K)."""
     with open_csv(path) as text:
         count, header = text.readline().strip(), text.readline().split()
-    refuse_web_page(path, count)
     if not count.isdigit():
         raise InputError(f"{path}: line 1 is {count[:40]!r}, not the number of images; fetch it again.")
     if not header:
@@ -132,26 +131,22 @@ def _partition(path: Path, names: np.ndarray) -> np.ndarray:
 def _column(path: Path, names: np.ndarray) -> np.ndarray:
     """The number that a list of two columns gives each of `names`, int64 (N,); -1 for none."""
     listed, values = _table(path, 1, first_line=1)
-    order = np.argsort(listed)
-    at = order[np.searchsorted(listed, names, sorter=order).clip(max=len(listed) - 1)]
-    return np.where(listed[at] == names, values[at, 0].astype(np.int64), -1)
+    at = positions_in(listed, names)
+    return np.where(at >= 0, values[at, 0].astype(np.int64), -1)
 
 
 def _table(path: Path, columns: int, first_line: int) -> tuple[np.ndarray, np.ndarray]:
     """The names, bytes (N,), and the whole numbers after each, int32 (N, columns), of the rows from `first_line` on."""
-    with open_csv(path) as text:
-        refuse_web_page(path, text.read(64))
     dtype: list = [("name", object), ("values", np.int32, (columns,))]
     try:
         with open_csv(path) as text, warnings.catch_warnings(action="ignore"):  # of a list without rows
             table = np.loadtxt(text, dtype, comments=None, skiprows=first_line - 1, ndmin=1)
     except ValueError as error:
-        place = re.search(
-            r" at row (\d+)(, column)?", str(error)
-        )  # counted from 0 where a column is named, else from 1
+        # counted from 0 where a column is named, else from 1
+        place = re.search(r" at row (\d+)(, column)?", str(error))
         line = f", line {first_line + int(place[1]) - (not place[2])}" if place else ""
         raise InputError(
-            f"{path}{line}: it is not a name and {columns} whole numbers ({error}); fetch it again."
+            f"{path}{line}: it must be a name and {columns} whole numbers ({error}); fetch it again."
         ) from error
     if not len(table):
         raise InputError(f"{path} has no rows; fetch it again.")

@@ -15,9 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from backbone.errors import InputError
-from data.image_list import are_there
+from data.folders import are_there
 from data.records import Issue, Records
 from data.splits import hash_names, splits_named
+from data.web_pages import is_web_page
 
 _CHUNK = 10_000  # rows read at a time: more lists at once would keep the garbage collector busy
 
@@ -94,7 +95,6 @@ def read_header(file: Path, what: str, *, header: bool = True) -> CsvTable:
     first = next((line for line in start.splitlines() if line.strip()), "")
     if not first:
         raise InputError(f"{file} is empty; give {what}.")
-    refuse_web_page(file, first)
     if "\0" in first or any(0xDC80 <= ord(character) <= 0xDCFF for character in first):  # by surrogateescape
         raise InputError(f"{file} is not text in UTF-8; unpack it, or save it as a CSV in UTF-8.")
     delimiter = max(",", "\t", ";", key=first.count) if header else "\t"
@@ -102,22 +102,25 @@ def read_header(file: Path, what: str, *, header: bool = True) -> CsvTable:
     return CsvTable(file, tuple(cell.strip() for cell in cells), delimiter, header)
 
 
-def refuse_web_page(file: Path, start: str) -> None:
-    """Raise InputError where the text of a file starts as a web page does, which many a download turns out to be."""
-    if start.lstrip().lower().startswith(("<!doctype", "<html", "<head", "<body", "<?xml")):
-        raise InputError(
-            f"{file} is a web page, not a list (Google Drive sends one where its quota is used up); fetch it again."
-        )
-
-
 def open_csv(file: Path, newline: str | None = None) -> io.TextIOWrapper:
-    """Its text; bytes that are not UTF-8, as in the paths of some disks, by surrogateescape. Raises InputError."""
+    """Its text; bytes that are not UTF-8, as in the paths of some disks, by surrogateescape.
+
+    Raises InputError where it cannot be read, or is a web page.
+    """
     try:
-        return file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+        text = file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+        buffer: Any = text.buffer  # its stub lacks peek()
+        web_page = is_web_page(buffer.peek(512))
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist; give the path of a CSV.") from error
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror or error}); make it readable.") from error
+    if web_page:
+        text.close()
+        raise InputError(
+            f"{file} is a web page, not a list (Google Drive sends one where its quota is used up); fetch it again."
+        )
+    return text
 
 
 def skip_header(text: io.TextIOWrapper, table: CsvTable) -> int:

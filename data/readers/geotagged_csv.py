@@ -8,8 +8,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts
-from data.folders import list_images
-from data.image_list import are_there
+from data.folders import are_there, list_images
 from data.images import IMAGE_ENDINGS
 from data.readers.coordinates_csv import Columns, group_name, read_rows
 from data.readers.csv_table import refuse_repeated, without_missing

@@ -4,6 +4,7 @@ No file is opened, as ImageNet's 1.28 million have to be found in seconds.
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,113 +17,132 @@ from data.splits import split_named
 
 _WANTED = "wanted are train/<class>/, val/<class>/ and test/<class>/ with images, or <class>/ alone."
 
+_Tree = dict[str, list[str]]  # class to its folders, to the bottom, by their paths in the root; both sorted
+
 
 def read(root: Path) -> Records:
     """Records with `labels`, `split` (UNSPLIT where there are only class folders) and the class folders as `classes`.
 
-    Labels count the class folders in sorted order and images come in the order of their paths, both as torchvision's
-    ImageFolder has it; a split's folder may be called as `split_named` knows it. Class folders are searched to the
-    bottom, links followed. Raises InputError for a folder of another layout, and for classes that do not fit.
+    Labels count the class folders in sorted order and a split's images come in the order of their paths, both as
+    torchvision's ImageFolder has it; a split's folder may be called as `split_named` knows it. Class folders are
+    searched to the bottom, links followed. Raises InputError for a folder of another layout, for classes that do not
+    fit, and where a file that is trained on is in another split as well.
     """
     listing = list_folder(existing_folder(root))
-    top = [path for path in listing.images if path and "/" not in path]
-    folders, notes = _split_folders(root, listing, top)
-    start = f"{folders['train']}/" if folders else ""
-    classes = _classes(root / start, listing, start)
-    labels: dict[str, int] = {name: label for label, name in enumerate(classes)}
-    images: dict[str, list[bytes]] = {}
-    for split, folder in (folders or {"train": ""}).items():
-        start = f"{folder}/" if folder else ""
-        mine = {path: names for path, names in listing.images.items() if names and path.startswith(start) and path}
-        if folder and (loose := len(listing.images[folder])):
-            notes.append(f"{loose:,} images right in {root / folder}, in no class folder, are left out")
-            mine.pop(folder, None)
-        _check_classes(root / folder, split, mine, start, labels)
-        images |= mine
-        if folder and not mine:
-            notes.append(f"{root / folder} has no images in class folders and is left out")
-
-    names = Listing(images).names()
-    parts = [name.split(b"/") for name in names.tolist()]
-    if folders:
-        of_folder = {os.fsencode(folder): SPLITS.index(split) for split, folder in folders.items()}
-        split_column = np.array([of_folder[part[0]] for part in parts], np.int8)
-    else:
-        split_column = np.full(len(names), UNSPLIT, np.int8)
-    of_class = {os.fsencode(name): label for name, label in labels.items()}
-    columns: dict[str, np.ndarray] = {
-        "labels": np.array([of_class[part[1 if folders else 0]] for part in parts], np.int64),
-        "split": split_column,
-    }
+    folders, notes = _split_folders(root, listing)
+    trees = {split: _tree(listing, folder) for split, folder in folders.items()}
+    train = trees["train"]
+    _check_training(root, folders["train"], train, listing)
+    usable = []
+    for split, folder in folders.items():
+        holds, note = _is_usable(root, folder, split, trees[split], train, listing)
+        usable += [split] * holds
+        notes += [note] * bool(note)
+    paths: list[str] = []
+    rows: list[tuple[int, int]] = []  # (label, split) of the images in each of the paths
+    for split in usable:
+        for label, name in enumerate(train):
+            paths += (inside := trees[split].get(name, []))
+            rows += [(label, SPLITS.index(split) if folders["train"] else UNSPLIT)] * len(inside)
+    sizes = [len(listing.images[path]) for path in paths]
+    labels, splits = np.repeat(np.array(rows), sizes, axis=0).T
+    names = listing.names(paths)
+    inodes = np.array([inode for path in paths for inode in listing.inodes[path]], np.uint64)
+    _refuse_shared_files(root, names, inodes, splits)
+    classes = tuple(os.fsencode(name).decode(errors="replace") for name in train)  # can be printed
+    others = sum((listing.others[path] for path in paths), Counter[str]())
     issues = [
-        Issue(f"files ({ending}) are left out, as they are not images by their names", count)
-        for ending, count in listing.others.most_common(5)
+        Issue(f"files ({ending}) in the class folders are left out, as they are not images by their names", count)
+        for ending, count in others.most_common(5)
     ]
-    for split in folders:
-        present = np.unique(columns["labels"][split_column == SPLITS.index(split)])
-        missing = np.setdiff1d(np.arange(len(classes)), present)
-        if len(present) and len(missing):
-            issues.append(
-                Issue(f"of the {len(classes)} classes have no image in {split}", len(missing), classes[missing[0]])
-            )
+    for split in usable:
+        missing = [label for label, name in enumerate(train) if not _count(listing, trees[split].get(name))]
+        if missing:
+            what = f"of the {len(classes)} classes have no image in {split}"
+            issues.append(Issue(what, len(missing), classes[missing[0]]))
+    columns = {"labels": labels.astype(np.int64), "split": splits.astype(np.int8)}
     return Records(root, names, columns, classes=classes, issues=tuple(issues), notes=tuple(notes))
 
 
-def _split_folders(root: Path, listing: Listing, top: list[str]) -> tuple[dict[Split, str], list[str]]:
-    """The folder of each split, none where the root's folders are classes, and notes.
+def _split_folders(root: Path, listing: Listing) -> tuple[dict[Split, str], list[str]]:
+    """The folder of each split, {"train": ""} where the root's folders are classes, and notes.
 
     A folder called train may be a class, of the vehicle: it is the split where it has folders in it. Raises InputError
     where that cannot be told.
     """
+    top = sorted(path for path in listing.images if path and "/" not in path)
     named: dict[Split, list[str]] = {split: [name for name in top if split_named(name) == split] for split in SPLITS}
     parts = [name for names in named.values() for name in names]
     beside = [name for name in top if name not in parts]
     deep = any(path.split("/")[0] in parts and "/" in path for path in listing.images)
     if not parts or (beside and not deep):
-        return {}, []
+        return {"train": ""}, []
     for names in named.values():
         if len(names) > 1:
             raise InputError(f"{root} has both {names[0]}/ and {names[1]}/; take one away, or join them.")
     if not named["train"]:
         raise InputError(f"{root} has {parts[0]}/ but no train/; {_WANTED}")
-    notes = [f"beside {', '.join(parts)}, {root} has {', '.join(sorted(beside)[:5])}: left out"] if beside else []
+    notes = [f"beside {', '.join(parts)}, {root} has {', '.join(beside[:5])}: left out"] if beside else []
     return {split: names[0] for split, names in named.items() if names}, notes
 
 
-def _classes(folder: Path, listing: Listing, start: str) -> tuple[str, ...]:
-    """The names of the class folders. Raises InputError where there are not two or more, each with images."""
-    inside = [path.removeprefix(start) for path in listing.images if path.startswith(start) and path != start]
-    names = tuple(sorted(name for name in inside if name and "/" not in name))
+def _tree(listing: Listing, folder: str) -> _Tree:
+    start = f"{folder}/" if folder else ""
+    tree: _Tree = {}
+    for path in sorted(listing.images):
+        if path.startswith(start) and path != folder:
+            tree.setdefault(path.removeprefix(start).split("/")[0], []).append(path)
+    return dict(sorted(tree.items()))
+
+
+def _count(listing: Listing, paths: list[str] | None) -> int:
+    return sum(len(listing.images[path]) for path in paths or ())
+
+
+def _check_training(root: Path, path: str, tree: _Tree, listing: Listing) -> None:
+    """Raise InputError where there are not two class folders or more, each with images."""
+    folder, names = root / path, list(tree)
     if not names:
-        loose = len(listing.images.get(start.rstrip("/"), ()))
+        loose = len(listing.images[path])
         held = f"{loose:,} images lie right in it" if loose else "it holds no images"
         raise InputError(f"{folder} has no class folders, and {held}; {_WANTED}")
     if len(names) == 1:
-        hint = f"is {folder / names[0]} the data set? If not, " if any("/" in name for name in inside) else ""
+        hint = f"is {folder / names[0]} the data set? If not, " if len(tree[names[0]]) > 1 else ""
         raise InputError(f"{folder} has the one class folder {names[0]!r}, and there must be two; {hint}{_WANTED}")
-    full = {path.removeprefix(start).split("/")[0] for path, images in listing.images.items() if images}
-    if empty := [name for name in names if name not in full]:
+    if empty := [name for name in names if not _count(listing, tree[name])]:
         more = f" (nor {len(empty) - 1} others)" if len(empty) > 1 else ""
         raise InputError(
             f"{folder}: the class folder {empty[0]!r} holds no image{more} by its ending "
             f"({', '.join(sorted(IMAGE_ENDINGS))}); put images in it, or take it away."
         )
-    return names
 
 
-def _check_classes(
-    folder: Path, split: Split, images: dict[str, list[bytes]], start: str, labels: dict[str, int]
-) -> None:
-    """Raise InputError where a split has a class that training lacks, or validation no class at all."""
-    names = dict.fromkeys(path.removeprefix(start).split("/")[0] for path in images)
-    if unknown := [name for name in names if name not in labels]:
+def _is_usable(root: Path, path: str, split: Split, tree: _Tree, train: _Tree, listing: Listing) -> tuple[bool, str]:
+    """False for a test/ without classes: that of a competition, unlabelled; and a note. Raises InputError."""
+    folder, loose = root / path, len(listing.images[path])
+    holding = [name for name, paths in tree.items() if _count(listing, paths)]
+    if unknown := [name for name in holding if name not in train]:
         more = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
         raise InputError(
             f"{folder} has the class folder {unknown[0]!r}{more}, which the training images lack (they have "
-            f"{', '.join(map(repr, list(labels)[:3]))} ...); name them alike, or take it away."
+            f"{', '.join(map(repr, list(train)[:3]))} ...); name them alike, or take it away."
         )
-    if split == "val" and not names:
+    if not holding and split == "val":
         raise InputError(
             f"{folder} has no image in a class folder; sort its images into the folders of their classes, or take it "
             "away, and a part of the training images is set aside instead."
         )
+    if not holding:
+        return False, f"{folder} has no images in class folders and is left out"
+    return True, f"{loose:,} images right in {folder}, in no class folder, are left out" if loose else ""
+
+
+def _refuse_shared_files(root: Path, names: np.ndarray, inodes: np.ndarray, splits: np.ndarray) -> None:
+    """Raise InputError where a file that is trained on is, by a link, in another split as well."""
+    train, others = np.flatnonzero(splits == 0), np.flatnonzero(splits > 0)
+    train, others = train[np.isin(inodes[train], inodes[others])], others[np.isin(inodes[others], inodes[train])]
+    trained = dict(zip(inodes[train].tolist(), names[train].tolist(), strict=True))
+    for inode, name in zip(inodes[others].tolist(), names[others].tolist(), strict=True):
+        one, other = (root / os.fsdecode(path) for path in (trained[inode], name))
+        if one.samefile(other):  # not only of the same number on another disk
+            raise InputError(f"{other} is the same file as {one}, which is trained on; take one away.")

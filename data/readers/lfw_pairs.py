@@ -12,8 +12,8 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.folders import list_folder
-from data.readers.csv_table import refuse_web_page
 from data.records import Records
+from data.web_pages import is_web_page
 
 
 class ListedPairs(NamedTuple):
@@ -53,7 +53,8 @@ def read_list(file: Path) -> ListedPairs:
         raise InputError(f"{file} cannot be read as a list of pairs ({error}); give LFW's pairs.txt.") from error
     while lines and not lines[-1].strip():
         lines.pop()
-    refuse_web_page(file, lines[0] if lines else "")
+    if lines and is_web_page(lines[0].encode()):
+        raise InputError(f"{file} is a web page, not a list of pairs; download pairs.txt again.")
     header = [int(text) for text in lines[0].split() if text.isdecimal()] if lines else []
     if not lines or len(header) != len(lines[0].split()) or len(header) not in (1, 2) or 0 in header:
         raise InputError(
@@ -98,7 +99,8 @@ def read(file: Path, folder: Path) -> FaceRecords:
     listed = read_list(file)
     wanted = sorted({*listed.first, *listed.second})
     known: dict[str, bytes] = {}  # "Jane_Doe/Jane_Doe_0001" to its path; .jpg before others
-    for path in sorted(list_folder(folder).names().tolist(), key=lambda path: path.endswith(b".jpg")):
+    listing = list_folder(folder)
+    for path in sorted(listing.names(listing.images).tolist(), key=lambda path: path.endswith(b".jpg")):
         known[os.fsdecode(path).rpartition(".")[0]] = path
     names = [known.get(name.removesuffix(".jpg")) for name in wanted]
     if missing := [name for name, file_name in zip(wanted, names, strict=True) if file_name is None]:

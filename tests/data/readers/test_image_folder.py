@@ -1,0 +1,199 @@
+import os
+
+import numpy as np
+import pytest
+from torchvision.datasets import ImageFolder
+
+from backbone.errors import InputError
+from data.readers.image_folder import read
+from data.records import SPLITS, UNSPLIT
+
+
+def write_tree(root, folders):
+    """Empty files: of each folder their names, or how many images there are."""
+    for folder, files in folders.items():
+        (root / folder).mkdir(parents=True)
+        for name in [f"{i:03}.jpg" for i in range(files)] if isinstance(files, int) else files:
+            (root / folder / name).touch()
+    return root
+
+
+def files(records):
+    return [str(records.path(i)) for i in range(len(records))]
+
+
+def by_class(records, split):
+    """How many images of each class a split has; None: those of no split."""
+    mine = records["split"] == (UNSPLIT if split is None else SPLITS.index(split))
+    return np.bincount(records["labels"][mine], minlength=len(records.classes)).tolist()
+
+
+# --- what is found --------------------------------------------------------------------------------------------------
+
+
+def test_images_and_labels_are_those_of_torchvision_in_its_order(tmp_path):
+    odd = {"n02088364": ["b.JPEG", "a.jpg", "c d.PnG"], "11": 2, "2": 3, "toy poodle": 4, "Ärzte 猫": ["ü.webp", "z.tif"]}
+    deep = {"2/more": 2, "2/more/still": 1, "2/more of it": 1, "2-b": 1, "2/A": 1, "11/x": 1}
+    root = write_tree(tmp_path / "set", {f"train/{folder}": n for folder, n in (odd | deep).items()})
+    write_tree(root, {f"validation/{folder}": 2 for folder in (*odd, "2-b")})
+    records = read(root)
+    for split, folder in (("train", "train"), ("val", "validation")):
+        expected, images = ImageFolder(str(root / folder)), records.of_split(split)
+        assert list(records.classes) == expected.classes
+        assert list(zip(files(images), images["labels"].tolist(), strict=True)) == expected.samples
+    assert (records["labels"].dtype, records["split"].dtype, records.file_names.dtype.kind) == (np.int64, np.int8, "S")
+    assert (records.issues, records.notes) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train", "val", "test"), ("Train", "VALID", "Test"), ("Training", "validation", "Testing"), ("train", "dev", "")],
+)
+def test_splits_are_found_under_their_usual_names(tmp_path, names):
+    train, val, test = names
+    root = write_tree(tmp_path / "set", {f"{train}/a": 3, f"{train}/b": 2, f"{val}/a": 1, f"{val}/b": 2})
+    if test:
+        write_tree(root, {f"{test}/a": 1, f"{test}/b": 4})
+    records = read(root)
+    assert [by_class(records, split) for split in SPLITS] == [[3, 2], [1, 2], [1, 4] if test else [0, 0]]
+    assert by_class(records, None) == [0, 0]
+
+
+def test_folders_of_classes_alone_are_of_no_split_and_one_may_be_called_train(tmp_path):
+    records = read(write_tree(tmp_path / "set", {"bus": 10, "train": 9, "test": 8}))
+    assert records.classes == ("bus", "test", "train")
+    assert by_class(records, None) == [10, 8, 9]
+
+
+def test_what_is_not_an_image_is_passed_over_or_counted(tmp_path):
+    junk = [".hidden.jpg", "._001.jpg", "Thumbs.db", "a.txt", "b.TXT", "c.heic", "README"]
+    root = write_tree(tmp_path / "set", {"a": ["1.jpg", *junk], "b": ["1.jpg", "2.avif"], "b/.git": 3, "b/__MACOSX": 3})
+    write_tree(root, {".ipynb_checkpoints": 2, "__MACOSX/a": 2, "a/folder.jpg": ["2.jpg"]})
+    (root / "a" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (root / "a" / "round.jpg").symlink_to("round.jpg")
+    (root / "labels.csv").touch()
+    (root / "stray.jpg").touch()
+    records = read(root)
+    assert records.classes == ("a", "b")
+    assert files(records) == [str(root / name) for name in ("a/1.jpg", "a/folder.jpg/2.jpg", "b/1.jpg", "b/2.avif")]
+    counted = {issue.what.partition("(")[2].partition(")")[0]: issue.count for issue in records.issues}
+    assert counted == {".txt": 2, "links to nothing": 2, ".heic": 1, "without an ending": 1}
+    assert [note.split()[0] for note in records.notes] == ["1"]  # right in the root
+
+
+def test_names_that_are_not_utf8_are_read_and_can_be_printed(tmp_path):
+    root = write_tree(tmp_path / "set", {"train/a": 2, "train/b": 1, "val/a": 1})
+    for split in ("train", "val"):
+        folder = root / split / os.fsdecode(b"caf\xe9")
+        folder.mkdir()
+        (folder / os.fsdecode(b"\xff.jpg")).write_bytes(b"here")
+    records = read(root)
+    assert records.classes == ("a", "b", "caf\ufffd")
+    assert records.path(3).read_bytes() == b"here"
+    assert str(records.path(3)) in records
+    "".join((*records.classes, *map(str, records.issues), *records.notes)).encode()
+
+
+def test_classes_that_a_split_lacks_and_what_is_left_out_are_told(tmp_path):
+    root = write_tree(tmp_path / "set", {"train/a": 5, "train/b": 5, "val/a": 1, "test": 9, "extra/c": 5})
+    records = read(root)
+    assert [by_class(records, split) for split in SPLITS] == [[5, 5], [1, 0], [0, 0]]
+    assert [(issue.count, issue.first) for issue in records.issues] == [(1, "b")]
+    for name in ("extra", str(root / "test")):
+        assert sum(name in note for note in records.notes) == 1
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+TWO = {"train/a": 2, "train/b": 2}
+REFUSED = {  # folders, and what the sentence must name
+    "empty": ({}, ["set", "<class>/"]),
+    "images in the root": ({".": 3}, ["set", "3 images"]),
+    "images in train": ({"train": 3, "val/a": 1}, ["set/train", "3 images"]),
+    "one class": ({"a": 5}, ["'a'"]),
+    "one folder too high": ({"dogs/train/a": 1, "dogs/train/b": 1}, ["'dogs'", "set/dogs the data set?"]),
+    "a class without images": ({"a": 2, "b": ["x.heic"], "c": 0}, ["'b'", "1 others"]),
+    "val without train": ({"val/a": 1, "test/a": 1}, ["val/", "no train/"]),
+    "test beside classes": ({"a": 2, "b": 2, "test/a": 1}, ["test/", "no train/"]),
+    "val twice": (TWO | {"val/a": 1, "valid/a": 1}, ["val/", "valid/"]),
+    "a class of val alone": (TWO | {"val/A": 1}, ["set/val", "'A'"]),
+    "classes of test alone": (TWO | {"test/x": 1, "test/y": 1}, ["set/test", "'x' and 1 others"]),
+    "val without classes": (TWO | {"val": 4}, ["set/val"]),
+    "empty val": (TWO | {"val": 0}, ["set/val"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path, case):
+    folders, named = REFUSED[case]
+    (tmp_path / "set").mkdir()
+    for i in range(folders.get(".", 0)):
+        (tmp_path / "set" / f"{i}.jpg").touch()
+    with pytest.raises(InputError) as refusal:
+        read(write_tree(tmp_path / "set", {name: held for name, held in folders.items() if name != "."}))
+    assert all(part in str(refusal.value) for part in named)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file"])
+def test_a_root_that_is_no_folder_is_refused(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=name):
+        read(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    root, scandir = write_tree(tmp_path / "set", {"a": 1, "sp ace": 1}), os.scandir
+
+    def denied(path):
+        if os.fsdecode(path).endswith("sp ace"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match="set/sp ace"):
+        read(root)
+
+
+# --- links ----------------------------------------------------------------------------------------------------------
+
+
+def test_links_to_folders_are_followed_without_going_round(tmp_path):
+    elsewhere = write_tree(tmp_path / "disk", {"cats": 3, "cats/more": 2})
+    root = write_tree(tmp_path / "set", {"train/dog": 4, "train/dog/deep": 1, "val/cat": 1, "val/dog": 1})
+    (root / "train" / "cat").symlink_to(elsewhere / "cats")
+    (elsewhere / "cats" / "more" / "up").symlink_to(elsewhere / "cats")  # a loop
+    (root / "train" / "dog" / "all").symlink_to(root)  # another, around the class
+    (root / "train" / "dog" / "self").symlink_to(root / "train" / "dog")
+    (root / "train" / "dog" / "again").symlink_to(root / "train" / "dog" / "deep")  # there already
+    records = read(root)
+    assert records.classes == ("cat", "dog")
+    assert by_class(records, "train") == [5, 5]
+    assert len({os.path.realpath(name) for name in files(records.of_split("train"))}) == 10
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard", "folder", "split"])
+def test_a_file_that_is_trained_on_cannot_be_in_another_split(tmp_path, link):
+    root = write_tree(tmp_path / "set", {"train/a": 5, "train/b": 5, "val/a": 1})
+    if link == "split":
+        (root / "test").symlink_to(root / "train")
+    else:
+        write_tree(root, {"test/a": ["x.jpg"]})
+        if link == "folder":
+            (root / "test" / "b").symlink_to(root / "train" / "b")
+        elif link == "hard":
+            os.link(root / "train" / "b" / "003.jpg", root / "test" / "a" / "y.jpg")
+        else:
+            (root / "test" / "a" / "y.jpg").symlink_to(root / "train" / "b" / "003.jpg")
+    with pytest.raises(InputError, match=r"set/test/\S+ is the same file as \S+set/train/\S+"):
+        read(root)
+
+
+def test_splits_of_links_into_one_pool_and_a_test_split_that_is_the_validation_split_are_fine(tmp_path):
+    pool = write_tree(tmp_path / "pool", {"all": 8})
+    root = write_tree(tmp_path / "set", {f"{split}/{name}": 0 for split in ("train", "val") for name in "ab"})
+    for i in range(8):
+        (root / ("train", "val")[i % 2] / "ab"[i // 4] / f"{i}.jpg").symlink_to(pool / "all" / f"{i:03}.jpg")
+    (root / "test").symlink_to(root / "val")
+    records = read(root)
+    assert [by_class(records, split) for split in SPLITS] == [[2, 2]] * 3
