@@ -19,27 +19,18 @@ class Archive(NamedTuple):
     folder: str  # what it unpacks to
 
 
+_SERVER = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 # Sizes and digests as TensorFlow Datasets records them: tensorflow_datasets/url_checksums/stanford_dogs.txt.
+# fmt: off
 ARCHIVES = (
-    Archive(
-        "http://vision.stanford.edu/aditya86/ImageNetDogs/images.tar",
-        793_579_520,
-        "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
-        "Images",
-    ),
-    Archive(
-        "http://vision.stanford.edu/aditya86/ImageNetDogs/annotation.tar",
-        21_852_160,
-        "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
-        "Annotation",
-    ),
-    Archive(
-        "http://vision.stanford.edu/aditya86/ImageNetDogs/lists.tar",
-        481_280,
-        "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
-        "lists",
-    ),
+    Archive(f"{_SERVER}/images.tar", 793_579_520,
+            "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58", "Images"),
+    Archive(f"{_SERVER}/annotation.tar", 21_852_160,
+            "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd", "Annotation"),
+    Archive(f"{_SERVER}/lists.tar", 481_280,
+            "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c", "lists"),
 )
+# fmt: on
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
+from scipy.io import savemat
 
 from tasks.runs import AtomicCheckpointIO
 
@@ -120,3 +121,38 @@ def lfw(folder, people, ending=".jpg"):
         for i in range(count):
             Image.fromarray(np.full((40, 36, 3), 20 * i, np.uint8)).save(folder / name / f"{name}_{i + 1:04}{ending}")
     return folder
+
+
+BEAGLE, HUSKY, POODLE = DOGS = ("n02088364-beagle", "n02110185-Siberian_husky", "n02113624-toy_poodle")
+
+
+def dog_file(folder, number):
+    return f"{folder}/{folder[:9]}_{number}.jpg"
+
+
+def dog_rows(first, last, folders=DOGS):
+    """Lines of a list of Stanford Dogs: (file, label from 1) of the images `first` to `last` of each class."""
+    return [(dog_file(folder, i), label) for label, folder in enumerate(folders, 1) for i in range(first, last + 1)]
+
+
+def write_dog_list(path, lines):
+    """A list in the true format: columns of cells with a string each, and a column of bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {"file_list": ".jpg", "annotation_list": ""}
+    for column, ending in columns.items():
+        columns[column] = np.empty((len(lines), 1), dtype=object)
+        columns[column][:, 0] = [name.removesuffix(".jpg") + ending for name, _ in lines]
+    savemat(path, {**columns, "labels": np.array([[label] for _, label in lines], np.uint8)})
+
+
+def write_dogs(root, train=None, test=None, content=None):
+    """Stanford Dogs' layout with a file for each line, of bytes of its own where `content` has none; returns root."""
+    train = dog_rows(1, 10) if train is None else train
+    test = dog_rows(11, 14) if test is None else test
+    for name, _ in [*train, *test]:
+        path = root / "Images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((content or {}).get(name, name.encode()))
+    write_dog_list(root / "lists" / "train_list.mat", train)
+    write_dog_list(root / "lists" / "test_list.mat", test)
+    return root

@@ -32,7 +32,13 @@ def by_class(records, split):
 
 
 def test_images_and_labels_are_those_of_torchvision_in_its_order(tmp_path):
-    odd = {"n02088364": ["b.JPEG", "a.jpg", "c d.PnG"], "11": 2, "2": 3, "toy poodle": 4, "Ärzte 猫": ["ü.webp", "z.tif"]}
+    odd = {
+        "n02088364": ["b.JPEG", "a.jpg", "c d.PnG"],
+        "11": 2,
+        "2": 3,
+        "toy poodle": 4,
+        "Ärzte 猫": ["ü.webp", "z.tif"],
+    }
     deep = {"2/more": 2, "2/more/still": 1, "2/more of it": 1, "2-b": 1, "2/A": 1, "11/x": 1}
     root = write_tree(tmp_path / "set", {f"train/{folder}": n for folder, n in (odd | deep).items()})
     write_tree(root, {f"validation/{folder}": 2 for folder in (*odd, "2-b")})
