@@ -1,6 +1,6 @@
 """Augmentation: the only file that knows albumentations. SSD's random crop for boxes, Inception's for whole images.
 
-SSD's crop is ours, because `BBoxSafeRandomCrop` and its kin keep every box: with 11 boxes in a image their median
+SSD's crop is ours, because `BBoxSafeRandomCrop` and its kin keep every box: with 11 boxes in an image their median
 crop is 90 % of the area, where SSD's is about half, and small objects never become large ones.
 """
 
@@ -202,7 +202,7 @@ def build_classification_train(
 
 
 def build_classification_eval(image_size: tuple[int, int], central_fraction: float) -> Transform:
-    """The central `central_fraction` of a image at `image_size` (H, W) px and nothing else."""
+    """The central `central_fraction` of an image at `image_size` (H, W) px and nothing else."""
     return A.Compose([CentralCrop(*image_size, central_fraction)])
 
 

@@ -24,7 +24,7 @@ class Head(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept: dict[int, Any] = {}  # what `update` keeps of each image, by its position in the split
+        self.predictions: dict[int, Any] = {}  # what `update` keeps of each image, by its position in the split
 
     @property
     def state(self) -> dict[str, Any]:
@@ -47,15 +47,15 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def update(self, outputs: Any, batch: Mapping[str, Any]) -> None:
-        """Keep in `kept` what is scored of a batch's outputs, by `batch["positions"]`."""
+        """Keep in `predictions` what is scored of a batch's outputs, by `batch["positions"]`."""
         raise NotImplementedError
 
     def compute(self, records: Records, split: Split) -> dict[str, float]:
-        """The figures of what was kept of a split; on "val" also choose thresholds and the like. Empties `kept`."""
+        """The figures of `predictions`, which are empty afterwards; on "val" also choose thresholds and the like."""
         raise NotImplementedError
 
     def report(self, folder: Path, split: Split, data: Any, settings: Mapping[str, Any]) -> None:
-        """Write tables and pictures of the figures just computed.
+        """Write tables and images of the figures just computed.
 
         `data` is the task's DataModule, `settings` the module's hyper-parameters and its trunk's settings.
         """
@@ -65,8 +65,8 @@ class Head(nn.Module):
         """The result for each image in its own terms; `sizes` are the images' (height, width) px."""
         raise NotImplementedError
 
-    def take_kept(self) -> tuple[np.ndarray, list[Any]]:
-        """The positions, int64 (N,) ascending, and what was kept of each; `kept` is empty afterwards."""
-        kept, self.kept = self.kept, {}
+    def take_predictions(self) -> tuple[np.ndarray, list[Any]]:
+        """The positions, int64 (N,) ascending, and what `update` kept of each; `predictions` is empty afterwards."""
+        kept, self.predictions = self.predictions, {}
         positions = sorted(kept)
         return np.array(positions, dtype=np.int64), [kept[position] for position in positions]

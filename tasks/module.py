@@ -203,8 +203,8 @@ class TaskModule(LightningModule):
     def _score(self, split: Literal["val", "test"]) -> None:
         """Log the head's figures; outside `fit`, let it write its report into the run folder too."""
         head, trainer = self.head, self.trainer
-        head.kept = gather(head.kept)
-        if not head.kept:  # every image of a split so small was bad, which its limit allows
+        head.predictions = gather(head.predictions)
+        if not head.predictions:  # every image of a split so small was bad, which its limit allows
             raise InputError(f"none of the {split} images could be read; see --data.max_bad_fraction.")
         figures = head.compute(self.data.records(split), split)
         self.log_dict({f"{split}/{name}": value for name, value in figures.items() if name != head.monitor})

@@ -1,4 +1,4 @@
-"""Pictures that several tasks draw: boxes on a image, a sheet of captioned tiles.
+"""Images that several tasks draw: boxes on an image, a sheet of captioned tiles.
 
 Everything is drawn with PIL into plain arrays, so there is no window, no global state, and the same input gives the
 same pixels.

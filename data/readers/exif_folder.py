@@ -67,9 +67,7 @@ def read(root: Path) -> Records:
     latlng, keep = clean(latlng[has], root, lambda row: os.fsdecode(names[has[row]]), counts)
     if not keep.any():
         other = next((file for file in sorted(root.iterdir()) if file.suffix.lower() in (".csv", ".tsv")), None)
-        remedy = (
-            f"is {other} meant?" if other else "give photographs with GPS, or photographs.csv: path,latitude,longitude."
-        )
+        remedy = f"is {other} meant?" if other else "give images with GPS, or images.csv: path,latitude,longitude."
         raise InputError(f"{root} has no image with a GPS position ({'; '.join(map(str, counts.issues))}); {remedy}")
     kept = has[keep]
     names, days = names[kept], days[kept]

@@ -14,13 +14,13 @@ from data.readers.coordinates_csv import Columns, group_name, read_rows
 from data.readers.csv_table import refuse_repeated, without_missing
 from data.records import SPLITS, Issue, Records
 
-CSV_NAME = "photographs.csv"
+CSV_NAME = "images.csv"
 
 
 def csv_files(root: Path) -> dict[Path, int]:
     """The CSVs of a data set, and the position in SPLITS of each, -1 where rows say it; empty where there is none.
 
-    Either `root` itself, the `photographs.csv` in it, or `train.csv` with `val.csv` and `test.csv`. Raises InputError.
+    Either `root` itself, the `images.csv` in it, or `train.csv` with `val.csv` and `test.csv`. Raises InputError.
     """
     for file in (root, root / CSV_NAME):
         if file.is_file():

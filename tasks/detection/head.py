@@ -137,11 +137,11 @@ class DetectionHead(Head):
         """Keep the boxes, scores and labels found in each image."""
         found = self.detect(outputs, batch["sizes"].tolist())
         rows = (tuple(value.cpu().numpy() for value in boxes) for boxes in found)
-        self.kept.update(zip(batch["positions"].tolist(), rows, strict=True))
+        self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
 
     def compute(self, records: Records, split: Split) -> dict[str, float]:
         """COCO's twelve figures on the images that could be read."""
-        self.positions, kept = self.take_kept()
+        self.positions, kept = self.take_predictions()
         self.truth = records.take(self.positions)
         self.detections = stack_detections(*zip(*kept, strict=True))
         self.scores: CocoScores = evaluate(self.truth, self.detections)

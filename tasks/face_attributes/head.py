@@ -69,11 +69,11 @@ class AttributesHead(Head):
         """Keep the logits, and the teacher's beneath them where it is compared with."""
         both = [outputs.float()] + ([batch["teacher"]] if "teacher" in batch else [])
         rows = torch.stack(both, 1).cpu().numpy()  # (B, 1 or 2, K)
-        self.kept.update(zip(batch["positions"].tolist(), rows, strict=True))
+        self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
 
     def compute(self, records: Records, split: Split) -> dict[str, float]:
         """Means over the attributes, the teacher's figures too; on "val" choose the thresholds."""
-        self.positions, kept = self.take_kept()
+        self.positions, kept = self.take_predictions()
         rows = np.stack(kept, axis=1)  # (1 or 2, N, K)
         logits, targets = check_finite(rows[0]), records["attributes"][self.positions]
         if split == "val":

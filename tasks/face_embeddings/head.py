@@ -92,11 +92,11 @@ class EmbeddingHead(Head):
             self.learn_from(batch["teacher"].shape[1])
             parts += [self.project(outputs), batch["teacher"]]
         rows = zip(*(part.cpu().numpy() for part in parts), strict=True)
-        self.kept.update(zip(batch["positions"].tolist(), rows, strict=True))
+        self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
 
     def compute(self, records: Records, split: Split) -> dict[str, float]:
         """Figures of the pairs of FaceRecords and of the distance from the teacher; on "val" choose the threshold."""
-        self.positions, kept = self.take_kept()
+        self.positions, kept = self.take_predictions()
         listed = records.pairs if isinstance(records, FaceRecords) else None
         pairs = None if listed is None else pairs_among(listed, self.positions)
         embeddings, *both = (np.stack(part) for part in zip(*kept, strict=True))

@@ -150,11 +150,11 @@ class GeolocalizationHead(Head):
         if reported:
             best = top_cells(probabilities, DRAWN_CELLS)
             columns += [best.astype(np.int32), np.take_along_axis(probabilities, best, axis=1).astype(np.float32)]
-        self.kept.update(zip(batch["positions"].tolist(), zip(*columns, strict=True), strict=True))
+        self.predictions.update(zip(batch["positions"].tolist(), zip(*columns, strict=True), strict=True))
 
     def compute(self, records: Records, split: str) -> dict[str, float]:
         """Distances, GeoScore, accuracy and calibration of the cells, and what the cells allow."""
-        self.positions, self.last = self.take_kept()
+        self.positions, self.last = self.take_predictions()
         rows = np.stack([row for row, *_ in self.last])  # (N, 7)
         rank, probability, best, confidence, self.half_radius_km = rows[:, 2:].T
         ranks = Ranks(rank.astype(np.int64), probability, best.astype(np.int64), confidence)

@@ -11,17 +11,18 @@ from PIL import Image
 
 from backbone import InputError
 from data import imagenet
-from data.classification import ClassificationDataModule, open_labelled
+from data.classification import ClassificationDataModule, open_cropped
 from data.images import open_image
-from data.photographs import collate
+from data.module import collate
+from data.records import Records
 
 
 def module(root, **settings):
-    return ClassificationDataModule(str(root), **{"image_size": 32, "batch_size": 4, "num_workers": 0, **settings})
+    return ClassificationDataModule(root=str(root), **{"image_size": 32, "batch_size": 4, "num_workers": 0, **settings})
 
 
 def write_dogs(root, size=(60, 80)):
-    """Stanford Dogs' layout: 4 training and 2 test pictures of two breeds, red outside the dog's box, blue inside."""
+    """Stanford Dogs' layout: 4 training and 2 test images of two breeds, red outside the dog's box, blue inside."""
     height, width = size
     x1, y1, x2, y2 = width // 4, height // 3, width // 2, height - 10
     entries = {"train": [], "test": []}
@@ -50,7 +51,7 @@ def write_dogs(root, size=(60, 80)):
     return root
 
 
-def test_evaluation_sees_the_middle_of_each_picture_in_the_folders_order(classes_root):
+def test_evaluation_sees_the_middle_of_each_image_in_the_folders_order(classes_root):
     data = module(classes_root, image_size=[40, 32], batch_size=3)
     data.setup("test")
     batches = list(data.test_dataloader())
@@ -62,8 +63,8 @@ def test_evaluation_sees_the_middle_of_each_picture_in_the_folders_order(classes
     assert batches[0]["images"].is_contiguous(memory_format=torch.channels_last)
     for image, position in zip(images, positions, strict=True):
         # 48 x 64 px: of the proportions 40 to 32 the largest window is 48 x 38.4; 0.875 of it is 42 x 34 (33.6)
-        photograph = open_image(classes_root / data.file("test", position))
-        expected = cv2.resize(photograph[3:45, 15:49], (32, 40), interpolation=cv2.INTER_LINEAR)
+        image_file = open_image(classes_root / data.file("test", position))
+        expected = cv2.resize(image_file[3:45, 15:49], (32, 40), interpolation=cv2.INTER_LINEAR)
         assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
@@ -78,13 +79,13 @@ def test_labels_are_the_sorted_folders_and_test_split_chooses_what_is_scored(cla
         folders = [Path(data.file("test", position)).parent for position in range(count)]
         assert [folder.name for folder in folders] == [data.categories[label] for label in labels]
         assert {folder.parent.name for folder in folders} == ({asked} if asked != "all" else {"train", "val", "test"})
-        assert data.labels("test", list(range(count))).tolist() == labels
+        assert data.records("test")["labels"].tolist() == labels
 
 
 def test_without_a_test_part_the_validation_part_is_scored_and_it_says_so(write_classes, tmp_path, capsys):
     data = module(write_classes(tmp_path / "x", {"train": 2, "val": 1}))
     data.setup("test")
-    assert "has no test part: testing on its validation images" in capsys.readouterr().out
+    assert "has no test images: testing on its validation images" in capsys.readouterr().out
     assert [Path(data.file("test", i)).parts[-3] for i in range(3)] == ["val"] * 3
 
 
@@ -101,17 +102,15 @@ def test_the_box_of_the_dog_is_all_that_is_seen(tmp_path, size):
     assert all((batch["images"][:, 0].float().mean((1, 2)) > 50).all() for batch in whole.test_dataloader())
 
 
-def test_a_box_beyond_the_picture_is_clipped_and_none_at_all_is_the_whole(tmp_path):
-    from data.image_folder import LabelledImages
-
+def test_a_box_beyond_the_image_is_clipped_and_none_at_all_is_the_whole(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     boxes = np.array([[-5, 10, 500, 20], [np.nan] * 4, [39.6, 29.6, 60, 60], [10.4, 5.2, 20.6, 9.9]], np.float32)
-    images = LabelledImages(tmp_path, np.array([b"a.png"] * 4), np.zeros(4, np.int64), boxes)
-    assert np.array_equal(open_labelled(images, 0), pixels[10:20])
-    assert np.array_equal(open_labelled(images, 1), pixels)
-    assert np.array_equal(open_labelled(images, 2), pixels[29:, 39:])
-    assert np.array_equal(open_labelled(images, 3), pixels[5:10, 10:21])
+    images = Records(tmp_path, np.array([b"a.png"] * 4), {"crop_xyxy": boxes})
+    assert np.array_equal(open_cropped(images, 0), pixels[10:20])
+    assert np.array_equal(open_cropped(images, 1), pixels)
+    assert np.array_equal(open_cropped(images, 2), pixels[29:, 39:])
+    assert np.array_equal(open_cropped(images, 3), pixels[5:10, 10:21])
 
 
 def test_a_box_needs_a_layout_that_has_boxes(classes_root):
@@ -120,22 +119,22 @@ def test_a_box_needs_a_layout_that_has_boxes(classes_root):
 
 
 def test_large_jpegs_decoded_small_look_as_they_would_whole(tmp_path):
-    """The share of a pixel's range that draft decoding changes, on a picture with structure at every scale."""
+    """The share of a pixel's range that draft decoding changes, on an image with structure at every scale."""
     generator = np.random.default_rng(0)
     layers = [
         cv2.resize(generator.random((n, n, 3)).astype(np.float32), (1600, 1200), interpolation=cv2.INTER_CUBIC)
         for n in (4, 16, 64, 256)
     ]
-    picture = np.clip(np.mean(layers, 0) * 255, 0, 255).astype(np.uint8)
+    image = np.clip(np.mean(layers, 0) * 255, 0, 255).astype(np.uint8)
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
         for i in range(2):
-            Image.fromarray(picture).save(tmp_path / "train" / name / f"{i}.jpg", quality=92)
+            Image.fromarray(image).save(tmp_path / "train" / name / f"{i}.jpg", quality=92)
     data = module(tmp_path, image_size=64)
     data.setup("validate")
     dataset = data.val_dataloader().dataset
     small = dataset[0, 0]["image"].astype(float)
-    assert open_image(dataset.images.path(0), at_least=dataset.at_least).shape[0] < 1200 // 2
+    assert open_image(dataset.records.path(0), at_least=dataset.at_least).shape[0] < 1200 // 2
     dataset.at_least = None
     whole = dataset[0, 0]["image"].astype(float)
     assert np.abs(small - whole).mean() < 1.5
@@ -152,7 +151,7 @@ def test_training_crops_still_have_the_inputs_pixels_after_a_small_decode(tmp_pa
         data = module(root, min_crop_area=area, image_size=100)
         data.setup("fit")
         dataset = data.train_dataloader().dataset
-        height, width = open_image(dataset.images.path(0), at_least=dataset.at_least).shape[:2]
+        height, width = open_image(dataset.records.path(0), at_least=dataset.at_least).shape[:2]
         # the narrowest crop of the least area, 3:4 in either direction
         assert min((area * height * width * 3 / 4) ** 0.5, height, width) >= 100
         assert height < 3000
@@ -190,13 +189,13 @@ def test_bad_images_are_left_out_of_the_batch_and_stop_the_run_when_too_many(wri
 
 
 def test_the_thousand_folders_of_imagenet_get_their_names(tmp_path):
-    picture = tmp_path / "x.png"
-    Image.new("RGB", (4, 4)).save(picture)
+    image = tmp_path / "x.png"
+    Image.new("RGB", (4, 4)).save(image)
     ids = [f"n{i:08}" for i in range(1440764, 1441763)] + ["n15075141"]
     for split in ("train", "val"):
         for folder in ids:
             (tmp_path / "data" / split / folder).mkdir(parents=True)
-            shutil.copy(picture, tmp_path / "data" / split / folder / "x.png")
+            shutil.copy(image, tmp_path / "data" / split / folder / "x.png")
     data = module(tmp_path / "data")
     assert tuple(data.categories.values()) == imagenet.class_names()
     shutil.rmtree(tmp_path / "data" / "train" / ids[3])
@@ -217,23 +216,23 @@ def test_overlap_with_imagenet_is_the_part_of_images_in_folders_of_its_ids(tmp_p
     assert data.imagenet_overlap("test") == 1 / 4
 
 
-def test_training_pictures_that_look_like_a_test_set_are_left_out_and_counted(tmp_path, capsys):
+def test_training_images_that_look_like_a_test_set_are_left_out_and_counted(tmp_path, capsys):
     generator = np.random.default_rng(0)
-    pictures = [
+    images = [
         cv2.resize(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
         for _ in range(12)
     ]
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         folder = tmp_path / "web" / "train" / "ab"[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(folder / f"{i}.jpg", quality=60)
+        Image.fromarray(image).save(folder / f"{i}.jpg", quality=60)
         (tmp_path / "web" / "val" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
     for name in "ab":
-        Image.fromarray(pictures[0][::-1]).save(tmp_path / "web" / "val" / name / "v.png")
+        Image.fromarray(images[0][::-1]).save(tmp_path / "web" / "val" / name / "v.png")
     for i in (3, 8):  # tested, at another size
         folder = tmp_path / "exam" / "test" / "xy"[i % 2]
         folder.mkdir(parents=True)
-        Image.fromarray(pictures[i]).resize((100, 75)).save(folder / f"{i}.png")
+        Image.fromarray(images[i]).resize((100, 75)).save(folder / f"{i}.png")
         for split in ("train", "val"):
             (tmp_path / "exam" / split / "xy"[i % 2]).mkdir(parents=True)
             Image.new("RGB", (9, 9)).save(tmp_path / "exam" / split / "xy"[i % 2] / "n.png")
@@ -241,7 +240,7 @@ def test_training_pictures_that_look_like_a_test_set_are_left_out_and_counted(tm
     data.setup("fit")
     assert "2 of 12 images left out as near-duplicates of test images" in capsys.readouterr().out
     dataset = data.train_dataloader().dataset
-    assert sorted(int(dataset.images.path(i).stem) for i in range(len(dataset))) == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11]
+    assert sorted(int(dataset.records.path(i).stem) for i in range(len(dataset))) == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11]
 
 
 @pytest.mark.parametrize(
@@ -252,7 +251,7 @@ def test_training_pictures_that_look_like_a_test_set_are_left_out_and_counted(tm
         ({"random_erasing": 2.0}, "--data.random_erasing is 2.0; it must be from 0 to 1"),
         ({"central_fraction": 0.0}, "--data.central_fraction is 0.0"),
         ({"val_fraction": 1.0}, "--data.val_fraction is 1.0"),
-        ({"test_fraction": 0.0}, "--data.test_fraction is 0.0"),
+        ({"test_fraction": 1.0}, "--data.test_fraction is 1.0"),
     ],
 )
 def test_options_out_of_range_are_named(settings, message):
@@ -271,18 +270,18 @@ def test_nothing_in_the_data_folder_changes(tmp_path):
     assert tree(root) == before
 
 
-def test_a_training_set_of_nothing_but_test_pictures_is_refused(write_classes, tmp_path):
+def test_a_training_set_of_nothing_but_test_images_is_refused(write_classes, tmp_path):
     root = write_classes(tmp_path / "web", {"train": 2, "val": 1, "test": 2})
     for name in ("bar", "cross"):
-        for i in range(2):  # the same pictures, larger
-            picture = Image.open(root / "train" / name / f"train_{i:02}.png")
-            picture.resize((128, 96)).save(root / "test" / name / f"test_{i:02}.png")
+        for i in range(2):  # the same images, larger
+            image = Image.open(root / "train" / name / f"train_{i:02}.png")
+            image.resize((128, 96)).save(root / "test" / name / f"test_{i:02}.png")
     data = module(root, without_near_duplicates_of=str(root))
     with pytest.raises(InputError, match=r"every train image of 2 classes \(first: bar\) looks like a test image"):
         data.setup("fit")
 
 
-def test_the_picture_folder_of_stanford_dogs_is_no_folder_of_classes(tmp_path):
+def test_the_image_folder_of_stanford_dogs_is_not_a_folder_of_classes(tmp_path):
     root = write_dogs(tmp_path / "dogs")
-    with pytest.raises(InputError, match=r"Images is the picture folder of Stanford Dogs.*; give .*dogs\."):
+    with pytest.raises(InputError, match=r"Images is the image folder of Stanford Dogs.*; give .*dogs\."):
         _ = module(root / "Images").categories

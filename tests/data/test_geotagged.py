@@ -31,7 +31,7 @@ def scene(i, size=(60, 80)):
 def write_csv(root, rows, header=("path", "latitude", "longitude", "author")):
     """A list in `root`, and the image of each row."""
     root.mkdir(parents=True, exist_ok=True)
-    with (root / "photographs.csv").open("w", newline="") as file:
+    with (root / "images.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     for row in rows:
         Image.fromarray(scene(zlib.crc32(str(row[0]).encode()))).save(root / row[0])
@@ -73,7 +73,7 @@ def test_a_partition_takes_the_places_of_the_training_images_and_no_others(tmp_p
     elif case == "dates":
         rows = [(f"./{row[0]}", *row[1:3], f"{1 + i // 3:02}/05/2020 0{i % 3}:00") for i, row in enumerate(rows[:54])]
         header = [*header[:3], "taken"]
-    file = write_csv(tmp_path, rows, header) / "photographs.csv"
+    file = write_csv(tmp_path, rows, header) / "images.csv"
     settings = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": seed}
     taken = np.concatenate(list(training_coordinates(file, Columns(), IssueCounts("row"), **settings)))
     trained = module(file, **settings).train_latlng()
@@ -236,7 +236,7 @@ def test_shards_give_the_pixels_of_files_and_corrupt_images_are_left_out(tmp_pat
         [(f"{i}.png", i + 1, i, "train") for i in range(8)],
         ("path", "latitude", "longitude", "split"),
     )
-    with (tmp_path / "files" / "photographs.csv").open("a") as file:
+    with (tmp_path / "files" / "images.csv").open("a") as file:
         for split in ("val", "test"):
             Image.new("RGB", (40, 40)).save(tmp_path / "files" / f"{split}.png")
             file.write(f"{split}.png,1,2,{split}\r\n")

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 from scipy.fft import dctn
 
-from data import cache, near_duplicates
-from data.image_folder import LabelledImages
+from data import near_duplicates
 from data.near_duplicates import hash_images, image_hash, mirrored, without_near_duplicates
+from data.records import Records
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def scene(seed, height=180, width=240):
-    """A picture with the spectrum of photographs, amplitude 1 / frequency, uint8 RGB."""
+    """An image with the spectrum of photos, amplitude 1 / frequency, uint8 RGB."""
     generator = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width) * width).clip(min=1)
     spectrum = generator.normal(size=(3, *frequency.shape)) * np.exp(2j * np.pi * generator.random(frequency.shape))
@@ -29,15 +29,15 @@ def scene(seed, height=180, width=240):
     return np.ascontiguousarray(grey.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
-def jpeg(picture, quality=90):
+def jpeg(image, quality=90):
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
 
 
-def marked(picture):
-    ImageDraw.Draw(picture).rectangle((170, 160, 234, 172), fill="white")
-    return picture
+def marked(image):
+    ImageDraw.Draw(image).rectangle((170, 160, 234, 172), fill="white")
+    return image
 
 
 CHANGES = {
@@ -57,15 +57,16 @@ def bits(hashes):
     return np.bitwise_count(hashes).sum(axis=-1)
 
 
-def folder(root, pictures):
+def folder(root, images):
     """Labelled images of these files: arrays and PIL images saved as PNG, bytes as they are."""
     root.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        if isinstance(picture, bytes):
-            (root / name).write_bytes(picture)
+    for name, image in images.items():
+        if isinstance(image, bytes):
+            (root / name).write_bytes(image)
         else:
-            (Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture).save(root / name)
-    return LabelledImages(root, np.array([name.encode() for name in pictures]), np.arange(len(pictures)))
+            (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(root / name)
+    labels = {"labels": np.arange(len(images))}
+    return Records(root, np.array([name.encode() for name in images]), labels)
 
 
 # --- the hash -------------------------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ def test_a_plain_image_has_no_hash_and_a_faint_one_has(level):
     assert bits(image_hash(faint) ^ image_hash(scene(level))) <= 40
 
 
-def test_changed_pictures_are_near_and_others_far():
+def test_changed_images_are_near_and_others_far():
     scenes = [scene(seed) for seed in range(30)]
     hashes = np.array([image_hash(image) for image in scenes])
     either = np.stack([hashes, mirrored(hashes)])  # (2, N, 4)
@@ -172,8 +173,8 @@ def test_comparing_needs_little_memory():
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Everything is worth keeping; the names of the files that were opened."""
-    monkeypatch.setattr(cache, "WORTH_KEEPING", 0.0)
+    """Everything is worth caching; the names of the files that were opened."""
+    monkeypatch.setattr(near_duplicates, "_WORTH_CACHING", 0.0)
     names, open_image = [], near_duplicates.open_image
 
     def noted(path, **arguments):
@@ -186,27 +187,27 @@ def opened(monkeypatch):
 
 def test_near_duplicates_of_the_test_images_are_taken_out_and_nothing_else(tmp_path):
     tested = {f"{i}.png": scene(i) for i in range(12)} | {"white.png": np.full((90, 90, 3), 255, np.uint8)}
-    tested["broken.jpg"] = b"\xff\xd8 no picture"
+    tested["broken.jpg"] = b"\xff\xd8 no image"
     copies = {f"{what}.jpg": change(Image.fromarray(scene(i))) for i, (what, change) in enumerate(CHANGES.items())}
     fresh = {f"fresh {i}.png": scene(100 + i) for i in range(12)}
     plain = {"white.png": np.full((80, 80, 3), 255, np.uint8), "grey.png": np.full((80, 80, 3), 90, np.uint8)}
-    odd = {"broken.jpg": b"\xff\xd8 no picture", "page.jpg": b"<html>"}
+    odd = {"broken.jpg": b"\xff\xd8 no image", "page.jpg": b"<html>"}
     images = folder(tmp_path / "web", dict(sorted((fresh | copies | plain | odd).items())))
     kept, removed = without_near_duplicates(images, folder(tmp_path / "test", tested))
     assert removed == len(CHANGES)
     expected = [name for name in sorted(fresh | copies | plain | odd) if name not in copies]
     assert [kept.path(i).name for i in range(len(kept))] == expected
-    assert kept.labels.tolist() == [i for i, name in enumerate(images.file_names) if name.decode() not in copies]
+    assert kept["labels"].tolist() == [i for i, name in enumerate(images.file_names) if name.decode() not in copies]
     assert not (tmp_path / "cache").exists()  # it took under a second
 
 
 def test_hashes_are_those_of_the_files_and_not_computed_twice(tmp_path, opened):
-    pictures = {f"Ä {i}.png": scene(i) for i in range(150)}  # more than one block
-    images = folder(tmp_path / "set", pictures | {"broken.jpg": b"no"})
+    scenes = {f"Ä {i}.png": scene(i) for i in range(150)}  # more than one block
+    images = folder(tmp_path / "set", scenes | {"broken.jpg": b"no"})
     hashes = hash_images(images)
-    assert (hashes[:-1] == [image_hash(picture) for picture in pictures.values()]).all()
+    assert (hashes[:-1] == [image_hash(image) for image in scenes.values()]).all()
     assert not hashes[-1].any()
-    assert sorted(opened) == sorted([*pictures, "broken.jpg"])
+    assert sorted(opened) == sorted([*scenes, "broken.jpg"])
 
     opened.clear()
     order = np.random.default_rng(0).permutation(len(images))
@@ -226,7 +227,7 @@ def test_hashes_are_those_of_the_files_and_not_computed_twice(tmp_path, opened):
     assert (again[others] == hashes[others]).all()
 
 
-def test_parts_of_a_folder_add_to_what_is_kept(tmp_path, opened):
+def test_parts_of_a_folder_add_to_what_is_cached(tmp_path, opened):
     images = folder(tmp_path / "set", {f"{i}.png": scene(i) for i in range(6)})
     for part in ([0, 2, 4], [1, 2], [5, 3]):
         hash_images(images.take(np.array(part)))
@@ -262,12 +263,12 @@ def test_after_an_interruption_it_goes_on_where_it_was(tmp_path, opened, monkeyp
 def test_a_damaged_cache_is_made_anew(tmp_path, opened, monkeypatch, damage):
     images = folder(tmp_path / "set", {f"{i}.png": scene(i, 60, 60) for i in range(3)})
     hashes = hash_images(images)
-    kept = cache.file("hashes-1", images.folder)
-    assert kept.is_relative_to(tmp_path / "cache")
+    cached = near_duplicates._cache_file(images.folder)
+    assert cached.is_relative_to(tmp_path / "cache")
     if damage == "no folder":
         monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     else:
-        kept.write_bytes(damage)
+        cached.write_bytes(damage)
     opened.clear()
     assert (hash_images(images) == hashes).all()
     assert len(opened) == 3

@@ -25,7 +25,7 @@ def sample(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(places, "IMAGES", SMALL)
         write_sample("places", folder)
-    with (folder / "photographs.csv").open(encoding="utf-8", newline="") as file:
+    with (folder / "images.csv").open(encoding="utf-8", newline="") as file:
         return folder, list(csv.DictReader(file))
 
 
@@ -45,7 +45,7 @@ def test_the_csv_lists_every_image_once_and_the_projects_reader_takes_all_of_it(
     assert list(rows[0]) == ["path", "latitude", "longitude", "author", "place", "taken", "split"]
     assert Counter(row["split"] for row in rows) == SMALL
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg"))
-    assert files == [row["path"] for row in rows] == [f"photographs/{number:05d}.jpg" for number in range(1, 32)]
+    assert files == [row["path"] for row in rows] == [f"images/{number:05d}.jpg" for number in range(1, 32)]
     contents = {(folder / file).read_bytes() for file in files}
     assert len(contents) == 31
     assert np.mean([len(content) for content in contents]) * 3100 < 30e6

@@ -52,10 +52,10 @@ class CountingHead(Head):
         return {"counts": F.smooth_l1_loss(outputs, batch["counts"])}
 
     def update(self, outputs, batch):
-        self.kept.update(zip(batch["positions"].tolist(), outputs.float().tolist(), strict=True))
+        self.predictions.update(zip(batch["positions"].tolist(), outputs.float().tolist(), strict=True))
 
     def compute(self, records, split):
-        positions, self.counts = self.take_kept()
+        positions, self.counts = self.take_predictions()
         self.errors = np.abs(np.array(self.counts) - records["counts"][positions])
         return {"mae": float(self.errors.mean())}
 
@@ -76,17 +76,14 @@ class CountingModule(TaskModule):
 
 def start(options, predictor, run):
     def describe(path, image):
-        count = predictor(image)
-        return Described({"count": count}, f"{count:.1f} discs")
+        return Described({"count": (count := predictor(image))}, f"{count:.1f} discs")
 
     return describe, lambda done: []
 
 
-PREDICT = PredictCommand("Count the discs of images.", lambda parser: None, start)
-
-
 def run(*args):
-    return main("counting", "Counting.", lambda: (CountingModule, CountingDataModule), PREDICT, args)
+    predict = PredictCommand("Count the discs of images.", lambda parser: None, start)
+    return main("counting", "Counting.", lambda: (CountingModule, CountingDataModule), predict, args)
 
 
 @pytest.fixture
@@ -102,7 +99,7 @@ def root(tmp_path):
     return folder
 
 
-def test_a_new_task_is_a_head_and_a_reader(root, capsys):
+def test_a_new_task_is_a_head_and_a_reader(root):
     quick = "--data.image_size 48 --data.batch_size 8 --data.num_workers 0 --trainer.max_epochs 4 --model.lr 0.004"
     shown = ["--model.width_mult", "0.25", "--model.warmup_steps", "2", "--data.val_fraction", "0.3"]
     assert run("fit", "--data.root", str(root), *quick.split(), *shown, "--data.augment", "false") == 0
@@ -114,8 +111,8 @@ def test_a_new_task_is_a_head_and_a_reader(root, capsys):
     assert float(dict(zip(*(line.split(",") for line in validated), strict=True))["val/mae"]) == pytest.approx(smallest)
     assert run("test", "--ckpt_path", str(best)) == 0
     assert run("predict", "--ckpt_path", str(best), "--source", str(root)) == 0
-    [rows] = [path.read_text().splitlines() for path in Path("runs/counting").glob("2*/predictions.jsonl")]
-    predicted = {Path(row["file"]): row["count"] for row in map(json.loads, rows)}
+    [file] = Path("runs/counting").glob("2*/predictions.jsonl")
+    predicted = {Path(row["file"]).name: row["count"] for row in map(json.loads, file.read_text().splitlines())}
     assert len(predicted) == 40
-    path = root / "3_23.png"
-    assert Predictor.from_checkpoint(CountingModule, best)(path) == pytest.approx(predicted[path], abs=1e-4)
+    counted = Predictor.from_checkpoint(CountingModule, best)(root / "3_23.png")
+    assert counted == pytest.approx(predicted["3_23.png"], abs=1e-4)

@@ -46,8 +46,8 @@ class Place(NamedTuple):
 
 
 def draw(root: Path, seed: int) -> None:
-    """Draws `photographs/*.jpg` with EXIF, and `photographs.csv`."""
-    (root / "photographs").mkdir(parents=True)
+    """Draws `images/*.jpg` with EXIF, and `images.csv`."""
+    (root / "images").mkdir(parents=True)
     rows = [("path", "latitude", "longitude", "author", "place", "taken", "split")]
     places, visits = plan_of(np.random.default_rng((seed, 1)))
     for split, number, who in progress(visits):
@@ -57,10 +57,10 @@ def draw(root: Path, seed: int) -> None:
         at = moved(place.latitude, place.longitude, abs(rng.normal(0, _SPREAD)), rng.uniform(0, 360))
         taken, sun = moment_of(rng, *at)
         pixels = draw_view(place.spot, at, sun, season_of(taken, at[0]), camera, rng)
-        file = f"photographs/{len(rows):05d}.jpg"
+        file = f"images/{len(rows):05d}.jpg"
         Image.fromarray(pixels).save(root / file, quality=88, exif=exif_of(*at, taken, author))
         rows.append((file, f"{at[0]:.6f}", f"{at[1]:.6f}", author, place.name, f"{taken:%Y-%m-%d %H:%M:%S}", split))
-    with (root / "photographs.csv").open("w", encoding="utf-8", newline="") as table:
+    with (root / "images.csv").open("w", encoding="utf-8", newline="") as table:
         csv.writer(table, lineterminator="\n").writerows(rows)
 
 

@@ -14,7 +14,7 @@ from data.records import UNSPLIT
 HEADER = ("path", "latitude", "longitude", "author")
 
 
-def write_csv(root, rows, header=HEADER, name="photographs.csv", images=True):
+def write_csv(root, rows, header=HEADER, name="images.csv", images=True):
     """A list in `root`, and an empty file for each row."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / name).open("w", newline="") as file:
@@ -42,7 +42,7 @@ def test_a_csv_is_read_as_a_plain_parser_reads_it(tmp_path):
     rows = [(*row, ("train", "Val", "testing")[i % 3]) for i, row in enumerate(authors(10))]
     root = write_csv(tmp_path, rows, (*HEADER, "split"))
     before = tree(root)
-    for given in (root, root / "photographs.csv"):
+    for given in (root, root / "images.csv"):
         records = geotagged_csv.read(given)
         assert names(records) == [row[0] for row in rows]
         assert records["latlng"].tolist() == [[row[1], row[2]] for row in rows]
@@ -69,7 +69,7 @@ def test_a_group_is_an_author_or_a_day_or_the_image(tmp_path, header, group, by,
     assert records.grouped_by == by
     assert [name.decode() for name in records["group"].tolist()] == [name.replace("3.jpg", "2.png") for name in groups]
     assert records["split"].tolist() == [UNSPLIT] * 4
-    assert [issue.first for issue in records.issues] == ["photographs.csv, line 5, 'soon'"] * (by == "day")
+    assert [issue.first for issue in records.issues] == ["images.csv, line 5, 'soon'"] * (by == "day")
 
 
 def test_a_file_for_each_split_with_ids_for_paths(tmp_path):
@@ -122,14 +122,14 @@ def test_an_image_that_is_listed_twice_or_without_a_path_is_refused(tmp_path):
 
 def test_paths_are_the_same_however_they_are_written(tmp_path, monkeypatch):
     root = write_csv(tmp_path / "a", authors())
-    text = (root / "photographs.csv").read_text().splitlines()
+    text = (root / "images.csv").read_text().splitlines()
     text[2:5] = f"./{text[2]}", f"{root}/{text[3]}", text[4].replace("/", "//", 1)
     plain = names(geotagged_csv.read(root))
-    (root / "photographs.csv").write_text("\n".join(text))
+    (root / "images.csv").write_text("\n".join(text))
     assert names(geotagged_csv.read(root)) == plain
     monkeypatch.chdir(tmp_path)
     assert names(geotagged_csv.read(Path("a"))) == plain
     text[1] = text[1].replace("0.png", "Ä\udcff.png")
-    (root / "photographs.csv").write_bytes("\n".join(text).encode(errors="surrogateescape"))
+    (root / "images.csv").write_bytes("\n".join(text).encode(errors="surrogateescape"))
     (root / "000" / "0.png").rename(root / "000" / "Ä\udcff.png")
     assert len(geotagged_csv.read(root)) == 120

@@ -55,10 +55,10 @@ class TinyHead(Head):
 
     def update(self, outputs, batch):
         teacher = batch.get("teacher", torch.full_like(outputs, math.nan))
-        self.kept.update(zip(batch["positions"].tolist(), teacher.cpu(), strict=True))
+        self.predictions.update(zip(batch["positions"].tolist(), teacher.cpu(), strict=True))
 
     def compute(self, records, split):
-        positions, rows = self.take_kept()
+        positions, rows = self.take_predictions()
         self.compared = dict(zip(positions.tolist(), rows, strict=True))
         return {"teacher": float(torch.stack(rows).mean())}
 

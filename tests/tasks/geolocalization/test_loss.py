@@ -91,7 +91,7 @@ def test_a_hierarchy_sums_its_levels_each_over_its_own_images():
 
 
 def test_soft_labels_worked_by_hand():
-    """On the equator: a image at 0, its cell's point one degree east, others at 1, 2 and 4 degrees to the west."""
+    """On the equator: an image at 0, its cell's point one degree east, others at 1, 2 and 4 degrees to the west."""
     cells = np.array([(0, 1), (0, -2), (0, -4), (0, -1)], float)
     labels = soft([(0.0, 0.0)], cells, [0], DEGREE_KM)
     weights = np.exp([0, -1, -3, 0])
