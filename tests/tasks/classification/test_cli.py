@@ -441,14 +441,14 @@ def test_two_processes_train_and_score_each_image_once(write_classes, tmp_path):
 
 
 def test_the_sample_is_learnt_from_nothing(capsys):
-    """Two thirds of the sample's schedule; 3 times the chance of 1 in 8 is far below what it reaches."""
-    quick = ["--trainer.max_epochs", "22", "--trainer.enable_progress_bar", "false"]
+    """Of 96 images, twice the chance of 1 in 8 is 3.7 standard deviations from it; this short schedule reaches 0.46."""
+    quick = ["--trainer.max_epochs", "18", "--data.image_size", "96", "--trainer.enable_progress_bar", "false"]
     config = Path(__file__).parents[3] / "configs" / "classification" / "sample.yaml"
     assert main(["fit", "--config", str(config), *quick]) == 0
     assert main(["test", "--trainer.enable_progress_bar", "false"]) == 0
     figures = json.loads((last_run(capsys) / "metrics.json").read_text())
     assert figures["test/images"] == 96
-    assert figures["test/top1"] > 3 / 8
+    assert figures["test/top1"] > 2 / 8
 
 
 def test_a_student_learns_from_a_cache_and_compared_with_its_teacher(trained, classes_root, tmp_path, capsys):
