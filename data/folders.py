@@ -12,11 +12,10 @@ from tqdm import tqdm
 
 from backbone.errors import InputError
 from data.images import IMAGE_ENDINGS
-from data.records import SPLITS, Split  # noqa: F401  # until the readers take them from there
 
 # Left by macOS, Windows, file servers and file systems; no more data than a name with a leading dot.
 _NOT_DATA = frozenset((b"__MACOSX", b"Thumbs.db", b"desktop.ini", b"@eaDir", b"lost+found"))
-_ENDINGS = frozenset(ending.encode() for ending in IMAGE_ENDINGS)
+_ENDINGS = frozenset(ending.removeprefix(".").encode() for ending in IMAGE_ENDINGS)
 _THREADS = 16  # they wait for the disk; where it is fast, they are no slower than one
 
 
@@ -50,24 +49,24 @@ class Listing:
         return np.array([start + name for folder, start in starts for name in self.images[folder]], dtype=np.bytes_)
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path, depth: int = 0) -> Listing:
     """List `root` by threads. Raises InputError where a folder cannot be listed.
 
-    Of links that lead twice to one folder, or back up, one counts within each of the root's own folders.
+    Of links that lead twice to one folder, or back up, one counts within each of the folders at `depth`: 0 is the root.
     """
     listing, seen, level = Listing(), set[tuple[str, int, int]](), [""]
     with ThreadPoolExecutor(_THREADS) as pool, tqdm(desc="listing images", unit=" images", delay=2, leave=False) as bar:
         while level:
             deeper: list[str] = []
-            for path, (images, subfolders, others, identity) in zip(
+            for path, (images, inodes, subfolders, others, identity) in zip(
                 level, pool.map(lambda path: _list(root, path), level), strict=True
             ):
-                if not seen.isdisjoint((("", *identity), (path.split("/")[0], *identity))):
+                above = path.split("/")[:depth]
+                within = [("/".join(above[:i]), *identity) for i in range(len(above) + 1)]
+                if not seen.isdisjoint(within):
                     continue
-                seen.add((path.split("/")[0], *identity))
-                listing.images[path] = [name for name, _ in images]
-                listing.inodes[path] = [inode for _, inode in images]
-                listing.others[path] = others
+                seen.add(within[-1])
+                listing.images[path], listing.inodes[path], listing.others[path] = images, inodes, others
                 deeper += [f"{path}/{name}" if path else name for name in subfolders]
                 bar.update(len(images))
             level = deeper
@@ -101,9 +100,9 @@ def are_there(folder: Path, names: np.ndarray) -> np.ndarray:
     return there
 
 
-def _list(root: Path, path: str) -> tuple[list[tuple[bytes, int]], list[str], Counter[str], tuple[int, int]]:
-    """The images, the subfolders and what else lies right in a folder, and its identity on the disk."""
-    images: list[tuple[bytes, int]] = []
+def _list(root: Path, path: str) -> tuple[list[bytes], list[int], list[str], Counter[str], tuple[int, int]]:
+    """The images, their inodes, the subfolders and what else lies right in a folder, and its identity on the disk."""
+    inodes: dict[bytes, int] = {}
     subfolders: list[str] = []
     others = Counter[str]()
     try:
@@ -113,17 +112,20 @@ def _list(root: Path, path: str) -> tuple[list[tuple[bytes, int]], list[str], Co
                 name = entry.name
                 if name.startswith(b".") or name in _NOT_DATA:
                     continue
-                ending = os.path.splitext(name)[1].lower()  # noqa: PTH122  # a million Paths would take a while
-                if ending in _ENDINGS and _is(entry.is_file):
-                    images.append((name, entry.stat().st_ino if entry.is_symlink() else entry.inode()))
+                _, dot, ending = name.rpartition(b".")  # not splitext: a million of them would take a while
+                link = entry.is_symlink()
+                if dot and ending.lower() in _ENDINGS and _is(entry.is_file):
+                    inodes[name] = entry.stat().st_ino if link else entry.inode()
                 elif _is(entry.is_dir):
                     subfolders.append(os.fsdecode(name))
                 else:
-                    broken = entry.is_symlink() and not _is(entry.is_file)
-                    others["links to nothing" if broken else os.fsdecode(ending) or "without an ending"] += 1
+                    broken = link and not _is(entry.is_file)
+                    kind = os.fsdecode(dot + ending.lower()) if dot else "without an ending"
+                    others["links to nothing" if broken else kind] += 1
     except OSError as error:
         raise InputError(f"{root / path} cannot be listed ({error.strerror or error}); make it readable.") from error
-    return sorted(images), sorted(subfolders), others, (stat.st_dev, stat.st_ino)
+    names = sorted(inodes)
+    return names, [inodes[name] for name in names], sorted(subfolders), others, (stat.st_dev, stat.st_ino)
 
 
 def _is(question: Callable[[], bool]) -> bool:

@@ -25,10 +25,10 @@ def read(root: Path) -> Records:
 
     Labels count the class folders in sorted order and a split's images come in the order of their paths, both as
     torchvision's ImageFolder has it; a split's folder may be called as `split_named` knows it. Class folders are
-    searched to the bottom, links followed. Raises InputError for a folder of another layout, for classes that do not
-    fit, and where a file that is trained on is in another split as well.
+    searched to the bottom, links followed; names of one file are of one `group`. Raises InputError for a folder of
+    another layout, for classes that do not fit, and where a file that is trained on is in another split as well.
     """
-    listing = list_folder(existing_folder(root))
+    listing = list_folder(existing_folder(root), depth=2)  # a folder of two classes counts for both
     folders, notes = _split_folders(root, listing)
     trees = {split: _tree(listing, folder) for split, folder in folders.items()}
     train = trees["train"]
@@ -61,6 +61,9 @@ def read(root: Path) -> Records:
             what = f"of the {len(classes)} classes have no image in {split}"
             issues.append(Issue(what, len(missing), classes[missing[0]]))
     columns = {"labels": labels.astype(np.int64), "split": splits.astype(np.int8)}
+    _, first, file = np.unique(inodes, return_index=True, return_inverse=True)
+    if len(first) < len(names):  # links: no split that is drawn shall have the file of another
+        columns["group"] = np.where(inodes > 0, names[first][file], names)
     return Records(root, names, columns, classes=classes, issues=tuple(issues), notes=tuple(notes))
 
 
@@ -139,7 +142,7 @@ def _is_usable(root: Path, path: str, split: Split, tree: _Tree, train: _Tree, l
 
 def _refuse_shared_files(root: Path, names: np.ndarray, inodes: np.ndarray, splits: np.ndarray) -> None:
     """Raise InputError where a file that is trained on is, by a link, in another split as well."""
-    train, others = np.flatnonzero(splits == 0), np.flatnonzero(splits > 0)
+    train, others = np.flatnonzero((splits == 0) & (inodes > 0)), np.flatnonzero(splits > 0)  # 0: none is known
     train, others = train[np.isin(inodes[train], inodes[others])], others[np.isin(inodes[others], inodes[train])]
     trained = dict(zip(inodes[train].tolist(), names[train].tolist(), strict=True))
     for inode, name in zip(inodes[others].tolist(), names[others].tolist(), strict=True):

@@ -99,7 +99,7 @@ def read(file: Path, folder: Path) -> FaceRecords:
     listed = read_list(file)
     wanted = sorted({*listed.first, *listed.second})
     known: dict[str, bytes] = {}  # "Jane_Doe/Jane_Doe_0001" to its path; .jpg before others
-    listing = list_folder(folder)
+    listing = list_folder(folder, depth=1)
     for path in sorted(listing.names(listing.images).tolist(), key=lambda path: path.endswith(b".jpg")):
         known[os.fsdecode(path).rpartition(".")[0]] = path
     names = [known.get(name.removesuffix(".jpg")) for name in wanted]

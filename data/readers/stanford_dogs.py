@@ -78,7 +78,7 @@ def read(root: Path, *, crop: Literal["full", "bbox"] = "full") -> Records:
 
 def _listed(images: Path) -> tuple[tuple[str, ...], set[str]]:
     """The class folders, sorted, and every image "folder/name" in them."""
-    listing = list_folder(images)
+    listing = list_folder(images, depth=1)
     folders = sorted(path for path in listing.images if path and "/" not in path)
     if len(folders) < 2:
         raise InputError(

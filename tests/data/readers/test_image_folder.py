@@ -7,6 +7,7 @@ from torchvision.datasets import ImageFolder
 from backbone.errors import InputError
 from data.readers.image_folder import read
 from data.records import SPLITS, UNSPLIT
+from data.splits import assign_splits
 
 
 def write_tree(root, folders):
@@ -203,3 +204,17 @@ def test_splits_of_links_into_one_pool_and_a_test_split_that_is_the_validation_s
     (root / "test").symlink_to(root / "val")
     records = read(root)
     assert [by_class(records, split) for split in SPLITS] == [[2, 2]] * 3
+
+
+def test_a_file_of_two_names_is_drawn_for_one_split(tmp_path):
+    root = write_tree(tmp_path / "set", {"a": 30, "b": 30})
+    (root / "c").symlink_to(root / "a")
+    for i in range(30):
+        os.link(root / "b" / f"{i:03}.jpg", root / "b" / f"{i:03}_again.jpg")
+    records = assign_splits(read(root), val_fraction=0.3, test_fraction=0.3, seed=0, source=root)
+    assert by_class(read(root), None) == [30, 60, 30]
+    splits = dict(zip(files(records), records["split"].tolist(), strict=True))
+    assert set(splits.values()) == {0, 1, 2}
+    for i in range(30):
+        assert splits[f"{root}/a/{i:03}.jpg"] == splits[f"{root}/c/{i:03}.jpg"]
+        assert splits[f"{root}/b/{i:03}.jpg"] == splits[f"{root}/b/{i:03}_again.jpg"]
