@@ -43,7 +43,7 @@ class Preprocessing:
 
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    channel_order: Literal["rgb", "bgr"] = "rgb"
+    channel_order: Literal["rgb", "bgr"] = "rgb"  # bgr: of weights trained on OpenCV's or Caffe's pixels
     image_size: int = 224
 
     def __post_init__(self) -> None:

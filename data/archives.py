@@ -59,6 +59,9 @@ def _fetch(url: str, part: Path, size: int) -> None:
                     bar.update(len(chunk))
     except (OSError, http.client.HTTPException) as error:  # HTTPError and URLError are OSErrors
         broken = error
+        if getattr(error, "code", None) == 416:  # the server's file is shorter than the part, which is of another
+            part.unlink()
+            have = 0
     if broken or (have < size and not _is_web_page(part)):
         why = f" ({broken})" if broken else ""
         raise InputError(

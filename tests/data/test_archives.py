@@ -139,6 +139,14 @@ def test_no_more_than_one_byte_too_many_is_read(server, tmp_path, monkeypatch):
     assert seen == [1001]
 
 
+def test_a_part_longer_than_the_servers_file_is_not_continued(server, tmp_path):
+    server.files["/a.tar"] = BODY[:400]
+    (tmp_path / "a.tar.part").write_bytes(b"x" * 500)
+    with pytest.raises(InputError, match="416"):
+        download(server.url, tmp_path / "a.tar", DIGEST, len(BODY))
+    assert names(tmp_path) == []
+
+
 def test_no_such_file_and_no_such_server_are_one_sentence(server, tmp_path):
     for url, reason in ((server.url.replace("a.tar", "b.tar"), "404"), ("http://127.0.0.1:1/b.tar", "refused")):
         with pytest.raises(InputError, match=reason) as error:
