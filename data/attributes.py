@@ -79,8 +79,8 @@ class AttributesDataModule(WholeImageDataModule):
             records = without_terms(records)
         self.licence = celeba.LICENCE if celeba.LICENCE in records.notes else ""
         records = assign_splits(records, **fractions, source=self.root)
-        asked, names = self.hparams["subgroups"] or [], self.hparams["attributes"]
-        records = records.with_columns(subgroups=records["attributes"][:, _chosen(records, asked, "subgroups")])
+        subgroups, names = self.hparams["subgroups"] or [], self.hparams["attributes"]
+        records = records.with_columns(subgroups=records["attributes"][:, _chosen(records, subgroups, "subgroups")])
         if names is None:
             return records
         learned = records.with_columns(attributes=records["attributes"][:, _chosen(records, names, "attributes")])

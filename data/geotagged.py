@@ -127,8 +127,8 @@ class GeotaggedDataModule(WholeImageDataModule):
         if pattern is None:
             return self._of_root
         records, scored = shards.read(pattern), self.all_records
-        said = (*(f"{pattern}: {issue}" for issue in records.issues), _overlap(records, scored, pattern, self.root))
-        return replace(records, issues=scored.issues, notes=(*scored.notes, *said))
+        summary = (*(f"{pattern}: {issue}" for issue in records.issues), _overlap(records, scored, pattern, self.root))
+        return replace(records, issues=scored.issues, notes=(*scored.notes, *summary))
 
     def select(self, split: Split) -> Records:
         """The records of a split as a fit or an evaluation takes them."""

@@ -27,7 +27,7 @@ from backbone.errors import InputError
 from tasks.distillation.teachers import ENOUGH_TO_TELL, digest_of
 
 Manifest = Mapping[str, Any]  # see `manifest_of`
-Ask = Callable[[Mapping[str, Any]], Tensor]  # a batch of training images to what the teacher outputs for it
+Compute = Callable[[Mapping[str, Any]], Tensor]  # a batch of training images to what the teacher outputs for it
 _MISSING, _DONE, _SKIPPED = 0, 1, 2  # in done.npy; a byte each, as two processes cannot write one byte
 _REMEDY = "name another folder, or delete this one"
 _TOLERANCE = 1e-2  # of a row's largest number: float16 has 5e-4 and TF32 1e-3, another teacher far more
@@ -180,33 +180,33 @@ class TeacherCache:
             raise InputError(f"the cache {self.folder} {problem}.") from error
 
 
-def verify_some(cache: TeacherCache, data: Any, ask: Ask) -> None:
+def verify_some(cache: TeacherCache, data: Any, compute: Compute) -> None:
     """Compare a few rows of the cache with what the teacher outputs now. InputError where they differ."""
     for view, position in cache.sample():
         for batch in data.train_views(view, [position]):
             if len(batch["images"]):
-                cache.verify(view, position, ask(batch)[0])
+                cache.verify(view, position, compute(batch)[0])
 
 
-def fill(cache: TeacherCache, data: Any, ask: Ask) -> None:
-    """Ask the teacher for what is missing; stopped at any time, it has lost no more than a batch."""
+def fill(cache: TeacherCache, data: Any, compute: Compute) -> None:
+    """Compute what is missing; stopped at any time, it has lost no more than a batch."""
     together = dist.is_available() and dist.is_initialized()
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
     # By the image, as this list is shorter for a process that comes after another has begun to write.
     missing = [(rows := cache.missing(view))[rows % ranks == rank] for view in range(data.hparams["views"])]
     # The first outputs wait until a teacher of probabilities would have been refused: none of those is to be kept.
     waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-    asked = 0
+    computed = 0
     try:
-        with tqdm(total=sum(map(len, missing)), desc="asking the teacher", unit=" images", delay=2, leave=False) as bar:
+        with tqdm(total=sum(map(len, missing)), desc="teacher's outputs", unit=" images", delay=2, leave=False) as bar:
             for view, positions in enumerate(missing):
                 unread = set(positions.tolist())
                 for batch in data.train_views(view, positions.tolist()) if unread else ():
                     data.bad_images.note(batch["bad"])
                     if len(batch["images"]):
-                        waiting.append((batch["view"], batch["positions"], ask(batch)))
-                        asked += waiting[-1][2].numel()
-                    while waiting and asked >= ENOUGH_TO_TELL:
+                        waiting.append((batch["view"], batch["positions"], compute(batch)))
+                        computed += waiting[-1][2].numel()
+                    while waiting and computed >= ENOUGH_TO_TELL:
                         cache.write(*waiting.pop(0))
                     unread -= set(batch["positions"].tolist())
                     bar.update(len(batch["images"]))

@@ -1,6 +1,6 @@
 """The modules of students: what a teacher outputs for an image is what the head's outputs are trained towards.
 
-The teacher is asked in every step about the very pixels that the student sees, or, for `--data.views` fixed views of
+The teacher runs in every step on the very pixels that the student sees, or, for `--data.views` fixed views of
 each image, once, and its outputs are cached. It is a plain object, in no checkpoint, optimiser or average of weights.
 """
 

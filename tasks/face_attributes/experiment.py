@@ -83,16 +83,16 @@ def main(args: list[str]) -> int:
     given = _parsed(parser.parse_args, args)
     config = Path(given.pop("config", _CONFIGS / "experiment_sample.yaml"))
     folder = Path(given.pop("runs", "runs")) / "face_attributes" / given.pop("name", config.stem)
-    asked = read_config(config)
+    settings = read_config(config)
     for name, value in given.items():
-        asked[name] = {**(asked.get(name) or {}), **value} if name in _CLASSES else value
-    asked = _parsed(parser.parse_object, asked, f"{config}: ")
-    if str(asked.get("teacher")).endswith((".yaml", ".yml")):
-        asked["teacher"] = read_config(config.parent / asked["teacher"])
-    if missing := [name for name in ("teacher", "students", "steps") if not asked.get(name)]:
+        settings[name] = {**(settings.get(name) or {}), **value} if name in _CLASSES else value
+    settings = _parsed(parser.parse_object, settings, f"{config}: ")
+    if str(settings.get("teacher")).endswith((".yaml", ".yml")):
+        settings["teacher"] = read_config(config.parent / settings["teacher"])
+    if missing := [name for name in ("teacher", "students", "steps") if not settings.get(name)]:
         raise InputError(f"{config} has no {missing[0]}; see {_CONFIGS / 'table12.yaml'}.")
-    runs = plan(asked, {group: given.get(group, {}) for group in _CLASSES}, folder)
-    images, teacher = _check(runs, asked["teacher"], folder)
+    runs = plan(settings, {group: given.get(group, {}) for group in _CLASSES}, folder)
+    images, teacher = _check(runs, settings["teacher"], folder)
     _refuse_changes(runs, teacher, folder)
     code = 0
     try:
@@ -137,13 +137,13 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read as a config ({' '.join(str(error).split())}).") from error
 
 
-def plan(asked: Mapping[str, Any], given: Options, folder: Path) -> list[Run]:
+def plan(settings: Mapping[str, Any], given: Options, folder: Path) -> list[Run]:
     """The runs in their order, the teacher's first; `given` are the options of the command line alone.
 
     Both arms of a student have every option in common but the teacher's, the unlabelled images and fixed views.
     """
-    shared = {group: dict(asked.get(group) or {}) for group in _CLASSES}
-    unlabelled, steps, teacher = shared["data"].pop("unlabelled", None), asked["steps"], asked["teacher"]
+    shared = {group: dict(settings.get(group) or {}) for group in _CLASSES}
+    unlabelled, steps, teacher = shared["data"].pop("unlabelled", None), settings["steps"], settings["teacher"]
     validations = max(n for n in range(1, 11) if steps % n == 0)  # the last of them at the last step
     length = {"max_steps": steps, "max_epochs": -1, "val_check_interval": steps // validations}
     trainer = {**shared["trainer"], **length, "check_val_every_n_epoch": None}
@@ -163,8 +163,8 @@ def plan(asked: Mapping[str, Any], given: Options, folder: Path) -> list[Run]:
         return Run(name, arm, {"model": model, "data": data, "trainer": trainer})
 
     runs = []
-    for shape in asked["students"]:
-        runs += [student(shape, arm) for arm in asked.get("arms") or ("distilled", "labels")]
+    for shape in settings["students"]:
+        runs += [student(shape, arm) for arm in settings.get("arms") or ("distilled", "labels")]
         fractions = shape.get("unlabelled_fractions") or []
         if fractions and not unlabelled:
             raise InputError("unlabelled_fractions of a student need a folder of images, --data.unlabelled.")

@@ -125,7 +125,7 @@ def teacher(faces_root, tmp_path_factory):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_cached_logits_give_the_losses_of_asking(faces_root, teacher, tmp_path, workers):
+def test_cached_logits_give_the_losses_of_the_running_teacher(faces_root, teacher, tmp_path, workers):
     """At a rate so small that float16's rounding does not grow from step to step."""
     options = {"teacher_weight": 0.7, "temperature": 2.0, "views": 2, "workers": workers, "lr": 1e-7, "epochs": 4}
     options["teacher"] = teacher

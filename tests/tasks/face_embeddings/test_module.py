@@ -92,7 +92,7 @@ def test_the_loss_is_the_squared_distance_from_the_teachers_embedding_of_length_
 
 
 @pytest.mark.slow
-def test_cached_embeddings_give_the_losses_of_asking(people_root, teacher, tmp_path):
+def test_cached_embeddings_give_the_losses_of_the_running_teacher(people_root, teacher, tmp_path):
     settings = {"teacher": teacher, "views": 2, "unlabelled": str(people_root / "unlabelled")}
     settings["lr"] = 1e-7  # or the rounding of float16 would grow from step to step
     _, losses = fit(people_root, tmp_path, **settings)
