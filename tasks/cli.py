@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from backbone.errors import InputError
 from tasks.accelerator import best_precision, retain_freed_memory
 from tasks.module import TaskModule
-from tasks.options import LINKS, resolve
+from tasks.options import LINKS, read_config, resolve
 from tasks.runs import AtomicCheckpointIO, BestCheckpoint, StopBetweenSteps, new_run, point_latest
 
 
@@ -56,6 +56,11 @@ class _Parser(LightningArgumentParser):
                 break
         print(f"error: {message}{hint}", file=sys.stderr)
         raise SystemExit(2)
+
+    def parse_path(self, cfg_path: str, *args: Any, **options: Any) -> Namespace:
+        """Parse a config. Raises InputError that names one that is not YAML, as jsonargparse does not."""
+        read_config(cfg_path)
+        return super().parse_path(cfg_path, *args, **options)
 
     def _names(self) -> set[str]:
         parsers = [self, *(getattr(self._subcommands_action, "_name_parser_map", {}) or {}).values()]

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
+from backbone.errors import InputError
 from data.folders import say
 from tasks.module import TaskModule, rebuilt
 from tasks.runs import newest_checkpoint, read_checkpoint
@@ -55,6 +58,14 @@ def resolve(
     module_class.resolve(command, model, data, runs)
     settings = {name: value for name, value in given.items() if name != "config"}
     return Resolved({**settings, "model": model, "data": data, "ckpt_path": path and str(path)}, checkpoint, path)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The fields of a YAML file. Raises InputError where it is none."""
+    try:
+        return dict(yaml.safe_load(Path(path).read_text("utf-8")) or {})
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not valid YAML of names and values ({' '.join(str(error).split())}).") from error
 
 
 def _with_checkpoint(model: dict[str, Any], checkpoint: Mapping[str, Any], shape: Sequence[str]) -> dict[str, Any]:

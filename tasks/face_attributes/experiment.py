@@ -29,7 +29,7 @@ from tasks.cli import run
 from tasks.distillation.module import check_distillation
 from tasks.distillation.teachers import build_teacher
 from tasks.face_attributes.module import FaceAttributesModule
-from tasks.options import CONFIGS, LINKS
+from tasks.options import CONFIGS, LINKS, read_config
 from tasks.pooled import pooled_network
 from tasks.reporting import BLUE, DPI, ORANGE, markdown_table, save_figure, write_csv
 from tasks.runs import read_checkpoint
@@ -127,14 +127,6 @@ def _parsed(parse: Callable[..., Namespace], given: Any, where: str = "", *, def
         return json.loads(json.dumps(parse(given, defaults=defaults).as_dict()))  # plain numbers, not PositiveFloat
     except ArgumentError as error:
         raise InputError(f"{where}{' '.join(str(error).split())}") from error
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The fields of a YAML file. Raises InputError where it has none."""
-    try:
-        return dict(yaml.safe_load(path.read_text("utf-8")))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a config ({' '.join(str(error).split())}).") from error
 
 
 def plan(settings: Mapping[str, Any], given: Options, folder: Path) -> list[Run]:

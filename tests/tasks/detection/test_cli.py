@@ -192,6 +192,7 @@ def test_load_detects_in_a_path_an_array_and_an_image_alike(best, coco_root):
     [
         (["fit", "--data.root", "spoilt"], r"annotations\[3\] \(id 4\): `category_id` 77"),
         (["fit", "--model.head", "yolo"], "head"),
+        (["fit", "--config", "cut.yaml"], r"cut\.yaml is not valid YAML"),
         (["fit", "--model.widht_mult", "0.5"], "Did you mean --model.width_mult"),
         (["fit", "--trainer.accelerator", "warp"], "warp"),
         (["predict"], r"best\.ckpt.*--source"),
@@ -203,6 +204,7 @@ def test_what_cannot_be_used_is_one_sentence_and_no_run(args, message, best, coc
     content = json.loads(annotations.read_text())
     content["annotations"][3]["category_id"] = 77
     annotations.write_text(json.dumps(content))
+    Path("cut.yaml").write_text("model: [1")
     if args[0] == "predict":
         args = [*args, "--ckpt_path", best]
     elif "--data.root" not in args:
