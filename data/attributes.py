@@ -73,12 +73,11 @@ class AttributesDataModule(WholeImageDataModule):
 
     def read(self) -> Records:
         """The data set with the attributes to learn; splits that nobody says are drawn, by person where known."""
-        fractions = {name: self.hparams[name] for name in ("val_fraction", "test_fraction", "seed")}
         records = read_attributes(self.root)
         if self.hparams["root"] is None:
             records = without_terms(records)
         self.licence = celeba.LICENCE if celeba.LICENCE in records.notes else ""
-        records = assign_splits(records, **fractions, source=self.root)
+        records = assign_splits(records, **self.split_options, source=self.root)
         subgroups, names = self.hparams["subgroups"] or [], self.hparams["attributes"]
         records = records.with_columns(subgroups=records["attributes"][:, _chosen(records, subgroups, "subgroups")])
         if names is None:

@@ -72,8 +72,7 @@ class ClassificationDataModule(WholeImageDataModule):
 
     def read(self) -> Records:
         """Read the folder in whichever layout it has; what it leaves open of splits is drawn by class."""
-        fractions = {name: self.hparams[name] for name in ("val_fraction", "test_fraction", "seed")}
-        return _read(self.root, self.hparams["crop"], **fractions)
+        return _read(self.root, self.hparams["crop"], **self.split_options)
 
     def describe(self, records: Records) -> str:
         """How many images of how many classes."""

@@ -126,14 +126,13 @@ class FacePairsDataModule(WholeImageDataModule):
     def read(self) -> Records:
         """Whatever `read_attributes` reads, or else all images of the folder, of which nobody knows who is on which."""
         root = self.root
-        fractions = {name: self.hparams[name] for name in ("val_fraction", "test_fraction", "seed")}
         if root.is_file() or (root / CSV_NAME).exists() or is_celeba(root):
             records = read_attributes(root)
         else:
             records = Records(root, list_images(root))
         if self.hparams["root"] is None:
             records = without_terms(records)
-        return assign_splits(records, **fractions, source=root)
+        return assign_splits(records, **self.split_options, source=root)
 
     def select(self, split: Split) -> FaceRecords:
         """All images to train on, without those that are scored; or the images of a split with their pairs."""

@@ -114,8 +114,7 @@ class GeotaggedDataModule(WholeImageDataModule):
 
     def read(self) -> Records:
         """All records of the data set, with a column `split`. Raises InputError."""
-        fractions = {name: self.hparams[name] for name in ("val_fraction", "test_fraction", "seed")}
-        return assign_splits(self._unsplit, **fractions, source=self.root)
+        return assign_splits(self._unsplit, **self.split_options, source=self.root)
 
     @cached_property
     def _of_root(self) -> Records:

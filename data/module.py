@@ -193,6 +193,11 @@ class DataModule(LightningDataModule):
     # --- what every task asks ---------------------------------------------------------------------------------------
 
     @property
+    def split_options(self) -> dict[str, Any]:
+        """How splits are drawn where the data say nothing of them, as `assign_splits` takes it."""
+        return {name: self.hparams[name] for name in ("val_fraction", "test_fraction", "seed")}
+
+    @property
     def root(self) -> Path:
         """The folder of the data set, or its list. Raises InputError where there is none."""
         root: str | None = self.hparams["root"]

@@ -1,5 +1,6 @@
 """What several test files use."""
 
+import csv
 import hashlib
 import io
 import json
@@ -7,6 +8,7 @@ import re
 import tarfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
@@ -156,3 +158,36 @@ def write_dogs(root, train=None, test=None, content=None):
     write_dog_list(root / "lists" / "train_list.mat", train)
     write_dog_list(root / "lists" / "test_list.mat", test)
     return root
+
+
+# --- faces and their attributes ---
+
+ATTRIBUTES = ("Smiling", "Eyeglasses", "Wearing_Hat")
+
+
+def image_file(path, i, size=(30, 40)):
+    """A pattern of its own for each `i`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(i).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    Image.fromarray(cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)).save(path)
+
+
+def write_attributes(root, rows, header=("path", *ATTRIBUTES, "split")):
+    """`attributes.csv` in `root`, and the image of each row."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "attributes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    for i, row in enumerate(rows):
+        image_file(root / row[0], i)
+    return root
+
+
+def faces(root, train=12, val=4, test=4):
+    """A CSV of three attributes, the second unknown in a third of the rows."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for split, count in (("train", train), ("val", val), ("test", test)):
+        for i in range(count):
+            values = generator.integers(0, 2, 3).tolist()
+            rows.append((f"{split}/{i:02}.png", values[0], "" if i % 3 == 1 else values[1], values[2], split))
+    return write_attributes(root, rows)

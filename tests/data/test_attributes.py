@@ -1,4 +1,3 @@
-import csv
 import os
 from collections import Counter
 from pathlib import Path
@@ -7,43 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers import ATTRIBUTES, faces, image_file
 
 from backbone import InputError
 from data.attributes import AttributesDataModule
 from data.images import open_image
 from data.module import collate
 from data.readers.attribute_csv import UNKNOWN
-
-ATTRIBUTES = ("Smiling", "Eyeglasses", "Wearing_Hat")
-
-
-def image_file(path, i, size=(30, 40)):
-    """A pattern of its own for each `i`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = np.random.default_rng(i).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    Image.fromarray(cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)).save(path)
-
-
-def write_csv(root, rows, header=("path", *ATTRIBUTES, "split")):
-    """`attributes.csv` in `root`, and the image of each row."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / "attributes.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    for i, row in enumerate(rows):
-        image_file(root / row[0], i)
-    return root
-
-
-def faces(root, train=12, val=4, test=4, seed=0):
-    """A CSV of three attributes, the second unknown in a third of the rows."""
-    generator = np.random.default_rng(seed)
-    rows = []
-    for split, count in (("train", train), ("val", val), ("test", test)):
-        for i in range(count):
-            values = generator.integers(0, 2, 3).tolist()
-            rows.append((f"{split}/{i:02}.png", values[0], "" if i % 3 == 1 else values[1], values[2], split))
-    return write_csv(root, rows)
 
 
 def pool(root, count=6):

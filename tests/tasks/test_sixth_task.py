@@ -33,8 +33,7 @@ class CountingDataModule(WholeImageDataModule):
     targets = ("counts",)
 
     def read(self) -> Records:
-        fractions = {name: self.hparams[name] for name in ("val_fraction", "test_fraction", "seed")}
-        return assign_splits(read(self.root), source=self.root, **fractions)
+        return assign_splits(read(self.root), source=self.root, **self.split_options)
 
 
 class CountingHead(Head):

@@ -2,7 +2,7 @@ import csv
 
 import numpy as np
 import pytest
-from helpers import tree
+from helpers import ATTRIBUTES, faces, tree, write_attributes
 from PIL import Image
 
 from backbone import InputError
@@ -10,30 +10,6 @@ from data.attributes import read_attributes
 from data.readers.attribute_csv import UNKNOWN, read
 from data.records import SPLITS
 from data.splits import assign_splits
-
-ATTRIBUTES = ("Smiling", "Eyeglasses", "Wearing_Hat")
-
-
-def write_csv(root, rows, header=("path", *ATTRIBUTES, "split")):
-    """`attributes.csv` in `root`, and the image of each row."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / "attributes.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    for row in rows:
-        (root / row[0]).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(root / row[0])
-    return root
-
-
-def faces(root, train=12, val=4, test=4):
-    """A CSV of three attributes, the second unknown in a third of the rows."""
-    generator = np.random.default_rng(0)
-    rows = []
-    for split, count in (("train", train), ("val", val), ("test", test)):
-        for i in range(count):
-            values = generator.integers(0, 2, 3).tolist()
-            rows.append((f"{split}/{i:02}.png", values[0], "" if i % 3 == 1 else values[1], values[2], split))
-    return write_csv(root, rows)
 
 
 def drawn(root, **fractions):
@@ -63,7 +39,7 @@ def test_a_csv_is_read_as_a_plain_parser_reads_it(tmp_path):
 
 
 def test_every_way_to_write_a_value_and_a_line(tmp_path):
-    root = write_csv(tmp_path, [(f"{i}.png", 0, 0) for i in range(9)])
+    root = write_attributes(tmp_path, [(f"{i}.png", 0, 0) for i in range(9)])
     text = "\ufeffPath , Smiling,Odd\r\n"
     text += "./0.png,1,0\r\n1.png,0, 1 \r\n\r\n2.png,TRUE,false\r\n3.png,False,True\r\n4.png,1.0,0.0\r\n5.png,, \r\n"
     text += f'"6.png","1","0"\r\n{root.resolve()}/7.png,1,0\r\n8.png,0,1\r\n,,\r\n'
@@ -78,7 +54,7 @@ def test_every_way_to_write_a_value_and_a_line(tmp_path):
 
 def test_identities_are_any_text_and_splits_are_drawn_by_them(tmp_path):
     rows = [(f"{i}.png", i % 2, f"person {i // 4}" if i < 36 else "") for i in range(40)]
-    records = drawn(write_csv(tmp_path, rows, ("path", "Smiling", "identity")))
+    records = drawn(write_attributes(tmp_path, rows, ("path", "Smiling", "identity")))
     people, split = records["identities"], records["split"]
     assert (people[36:] == -1).all()
     assert len(set(people[:36].tolist())) == 9
@@ -91,7 +67,7 @@ def test_identities_are_any_text_and_splits_are_drawn_by_them(tmp_path):
 
 def test_images_of_unknown_people_are_drawn_one_by_one_among_the_people(tmp_path):
     rows = [(f"{i}.png", i % 2, f"{i // 2}" if i < 10 else "") for i in range(300)]
-    records = drawn(write_csv(tmp_path, rows, ("path", "Smiling", "identity")))
+    records = drawn(write_attributes(tmp_path, rows, ("path", "Smiling", "identity")))
     shares = np.bincount(records["split"][records["identities"] == -1], minlength=3) / 290
     assert shares == pytest.approx([0.7, 0.2, 0.1], abs=0.08)  # three standard deviations
 
