@@ -152,7 +152,8 @@ def _constant(model: Any, tensor: Any, room: int) -> tuple[np.ndarray, int] | No
             along[quantization.QuantizedDimension()] = -1
             scale, zero = scale.reshape(along), zero.reshape(along) if len(zero) > 1 else zero
         values = (values.astype(np.float64) - zero) * scale  # integers of 32 bits do not fit into float32
-    return values.astype(np.float32), size
+    with np.errstate(over="ignore"):  # what is not finite is refused later
+        return values.astype(np.float32), size
 
 
 def _normalisation(tensor: Any) -> tuple[float, float]:
@@ -227,6 +228,8 @@ def read_network(path: Path, strides: Sequence[int]) -> Network:
             classifier = _classifier(graph, walk.at)
         elif "CONV_2D" in follow:
             detector = _detector(graph, walk, maps[-2:])
+        elif follow:
+            raise _AnotherNetwork(f"{', '.join(sorted(follow))} follows the last block")
         if len(walk.activations) != 1:
             raise _AnotherNetwork(f"its activations are {' and '.join(sorted(walk.activations))}")
         return Network(trunk, walk.activations.pop(), graph.input_size, graph.mean, graph.std, classifier, detector)
@@ -279,6 +282,8 @@ def _weights(graph: Graph, operator: Operator) -> Layer:
     bias = torch.from_numpy(graph.constants[operator.inputs[2]]) if has_bias else torch.zeros(len(weight))
     if bias.shape != weight.shape[:1]:
         raise ValueError(f"a bias of {tuple(bias.shape)} for a weight of {tuple(weight.shape)}")
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise ValueError("weights that are not finite")
     return weight, bias
 
 
