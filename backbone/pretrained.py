@@ -374,6 +374,8 @@ def _read(path: Path) -> _Contents:
         return _read_torch(path)
     if not start:
         _refuse(path, "is empty")
+    if is_tflite(start):
+        _refuse(path, "is a TensorFlow Lite file, whose tensors only a MobileNet v1 takes")
     if path.suffix in (".index", ".meta") or ".data-0" in path.name:
         _refuse(path, "is part of a TensorFlow checkpoint")
     try:

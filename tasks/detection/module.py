@@ -58,6 +58,14 @@ class DetectionModule(TaskModule):
                 say(f"taken: trunk; new: extras, boxes and classes, as {pretrained.source} has ssd heads, not {head}")
         self.attach(network)
 
+    def setup(self, stage: str) -> None:
+        """Also say where a detector as it came is scored on images that it has probably been trained on."""
+        super().setup(stage)
+        if self.hparams["head"] == "pretrained":
+            split = "test" if stage == "test" else "val"
+            if any("train201" in self.data.file(split, position) for position in range(len(self.data.records(split)))):
+                say("note: these look like COCO's training images, which a detector of COCO's has seen")
+
     @classmethod
     def is_whole(cls, model: Mapping[str, Any]) -> bool:
         """Weights of another project may bring their own detector along, unless a config asks for a new head."""
