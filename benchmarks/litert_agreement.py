@@ -1,8 +1,8 @@
 """A TensorFlow Lite model in our network in float32 beside LiteRT's own run of its integers, on the same pixels.
 
-    pip install ai-edge-litert
-    python benchmarks/litert_agreement.py detect.tflite --root datasets/coco      # AP of both, with our post-processing
-    python benchmarks/litert_agreement.py mobilenet_v1_0.25_128_quant.tflite --root datasets/stanford_dogs   # top-1 of both
+pip install ai-edge-litert
+python benchmarks/litert_agreement.py detect.tflite --root datasets/coco      # AP of both, with our post-processing
+python benchmarks/litert_agreement.py mobilenet_v1_0.25_128_quant.tflite --root datasets/stanford_dogs   # top-1 of both
 """
 
 import argparse
@@ -74,7 +74,9 @@ def _detector(model: Path, root: str, side: int) -> None:
                 if theirs:
                     codes, scores = _run(interpreter, dataset[0, position]["image"], ["Squeeze", "convert_scores"])
                     logits = torch.from_numpy(scores[..., columns]).clamp(1e-6, 1 - 1e-6).logit()
-                    outputs = outputs._replace(class_logits=logits, box_codes=torch.from_numpy(codes)[..., [1, 0, 3, 2]])
+                    outputs = outputs._replace(
+                        class_logits=logits, box_codes=torch.from_numpy(codes)[..., [1, 0, 3, 2]]
+                    )
                 ours.head.update(outputs, batch)
         figures.append(ours.head.compute(records, "test"))
     for name in ("map", "map_50"):

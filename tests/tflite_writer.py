@@ -82,7 +82,7 @@ class Writer:
         logits = self.convolution(pooled, weight[:, :, None, None], bias, activation=0)
         self.operate("SOFTMAX", [self.operate("RESHAPE", [logits], (1, len(bias)))], (1, len(bias)))
 
-    def detector(self, maps: list[int], head, background: float) -> None:
+    def detector(self, maps: list[int], head, background: float, scores: str = "LOGISTIC") -> None:
         """A focal `ssd` head: background columns are put in front, boxes turned to y, x, h, w."""
         for extra in head.extras:
             x = self.folded(maps[-1], extra[0], extra[1])
@@ -102,11 +102,11 @@ class Writer:
                 reshaped[kind].append(self.operate("RESHAPE", [y], (1, -1, weight.shape[1])))
         boxes = self.operate("CONCATENATION", reshaped["boxes"], (1, -1, 4))
         classes = self.operate("CONCATENATION", reshaped["classes"], (1, -1, head.columns + 1))
-        scores = self.operate("LOGISTIC", [classes], (1, -1, head.columns + 1))
+        scored = self.operate(scores, [classes], (1, -1, head.columns + 1))
         size = torch.tensor(head.input_size).flip(0).repeat(2)
         sides = [tuple(self.tensors[x]["shape"][1:3]) for x in maps]
         anchors = (head.anchors(sides, torch.device("cpu")) / size)[:, [1, 0, 3, 2]].numpy()
-        self.operate("CUSTOM", [boxes, scores, self.tensor(anchors.shape, anchors)], ())
+        self.operate("CUSTOM", [boxes, scored, self.tensor(anchors.shape, anchors)], ())
 
     def write(self, path: Path) -> Path:
         builder = flatbuffers.Builder(1 << 16)

@@ -71,6 +71,19 @@ def test_the_file_as_it_is_computes_what_it_was_written_from(original, file, ima
     assert {COCO_CLASSES[number] for number in result.category_ids.tolist()} == set(result.names)
 
 
+def test_a_detector_whose_scores_are_a_softmax_keeps_its_background(original, images, tmp_path):
+    trunk, head = original
+    writer = Writer(SIDE)
+    writer.detector(writer.trunk(trunk), head, BACKGROUND, scores="SOFTMAX")
+    detect = load(writer.write(tmp_path / "softmax.tflite"))
+    with torch.no_grad():
+        scores = class_scores(detect.module(images).class_logits, 80)
+    ids = torch.tensor(list(COCO_CLASSES)) - 1
+    logits = outputs(*original, images).class_logits[..., ids]
+    weights = torch.cat([torch.full_like(logits[..., :1], BACKGROUND), logits], -1).exp()
+    torch.testing.assert_close(scores, (weights / weights.sum(-1, keepdim=True))[..., 1:], atol=1e-5, rtol=1e-3)
+
+
 @pytest.mark.parametrize("loss", ["focal", "multibox"])
 def test_classes_that_the_data_share_by_name_are_taken_and_others_are_new(original, file, images, loss):
     names = {7: "Traffic_Light", 3: "helmet", 9: "aeroplane"}  # COCO's 10 and 5, whatever their ids are here
@@ -81,7 +94,8 @@ def test_classes_that_the_data_share_by_name_are_taken_and_others_are_new(origin
     columns = found.class_logits[..., -3:]
     torch.testing.assert_close(columns[..., [0, 2]], expected.class_logits[..., [9, 4]], atol=1e-4, rtol=0)
     torch.testing.assert_close(found.box_codes, expected.box_codes, atol=1e-4, rtol=0)
-    assert (columns[..., 1] - expected.class_logits.mean()).abs().min() > 1e-3  # helmet is nobody's
+    rows = module.head.class_heads[0][-1].weight.unflatten(0, (3, -1))[:, -3:]
+    assert rows[:, 1].abs().max() <= 0.06 < rows[:, [0, 2]].abs().max()  # helmet's are as new
     if loss == "multibox":
         torch.testing.assert_close(found.class_logits[..., 0], torch.full_like(columns[..., 0], BACKGROUND))
 
