@@ -1,8 +1,7 @@
 """A TensorFlow Lite model in our network in float32 beside LiteRT's own run of its integers, on the same pixels.
 
-pip install ai-edge-litert
-python benchmarks/litert_agreement.py detect.tflite --root datasets/coco      # AP of both, with our post-processing
-python benchmarks/litert_agreement.py mobilenet_v1_0.25_128_quant.tflite --root datasets/stanford_dogs   # top-1 of both
+With ai-edge-litert installed: `python benchmarks/litert_agreement.py FILE.tflite --root DIR`. For a detector DIR holds
+COCO images, and both go through our post-processing; for a classifier it holds folders of ImageNet's classes.
 """
 
 import argparse

@@ -22,7 +22,7 @@ class Writer:
         kind = quantised or "float32"
         self.input = self.tensor((1, side, side, 3), type=kind, scale=[1 / 128], zero=[128] if kind == "uint8" else [0])
 
-    def tensor(self, shape, data=None, type="float32", scale=(), zero=()) -> int:  # noqa: A002
+    def tensor(self, shape, data=None, type="float32", scale=(), zero=()) -> int:
         self.tensors.append({"shape": shape, "data": data, "type": type, "scale": scale, "zero": zero})
         return len(self.tensors) - 1
 

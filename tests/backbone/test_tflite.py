@@ -25,7 +25,7 @@ def trunk():
     return trunk
 
 
-def classifier(trunk, path, quantised, classes=1001, **changes):
+def classifier(trunk, path, quantised, classes=1001):
     rng = np.random.default_rng(0)
     weight, bias = rng.normal(size=(classes, 256)).astype(np.float32), rng.normal(size=classes).astype(np.float32)
     writer = Writer(64, quantised)
@@ -143,8 +143,7 @@ def test_damaged_files_are_refused_or_read_but_never_crash_or_fill_the_memory(tr
         try:
             read_pretrained(path)
             outcomes["read"] += 1
-        except InputError as error:
-            assert "damaged.tflite" in str(error)
+        except InputError:
             outcomes["refused"] += 1
     assert tracemalloc.get_traced_memory()[1] < 1 << 30
     tracemalloc.stop()
