@@ -69,12 +69,9 @@ class DetectionModule(TaskModule):
     @classmethod
     def is_whole(cls, model: Mapping[str, Any]) -> bool:
         """Weights of another project may bring their own detector along, unless a config asks for a new head."""
-        weights = model.get("weights")
-        return (
-            bool(weights)
-            and model.get("head", "pretrained") == "pretrained"
-            and read_pretrained(weights).detector is not None
-        )
+        if not model.get("weights") or model.get("head", "pretrained") != "pretrained":
+            return False
+        return read_pretrained(model["weights"]).detector is not None
 
     @classmethod
     def resolve(cls, command: str, model: dict[str, Any], data: dict[str, Any], runs: Path) -> None:

@@ -29,8 +29,8 @@ def load(path: str | Path, device: str = "cpu") -> "Predictor":
     if Path(path).suffix == ".ckpt":
         return Predictor.from_checkpoint(DetectionModule, path, device)
     detector = detector_of(read_pretrained(path))
-    options = {"head": "pretrained", "loss": loss_of(detector), "weights": str(path)}
-    module = DetectionModule(categories_of(detector), detector.image_size, **options)
+    classes, size = categories_of(detector), detector.image_size
+    module = DetectionModule(classes, size, head="pretrained", loss=loss_of(detector), weights=str(path))
     return Predictor(module.to(device), central_fraction=None)
 
 

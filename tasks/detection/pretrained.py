@@ -1,9 +1,10 @@
 """A detector of another project in our head: which of its classes are the data's, and its weights under our names."""
 
 import re
+from typing import Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from backbone import InputError, Pretrained
 from backbone.folded import folded_norm
@@ -28,7 +29,7 @@ def detector_of(pretrained: Pretrained) -> Detector:
     return pretrained.detector
 
 
-def loss_of(detector: Detector) -> str:
+def loss_of(detector: Detector) -> Literal["focal", "multibox"]:
     """The loss whose scores the detector has."""
     return "focal" if detector.sigmoid else "multibox"
 
@@ -66,27 +67,27 @@ def load_detector(head: DetectionHead, pretrained: Pretrained, *, whole: bool = 
             for part, value in folded_norm(bias, norm.eps).items():
                 getattr(norm, part).copy_(value)
         for predictor, (weight, bias) in zip(head.box_heads, detector.boxes, strict=True):
-            _last(predictor).weight.copy_(weight.flatten(0, 1))
-            _last(predictor).bias.copy_(bias.flatten())
+            own_weight, own_bias = _last(predictor)
+            own_weight.copy_(weight.flatten(0, 1))
+            own_bias.copy_(bias.flatten())
         for predictor, layer in zip(head.class_heads, detector.classes, strict=True):
-            own = _last(predictor)
-            for parameter, theirs in zip((own.weight, own.bias), layer, strict=True):
+            for parameter, theirs, silent in zip(_last(predictor), layer, (0.0, _SILENT), strict=True):
                 rows = parameter.view(theirs.shape[0], head.columns, *theirs.shape[2:])  # (n, columns, ...)
                 for row, column in enumerate([0] * len(first) + column_of):
                     if column is not None and known:
                         rows[:, row] = theirs[:, column]
                     elif whole:
-                        rows[:, row] = _SILENT if parameter is own.bias else 0.0
+                        rows[:, row] = silent
     if whole:
         return f"never found, as the detector has no such class: {_listed(new)}" if new else ""
     taken = ["trunk", "extras", "boxes", *([f"classes {_listed(known)}"] if known else [])]
     return f"taken: {', '.join(taken)}" + (f"; new: {_listed(new)}" if new else "")
 
 
-def _last(predictor: nn.Module) -> nn.Conv2d:
+def _last(predictor: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a predictor's last convolution."""
     convolution = predictor[-1]  # type: ignore[index]
-    assert isinstance(convolution, nn.Conv2d)
-    return convolution
+    return cast(tuple[Tensor, Tensor], (convolution.weight, convolution.bias))
 
 
 def _check_anchors(pretrained: Pretrained, detector: Detector) -> None:
