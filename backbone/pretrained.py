@@ -1,7 +1,8 @@
 """Weights of other projects into a MobileNetV1, together with the numerics they were trained with.
 
-Read: timm's `mobilenetv1_*`, Keras Applications' h5, Hugging Face's `google/mobilenet_v1_*`, and checkpoints of this
-project. Nothing in a file is ever executed: safetensors, HDF5, and pickles through torch's `weights_only`.
+Read: timm's `mobilenetv1_*`, Keras Applications' h5, Hugging Face's `google/mobilenet_v1_*`, TensorFlow Lite's
+classifiers and SSD detectors, and checkpoints of this project. Nothing in a file is ever executed: safetensors, HDF5,
+flatbuffers, and pickles through torch's `weights_only`.
 """
 
 import json
@@ -18,11 +19,14 @@ import torch
 from torch import Tensor
 
 from backbone.errors import InputError
+from backbone.folded import folded_norm
 from backbone.mobilenet import BLOCKS, STEM_CHANNELS, MobileNetV1, Numerics, Preprocessing, scaled_channels
+from backbone.tflite import Detector, is_tflite, read_network
 
 ACCEPTED = (
     "accepted are timm's mobilenetv1_* (.safetensors, .pth), Keras Applications' MobileNet (.h5), "
-    "Hugging Face's google/mobilenet_v1_* (a folder or its model.safetensors) and checkpoints of this project (.ckpt)"
+    "Hugging Face's google/mobilenet_v1_* (a folder or its model.safetensors), TensorFlow's MobileNet v1 classifiers "
+    "and SSD detectors (.tflite) and checkpoints of this project (.ckpt)"
 )
 
 # The five tensors of a convolution and the batch norm behind it.
@@ -34,7 +38,8 @@ class Pretrained:
     """A file's weights under the trunk's own names, and what they were trained with.
 
     `classifier` is (weight (classes, channels), bias (classes,)) with ImageNet's 1000 classes in their usual order, or
-    None; `source` says in words what the file was, and `on_imagenet` whether it was trained on ImageNet's images.
+    None; `detector` is the SSD that stands behind the trunk, or None; `source` says in words what the file was, and
+    `on_imagenet` whether it was trained on ImageNet's images.
     """
 
     state: dict[str, Tensor]
@@ -43,6 +48,7 @@ class Pretrained:
     depth_multiplier: int
     source: str
     classifier: tuple[Tensor, Tensor] | None = None
+    detector: Detector | None = None
     on_imagenet: bool = True
 
 
@@ -65,6 +71,9 @@ def read_pretrained(path: str | Path) -> Pretrained:
     A file that is not one of the accepted ones, damaged, or of another network raises InputError saying what it is.
     """
     path = _find_file(Path(path).expanduser())
+    with path.open("rb") as file:
+        if is_tflite(file.read(8)):
+            return _from_tflite(path)
     contents = _read(path)
     names = contents.tensors.keys()
     trunks = [name.removesuffix("stem.0.weight") for name in names if re.search(r"(^|\.)stem\.0\.weight$", name)]
@@ -182,6 +191,28 @@ def _from_keras(path: Path, contents: _Contents) -> Pretrained:
         tensors[f"{layer}.{to_ours.get(part, part)}"] = tensor
     pairs = [(layer, f"{layer}_bn") for layer in order]
     return _assemble(path, "Keras's MobileNet", tensors, pairs, Numerics())
+
+
+def _from_tflite(path: Path) -> Pretrained:
+    """TensorFlow's own models, quantised or not: SAME, x / 127.5 - 1, norms folded into the convolutions."""
+    network = read_network(path, [stride for stride, _ in BLOCKS])
+    numerics = _numerics(
+        path,
+        padding="same",
+        bn_eps=1e-3,
+        activation=network.activation,
+        mean=[network.mean] * 3,
+        std=[network.std] * 3,
+        image_size=max(network.image_size),
+    )
+    tensors: dict[str, Tensor] = {}
+    for (conv, norm), (weight, bias) in zip(_own_pairs(), network.trunk, strict=True):
+        tensors[f"{conv}.weight"] = weight
+        tensors |= {f"{norm}.{part}": value for part, value in folded_norm(bias, numerics.bn_eps).items()}
+    if network.classifier is not None:
+        tensors["classifier.weight"], tensors["classifier.bias"] = network.classifier
+    pretrained = _assemble(path, "TensorFlow's MobileNet v1", tensors, _own_pairs(), numerics)
+    return replace(pretrained, detector=network.detector)
 
 
 def _from_checkpoint(path: Path, contents: _Contents, trunks: list[str]) -> Pretrained:
@@ -343,6 +374,8 @@ def _read(path: Path) -> _Contents:
         return _read_torch(path)
     if not start:
         _refuse(path, "is empty")
+    if is_tflite(start):
+        _refuse(path, "is a TensorFlow Lite file, whose tensors only a MobileNet v1 takes")
     if path.suffix in (".index", ".meta") or ".data-0" in path.name:
         _refuse(path, "is part of a TensorFlow checkpoint")
     try:

@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from backbone import InputError, normalize, trunk_from, trunk_settings
+from backbone.folded import folded_norms, unfold_norms
+from data.folders import say
 from tasks.head import Head
 from tasks.optim import (
     EMA,
@@ -144,6 +146,9 @@ class TaskModule(LightningModule):
         Who trains without the command calls this before Trainer.fit: an average of the weights starts before setup.
         """
         self.head.start(data)
+        if folded_norms(self):
+            count = unfold_norms(self, self, _some_images(data))
+            say(f"{count} batch norms that had been folded got their statistics from the training images")
         self._prepared = True
 
     def setup(self, stage: str) -> None:
@@ -270,6 +275,16 @@ class TaskModule(LightningModule):
         self.trunk.settings = checkpoint["trunk"]
         self.head.state = checkpoint["head"]
         self._head_steps = checkpoint["head_steps"]
+
+
+def _some_images(data: Any) -> Iterator[Tensor]:
+    """Up to 128 training images as in evaluation, evenly over the split: batches of uint8 (B, 3, H, W)."""
+    dataset = data.dataset("train", train=False)
+    positions = np.linspace(0, len(dataset) - 1, min(len(dataset), 128)).astype(int).tolist()
+    for start in range(0, len(positions), 16):
+        images = type(data).collate([dataset[0, position] for position in positions[start : start + 16]])["images"]
+        if len(images):
+            yield images
 
 
 def rebuilt(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

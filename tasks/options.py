@@ -49,6 +49,8 @@ def resolve(
     if path is None and command != "fit" and not module_class.is_whole(model):
         path = newest_checkpoint(task, runs)
         print(f"checkpoint: {path}")
+    if path is not None and command != "fit" and model.get("weights"):
+        say(f"note: --model.weights {model['weights']} is not used, as a checkpoint brings its own weights")
     checkpoint = None
     if path is not None:
         checkpoint = read_checkpoint(path, task)

@@ -17,17 +17,25 @@ _LEAST_SCORE = 0.01  # in predictions.json: COCO's figures look at doubtful boxe
 
 
 def load(path: str | Path, device: str = "cpu") -> "Predictor":
-    """The predictor of a checkpoint: an image's path, PIL image or array in, a DetectionResult out.
+    """The predictor of a checkpoint, or of another project's detector: an image in, a DetectionResult out.
 
-    InputError where the file is not a checkpoint of this task.
+    An image is a path, a PIL image or an array. InputError where the file is neither.
     """
+    from backbone import read_pretrained
     from tasks.detection.module import DetectionModule
+    from tasks.detection.pretrained import categories_of, detector_of, loss_of
     from tasks.predictor import Predictor
 
-    return Predictor.from_checkpoint(DetectionModule, path, device)
+    if Path(path).suffix == ".ckpt":
+        return Predictor.from_checkpoint(DetectionModule, path, device)
+    detector = detector_of(read_pretrained(path))
+    classes, size = categories_of(detector), detector.image_size
+    module = DetectionModule(classes, size, head="pretrained", loss=loss_of(detector), weights=str(path))
+    return Predictor(module.to(device), central_fraction=None)
 
 
 def _add_arguments(parser: Arguments) -> None:
+    parser.add_argument("--model.weights", dest="weights", type=Path, metavar="FILE", help="another project's detector")
     parser.add_argument(
         "--min_score", type=float, default=0.3, help="least score of a drawn box (default: %(default)s)"
     )
@@ -91,5 +99,6 @@ PREDICT = PredictCommand(
     "Detect objects in images; write COCO results as predictions.json, and the images with their boxes.",
     _add_arguments,
     _start,
+    load,
     sheets=False,
 )
