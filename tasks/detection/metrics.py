@@ -128,14 +128,7 @@ def _run_pycocotools(content: dict[str, Any], table: np.ndarray) -> tuple[np.nda
     from pycocotools.cocoeval import COCOeval
 
     found = [  # not by its loadRes, which fails on an empty list
-        {
-            "id": i,
-            "image_id": int(image),
-            "category_id": int(label),
-            "bbox": box,
-            "area": box[2] * box[3],
-            "score": score,
-        }
+        {"id": i, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3], "score": score}
         for i, (image, *box, score, label) in enumerate(table.tolist(), 1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress by print
