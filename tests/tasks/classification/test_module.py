@@ -1,14 +1,15 @@
-import json
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import Save, same, trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import LambdaCallback
 
 from backbone import InputError, normalize
 from data.classification import ClassificationDataModule
+from tasks.classification.metrics import fit_temperature
 from tasks.classification.module import ClassificationModule
 from tasks.runs import read_checkpoint
 
@@ -43,58 +44,45 @@ def test_two_workers_give_the_weights_of_none_bit_for_bit(classes_root, four_epo
     assert same(module.state_dict(), four_epochs)
 
 
-def test_two_and_two_epochs_equal_four_bit_for_bit(classes_root, four_epochs, tmp_path):
-    path = tmp_path / "half.ckpt"
+@pytest.mark.parametrize(("epoch", "batch"), [(1, None), (2, 2)])  # after two epochs, and within the third
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(classes_root, four_epochs, tmp_path, epoch, batch):
+    path = tmp_path / "broken_off.ckpt"
     module, datamodule = build(classes_root, **DRAWING)
-    trainer(tmp_path, callbacks=[Save(path, epoch=1)]).fit(module, datamodule)
+    with contextlib.nullcontext() if batch is None else pytest.raises(SystemExit):
+        trainer(tmp_path, callbacks=[Save(path, epoch=epoch, batch=batch)]).fit(module, datamodule)
     assert not same(module.state_dict(), four_epochs)
-    torch.manual_seed(99)
     module, datamodule = build(classes_root, **DRAWING)
     torch.rand(7)  # the global generator stands elsewhere
     trainer(tmp_path).fit(module, datamodule, ckpt_path=path, weights_only=True)
     assert same(module.state_dict(), four_epochs)
 
 
-def test_a_run_interrupted_within_an_epoch_goes_on_to_the_same_weights(classes_root, four_epochs, tmp_path):
-    path = tmp_path / "broken_off.ckpt"
-    module, datamodule = build(classes_root, **DRAWING)
-    with pytest.raises(SystemExit):
-        trainer(tmp_path, callbacks=[Save(path, epoch=2, batch=2)]).fit(module, datamodule)
-    module, datamodule = build(classes_root, **DRAWING)
-    trainer(tmp_path).fit(module, datamodule, ckpt_path=path, weights_only=True)
-    assert same(module.state_dict(), four_epochs)
-
-
-class Watch(Callback):
-    """What the trunk was like after each batch."""
-
-    def __init__(self):
-        self.norms_learn, self.weights, self.statistics = [], [], []
-
-    def on_train_batch_end(self, trainer, pl_module, *args):
-        trunk = pl_module.trunk
-        self.norms_learn.append(trunk.stem[1].training)
-        self.weights.append(trunk.blocks[12][3].weight.detach().clone())
-        self.statistics.append(trunk.stem[1].running_mean.clone())
+def weights_of(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def test_the_head_warms_up_alone_and_then_the_trunk_joins_in(classes_root, tmp_path):
-    watch = Watch()
+    trunks, norms_learn = [], []
+
+    def see(trainer, module, *_):
+        trunks.append(weights_of(module.trunk))
+        norms_learn.append(module.trunk.stem[1].training)
+
     module, datamodule = build(classes_root, head_steps=2, ema_decay=0.0)  # 12 steps: 2 are at most a fifth
-    before, head = module.trunk.blocks[12][3].weight.detach().clone(), module.head.layers.linear.weight.detach().clone()
-    trainer(tmp_path, callbacks=[watch]).fit(module, datamodule)
-    assert watch.norms_learn == [False, False] + [True] * 10
-    assert all(torch.equal(weight, before) for weight in watch.weights[:2])
-    assert torch.equal(watch.statistics[0], watch.statistics[1])
-    assert not torch.equal(watch.weights[3], before)
-    assert not torch.equal(watch.statistics[2], watch.statistics[1])
+    weight, mean = "blocks.12.3.weight", "stem.1.running_mean"
+    before, head = weights_of(module.trunk)[weight], weights_of(module.head)["layers.linear.weight"]
+    trainer(tmp_path, callbacks=[LambdaCallback(on_train_batch_end=see)]).fit(module, datamodule)
+    assert norms_learn == [False, False] + [True] * 10
+    assert all(torch.equal(trunk[weight], before) for trunk in trunks[:2])
+    assert torch.equal(trunks[0][mean], trunks[1][mean])
+    assert not torch.equal(trunks[3][weight], before)
+    assert not torch.equal(trunks[2][mean], trunks[1][mean])
     assert not torch.equal(module.head.layers.linear.weight, head)
 
 
 def test_a_frozen_trunk_keeps_weights_and_statistics_and_the_head_learns(classes_root, tmp_path):
     module, datamodule = build(classes_root, trunk_lr_mult=0.0)
-    before = {name: value.clone() for name, value in module.trunk.state_dict().items()}
-    head = module.head.layers.linear.weight.detach().clone()
+    before, head = weights_of(module.trunk), weights_of(module.head)["layers.linear.weight"]
     trainer(tmp_path).fit(module, datamodule)
     assert all(torch.equal(value, before[name]) for name, value in module.trunk.state_dict().items())
     assert not torch.equal(module.head.layers.linear.weight, head)
@@ -102,7 +90,7 @@ def test_a_frozen_trunk_keeps_weights_and_statistics_and_the_head_learns(classes
 
 def test_frozen_norms_keep_their_statistics_while_all_weights_learn(classes_root, tmp_path):
     module, datamodule = build(classes_root, freeze_norms=True, ema_decay=0.0)
-    before = {name: value.clone() for name, value in module.trunk.state_dict().items()}
+    before = weights_of(module.trunk)
     trainer(tmp_path, limit_val_batches=1).fit(module, datamodule)
     after = module.trunk.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in after if "running" in name or "tracked" in name)
@@ -118,20 +106,19 @@ def test_labels_are_those_of_the_folders_on_every_way_to_the_loss(classes_root, 
             assert Path(datamodule.file("train", position)).parent.name == module.head.names[label]
 
 
-def test_the_temperature_is_fitted_on_validation_and_travels_with_the_weights(classes_root, tmp_path):
-    from tasks.classification.metrics import fit_temperature
+def outputs(module, loader):
+    with torch.no_grad():
+        return torch.cat([module.eval()(batch["images"]) for batch in loader])
 
+
+def test_the_temperature_is_fitted_on_validation_and_travels_with_the_weights(classes_root, tmp_path):
     module, datamodule = build(classes_root)
     path = tmp_path / "end.ckpt"
     fitting = trainer(tmp_path, max_epochs=2, limit_val_batches=1.0)
     fitting.fit(module, datamodule)
     fitting.save_checkpoint(path)
-    batches = list(datamodule.val_dataloader())
-    module.eval()
-    with torch.no_grad():
-        logits = torch.cat([module(batch["images"]) for batch in batches]).numpy()
-    labels = torch.cat([batch["labels"] for batch in batches]).numpy()
-    expected = fit_temperature(logits, labels)
+    labels = np.concatenate([batch["labels"] for batch in datamodule.val_dataloader()])
+    expected = fit_temperature(outputs(module, datamodule.val_dataloader()).numpy(), labels)
     assert module.head.temperature == pytest.approx(expected, rel=1e-3)
     assert read_checkpoint(path, "classification")["head"]["temperature"] == module.head.temperature
     fresh, datamodule = build(classes_root)
@@ -142,16 +129,11 @@ def test_the_temperature_is_fitted_on_validation_and_travels_with_the_weights(cl
 
 def test_logged_figures_are_those_of_all_images_with_a_last_small_batch(classes_root, tmp_path):
     module, datamodule = build(classes_root)
-    testing = trainer(tmp_path)
-    [logged] = testing.test(module, datamodule, verbose=False)
-    right = []
-    module.eval()
-    for batch in datamodule.test_dataloader():  # batches of 4 and 2
-        with torch.no_grad():
-            right += (module(batch["images"]).argmax(1) == batch["labels"]).tolist()
-    assert len(right) == 6
-    assert logged["test/top1"] == pytest.approx(np.mean(right))
-    assert logged["test/images"] == 6
+    [logged] = trainer(tmp_path).test(module, datamodule, verbose=False)
+    labels = torch.cat([batch["labels"] for batch in datamodule.test_dataloader()])  # batches of 4 and 2
+    right = outputs(module, datamodule.test_dataloader()).argmax(1) == labels
+    assert logged["test/top1"] == pytest.approx(right.float().mean())
+    assert logged["test/images"] == len(right) == 6
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_images(classes_root, tmp_path):
@@ -195,28 +177,7 @@ def test_it_overfits_twelve_images(classes_root, tmp_path):
     assert logged["test/top1"] == 1.0
 
 
-def test_metrics_file_is_flat_json(classes_root, tmp_path):
-    module, datamodule = build(classes_root)
-    from lightning.pytorch.loggers import CSVLogger
-
-    logger = CSVLogger(tmp_path, name="x", version="y")
-    trainer(tmp_path, logger=logger).test(module, datamodule, verbose=False)
-    figures = json.loads((tmp_path / "x" / "y" / "metrics.json").read_text())
-    assert all(isinstance(value, int | float | None) for value in figures.values())
-    assert figures["test/imagenet_overlap"] == 0.0
-    assert figures["test/imagenet_pretrained"] == 0.0
-    assert {"test/top1", "test/top1_low", "test/top1_high", "test/ece", "test/ece_calibrated"} <= figures.keys()
-
-
 # --- with a teacher ----------------------------------------------------------------------------------------------
-
-
-class Losses(Callback):
-    def __init__(self):
-        self.seen = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.seen.append(outputs["loss"].item())
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +187,7 @@ def teacher(classes_root, tmp_path_factory):
     module, datamodule = build(classes_root)
     datamodule.setup("fit")
     torch.nn.init.normal_(module.head.layers.linear.weight)
-    norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
-    for norm in norms:
+    for norm in (part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)):
         norm.momentum = 1.0  # a few steps would leave the averages where they began, and features of nearly 0
     with torch.no_grad():
         module.train()(torch.cat([batch["images"] for batch in datamodule.train_dataloader()]))
@@ -240,10 +200,11 @@ def teacher(classes_root, tmp_path_factory):
 
 
 def distilled(root, folder, **settings):
-    losses = Losses()
+    losses = []
+    watch = LambdaCallback(on_train_batch_end=lambda *args: losses.append(args[2]["loss"].item()))
     module, datamodule = build(root, **settings)
-    trainer(folder, callbacks=[losses]).fit(module, datamodule)
-    return module.state_dict(), losses.seen
+    trainer(folder, callbacks=[watch]).fit(module, datamodule)
+    return module.state_dict(), losses
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(classes_root, teacher, tmp_path):
@@ -370,10 +331,7 @@ def test_a_student_is_compared_with_its_teacher_whose_figures_are_its_own(classe
     with torch.no_grad():
         module.head.layers.linear.weight[0] += 0.5
     [logged] = trainer(tmp_path).test(module, datamodule, verbose=False)
-    batches = list(datamodule.test_dataloader())
-    with torch.no_grad():
-        student = torch.cat([module.eval()(batch["images"]) for batch in batches])
-        wanted = torch.cat([of_teacher.eval()(batch["images"]) for batch in batches])
+    student, wanted = (outputs(one, datamodule.test_dataloader()) for one in (module, of_teacher))
     assert logged["test/teacher_top1"] == own["test/top1"]
     assert logged["test/teacher_agreement"] == pytest.approx((student.argmax(1) == wanted.argmax(1)).float().mean())
     kl = (wanted.softmax(1) * (wanted.log_softmax(1) - student.log_softmax(1))).sum(1).mean().item()
