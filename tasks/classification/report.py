@@ -1,7 +1,6 @@
 """What a test run leaves in its folder: figures, tables by class, pair and image, and pictures to learn from."""
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,18 @@ from tqdm import tqdm
 
 from tasks.classification.metrics import ConfusedPair, Scores, confused_pairs, top_classes, wilson_interval
 from tasks.plotting import contact_sheet, fit, image_or_grey
-from tasks.reporting import BLUE, DPI, ORANGE, clipped, count_of, legible, save_figure, write_csv, write_json
+from tasks.reporting import (
+    BLUE,
+    DPI,
+    ORANGE,
+    clipped,
+    count_of,
+    legible,
+    save_figure,
+    unique_names,
+    write_csv,
+    write_json,
+)
 
 _MOST_ROWS = 150  # of a confusion matrix that can be read; of more classes the most confused are drawn
 _FEWER_ROWS = 60
@@ -46,7 +56,7 @@ def write_report(
     temperature, and, under `pictures/`, `confusion_matrix.png`, `calibration.png`, `worst_errors.png` and
     `most_confused.png`. The same input gives the same files.
     """
-    names = unique_names(class_names)
+    names = unique_names(class_names, range(len(class_names)))
     temperature = scores.figures["temperature"]
     best, probabilities = top_classes(logits, 1.0 if np.isnan(temperature) else temperature)
     pairs = confused_pairs(scores.confusion)
@@ -63,31 +73,28 @@ def write_report(
 
     opened = functools.partial(image_or_grey, open_image)
     shown_as = legible(names, "class")
-    predictions = Predictions(labels, best[:, 0], probabilities[:, 0])
+    predictions = Predictions(labels, best[:, 0], probabilities[:, 0], shown_as, files, opened)
     _plot_confusion(pictures / "confusion_matrix.png", scores, shown_as, split)
     _plot_calibration(pictures / "calibration.png", scores, split)
-    _draw_errors(pictures / "worst_errors.png", predictions, shown_as, files, opened)
-    _draw_pairs(pictures / "most_confused.png", predictions, pairs, shown_as, opened)
+    _draw_errors(pictures / "worst_errors.png", predictions)
+    _draw_pairs(pictures / "most_confused.png", predictions, pairs)
     return flat
 
 
 class Predictions(NamedTuple):
-    """True class, predicted class and its probability, of each image (N,)."""
+    """What is drawn of N images."""
 
-    truth: np.ndarray
-    predicted: np.ndarray
-    probability: np.ndarray
+    truth: np.ndarray  # the class (N,)
+    predicted: np.ndarray  # the class (N,)
+    probability: np.ndarray  # of the predicted class (N,)
+    names: Sequence[str]  # of the classes
+    files: Sequence[str]
+    open_image: Callable[[int], np.ndarray]
 
     def surest(self, chosen: np.ndarray, most: int) -> list[int]:
         """The images of the highest probability among those `chosen`, bool (N,), at most so many."""
         images = np.flatnonzero(chosen)
         return images[np.argsort(-self.probability[images], kind="stable")][:most].tolist()
-
-
-def unique_names(names: Sequence[str]) -> list[str]:
-    """The names; one that several classes share, is followed by its label."""
-    count = Counter(names)
-    return [name if count[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
 
 
 # ----------------------------------------------------------------------------------------------------------- tables
@@ -158,7 +165,7 @@ def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str
     with_numbers = num_rows <= _MOST_NUMBERED
     cell = np.clip(600 / max(1, num_columns), 34, 80) if with_numbers else np.clip(1000 / num_columns, 12, 16)  # px
     size = min(9, 0.55 * cell)  # of the letters, in points of 1.4 px
-    width, height = max(1, num_columns) * cell, max(1, num_rows) * cell
+    height, width = cell * np.maximum(table.shape, 1)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))  # the cells fill the figure, and saving it makes room for what is around them
     num_present = int((scores.images > 0).sum())
@@ -249,20 +256,17 @@ def _plot_calibration(path: Path, scores: Scores, split: str) -> None:
 # --------------------------------------------------------------------------------------------------------- pictures
 
 
-def _draw_errors(
-    path: Path,
-    predictions: Predictions,
-    names: Sequence[str],
-    files: Sequence[str],
-    open_image: Callable[[int], np.ndarray],
-) -> None:
+def _draw_errors(path: Path, predictions: Predictions) -> None:
+    names = predictions.names
     wrong = predictions.truth != predictions.predicted
     surest = predictions.surest(wrong, _SHEET_ERRORS)
     tiles, captions = [], []
     for i in tqdm(surest, "worst errors", disable=None, delay=2, leave=False):
-        tiles.append(fit(open_image(i), 300, 240)[0])
+        tiles.append(fit(predictions.open_image(i), 300, 240)[0])
         truth, predicted = names[predictions.truth[i]], names[predictions.predicted[i]]
-        captions.append(f"truth: {truth}\npredicted: {predicted} {predictions.probability[i]:.2f}\n{files[i]}")
+        captions.append(
+            f"truth: {truth}\npredicted: {predicted} {predictions.probability[i]:.2f}\n{predictions.files[i]}"
+        )
     count, total = int(wrong.sum()), count_of(len(wrong), "image")
     title = f"Wrong: {count:,} of {total}" if count else f"No errors in {total}"
     if count > len(surest):
@@ -270,13 +274,7 @@ def _draw_errors(
     contact_sheet(tiles, captions, path, columns=4, title=title)
 
 
-def _draw_pairs(
-    path: Path,
-    predictions: Predictions,
-    pairs: Sequence[ConfusedPair],
-    names: Sequence[str],
-    open_image: Callable[[int], np.ndarray],
-) -> None:
+def _draw_pairs(path: Path, predictions: Predictions, pairs: Sequence[ConfusedPair]) -> None:
     """Beside images of a class that were taken for another, images of that other."""
     back = {(pair.truth, pair.predicted): pair for pair in pairs}
     either_way: dict[frozenset[int], ConfusedPair] = {}
@@ -285,7 +283,7 @@ def _draw_pairs(
     shown = list(either_way.values())[:_SHEET_PAIRS]
 
     def strip(chosen: np.ndarray) -> np.ndarray:
-        thumbnails = [_thumbnail(open_image(i)) for i in predictions.surest(chosen, _STRIP)]
+        thumbnails = [_thumbnail(predictions.open_image(i)) for i in predictions.surest(chosen, _STRIP)]
         blank = np.full((_THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
         return np.concatenate(thumbnails + [blank] * (_STRIP - len(thumbnails)), axis=1)
 
@@ -300,7 +298,7 @@ def _draw_pairs(
         recognised = of_other & (predictions.predicted == pair.predicted)
         right = strip(recognised if recognised.any() else of_other)
         tiles.append(np.concatenate([strip(mistaken), gap, right], axis=1))
-        truth, other = names[pair.truth], names[pair.predicted]
+        truth, other = (predictions.names[k] for k in pair[:2])
         reverse = back.get((pair.predicted, pair.truth))
         captions.append(
             f"left: {truth} taken for {other}, {amount(pair)}"

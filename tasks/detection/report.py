@@ -13,16 +13,9 @@ from tqdm import tqdm
 
 from data.readers.coco import Detections
 from data.records import Records
-from tasks.detection.metrics import (
-    IOU_THRESHOLDS,
-    RECALL_POINTS,
-    CocoScores,
-    coco_results,
-    mean_measured,
-    unique_names,
-)
+from tasks.detection.metrics import IOU_THRESHOLDS, RECALL_POINTS, CocoScores, coco_results, mean_measured
 from tasks.plotting import GREEN, VERMILLION, class_color, contact_sheet, draw_boxes, fit, image_or_grey
-from tasks.reporting import clipped, write_csv, write_json
+from tasks.reporting import clipped, unique_names, write_csv, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +42,8 @@ def write_report(
     truth; the best F1 and its score), `ap_by_class.csv`, `predictions.json` (COCO results) and, under `pictures/`,
     `precision_recall.png`, `detections.png` and `worst_errors.png`. The same input gives the same files.
     """
-    names, files = unique_names(truth), [truth.path(i).name for i in range(len(truth))]
+    names = unique_names(truth.classes, truth.class_ids)
+    files = [truth.path(i).name for i in range(len(truth))]
     scenes = arrange(truth, detections)
     matches = [match(scene) for scene in tqdm(scenes, "matching boxes", disable=None, leave=False)]  # COCO's take 4 s
     best_f1, min_score = best_threshold(scenes, matches)
@@ -73,8 +67,9 @@ def write_report(
     (folder / "predictions.json").write_text(json.dumps(results, allow_nan=False) + "\n")
     _write_ap_by_class(folder / "ap_by_class.csv", scores, names, scenes)
     _plot_precision_recall(pictures / "precision_recall.png", scores, names)
-    _draw_detections(pictures / "detections.png", scenes, names, files, min_score, open_or_grey)
-    _draw_errors(pictures / "worst_errors.png", errors, scenes, names, files, min_score, open_or_grey)
+    shown = Shown(scenes, min_score, names, files, open_or_grey)
+    _draw_detections(pictures / "detections.png", shown)
+    _draw_errors(pictures / "worst_errors.png", shown, errors)
     return flat
 
 
@@ -259,14 +254,18 @@ def _plot_precision_recall(path: Path, scores: CocoScores, names: Sequence[str])
     figure.savefig(path, metadata={"Software": None})  # the same bytes whatever the version
 
 
-def _draw_detections(
-    path: Path,
-    scenes: Sequence[Scene],
-    names: Sequence[str],
-    files: Sequence[str],
-    min_score: float,
-    open_image: OpenImage,
-) -> None:
+class Shown(NamedTuple):
+    """What is drawn of N images."""
+
+    scenes: Sequence[Scene]
+    min_score: float  # of the boxes that are drawn
+    names: Sequence[str]  # of the classes
+    files: Sequence[str]
+    open_image: OpenImage
+
+
+def _draw_detections(path: Path, images: Shown) -> None:
+    scenes, min_score, names, files, open_image = images
     chosen = np.linspace(0, len(scenes) - 1, min(len(scenes), _SHEET_IMAGES)).round().astype(int).tolist()
     tiles, captions = [], []
     for i in chosen:
@@ -288,15 +287,8 @@ def _draw_detections(
     contact_sheet(tiles, captions, path, columns=2, title=title)
 
 
-def _draw_errors(
-    path: Path,
-    errors: Sequence[DetectionError],
-    scenes: Sequence[Scene],
-    names: Sequence[str],
-    files: Sequence[str],
-    min_score: float,
-    open_image: OpenImage,
-) -> None:
+def _draw_errors(path: Path, images: Shown, errors: Sequence[DetectionError]) -> None:
+    scenes, min_score, names, files, open_image = images
     tiles, captions = [], []
     for error in worst(errors, scenes, _SHEET_ERRORS):
         scene, image = scenes[error.image], open_image(error.image)
