@@ -8,6 +8,7 @@ from helpers import Save, same, trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
 from backbone import InputError, normalize
+from data import imagenet
 from data.classification import ClassificationDataModule
 from tasks.classification.metrics import fit_temperature
 from tasks.classification.module import ClassificationModule
@@ -24,6 +25,14 @@ def build(root, **settings):
     torch.manual_seed(0)
     module = ClassificationModule(datamodule.categories, datamodule.input_size, **{**SMALL, **settings})
     return module, datamodule
+
+
+def saved(path, module, datamodule, **settings):
+    """The path of a checkpoint after a fit with these settings of the trainer."""
+    running = trainer(path.parent, **settings)
+    running.fit(module, datamodule)
+    running.save_checkpoint(path)
+    return str(path)
 
 
 # dropout and mixing draw numbers too: a resumed run must draw the same ones
@@ -113,10 +122,7 @@ def outputs(module, loader):
 
 def test_the_temperature_is_fitted_on_validation_and_travels_with_the_weights(classes_root, tmp_path):
     module, datamodule = build(classes_root)
-    path = tmp_path / "end.ckpt"
-    fitting = trainer(tmp_path, max_epochs=2, limit_val_batches=1.0)
-    fitting.fit(module, datamodule)
-    fitting.save_checkpoint(path)
+    path = saved(tmp_path / "end.ckpt", module, datamodule, max_epochs=2, limit_val_batches=1.0)
     labels = np.concatenate([batch["labels"] for batch in datamodule.val_dataloader()])
     expected = fit_temperature(outputs(module, datamodule.val_dataloader()).numpy(), labels)
     assert module.head.temperature == pytest.approx(expected, rel=1e-3)
@@ -127,33 +133,11 @@ def test_the_temperature_is_fitted_on_validation_and_travels_with_the_weights(cl
     assert fresh.head.temperature == module.head.temperature
 
 
-def test_logged_figures_are_those_of_all_images_with_a_last_small_batch(classes_root, tmp_path):
-    module, datamodule = build(classes_root)
-    [logged] = trainer(tmp_path).test(module, datamodule, verbose=False)
-    labels = torch.cat([batch["labels"] for batch in datamodule.test_dataloader()])  # batches of 4 and 2
-    right = outputs(module, datamodule.test_dataloader()).argmax(1) == labels
-    assert logged["test/top1"] == pytest.approx(right.float().mean())
-    assert logged["test/images"] == len(right) == 6
-
-
 def test_a_loss_that_is_not_finite_stops_and_names_the_images(classes_root, tmp_path):
     module, datamodule = build(classes_root)
     torch.nn.init.constant_(module.head.layers.linear.bias, float("nan"))
     with pytest.raises(InputError, match=r"the loss is nan at step 0 on images \['train/"):
         trainer(tmp_path).fit(module, datamodule)
-
-
-def test_a_bad_image_is_skipped_counted_and_over_the_limit_stops(write_classes, tmp_path):
-    root = write_classes(tmp_path / "data", {"train": 4, "val": 2})
-    spoilt = root / "train" / "disc" / "train_01.png"
-    spoilt.write_bytes(b"<html>")
-    module, datamodule = build(root)
-    datamodule.bad_images.max_fraction = 0.1
-    trainer(tmp_path, max_epochs=1).fit(module, datamodule)
-    assert datamodule.bad_images.reasons == {str(spoilt): "it is a web page or XML, not an image"}
-    module, datamodule = build(root)
-    with pytest.raises(InputError, match=r"1 of the 12 images .*train_01.png: it is a web page"):
-        trainer(tmp_path, max_epochs=1).fit(module, datamodule)
 
 
 def test_accumulated_batches_draw_each_their_own(classes_root, tmp_path, monkeypatch):
@@ -193,10 +177,7 @@ def teacher(classes_root, tmp_path_factory):
         module.train()(torch.cat([batch["images"] for batch in datamodule.train_dataloader()]))
         logits = module.eval()(next(iter(datamodule.val_dataloader()))["images"])
     assert logits.std(0).min() > 0.1
-    training = trainer(folder, max_epochs=1, limit_train_batches=0)
-    training.fit(module, datamodule)
-    training.save_checkpoint(folder / "teacher.ckpt")
-    return str(folder / "teacher.ckpt")
+    return saved(folder / "teacher.ckpt", module, datamodule, max_epochs=1, limit_train_batches=0)
 
 
 def distilled(root, folder, **settings):
@@ -236,10 +217,9 @@ class Shuffled(ClassificationDataModule):
         self._splits["train"] = images.with_columns(labels=np.roll(images["labels"], 2))
 
 
-@pytest.mark.parametrize("mixing", [{}, {"mixup_alpha": 0.5, "cutmix_alpha": 1.0}])
-def test_with_a_teacher_alone_the_labels_change_nothing(classes_root, teacher, tmp_path, monkeypatch, mixing):
+def test_with_a_teacher_alone_the_labels_of_mixed_images_change_nothing(classes_root, teacher, tmp_path, monkeypatch):
     for weight, alike in ((1.0, True), (0.5, False)):  # the second, or the first would show nothing
-        settings = {"teacher": teacher, "teacher_weight": weight, "label_smoothing": 0.0, **mixing}
+        settings = {"teacher": teacher, "teacher_weight": weight, "mixup_alpha": 0.5, "cutmix_alpha": 1.0}
         plain, _ = distilled(classes_root, tmp_path, **settings)
         with monkeypatch.context() as patch:
             patch.setitem(globals(), "ClassificationDataModule", Shuffled)
@@ -251,15 +231,11 @@ def test_with_a_teacher_alone_the_labels_change_nothing(classes_root, teacher, t
 def test_student_and_teacher_see_the_very_same_mixed_image(classes_root, teacher, tmp_path, monkeypatch, mixing):
     module, datamodule = build(classes_root, teacher=teacher, **mixing)
     module.prepare(datamodule)
-    by_student, by_teacher = [], []
-    features, ask = module.trunk.features, module.teacher._outputs
+    by_student, by_teacher, given = [], [], []
+    features, ask, mix = module.trunk.features, module.teacher._outputs, module.mix
     monkeypatch.setattr(module.trunk, "features", lambda x: by_student.append(x) or features(x))
     monkeypatch.setattr(module.teacher, "_outputs", lambda x: by_teacher.append(x) or ask(x))
-    given = []
-    step = module.training_step
-    monkeypatch.setattr(
-        module, "training_step", lambda batch, batch_idx: given.append(batch["images"]) or step(batch, batch_idx)
-    )
+    monkeypatch.setattr(module, "mix", lambda batch: given.append(batch["images"]) or mix(batch))
     trainer(tmp_path, max_epochs=1).fit(module, datamodule)
     assert len(by_student) == len(by_teacher) == len(given) == 3
     for student, seen, images in zip(by_student, by_teacher, given, strict=True):
@@ -294,26 +270,20 @@ def test_classes_are_found_by_name_and_others_are_refused_without_a_map(classes_
 
 def test_an_imagenet_head_learns_all_of_imagenets_classes(write_classes, tmp_path):
     """The student's outputs are ImageNet's 1,000 then, whatever few the data have, and so are the teacher's."""
-    from data import imagenet
-
     root = write_classes(tmp_path / "data", {"train": 4, "val": 2})
     for ours, theirs in (("bar", "beagle"), ("cross", "ox"), ("disc", "hare")):
         for split in ("train", "val"):
             (root / split / ours).rename(root / split / theirs)
     sample, _ = build(root)
     options = {"numerics": sample.trunk.settings["numerics"], "head": "imagenet"}
-    path = tmp_path / "thousand.ckpt"
-    module, datamodule = build(root, **options)
-    training = trainer(tmp_path, max_epochs=1)
-    training.fit(module, datamodule)
-    training.save_checkpoint(path)
-    module, datamodule = build(root, teacher=str(path), **options)
+    path = saved(tmp_path / "thousand.ckpt", *build(root, **options), max_epochs=1)
+    module, datamodule = build(root, teacher=path, **options)
     module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     module.prepare(datamodule)
     assert module.teacher.names == imagenet.class_names()
     batch = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(module.teacher(batch), module.eval()(batch).detach())
-    few, datamodule = build(root, teacher=str(path))  # and three of them teach a head of three
+    few, datamodule = build(root, teacher=path)  # and three of them teach a head of three
     few.prepare(datamodule)
     columns = [imagenet.class_names().index(name) for name in ("beagle", "hare", "ox")]
     torch.testing.assert_close(few.teacher(batch), module(batch)[:, columns].detach())

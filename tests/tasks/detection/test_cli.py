@@ -1,5 +1,6 @@
 """The real command, in-process: what a user types, what they see, and what is left on disk."""
 
+import csv
 import json
 import shutil
 import socket
@@ -37,6 +38,11 @@ def figures(run):
     return json.loads((run / "metrics.json").read_text())
 
 
+def logged(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture(scope="module")
 def trained(coco_root, tmp_path_factory):
     """A run folder of two epochs."""
@@ -69,9 +75,7 @@ def test_a_run_leaves_what_the_readme_promises(trained):
     assert {path.name for path in trained.iterdir()} == files | {"pictures"}
     pictures = {"precision_recall.png", "detections.png", "worst_errors.png"}
     assert {path.name for path in (trained / "pictures").iterdir()} == pictures
-    rows = (trained / "metrics.csv").read_text().splitlines()
-    column = rows[0].split(",").index("val/map")
-    highest = max(float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column])
+    highest = max(float(row["val/map"]) for row in logged(trained) if row["val/map"])
     assert figures(trained)["val/map"] == pytest.approx(highest)
     assert all(value is None or isinstance(value, float | int) for value in figures(trained).values())
 
@@ -113,14 +117,7 @@ def test_suppression_over_all_classes_is_an_option_of_test_and_of_predict(best, 
 def test_the_last_epoch_is_validated_whatever_the_interval(coco_root, capsys):
     given = ["--data.root", str(coco_root), "--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"]
     _, folder = run(capsys, "fit", *given, *SMALL)
-    header, *rows = [row.split(",") for row in (folder / "metrics.csv").read_text().splitlines()]
-    assert {1, 2} <= {int(row[header.index("epoch")]) for row in rows if row[header.index("val/map")]}
-
-
-def test_a_run_too_short_for_a_validation_still_ends_with_a_score(coco_root, capsys):
-    printed, folder = run(capsys, "fit", "--data.root", str(coco_root), *SMALL, "--trainer.max_steps", "1")
-    assert "COCO mAP" in printed
-    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    assert {"1", "2"} <= {row["epoch"] for row in logged(folder) if row["val/map"]}
 
 
 def test_a_resumed_run_begins_with_the_best_of_the_one_before(trained, capsys):
