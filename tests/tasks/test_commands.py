@@ -12,21 +12,11 @@ from backbone import InputError
 from tasks.__main__ import main as tables
 from tasks.commands import dispatch
 
+TASKS = ("classification", "detection", "face_attributes", "face_embeddings", "geolocalization")
+OTHERS = ("backbone", "tasks", "data.samples", "data.stanford_dogs")
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "tasks.detection",
-        "tasks.classification",
-        "tasks.face_attributes",
-        "tasks.face_embeddings",
-        "tasks.geolocalization",
-        "backbone",
-        "tasks",
-        "data.samples",
-        "data.stanford_dogs",
-    ],
-)
+
+@pytest.mark.parametrize("module", [*(f"tasks.{task}" for task in TASKS), *OTHERS])
 def test_help_answers_without_importing_torch(module, tmp_path):
     script = (
         "import runpy, sys\n"

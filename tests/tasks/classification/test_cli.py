@@ -1,20 +1,17 @@
 """The real command, in-process: what a user types, what they see, and what is left on disk."""
 
-import csv
 import json
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import refused, tree
+from helpers import completed, figures, fit_in_two_processes, refused, rows_of, tree
 from PIL import Image
 from timm.models.efficientnet import _gen_mobilenet_v1 as timm_mobilenet_v1
 
@@ -30,22 +27,7 @@ QUICK = ["--data.image_size", "32", "--data.batch_size", "4", "--data.num_worker
 SMALL = ["--model.width_mult", "0.25", *QUICK]
 SHORT = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
 EXACT = ["--trainer.precision", "32-true"]
-
-
-def run(capsys, *args):
-    """What the command printed, and the run folder that it names last."""
-    assert main([*args]) == 0
-    printed = capsys.readouterr().out
-    return printed, Path(printed.strip().splitlines()[-1].removeprefix("run: "))
-
-
-def figures(folder):
-    return json.loads((folder / "metrics.json").read_text())
-
-
-def rows(file):
-    with file.open(newline="") as lines:
-        return list(csv.DictReader(lines))
+run = partial(completed, main)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +70,8 @@ def breeds_root(classes_root, tmp_path_factory):
     return root
 
 
-def test_fit_needs_nothing_but_the_data_root_and_reaches_no_network(classes_root, monkeypatch, capsys):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(socket, "create_connection", refuse)
+@pytest.mark.usefixtures("offline")
+def test_fit_needs_nothing_but_the_data_root_and_reaches_no_network(classes_root, capsys):
     before = tree(classes_root)
     quick = ["--trainer.max_epochs", "1", "--data.num_workers", "0"]
     printed, folder = run(capsys, "fit", "--data.root", str(classes_root), *quick)
@@ -107,7 +85,7 @@ def test_a_run_leaves_what_the_readme_promises(trained):
     assert {path.name for path in trained.iterdir()} == files | {"confused_pairs.csv", "pictures"}
     pictures = {"confusion_matrix.png", "calibration.png", "worst_errors.png", "most_confused.png"}
     assert {path.name for path in (trained / "pictures").iterdir()} == pictures
-    highest = max(float(row["val/top1"]) for row in rows(trained / "metrics.csv") if row["val/top1"])
+    highest = max(float(row["val/top1"]) for row in rows_of(trained / "metrics.csv") if row["val/top1"])
     assert figures(trained)["val/top1"] == pytest.approx(highest)
 
 
@@ -198,7 +176,7 @@ def test_an_imagenet_classifier_is_tested_as_it_is_at_the_size_of_its_training(i
     assert found["test/top5"] == pytest.approx((logits.topk(5).indices == truth[:, None]).any(1).float().mean().item())
     assert found["test/imagenet_pretrained"] == 1.0
     assert found["test/temperature"] is found["test/ece_calibrated"] is None
-    by_file = {row["file"]: row for row in rows(folder / "predictions.csv")}
+    by_file = {row["file"]: row for row in rows_of(folder / "predictions.csv")}
     for position, label in zip(batch["positions"].tolist(), logits.argmax(1).tolist(), strict=True):
         assert imagenet.class_names()[label] in by_file[data.file("test", position)].values()
 
@@ -291,7 +269,7 @@ def test_load_classifies_a_path_an_array_and_an_image_alike_at_the_checkpoints_t
 
 def test_predictions_of_a_test_are_what_load_says(best, classes_root, capsys):
     _, folder = run(capsys, "test", "--ckpt_path", best, *EXACT)
-    classify, found = load(best), rows(folder / "predictions.csv")
+    classify, found = load(best), rows_of(folder / "predictions.csv")
     assert len(found) == 6
     for row in found:
         assert [row[f"class_{k}"] for k in (1, 2, 3)] == classify(classes_root / row["file"]).names
@@ -351,14 +329,10 @@ def test_two_processes_train_and_score_each_image_once(write_classes, tmp_path):
     root = write_classes(tmp_path / "data", {"train": 4, "val": 3})  # 9 validation images: 5 and 4
     (root / "train" / "bar" / "train_03.png").write_bytes(b"")
     given = ["--data.root", str(root), *SMALL, *SHORT, "--data.max_bad_fraction", "0.5", "--data.batch_size", "1"]
-    given += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    command = [sys.executable, "-m", "tasks.classification", "fit", *given, "--model.head_steps", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    folder = Path(done.stdout.strip().splitlines()[-1].removeprefix("run: "))
+    folder = fit_in_two_processes("classification", *given, "--model.head_steps", "2")
     assert "train_03.png\tit is empty" in (folder / "bad_images.txt").read_text()
     assert figures(folder)["val/images"] == 9
-    assert len({row["file"] for row in rows(folder / "predictions.csv")}) == 9
+    assert len({row["file"] for row in rows_of(folder / "predictions.csv")}) == 9
 
 
 def test_the_sample_is_learnt_from_nothing(capsys):
@@ -379,7 +353,7 @@ def test_a_student_learns_from_a_cache_and_is_compared_with_its_teacher(best, cl
     _, folder = run(capsys, "fit", *given, *caching)
     assert tree(classes_root) == before
     assert (cache / "manifest.json").is_file()
-    logged = [row for row in rows(folder / "metrics.csv") if row["train/loss"]]
+    logged = [row for row in rows_of(folder / "metrics.csv") if row["train/loss"]]
     assert len(logged) == 6
     assert all(row["train/loss"] == row["train/loss_teacher"] for row in logged)
     student = ["test", "--ckpt_path", str(folder / "checkpoints" / "best.ckpt"), *EXACT]

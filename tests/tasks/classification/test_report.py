@@ -1,11 +1,9 @@
-import csv
 import json
 
 import numpy as np
 import pytest
-from helpers import tree
+from helpers import is_color, pixels, rows_of, tree
 from matplotlib import colormaps
-from PIL import Image
 
 from backbone.errors import InputError
 from tasks.classification import report
@@ -42,19 +40,6 @@ def noisy(num_images, num_classes, seed=0):
     logits = rng.normal(size=(num_images, num_classes)).astype(np.float32)
     logits[np.arange(num_images), labels] += 2
     return logits, labels
-
-
-def rows_of(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def pixels(path):
-    return np.asarray(Image.open(path).convert("RGB"))
-
-
-def is_color(image, color):
-    return (image == np.asarray(color, np.uint8)).all(axis=-1)
 
 
 # a cat and a dog are confused more often than a cow and a dog; "fox" is answered but has no image, "elk" is neither

@@ -1,9 +1,9 @@
-import csv
 import json
 
 import numpy as np
 import pytest
-from helpers import tree
+from coco_content import annotation
+from helpers import is_color, pixels, rows_of, tree
 from PIL import Image
 
 from backbone.errors import InputError
@@ -124,8 +124,7 @@ def busy_case(rng, num_images, num_classes):
         for _ in range(int(rng.integers(1, 7))):
             box = [*rng.uniform(0, [220, 140]), *rng.uniform(20, 100, 2)]
             one = {"image_id": image_id, "category_id": 2 * int(rng.integers(num_classes)) + 1}
-            area = {"area": box[2] * box[3], "iscrowd": 0}
-            annotations.append({**one, "bbox": box, "id": len(annotations) + 1, **area})
+            annotations.append(annotation(len(annotations) + 1, image_id, box, one["category_id"]))
             moved = [value + rng.normal() * 6 for value in box]
             results.append({**one, "bbox": moved, "score": rng.random()})
             one["category_id"] = 2 * int(rng.integers(num_classes)) + 1
@@ -139,10 +138,7 @@ def hand_case():
     ground_truth = {
         "images": [{"id": 4, "width": 200, "height": 200, "file_name": "a.jpg"}],
         "categories": [{"id": 1, "name": "dog"}, {"id": 5, "name": "cat"}, {"id": 9, "name": "bird"}],
-        "annotations": [
-            {"id": 1, "image_id": 4, "category_id": 1, "bbox": [20, 20, 60, 60], "area": 3600, "iscrowd": 0},
-            {"id": 2, "image_id": 4, "category_id": 5, "bbox": [120, 100, 60, 80], "area": 4800, "iscrowd": 0},
-        ],
+        "annotations": [annotation(1, 4, [20, 20, 60, 60], 1), annotation(2, 4, [120, 100, 60, 80], 5)],
     }
     results = [{"image_id": 4, "category_id": 1, "bbox": [20.0, 20.0, 60.0, 60.0], "score": 0.9}]
     return ground_truth, results
@@ -179,15 +175,14 @@ def test_the_files_hold_the_figures(tmp_path):
     assert metrics["test/best_f1"] == pytest.approx(2 / 3)  # 1 right of 1 found and 2 true: 2 * 1 / (1 + 2)
     assert metrics["test/best_f1_score"] == 0.9
     assert json.loads((tmp_path / "predictions.json").read_text()) == results
-    with (tmp_path / "ap_by_class.csv").open() as file:
-        rows = list(csv.reader(file))[1:]
+    rows = [list(row.values()) for row in rows_of(tmp_path / "ap_by_class.csv")]
     assert [row[:3] for row in rows] == [["dog", "1", "1"], ["cat", "1", "0"], ["bird", "0", "0"]]
     assert [float(value) for value in rows[0][3:]] == pytest.approx([metrics["test/ap/dog"]] * 3)  # whole at any IoU
     assert [row[3:] for row in rows[1:]] == [["0.0"] * 3, [""] * 3]
 
 
 def pixels_of(path, color):
-    return (np.asarray(Image.open(path).convert("RGB")) == color).all(axis=-1)
+    return is_color(pixels(path), color)
 
 
 def test_the_pictures_show_truth_left_predictions_right_and_the_miss(tmp_path):
@@ -211,7 +206,7 @@ def test_the_pictures_show_truth_left_predictions_right_and_the_miss(tmp_path):
 
 def test_the_precision_recall_plot_draws_each_class_in_its_color(tmp_path):
     write(tmp_path, *hand_case())
-    plot = np.asarray(Image.open(tmp_path / "pictures" / "precision_recall.png").convert("RGB")).astype(int)
+    plot = pixels(tmp_path / "pictures" / "precision_recall.png").astype(int)
     assert plot.shape[1] == 1430
     for k, drawn in ((0, True), (1, True), (2, False)):  # the class without ground truth has no curve
         near = np.abs(plot - 0.8 * np.array(class_color(k))).max(axis=-1) < 12
