@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,12 @@ def write_model_card(path: Path, *, task: str, model: str, data: str, licence: s
 def count_of(count: int, of: str) -> str:
     """The number and the noun: "1 image", "2,000 images", "3 classes"."""
     return f"{count:,} {of}" if count == 1 else f"{count:,} {of}{'es' if of.endswith('s') else 's'}"
+
+
+def unique_names(names: Sequence[str], numbers: Iterable[int]) -> list[str]:
+    """The names; one that several classes share is followed by its number."""
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} ({number})" for name, number in zip(names, numbers, strict=True)]
 
 
 def clipped(name: str) -> str:

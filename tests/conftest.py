@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,17 @@ def places_root(tmp_path_factory):
 def write_places():
     """The function that writes such a folder: root, {split: number of images}, where "" is the root itself."""
     return _write_places
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Without sockets."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -72,6 +74,39 @@ def refused(main, args, message, capsys):
     assert error.startswith("error: ")
     assert "\n" not in error
     assert not Path("runs").exists()
+
+
+def completed(main, capsys, *args):
+    """What a command printed, and the run folder that it names last."""
+    assert main([*args]) == 0
+    printed = capsys.readouterr().out
+    return printed, Path(printed.strip().splitlines()[-1].removeprefix("run: "))
+
+
+def fit_in_two_processes(task, *args):
+    """The run folder of a `fit`."""
+    two = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command = [sys.executable, "-m", f"tasks.{task}", "fit", *args, *two]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Path(done.stdout.strip().splitlines()[-1].removeprefix("run: "))
+
+
+def figures(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+def rows_of(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def is_color(image, color):
+    return (image == np.asarray(color, np.uint8)).all(axis=-1)
 
 
 def write_tar(file, members):

@@ -1,8 +1,7 @@
 """What a test run leaves in its folder: figures, tables by class, pair and image, and pictures to learn from."""
 
 import functools
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,18 @@ from tqdm import tqdm
 
 from tasks.classification.metrics import ConfusedPair, Scores, confused_pairs, top_classes, wilson_interval
 from tasks.plotting import contact_sheet, fit, image_or_grey
-from tasks.reporting import BLUE, DPI, ORANGE, clipped, count_of, legible, save_figure, write_csv, write_json
+from tasks.reporting import (
+    BLUE,
+    DPI,
+    ORANGE,
+    clipped,
+    count_of,
+    legible,
+    save_figure,
+    unique_names,
+    write_csv,
+    write_json,
+)
 
 _MOST_ROWS = 150  # of a confusion matrix that can be read; of more classes the most confused are drawn
 _FEWER_ROWS = 60
@@ -46,7 +56,7 @@ def write_report(
     temperature, and, under `pictures/`, `confusion_matrix.png`, `calibration.png`, `worst_errors.png` and
     `most_confused.png`. The same input gives the same files.
     """
-    names = unique_names(class_names)
+    names = unique_names(class_names, range(len(class_names)))
     temperature = scores.figures["temperature"]
     best, probabilities = top_classes(logits, 1.0 if np.isnan(temperature) else temperature)
     pairs = confused_pairs(scores.confusion)
@@ -56,65 +66,60 @@ def write_report(
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     flat = write_json(folder / "metrics.json", metrics)
-    write_csv(folder / "per_class.csv", *_by_class(scores, names))
-    write_csv(folder / "confused_pairs.csv", *_by_pair(scores, pairs, names))
-    write_csv(folder / "predictions.csv", *_by_image(best, probabilities, labels, names, files))
+    _write_by_class(folder / "per_class.csv", scores, pairs, names)
+    _write_by_image(folder / "predictions.csv", best, probabilities, labels, names, files)
+    by_pair = ([names[p.truth], names[p.predicted], p.images, scores.images[p.truth], p.share] for p in pairs)
+    write_csv(folder / "confused_pairs.csv", ["truth", "predicted", "images", "images_of_truth", "share"], by_pair)
 
     opened = functools.partial(image_or_grey, open_image)
     shown_as = legible(names, "class")
-    predictions = Predictions(labels, best[:, 0], probabilities[:, 0])
+    predictions = Predictions(labels, best[:, 0], probabilities[:, 0], shown_as, files, opened)
     _plot_confusion(pictures / "confusion_matrix.png", scores, shown_as, split)
     _plot_calibration(pictures / "calibration.png", scores, split)
-    _draw_errors(pictures / "worst_errors.png", predictions, shown_as, files, opened)
-    _draw_pairs(pictures / "most_confused.png", predictions, pairs, shown_as, opened)
+    _draw_errors(pictures / "worst_errors.png", predictions)
+    _draw_pairs(pictures / "most_confused.png", predictions, pairs)
     return flat
 
 
 class Predictions(NamedTuple):
-    """True class, predicted class and its probability, of each image (N,)."""
+    """What is drawn of N images."""
 
-    truth: np.ndarray
-    predicted: np.ndarray
-    probability: np.ndarray
+    truth: np.ndarray  # the class (N,)
+    predicted: np.ndarray  # the class (N,)
+    probability: np.ndarray  # of the predicted class (N,)
+    names: Sequence[str]  # of the classes
+    files: Sequence[str]
+    open_image: Callable[[int], np.ndarray]
 
-
-def unique_names(names: Sequence[str]) -> list[str]:
-    """The names; one that several classes share, is followed by its label."""
-    count = Counter(names)
-    return [name if count[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
+    def surest(self, chosen: np.ndarray, most: int) -> list[int]:
+        """The images of the highest probability among those `chosen`, bool (N,), at most so many."""
+        images = np.flatnonzero(chosen)
+        return images[np.argsort(-self.probability[images], kind="stable")][:most].tolist()
 
 
 # ----------------------------------------------------------------------------------------------------------- tables
 
-Table = tuple[list[str], Iterable[Sequence[object]]]  # its head and its rows
 
-
-def _by_class(scores: Scores, names: Sequence[str]) -> Table:
+def _write_by_class(path: Path, scores: Scores, pairs: Sequence[ConfusedPair], names: Sequence[str]) -> None:
     """The worst recall first, of equal ones the class with the most images; those without images at the end."""
-    known = np.flatnonzero(~np.isnan(scores.f1))
-    order = sorted(
-        known.tolist(), key=lambda k: (not scores.images[k], np.nan_to_num(scores.recall[k]), -scores.images[k])
-    )
+    most = {pair.truth: (names[pair.predicted], pair.images) for pair in reversed(pairs)}  # the first of a class stays
+    order = np.lexsort((-scores.images, scores.recall))  # NaN, where there are no images, goes to the end
     rows = []
-    for k in order:
-        wrong = scores.confusion[k].copy()
-        wrong[k] = 0
-        most = int(wrong.argmax())
-        taken_for = [names[most], wrong[most]] if wrong[most] else ["", 0]
-        shares = ("" if np.isnan(one[k]) else float(one[k]) for one in (scores.recall, scores.precision, scores.f1))
-        rows.append([k, names[k], scores.images[k], *shares, *taken_for])
+    for k in order[~np.isnan(scores.f1[order])].tolist():
+        shares = ("" if np.isnan(one[k]) else one[k] for one in (scores.recall, scores.precision, scores.f1))
+        rows.append([k, names[k], scores.images[k], *shares, *most.get(k, ("", 0))])
     head = ["label", "class", "images", "recall", "precision", "f1", "most_often_taken_for", "times"]
-    return head, rows
+    write_csv(path, head, rows)
 
 
-def _by_pair(scores: Scores, pairs: Sequence[ConfusedPair], names: Sequence[str]) -> Table:
-    rows = ([names[p.truth], names[p.predicted], p.images, scores.images[p.truth], p.share] for p in pairs)
-    return ["truth", "predicted", "images", "images_of_truth", "share"], rows
-
-
-def _by_image(
-    best: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], files: Sequence[str]
-) -> Table:
+def _write_by_image(
+    path: Path,
+    best: np.ndarray,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    files: Sequence[str],
+) -> None:
     ranks = range(1, best.shape[1] + 1)
     head = ["file", "truth", "result", *(f"{what}_{k}" for k in ranks for what in ("class", "probability"))]
     rows = (
@@ -124,22 +129,18 @@ def _by_image(
             files, labels.tolist(), best.tolist(), probabilities.tolist(), strict=True
         )
     )
-    return head, rows
+    write_csv(path, head, rows)
 
 
 # ------------------------------------------------------------------------------------------------- confusion matrix
 
 
-class MatrixPart(NamedTuple):
-    """What is drawn of a confusion matrix: `table` (R, K), or (R, K + 1) with all others in a last column."""
+def readable_part(confusion: np.ndarray) -> tuple[list[int], list[int], np.ndarray]:
+    """The classes in the rows and in the columns of what is drawn, and the counts.
 
-    rows: list[int]  # classes in truth
-    columns: list[int]  # classes predicted: those of the rows, then the most frequent of the classes without images
-    table: np.ndarray
-
-
-def readable_part(confusion: np.ndarray) -> MatrixPart:
-    """The classes that have images; of more than 150, the 60 in the most confused pairs."""
+    Rows are the classes that have images; of more than 150, the 60 in the most confused pairs. Columns are the same,
+    then the ten most often predicted of those without images, and in the counts a last one of all others, if any.
+    """
     images = confusion.sum(axis=1)
     rows = np.flatnonzero(images).tolist()
     if len(rows) > _MOST_ROWS:
@@ -150,7 +151,7 @@ def readable_part(confusion: np.ndarray) -> MatrixPart:
     columns = rows + often[predicted[often] > 0].tolist()
     table = confusion[np.ix_(rows, columns)]
     others = confusion[rows].sum(axis=1) - table.sum(axis=1)
-    return MatrixPart(rows, columns, np.column_stack([table, others]) if others.any() else table)
+    return rows, columns, np.column_stack([table, others]) if others.any() else table
 
 
 def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str) -> None:
@@ -164,7 +165,7 @@ def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str
     with_numbers = num_rows <= _MOST_NUMBERED
     cell = np.clip(600 / max(1, num_columns), 34, 80) if with_numbers else np.clip(1000 / num_columns, 12, 16)  # px
     size = min(9, 0.55 * cell)  # of the letters, in points of 1.4 px
-    width, height = max(1, num_columns) * cell, max(1, num_rows) * cell
+    height, width = cell * np.maximum(table.shape, 1)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))  # the cells fill the figure, and saving it makes room for what is around them
     num_present = int((scores.images > 0).sum())
@@ -255,45 +256,34 @@ def _plot_calibration(path: Path, scores: Scores, split: str) -> None:
 # --------------------------------------------------------------------------------------------------------- pictures
 
 
-def _draw_errors(
-    path: Path,
-    predictions: Predictions,
-    names: Sequence[str],
-    files: Sequence[str],
-    open_image: Callable[[int], np.ndarray],
-) -> None:
-    wrong = np.flatnonzero(predictions.truth != predictions.predicted)
-    surest = wrong[np.argsort(-predictions.probability[wrong], kind="stable")][:_SHEET_ERRORS].tolist()
-    opened = tqdm(surest, "worst errors", disable=None, delay=2, leave=False)
-    tiles = [fit(open_image(i), 300, 240)[0] for i in opened]
-    captions = []
-    for i in surest:
+def _draw_errors(path: Path, predictions: Predictions) -> None:
+    names = predictions.names
+    wrong = predictions.truth != predictions.predicted
+    surest = predictions.surest(wrong, _SHEET_ERRORS)
+    tiles, captions = [], []
+    for i in tqdm(surest, "worst errors", disable=None, delay=2, leave=False):
+        tiles.append(fit(predictions.open_image(i), 300, 240)[0])
         truth, predicted = names[predictions.truth[i]], names[predictions.predicted[i]]
-        captions.append(f"truth: {truth}\npredicted: {predicted} {predictions.probability[i]:.2f}\n{files[i]}")
-    total = count_of(len(predictions.truth), "image")
-    title = f"Wrong: {len(wrong):,} of {total}" if len(wrong) else f"No errors in {total}"
-    if len(wrong) > len(surest):
+        captions.append(
+            f"truth: {truth}\npredicted: {predicted} {predictions.probability[i]:.2f}\n{predictions.files[i]}"
+        )
+    count, total = int(wrong.sum()), count_of(len(wrong), "image")
+    title = f"Wrong: {count:,} of {total}" if count else f"No errors in {total}"
+    if count > len(surest):
         title += f"; the {len(surest)} surest of them"
     contact_sheet(tiles, captions, path, columns=4, title=title)
 
 
-def _draw_pairs(
-    path: Path,
-    predictions: Predictions,
-    pairs: Sequence[ConfusedPair],
-    names: Sequence[str],
-    open_image: Callable[[int], np.ndarray],
-) -> None:
+def _draw_pairs(path: Path, predictions: Predictions, pairs: Sequence[ConfusedPair]) -> None:
     """Beside images of a class that were taken for another, images of that other."""
     back = {(pair.truth, pair.predicted): pair for pair in pairs}
-    shown: list[ConfusedPair] = []
+    either_way: dict[frozenset[int], ConfusedPair] = {}
     for pair in pairs:
-        if len(shown) < _SHEET_PAIRS and not any((one.predicted, one.truth) == pair[:2] for one in shown):
-            shown.append(pair)
+        either_way.setdefault(frozenset(pair[:2]), pair)
+    shown = list(either_way.values())[:_SHEET_PAIRS]
 
     def strip(chosen: np.ndarray) -> np.ndarray:
-        surest = np.flatnonzero(chosen)[np.argsort(-predictions.probability[chosen], kind="stable")][:_STRIP].tolist()
-        thumbnails = [_thumbnail(open_image(i)) for i in surest]
+        thumbnails = [_thumbnail(predictions.open_image(i)) for i in predictions.surest(chosen, _STRIP)]
         blank = np.full((_THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
         return np.concatenate(thumbnails + [blank] * (_STRIP - len(thumbnails)), axis=1)
 
@@ -308,7 +298,7 @@ def _draw_pairs(
         recognised = of_other & (predictions.predicted == pair.predicted)
         right = strip(recognised if recognised.any() else of_other)
         tiles.append(np.concatenate([strip(mistaken), gap, right], axis=1))
-        truth, other = names[pair.truth], names[pair.predicted]
+        truth, other = (predictions.names[k] for k in pair[:2])
         reverse = back.get((pair.predicted, pair.truth))
         captions.append(
             f"left: {truth} taken for {other}, {amount(pair)}"
@@ -322,7 +312,5 @@ def _draw_pairs(
 def _thumbnail(image: np.ndarray) -> np.ndarray:
     """The image in the middle of a white square."""
     small, _ = fit(image, _THUMBNAIL - 6, _THUMBNAIL - 6)
-    square = np.full((_THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
-    top, left = (_THUMBNAIL - small.shape[0]) // 2, (_THUMBNAIL - small.shape[1]) // 2
-    square[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return square
+    margins = [(spare // 2, spare - spare // 2) for spare in np.subtract(_THUMBNAIL, small.shape[:2])]
+    return np.pad(small, [*margins, (0, 0)], constant_values=255)

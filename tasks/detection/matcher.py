@@ -28,7 +28,8 @@ def match(
     matches = anchors_xyxy.new_full((len(boxes_xyxy), len(anchors_xyxy)), NEGATIVE, dtype=torch.long)
     if counts.max() > 0:
         padded = pad_sequence([boxes.float() for boxes in boxes_xyxy], batch_first=True)  # (B, N, 4)
-        iou = _batched_iou(anchors_xyxy, padded)  # (B, A, N); a padding box has area 0 and so IoU 0
+        pairs = box_iou(anchors_xyxy, padded.flatten(0, 1))  # (A, B * N); a padding box has area 0 and so IoU 0
+        iou = pairs.view(len(anchors_xyxy), *padded.shape[:2]).transpose(0, 1)  # (B, A, N)
         best_iou, best_box = iou.max(dim=2)
         matches = torch.where(best_iou >= min_iou, best_box, NEGATIVE)
         wanted_iou, wanted = iou.max(dim=1)  # (B, N)
@@ -45,12 +46,6 @@ def match(
             inside = _overlap(anchors_xyxy, crowd).amax(dim=1) / box_area(anchors_xyxy)
             matches[i, (inside > 0.5) & (matches[i] == NEGATIVE)] = IGNORED
     return matches
-
-
-def _batched_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """IoU of anchors (A, 4) and padded boxes (B, N, 4): (B, A, N)."""
-    batch, count, _ = boxes.shape
-    return box_iou(anchors, boxes.flatten(0, 1)).view(-1, batch, count).transpose(0, 1)  # (A, B * N) -> (B, A, N)
 
 
 def _overlap(a: Tensor, b: Tensor) -> Tensor:

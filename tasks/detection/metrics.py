@@ -6,7 +6,6 @@ What they would take in silence (unknown ids, NaN, an annotation id 0) is refuse
 
 import contextlib
 import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +14,7 @@ import numpy as np
 
 from data.readers.coco import Detections
 from data.records import Records
+from tasks.reporting import unique_names
 
 Backend = Literal["hotcoco", "pycocotools"]
 
@@ -104,7 +104,8 @@ def evaluate(truth: Records, detections: Detections, backend: Backend = "hotcoco
         figures[name] = mean_measured(values[..., AREAS.index(area), MAX_DETECTIONS.index(max_detections)])
     precision = np.ascontiguousarray(precision[..., 0, -1])  # (10, 101, K): all areas, 100 detections
     by_class = (mean_measured(precision[:, :, k]) for k in range(len(truth.classes)))
-    return CocoScores(figures, dict(zip(unique_names(truth), by_class, strict=True)), precision)
+    names = unique_names(truth.classes, truth.class_ids)
+    return CocoScores(figures, dict(zip(names, by_class, strict=True)), precision)
 
 
 def _run_hotcoco(content: dict[str, Any], table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,14 +129,7 @@ def _run_pycocotools(content: dict[str, Any], table: np.ndarray) -> tuple[np.nda
     from pycocotools.cocoeval import COCOeval
 
     found = [  # not by its loadRes, which fails on an empty list
-        {
-            "id": i,
-            "image_id": int(image),
-            "category_id": int(label),
-            "bbox": box,
-            "area": box[2] * box[3],
-            "score": score,
-        }
+        {"id": i, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3], "score": score}
         for i, (image, *box, score, label) in enumerate(table.tolist(), 1)
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress by print
@@ -165,10 +159,3 @@ def format_figures(figures: Mapping[str, float]) -> str:
         part = f"IoU={ious:<9} | area={area:>6s} | maxDets={max_detections:>3d}"
         lines.append(f" {title:<18} ({kind}) @[ {part} ] = {figures[name]:0.3f}")
     return "\n".join(lines)
-
-
-def unique_names(records: Records) -> list[str]:
-    """The names of the classes by label; one that two share is followed by its id."""
-    count = Counter(records.classes)
-    pairs = zip(records.classes, records.class_ids, strict=True)
-    return [name if count[name] == 1 else f"{name} ({number})" for name, number in pairs]

@@ -4,13 +4,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backbone.errors import Arguments, InputError
 from tasks.predict import Describe, Described, Finish, PredictCommand
 
 if TYPE_CHECKING:
-    from tasks.detection.head import DetectionResult
     from tasks.predictor import Predictor
 
 _LEAST_SCORE = 0.01  # in predictions.json: COCO's figures look at doubtful boxes too
@@ -56,18 +55,22 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
         raise InputError(f"--min_score is {min_score}; it must be from 0 to 1.")
     ids: list[int] = list(predictor.module.hparams["categories"])
     suppression = {"class_agnostic": True} if options.class_agnostic else {}
-    results: list[tuple[Path, DetectionResult]] = []
+    image_ids, pictures = numbered(options.images), run / "pictures"
+    rows: list[dict[str, Any]] = []
+    counts: list[int] = []  # of the objects drawn in each image
 
     def describe(path: Path, image: np.ndarray) -> Described:
         result = predictor(image, min_score=_LEAST_SCORE, **suppression)
-        results.append((path, result))
+        classes = np.searchsorted(ids, result.category_ids)
+        found = stack_detections([result.boxes_xyxy], [result.scores], [classes])
+        rows.extend({**row, "file_name": path.name} for row in coco_results(found, np.array([image_ids[path]]), ids))
         drawn = np.flatnonzero(result.scores >= min_score)
+        counts.append(len(drawn))
         labels = [f"{result.names[i]} {result.scores[i]:.2f}" for i in drawn]
-        colors = [class_color(ids.index(number)) for number in result.category_ids[drawn]]
-        (run / "pictures").mkdir(parents=True, exist_ok=True)
+        tile = draw_boxes(image, result.boxes_xyxy[drawn], labels, [class_color(k) for k in classes[drawn].tolist()])
+        pictures.mkdir(parents=True, exist_ok=True)
         # The name keeps its ending, so that a.jpg and a.png beside each other have an image each.
-        tile = draw_boxes(image, result.boxes_xyxy[drawn], labels, colors)
-        Image.fromarray(tile).save(run / "pictures" / f"{path.name}.jpg", quality=92)
+        Image.fromarray(tile).save(pictures / f"{path.name}.jpg", quality=92)
         objects = [
             {"name": result.names[i], "score": float(result.scores[i]), "box_xyxy": result.boxes_xyxy[i].tolist()}
             for i in drawn
@@ -75,15 +78,8 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
         return Described({"objects": objects}, "")
 
     def finish(done: int) -> Sequence[str]:
-        image_ids = numbered(options.images)
-        columns = ((r.boxes_xyxy, r.scores, np.searchsorted(ids, r.category_ids)) for _, r in results)
-        detections = stack_detections(*zip(*columns, strict=True))
-        rows = coco_results(detections, np.array([image_ids[path] for path, _ in results]), ids)
-        named = zip(rows, detections.images.tolist(), strict=True)
-        text = json.dumps([{**row, "file_name": results[i][0].name} for row, i in named])
-        (run / "predictions.json").write_text(text)
-        sure = sum(int((result.scores >= min_score).sum()) for _, result in results)
-        return [f"{sure} objects of score {min_score:g} or more", f"COCO results: {run / 'predictions.json'}"]
+        (run / "predictions.json").write_text(json.dumps(rows))
+        return [f"{sum(counts)} objects of score {min_score:g} or more", f"COCO results: {run / 'predictions.json'}"]
 
     return describe, finish
 

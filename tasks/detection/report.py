@@ -3,8 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from hotcoco.primitives import bbox_iou
@@ -12,16 +13,12 @@ from tqdm import tqdm
 
 from data.readers.coco import Detections
 from data.records import Records
-from tasks.detection.metrics import (
-    IOU_THRESHOLDS,
-    RECALL_POINTS,
-    CocoScores,
-    coco_results,
-    mean_measured,
-    unique_names,
-)
+from tasks.detection.metrics import IOU_THRESHOLDS, RECALL_POINTS, CocoScores, coco_results, mean_measured
 from tasks.plotting import GREEN, VERMILLION, class_color, contact_sheet, draw_boxes, fit, image_or_grey
-from tasks.reporting import clipped, write_csv, write_json
+from tasks.reporting import clipped, unique_names, write_csv, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MATCH_IOU = 0.5
 NEAR_IOU = 0.1  # below it a box has nothing to do with the object; as in TIDE (Bolya et al. 2020, section 2.2)
@@ -45,7 +42,8 @@ def write_report(
     truth; the best F1 and its score), `ap_by_class.csv`, `predictions.json` (COCO results) and, under `pictures/`,
     `precision_recall.png`, `detections.png` and `worst_errors.png`. The same input gives the same files.
     """
-    names, files = unique_names(truth), [truth.path(i).name for i in range(len(truth))]
+    names = unique_names(truth.classes, truth.class_ids)
+    files = [truth.path(i).name for i in range(len(truth))]
     scenes = arrange(truth, detections)
     matches = [match(scene) for scene in tqdm(scenes, "matching boxes", disable=None, leave=False)]  # COCO's take 4 s
     best_f1, min_score = best_threshold(scenes, matches)
@@ -61,19 +59,17 @@ def write_report(
 
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    metrics = {
-        **{f"{split}/{name}": value for name, value in scores.figures.items()},
-        **{f"{split}/ap/{name}": value for name, value in scores.ap_by_class.items()},
-    }
-    measured = {name: None if value == -1 else value for name, value in metrics.items()}  # -1 is pycocotools' NaN
-    measured |= {f"{split}/best_f1": best_f1, f"{split}/best_f1_score": min_score}
-    flat = write_json(folder / "metrics.json", measured)
+    figures = scores.figures | {f"ap/{name}": value for name, value in scores.ap_by_class.items()}
+    measured = {name: None if value == -1 else value for name, value in figures.items()}  # -1 is pycocotools' NaN
+    measured |= {"best_f1": best_f1, "best_f1_score": min_score}
+    flat = write_json(folder / "metrics.json", {f"{split}/{name}": value for name, value in measured.items()})
     results = coco_results(detections, truth["image_ids"], truth.class_ids)
     (folder / "predictions.json").write_text(json.dumps(results, allow_nan=False) + "\n")
     _write_ap_by_class(folder / "ap_by_class.csv", scores, names, scenes)
     _plot_precision_recall(pictures / "precision_recall.png", scores, names)
-    _draw_detections(pictures / "detections.png", scenes, names, files, min_score, open_or_grey)
-    _draw_errors(pictures / "worst_errors.png", errors, names, files, min_score, open_or_grey)
+    shown = Shown(scenes, min_score, names, files, open_or_grey)
+    _draw_detections(pictures / "detections.png", shown)
+    _draw_errors(pictures / "worst_errors.png", shown, errors)
     return flat
 
 
@@ -103,12 +99,10 @@ class DetectionError(NamedTuple):
 
     kind: str  # one of KINDS
     image: int  # position in the truth
-    detected_class: int | None
-    true_class: int | None
+    detected: int | None  # row in the image's scene
+    true: int | None  # row in the image's scene
     score: float | None  # of the detected box; for a miss, of the best box below the threshold
-    iou: float | None
-    detected_xyxy: np.ndarray | None  # (4,)
-    true_xyxy: np.ndarray | None  # (4,)
+    iou: float | None  # of both boxes; for a false alarm, the best with any truth
 
 
 def arrange(truth: Records, detections: Detections) -> list[Scene]:
@@ -172,68 +166,41 @@ def find_errors(image: int, scene: Scene, matched: Match, min_score: float) -> l
     A truth that a wrongly named or badly placed box already points at is not also counted as missed.
     """
     errors = []
-    explained: set[int] = set()
-    regular = np.where(scene.is_crowd[None], -1.0, matched.ious)  # (D, G)
-    for d in np.flatnonzero((scene.scores >= min_score) & (matched.taken == -1)):
-        same = np.where(scene.true_class == scene.detected_class[d], regular[d], -1.0)
-        other = np.where(scene.true_class == scene.detected_class[d], -1.0, regular[d])
-        same_best, other_best = same.max(initial=-1.0), other.max(initial=-1.0)
-        truth: int | None
-        if same_best >= MATCH_IOU:
-            kind, truth = "second box", int(np.argmax(same))
-        elif other_best >= MATCH_IOU:
-            kind, truth = "wrong class", int(np.argmax(other))
-        elif same_best >= NEAR_IOU:
-            kind, truth = "badly localised", int(np.argmax(same))
+    sure = scene.scores >= min_score
+    explained = set(matched.taken[sure].tolist())
+    ious = np.where(scene.is_crowd, -1.0, matched.ious)  # (D, G)
+    named_alike = scene.detected_class[:, None] == scene.true_class  # (D, G)
+    for d in np.flatnonzero(sure & (matched.taken == -1)).tolist():
+        same, other = np.where(named_alike[d], ious[d], -1.0), np.where(named_alike[d], -1.0, ious[d])
+        causes = ("second box", same, MATCH_IOU), ("wrong class", other, MATCH_IOU), ("badly localised", same, NEAR_IOU)
+        for kind, candidates, least in causes:
+            if candidates.max(initial=-1.0) >= least:
+                truth = int(candidates.argmax())
+                explained.add(truth)
+                errors.append(DetectionError(kind, image, d, truth, float(scene.scores[d]), float(ious[d, truth])))
+                break
         else:
-            kind, truth = "false alarm", None
-        if truth is not None:
-            explained.add(truth)
-        errors.append(
-            DetectionError(
-                kind,
-                image,
-                detected_class=int(scene.detected_class[d]),
-                true_class=None if truth is None else int(scene.true_class[truth]),
-                score=float(scene.scores[d]),
-                iou=max(0.0, float(regular[d].max(initial=0.0))) if truth is None else float(regular[d, truth]),
-                detected_xyxy=scene.detected_xyxy[d],
-                true_xyxy=None if truth is None else scene.true_xyxy[truth],
-            )
-        )
-    hit = set(matched.taken[scene.scores >= min_score].tolist())
-    for g in np.flatnonzero(~scene.is_crowd):
-        if int(g) in hit or int(g) in explained:
-            continue
-        late = np.flatnonzero(matched.taken == g)  # detected, but with too low a score
-        errors.append(
-            DetectionError(
-                "missed",
-                image,
-                detected_class=None,
-                true_class=int(scene.true_class[g]),
-                score=float(scene.scores[late[0]]) if len(late) else None,
-                iou=float(matched.ious[late[0], g]) if len(late) else None,
-                detected_xyxy=None,
-                true_xyxy=scene.true_xyxy[g],
-            )
-        )
+            best = max([0.0, *ious[d].tolist()])  # an inverted box has -0.0
+            errors.append(DetectionError("false alarm", image, d, None, float(scene.scores[d]), best))
+    for g in np.flatnonzero(~scene.is_crowd).tolist():
+        if g not in explained:
+            late = scene.scores[matched.taken == g]  # detected, but with too low a score
+            errors.append(DetectionError("missed", image, None, g, float(late[0]) if len(late) else None, None))
     return errors
 
 
-def worst(errors: Sequence[DetectionError], count: int) -> list[DetectionError]:
+def worst(errors: Sequence[DetectionError], scenes: Sequence[Scene], count: int) -> list[DetectionError]:
     """The worst of each kind in turn: the surest false boxes, the largest misses."""
 
     def badness(error: DetectionError) -> float:
         if error.kind != "missed":
             return -(error.score or 0.0)
-        assert error.true_xyxy is not None
-        return -float(np.prod(error.true_xyxy[2:] - error.true_xyxy[:2]))
+        left, top, right, bottom = scenes[error.image].true_xyxy[error.true]
+        return -float((right - left) * (bottom - top))
 
-    piles = [sorted((m for m in errors if m.kind == kind), key=badness) for kind in KINDS]
-    turns = [pile[k] for k in range(max(map(len, piles), default=0)) for pile in piles if k < len(pile)]
-    chosen = turns[:count]
-    return [error for kind in KINDS for error in chosen if error.kind == kind]
+    piles = [sorted((one for one in errors if one.kind == kind), key=badness) for kind in KINDS]
+    turns = [error for turn in zip_longest(*piles) for error in turn if error is not None]
+    return sorted(turns[:count], key=lambda error: KINDS.index(error.kind))
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
@@ -244,8 +211,7 @@ def _write_ap_by_class(path: Path, scores: CocoScores, names: Sequence[str], sce
     found = Counter(k for scene in scenes for k in scene.detected_class.tolist())
     rows = []
     for k, name in enumerate(names):
-        parts = scores.precision[:, :, k], scores.precision[0, :, k], scores.precision[5, :, k]
-        values = [mean_measured(part) for part in parts]
+        values = (mean_measured(scores.precision[ious, :, k]) for ious in (slice(None), 0, 5))
         rows.append([name, truths[k], found[k], *("" if value == -1 else value for value in values)])
     write_csv(path, ["class", "objects", "detections", "ap", "ap_50", "ap_75"], rows)
 
@@ -256,49 +222,50 @@ def _plot_precision_recall(path: Path, scores: CocoScores, names: Sequence[str])
 
     figure = Figure(figsize=(13, 5.8), layout="constrained", dpi=110)
     by_class, by_iou = figure.subplots(1, 2)
+
+    def draw(axes: "Axes", precision: np.ndarray, name: str, **style: Any) -> None:
+        axes.plot(RECALL_POINTS, precision, label=f"{name}  {precision.mean():.3f}", **style)
+
     measured = [k for k in range(len(names)) if (scores.precision[0, :, k] > -1).all()]
-    ap_50 = {k: mean_measured(scores.precision[0, :, k]) for k in measured}
-    ranked = sorted(measured, key=lambda k: (-ap_50[k], k))
+    at_50 = scores.precision[0]  # (101, K)
+    ranked = sorted(measured, key=lambda k: (-at_50[:, k].mean(), k))
     # a legend of eighty names cannot be read: then name the ends, and draw the rest in grey
     named = ranked if len(ranked) <= 20 else ranked[:8] + ranked[-8:]
-    rest = [k for k in ranked if k not in named]
-    for k in rest:
-        by_class.plot(RECALL_POINTS, scores.precision[0, :, k], color="0.8", linewidth=0.8)
-    if rest:
+    if rest := [k for k in ranked if k not in named]:
+        by_class.plot(RECALL_POINTS, at_50[:, rest], color="0.8", linewidth=0.8)
         by_class.plot([], [], color="0.8", label=f"{len(rest)} classes between")
     for k in named:
         color = tuple(0.8 * part / 255 for part in class_color(k))  # darker: the paper is white
-        label = f"{clipped(names[k])}  {ap_50[k]:.3f}"
-        by_class.plot(RECALL_POINTS, scores.precision[0, :, k], color=color, linewidth=1.4, label=label)
+        draw(by_class, at_50[:, k], clipped(names[k]), color=color, linewidth=1.4)
     if measured:
         mean = scores.precision[:, :, measured].mean(axis=2)  # (10, 101)
-        by_class.plot(RECALL_POINTS, mean[0], color="black", linewidth=3, label=f"mean  {mean[0].mean():.3f}")
-        for t, iou in enumerate(IOU_THRESHOLDS):
-            shade = colormaps["viridis"](t / len(IOU_THRESHOLDS))
-            by_iou.plot(
-                RECALL_POINTS, mean[t], color=shade, linewidth=1.4, label=f"IoU {iou:.2f}  {mean[t].mean():.3f}"
-            )
-        by_iou.plot(RECALL_POINTS, mean.mean(axis=0), color="black", linewidth=3, label=f"mean  {mean.mean():.3f}")
+        draw(by_class, mean[0], "mean", color="black", linewidth=3)
+        for precision, iou in zip(mean, IOU_THRESHOLDS, strict=True):
+            draw(by_iou, precision, f"IoU {iou:.2f}", color=colormaps["viridis"](2 * iou - 1), linewidth=1.4)
+        draw(by_iou, mean.mean(axis=0), "mean", color="black", linewidth=3)
     for axes, title in ((by_class, "by class, at IoU 0.50"), (by_iou, "mean over classes, by IoU")):
         axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(color="0.92")
         if measured:
-            axes.legend(
-                loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False, title="average precision"
-            )
+            beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}
+            axes.legend(**beside, fontsize=8, title="average precision")
         else:
             axes.text(0.5, 0.5, "no ground truth", ha="center")
     figure.savefig(path, metadata={"Software": None})  # the same bytes whatever the version
 
 
-def _draw_detections(
-    path: Path,
-    scenes: Sequence[Scene],
-    names: Sequence[str],
-    files: Sequence[str],
-    min_score: float,
-    open_image: OpenImage,
-) -> None:
+class Shown(NamedTuple):
+    """What is drawn of N images."""
+
+    scenes: Sequence[Scene]
+    min_score: float  # of the boxes that are drawn
+    names: Sequence[str]  # of the classes
+    files: Sequence[str]
+    open_image: OpenImage
+
+
+def _draw_detections(path: Path, images: Shown) -> None:
+    scenes, min_score, names, files, open_image = images
     chosen = np.linspace(0, len(scenes) - 1, min(len(scenes), _SHEET_IMAGES)).round().astype(int).tolist()
     tiles, captions = [], []
     for i in chosen:
@@ -320,54 +287,44 @@ def _draw_detections(
     contact_sheet(tiles, captions, path, columns=2, title=title)
 
 
-def _draw_errors(
-    path: Path,
-    errors: Sequence[DetectionError],
-    names: Sequence[str],
-    files: Sequence[str],
-    min_score: float,
-    open_image: OpenImage,
-) -> None:
+def _draw_errors(path: Path, images: Shown, errors: Sequence[DetectionError]) -> None:
+    scenes, min_score, names, files, open_image = images
     tiles, captions = [], []
-    for error in worst(errors, _SHEET_ERRORS):
-        image = open_image(error.image)
-        # truth below, what was detected on top
-        marks = [
-            (
-                error.detected_xyxy,
-                VERMILLION,
-                "" if error.detected_class is None else f"{names[error.detected_class]} {error.score:.2f}",
-            ),
-            (error.true_xyxy, GREEN, "" if error.true_class is None else f"is {names[error.true_class]}"),
-        ]
-        boxes = np.array([box for box, _, _ in marks if box is not None])  # (1 or 2, 4)
+    for error in worst(errors, scenes, _SHEET_ERRORS):
+        scene, image = scenes[error.image], open_image(error.image)
+        detected = truth = ""
+        marks = []  # what was detected lies on the truth
+        if error.detected is not None:
+            detected = names[scene.detected_class[error.detected]]
+            marks.append((scene.detected_xyxy[error.detected], f"{detected} {error.score:.2f}", VERMILLION))
+        if error.true is not None:
+            truth = names[scene.true_class[error.true]]
+            marks.append((scene.true_xyxy[error.true], f"is {truth}", GREEN))
+        corners, labels, colors = zip(*marks, strict=True)
+        boxes = np.array(corners)  # (1 or 2, 4)
         crop, origin = _around(image, boxes)
         tile, scale = fit(crop, 300, 260)
-        boxes = (boxes - np.tile(origin, 2)) * scale
-        kept = [(label, color) for box, color, label in marks if box is not None]
-        tiles.append(draw_boxes(tile, boxes, [label for label, _ in kept], [color for _, color in kept]))
-        captions.append(f"{_description(error, names)}\n{files[error.image]}")
+        tiles.append(draw_boxes(tile, (boxes - np.tile(origin, 2)) * scale, labels, colors))
+        captions.append(f"{_description(error, detected, truth)}\n{files[error.image]}")
     count = Counter(error.kind for error in errors)
     summary = ", ".join(f"{kind} {count[kind]}" for kind in KINDS if count[kind]) or "none"
     title = f"Errors at IoU 0.5 among boxes of score {min_score:.2f} or more: {summary}. Green: truth, red: detected."
     contact_sheet(tiles, captions, path, columns=4, title=title)
 
 
-def _description(error: DetectionError, names: Sequence[str]) -> str:
+def _description(error: DetectionError, detected: str, truth: str) -> str:
     """Two lines that say what is wrong, with score and IoU."""
-    detected = "" if error.detected_class is None else names[error.detected_class]
-    truth = "" if error.true_class is None else names[error.true_class]
     if error.kind == "missed":
         late = "no box fits it at any score" if error.score is None else f"detected only at score {error.score:.2f}"
         return f"missed: {truth}\n{late}"
-    first = {
-        "wrong class": f"wrong class: {truth} taken for {detected}",
-        "false alarm": f"false alarm: no {detected} here",
-        "badly localised": f"badly localised: {detected}",
-        "second box": f"second box on one {detected}",
+    what = {
+        "wrong class": f": {truth} taken for {detected}",
+        "false alarm": f": no {detected} here",
+        "badly localised": f": {detected}",
+        "second box": f" on one {detected}",
     }[error.kind]
-    best = "best IoU" if error.true_class is None else "IoU"
-    return f"{first}\nscore {error.score:.2f}, {best} {error.iou:.2f}"
+    best = "best IoU" if error.true is None else "IoU"
+    return f"{error.kind}{what}\nscore {error.score:.2f}, {best} {error.iou:.2f}"
 
 
 def _around(image: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,21 +8,27 @@ from backbone import MobileNetV1
 from tasks.optim import EMA, build_optimizer, parameter_groups, set_rates, warmup_cosine
 
 
-def small_model():
+@pytest.fixture
+def model():
     trunk = MobileNetV1(0.25)
-    return nn.ModuleDict({"trunk": trunk, "head": nn.Conv2d(trunk.channels[32], 6, 1)}), trunk
+    return nn.ModuleDict({"trunk": trunk, "head": nn.Conv2d(trunk.channels[32], 6, 1)})
 
 
-def test_norms_biases_and_depthwise_filters_are_not_decayed_and_the_trunk_has_its_rate():
-    model, trunk = small_model()
+def settings_of(model, *args, **options):
+    """Rate and decay of each parameter by its name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = parameter_groups(model, trunk, 0.1, 4e-5)
-    found = {
-        names[id(parameter)]: (group["lr_mult"], group["weight_decay"])
-        for group in groups
-        for parameter in group["params"]
-    }
-    assert found.keys() == set(names.values())
+    groups = parameter_groups(model, model["trunk"], *args, **options)
+    return {names[id(one)]: (group["lr_mult"], group["weight_decay"]) for group in groups for one in group["params"]}
+
+
+def scheduled(model, trunk_lr_mult, lr, *args, **options):
+    optimizer = build_optimizer("sgd", parameter_groups(model, model["trunk"], trunk_lr_mult, 0.0), lr)
+    return optimizer, warmup_cosine(optimizer, *args, **options)
+
+
+def test_norms_biases_and_depthwise_filters_are_not_decayed_and_the_trunk_has_its_rate(model):
+    found = settings_of(model, 0.1, 4e-5)
+    assert found.keys() == dict(model.named_parameters()).keys()
     assert found["head.weight"] == (1.0, 4e-5)
     assert found["head.bias"] == (1.0, 0.0)
     assert found["trunk.stem.0.weight"] == (0.1, 4e-5)
@@ -32,11 +38,9 @@ def test_norms_biases_and_depthwise_filters_are_not_decayed_and_the_trunk_has_it
     assert sum(decay > 0 for _, decay in found.values()) == 1 + 13 + 1  # stem, thirteen 1x1, head
 
 
-def test_frozen_parameters_are_in_no_group():
-    model, trunk = small_model()
-    trunk.requires_grad_(False)
-    found = [parameter for group in parameter_groups(model, trunk, 0.0, 0.1) for parameter in group["params"]]
-    assert {id(parameter) for parameter in found} == {id(model["head"].weight), id(model["head"].bias)}
+def test_frozen_parameters_are_in_no_group(model):
+    model["trunk"].requires_grad_(False)
+    assert settings_of(model, 0.0, 0.1).keys() == {"head.weight", "head.bias"}
 
 
 @pytest.mark.parametrize(
@@ -52,10 +56,8 @@ def test_frozen_parameters_are_in_no_group():
         (120, 0.0),
     ],
 )
-def test_rate_warms_up_and_follows_a_cosine(step, factor):
-    model, trunk = small_model()
-    optimizer = build_optimizer("sgd", parameter_groups(model, trunk, 0.1, 0.0), 2.0)
-    schedule = warmup_cosine(optimizer, 10, 100)
+def test_rate_warms_up_and_follows_a_cosine(model, step, factor):
+    optimizer, schedule = scheduled(model, 0.1, 2.0, 10, 100)
     for _ in range(step):
         optimizer.step()
         schedule.step()
@@ -64,33 +66,26 @@ def test_rate_warms_up_and_follows_a_cosine(step, factor):
     assert rates[0.1] == pytest.approx(0.2 * factor, abs=1e-12)
 
 
-def test_warm_up_takes_a_fifth_of_a_short_run_at_most():
-    model, trunk = small_model()
-    optimizer = build_optimizer("sgd", parameter_groups(model, trunk, 1.0, 0.0), 1.0)
-    schedule = warmup_cosine(optimizer, 500, 20)
+def test_warm_up_takes_a_fifth_of_a_short_run_at_most(model):
+    _, schedule = scheduled(model, 1.0, 1.0, 500, 20)
     assert [schedule.lr_lambdas[0](step) for step in (0, 3, 4)] == pytest.approx([1 / 5, 4 / 5, 1.0])
 
 
-def test_rates_fall_from_block_to_block_by_the_layer_decay():
+def test_rates_fall_from_block_to_block_by_the_layer_decay(model):
     """Worked by hand: 0.5 * 0.8 ** k, k from 1 at the last of 13 blocks to 14 at the stem."""
-    model, trunk = small_model()
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = parameter_groups(model, trunk, 0.5, 0.0, layer_decay=0.8)
-    rates = {names[id(parameter)]: group["lr_mult"] for group in groups for parameter in group["params"]}
+    rates = {name: rate for name, (rate, _) in settings_of(model, 0.5, 0.0, layer_decay=0.8).items()}
     table = {"head.": 1.0, "trunk.blocks.12.": 0.4, "trunk.blocks.11.": 0.32, "trunk.blocks.10.": 0.256}
     table |= {"trunk.blocks.6.": 0.1048576, "trunk.blocks.0.": 0.02748779, "trunk.stem.": 0.02199023}
     for prefix, rate in table.items():
         of_prefix = [value for name, value in rates.items() if name.startswith(prefix)]
         assert of_prefix
         assert of_prefix == pytest.approx([rate] * len(of_prefix), rel=1e-6)
-    assert rates.keys() == set(names.values())
+    assert rates.keys() == dict(model.named_parameters()).keys()
 
 
-def test_the_trunk_waits_while_the_head_warms_up():
+def test_the_trunk_waits_while_the_head_warms_up(model):
     """10 steps of the head alone, 10 of warm-up each: half-way of the cosine is (10 + 90) / 2 later for the trunk."""
-    model, trunk = small_model()
-    optimizer = build_optimizer("sgd", parameter_groups(model, trunk, 1.0, 0.0), 1.0)
-    schedule = warmup_cosine(optimizer, 10, 100, head_steps=10)
+    optimizer, schedule = scheduled(model, 1.0, 1.0, 10, 100, head_steps=10)
     of_trunk = [group["of_trunk"] for group in optimizer.param_groups]
     factors = dict(zip(of_trunk, schedule.lr_lambdas, strict=True))
     assert [factors[True](step) for step in (0, 9, 10, 19, 20, 60, 100)] == pytest.approx(
@@ -99,10 +94,8 @@ def test_the_trunk_waits_while_the_head_warms_up():
     assert [factors[False](step) for step in (0, 9, 10, 55, 100)] == pytest.approx([1 / 11, 10 / 11, 1.0, 0.5, 0.0])
 
 
-def test_a_new_rate_replaces_the_one_that_was_loaded():
-    model, trunk = small_model()
-    optimizer = build_optimizer("sgd", parameter_groups(model, trunk, 0.5, 0.0), 1.0)
-    schedule = warmup_cosine(optimizer, 0, 100)
+def test_a_new_rate_replaces_the_one_that_was_loaded(model):
+    optimizer, schedule = scheduled(model, 0.5, 1.0, 0, 100)
     for _ in range(50):
         optimizer.step()
         schedule.step()
@@ -127,9 +120,8 @@ def test_average_is_the_recurrence_worked_by_hand_and_counters_are_copied():
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("rmsprop", torch.optim.RMSprop)])
-def test_rmsprop_has_the_papers_settings_and_sgd_its_momentum(name, kind):
-    model, trunk = small_model()
-    optimizer = build_optimizer(name, parameter_groups(model, trunk, 1.0, 0.0), 0.004)
+def test_rmsprop_has_the_papers_settings_and_sgd_its_momentum(model, name, kind):
+    optimizer = build_optimizer(name, parameter_groups(model, model["trunk"], 1.0, 0.0), 0.004)
     assert isinstance(optimizer, kind)
     assert optimizer.defaults["momentum"] == 0.9
     if name == "rmsprop":

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import is_color, pixels
 
 from tasks.plotting import class_color, contact_sheet, draw_boxes, fit
 
@@ -9,10 +9,6 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 def grey(height, width):
     return np.full((height, width, 3), 90, np.uint8)
-
-
-def is_color(pixels, color):
-    return (np.asarray(pixels) == color).all(axis=-1)
 
 
 def test_a_box_is_drawn_on_its_pixels_and_the_image_is_left_alone():
@@ -93,7 +89,7 @@ def test_a_sheet_holds_every_tile_pixel_for_pixel_in_rows(tmp_path):
     tiles = [rng.integers(0, 256, (height, 320, 3), np.uint8) for height in (100, 140, 60)]
     path = tmp_path / "sheet.png"
     contact_sheet(tiles, ["one\nsecond line", "two", "three"], path, columns=2, title="Three tiles")
-    sheet = np.asarray(Image.open(path))
+    sheet = pixels(path)
     # two columns of 320 with a margin of 14 around; title line 28; rows of 140 and 60 with two and one caption lines
     assert sheet.shape == (14 + 28 + (140 + 2 * 20 + 28) + (60 + 20 + 28) + 14, 2 * 334 + 14, 3)
     for tile, left, top in zip(tiles, (14, 348, 14), (42, 42, 42 + 208), strict=True):
@@ -107,13 +103,13 @@ def test_long_captions_are_wrapped_within_their_tile(tmp_path):
     tiles = [np.zeros((50, 330, 3), np.uint8)] * 2
     path = tmp_path / "sheet.png"
     contact_sheet(tiles, ["word " * 40 + "x" * 300, ""], path, columns=2, title="t")
-    sheet = np.asarray(Image.open(path))
+    sheet = pixels(path)
     assert (sheet[100:, 344:] == 255).all()
     assert (sheet[100:, 14:344] < 100).any()
 
 
 def test_a_sheet_without_tiles_is_its_title(tmp_path):
     contact_sheet([], [], tmp_path / "sheet.png", columns=4, title="No errors")
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    sheet = pixels(tmp_path / "sheet.png")
     assert sheet.shape[1] == 640
     assert (sheet < 100).any()

@@ -1,3 +1,4 @@
+import io
 import math
 import multiprocessing
 import os
@@ -8,7 +9,7 @@ import time
 import pytest
 import torch
 from helpers import trainer
-from lightning.pytorch import LightningModule
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from backbone import InputError
 from tasks.runs import AtomicCheckpointIO, BestCheckpoint, new_run, newest_checkpoint, point_latest, read_checkpoint
@@ -46,28 +47,25 @@ def test_newest_checkpoint_passes_over_runs_without_one(tmp_path):
         newest_checkpoint("classification", tmp_path)
 
 
+def saved(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content",
     [
-        (b"not a checkpoint", "is not a checkpoint that can be read safely"),
-        (b"", "is not a checkpoint that can be read safely"),
-        (b"a\nb\nc", "is not a checkpoint that can be read safely"),
-        (b"}abc", "is not a checkpoint that can be read safely"),
-        (pickle.dumps({"task": "detection", "x": Bomb()}), "is not a checkpoint that can be read safely"),
+        *(b"not a checkpoint", b"", b"a\nb\nc", b"}abc"),
+        pickle.dumps({"task": "detection", "x": Bomb()}),
+        saved({"task": "detection", "state_dict": Bomb()}),  # today's format
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path, content, message):
+def test_a_file_that_is_no_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path, content):
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="is not a checkpoint that can be read safely"):
         read_checkpoint(path, "detection")
-    assert not (tmp_path / "exploded").exists()
-
-
-def test_a_hostile_checkpoint_of_todays_format_is_refused(tmp_path):
-    torch.save({"task": "detection", "state_dict": Bomb()}, tmp_path / "x.ckpt")
-    with pytest.raises(InputError, match="that can be read safely"):
-        read_checkpoint(tmp_path / "x.ckpt", "detection")
     assert not (tmp_path / "exploded").exists()
 
 
@@ -109,28 +107,19 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_and_no_remains(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-class Scored(LightningModule):
+class Scored(BoringModel):
     """A module whose score after each epoch is given, so that it is known which was the best."""
 
     def __init__(self, scores):
         super().__init__()
         self.scores = scores
-        self.layer = torch.nn.Linear(1, 1)
-
-    def training_step(self, batch, batch_idx):
-        return self.layer(batch).sum()
 
     def validation_step(self, batch, batch_idx):
         if self.trainer.state.fn == "fit":
             self.log("val/score", self.scores[self.current_epoch])
 
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
 
-    def train_dataloader(self):
-        return torch.utils.data.DataLoader(torch.ones(2, 1))
-
-    val_dataloader = train_dataloader
+SHORT = {"limit_train_batches": 2, "limit_val_batches": 1, "enable_checkpointing": True}
 
 
 @pytest.mark.parametrize(
@@ -143,13 +132,12 @@ class Scored(LightningModule):
 )
 def test_a_resumed_runs_best_is_the_best_of_both_also_after_its_last_validation(mode, scores, epoch, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    settings = {"limit_val_batches": 1, "enable_checkpointing": True}
     best = BestCheckpoint(first, "val/score", mode, None)
-    running = trainer(tmp_path, max_epochs=2, callbacks=[best], **settings)
+    running = trainer(tmp_path, max_epochs=2, callbacks=[best], **SHORT)
     running.fit(Scored(scores))
     running.save_checkpoint(first / "last.ckpt")
     best = BestCheckpoint(second, "val/score", mode, first / "last.ckpt")
-    running = trainer(tmp_path, max_epochs=4, callbacks=[best], **settings)
+    running = trainer(tmp_path, max_epochs=4, callbacks=[best], **SHORT)
     module = Scored(scores)
     running.fit(module, ckpt_path=first / "last.ckpt", weights_only=True)
     before = (second / "best.ckpt").read_bytes()
@@ -157,9 +145,8 @@ def test_a_resumed_runs_best_is_the_best_of_both_also_after_its_last_validation(
     running.validate(module, ckpt_path=best.best_model_path, weights_only=True, verbose=False)  # as `fit` ends
     assert (second / "best.ckpt").read_bytes() == before
     other = BestCheckpoint(tmp_path / "third", "val/score", mode, second / "best.ckpt")
-    trainer(tmp_path, callbacks=[other], **settings).validate(
-        module, ckpt_path=second / "best.ckpt", weights_only=True, verbose=False
-    )
+    running = trainer(tmp_path, callbacks=[other], **SHORT)
+    running.validate(module, ckpt_path=second / "best.ckpt", weights_only=True, verbose=False)
     found = min(scores) if mode == "min" else max(scores)
     assert [best.is_better(torch.tensor(found + step)) for step in (-0.01, 0.01)] == [mode == "min", mode == "max"]
     assert not (tmp_path / "third").exists()  # a validation alone has no best of its own
@@ -170,6 +157,5 @@ def test_a_resumed_runs_best_is_the_best_of_both_also_after_its_last_validation(
 )
 def test_while_nothing_can_be_scored_the_newest_is_the_best(scores, epoch, tmp_path):
     best = BestCheckpoint(tmp_path, "val/score", "max", None)
-    running = trainer(tmp_path, max_epochs=3, callbacks=[best], limit_val_batches=1, enable_checkpointing=True)
-    running.fit(Scored(scores))
+    trainer(tmp_path, max_epochs=3, callbacks=[best], **SHORT).fit(Scored(scores))
     assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == epoch

@@ -1,14 +1,16 @@
-import json
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import Save, same, trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import LambdaCallback
 
 from backbone import InputError, normalize
+from data import imagenet
 from data.classification import ClassificationDataModule
+from tasks.classification.metrics import fit_temperature
 from tasks.classification.module import ClassificationModule
 from tasks.runs import read_checkpoint
 
@@ -23,6 +25,14 @@ def build(root, **settings):
     torch.manual_seed(0)
     module = ClassificationModule(datamodule.categories, datamodule.input_size, **{**SMALL, **settings})
     return module, datamodule
+
+
+def saved(path, module, datamodule, **settings):
+    """The path of a checkpoint after a fit with these settings of the trainer."""
+    running = trainer(path.parent, **settings)
+    running.fit(module, datamodule)
+    running.save_checkpoint(path)
+    return str(path)
 
 
 # dropout and mixing draw numbers too: a resumed run must draw the same ones
@@ -43,58 +53,45 @@ def test_two_workers_give_the_weights_of_none_bit_for_bit(classes_root, four_epo
     assert same(module.state_dict(), four_epochs)
 
 
-def test_two_and_two_epochs_equal_four_bit_for_bit(classes_root, four_epochs, tmp_path):
-    path = tmp_path / "half.ckpt"
+@pytest.mark.parametrize(("epoch", "batch"), [(1, None), (2, 2)])  # after two epochs, and within the third
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(classes_root, four_epochs, tmp_path, epoch, batch):
+    path = tmp_path / "broken_off.ckpt"
     module, datamodule = build(classes_root, **DRAWING)
-    trainer(tmp_path, callbacks=[Save(path, epoch=1)]).fit(module, datamodule)
+    with contextlib.nullcontext() if batch is None else pytest.raises(SystemExit):
+        trainer(tmp_path, callbacks=[Save(path, epoch=epoch, batch=batch)]).fit(module, datamodule)
     assert not same(module.state_dict(), four_epochs)
-    torch.manual_seed(99)
     module, datamodule = build(classes_root, **DRAWING)
     torch.rand(7)  # the global generator stands elsewhere
     trainer(tmp_path).fit(module, datamodule, ckpt_path=path, weights_only=True)
     assert same(module.state_dict(), four_epochs)
 
 
-def test_a_run_interrupted_within_an_epoch_goes_on_to_the_same_weights(classes_root, four_epochs, tmp_path):
-    path = tmp_path / "broken_off.ckpt"
-    module, datamodule = build(classes_root, **DRAWING)
-    with pytest.raises(SystemExit):
-        trainer(tmp_path, callbacks=[Save(path, epoch=2, batch=2)]).fit(module, datamodule)
-    module, datamodule = build(classes_root, **DRAWING)
-    trainer(tmp_path).fit(module, datamodule, ckpt_path=path, weights_only=True)
-    assert same(module.state_dict(), four_epochs)
-
-
-class Watch(Callback):
-    """What the trunk was like after each batch."""
-
-    def __init__(self):
-        self.norms_learn, self.weights, self.statistics = [], [], []
-
-    def on_train_batch_end(self, trainer, pl_module, *args):
-        trunk = pl_module.trunk
-        self.norms_learn.append(trunk.stem[1].training)
-        self.weights.append(trunk.blocks[12][3].weight.detach().clone())
-        self.statistics.append(trunk.stem[1].running_mean.clone())
+def weights_of(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def test_the_head_warms_up_alone_and_then_the_trunk_joins_in(classes_root, tmp_path):
-    watch = Watch()
+    trunks, norms_learn = [], []
+
+    def see(trainer, module, *_):
+        trunks.append(weights_of(module.trunk))
+        norms_learn.append(module.trunk.stem[1].training)
+
     module, datamodule = build(classes_root, head_steps=2, ema_decay=0.0)  # 12 steps: 2 are at most a fifth
-    before, head = module.trunk.blocks[12][3].weight.detach().clone(), module.head.layers.linear.weight.detach().clone()
-    trainer(tmp_path, callbacks=[watch]).fit(module, datamodule)
-    assert watch.norms_learn == [False, False] + [True] * 10
-    assert all(torch.equal(weight, before) for weight in watch.weights[:2])
-    assert torch.equal(watch.statistics[0], watch.statistics[1])
-    assert not torch.equal(watch.weights[3], before)
-    assert not torch.equal(watch.statistics[2], watch.statistics[1])
+    weight, mean = "blocks.12.3.weight", "stem.1.running_mean"
+    before, head = weights_of(module.trunk)[weight], weights_of(module.head)["layers.linear.weight"]
+    trainer(tmp_path, callbacks=[LambdaCallback(on_train_batch_end=see)]).fit(module, datamodule)
+    assert norms_learn == [False, False] + [True] * 10
+    assert all(torch.equal(trunk[weight], before) for trunk in trunks[:2])
+    assert torch.equal(trunks[0][mean], trunks[1][mean])
+    assert not torch.equal(trunks[3][weight], before)
+    assert not torch.equal(trunks[2][mean], trunks[1][mean])
     assert not torch.equal(module.head.layers.linear.weight, head)
 
 
 def test_a_frozen_trunk_keeps_weights_and_statistics_and_the_head_learns(classes_root, tmp_path):
     module, datamodule = build(classes_root, trunk_lr_mult=0.0)
-    before = {name: value.clone() for name, value in module.trunk.state_dict().items()}
-    head = module.head.layers.linear.weight.detach().clone()
+    before, head = weights_of(module.trunk), weights_of(module.head)["layers.linear.weight"]
     trainer(tmp_path).fit(module, datamodule)
     assert all(torch.equal(value, before[name]) for name, value in module.trunk.state_dict().items())
     assert not torch.equal(module.head.layers.linear.weight, head)
@@ -102,7 +99,7 @@ def test_a_frozen_trunk_keeps_weights_and_statistics_and_the_head_learns(classes
 
 def test_frozen_norms_keep_their_statistics_while_all_weights_learn(classes_root, tmp_path):
     module, datamodule = build(classes_root, freeze_norms=True, ema_decay=0.0)
-    before = {name: value.clone() for name, value in module.trunk.state_dict().items()}
+    before = weights_of(module.trunk)
     trainer(tmp_path, limit_val_batches=1).fit(module, datamodule)
     after = module.trunk.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in after if "running" in name or "tracked" in name)
@@ -118,20 +115,16 @@ def test_labels_are_those_of_the_folders_on_every_way_to_the_loss(classes_root, 
             assert Path(datamodule.file("train", position)).parent.name == module.head.names[label]
 
 
-def test_the_temperature_is_fitted_on_validation_and_travels_with_the_weights(classes_root, tmp_path):
-    from tasks.classification.metrics import fit_temperature
-
-    module, datamodule = build(classes_root)
-    path = tmp_path / "end.ckpt"
-    fitting = trainer(tmp_path, max_epochs=2, limit_val_batches=1.0)
-    fitting.fit(module, datamodule)
-    fitting.save_checkpoint(path)
-    batches = list(datamodule.val_dataloader())
-    module.eval()
+def outputs(module, loader):
     with torch.no_grad():
-        logits = torch.cat([module(batch["images"]) for batch in batches]).numpy()
-    labels = torch.cat([batch["labels"] for batch in batches]).numpy()
-    expected = fit_temperature(logits, labels)
+        return torch.cat([module.eval()(batch["images"]) for batch in loader])
+
+
+def test_the_temperature_is_fitted_on_validation_and_travels_with_the_weights(classes_root, tmp_path):
+    module, datamodule = build(classes_root)
+    path = saved(tmp_path / "end.ckpt", module, datamodule, max_epochs=2, limit_val_batches=1.0)
+    labels = np.concatenate([batch["labels"] for batch in datamodule.val_dataloader()])
+    expected = fit_temperature(outputs(module, datamodule.val_dataloader()).numpy(), labels)
     assert module.head.temperature == pytest.approx(expected, rel=1e-3)
     assert read_checkpoint(path, "classification")["head"]["temperature"] == module.head.temperature
     fresh, datamodule = build(classes_root)
@@ -140,38 +133,11 @@ def test_the_temperature_is_fitted_on_validation_and_travels_with_the_weights(cl
     assert fresh.head.temperature == module.head.temperature
 
 
-def test_logged_figures_are_those_of_all_images_with_a_last_small_batch(classes_root, tmp_path):
-    module, datamodule = build(classes_root)
-    testing = trainer(tmp_path)
-    [logged] = testing.test(module, datamodule, verbose=False)
-    right = []
-    module.eval()
-    for batch in datamodule.test_dataloader():  # batches of 4 and 2
-        with torch.no_grad():
-            right += (module(batch["images"]).argmax(1) == batch["labels"]).tolist()
-    assert len(right) == 6
-    assert logged["test/top1"] == pytest.approx(np.mean(right))
-    assert logged["test/images"] == 6
-
-
 def test_a_loss_that_is_not_finite_stops_and_names_the_images(classes_root, tmp_path):
     module, datamodule = build(classes_root)
     torch.nn.init.constant_(module.head.layers.linear.bias, float("nan"))
     with pytest.raises(InputError, match=r"the loss is nan at step 0 on images \['train/"):
         trainer(tmp_path).fit(module, datamodule)
-
-
-def test_a_bad_image_is_skipped_counted_and_over_the_limit_stops(write_classes, tmp_path):
-    root = write_classes(tmp_path / "data", {"train": 4, "val": 2})
-    spoilt = root / "train" / "disc" / "train_01.png"
-    spoilt.write_bytes(b"<html>")
-    module, datamodule = build(root)
-    datamodule.bad_images.max_fraction = 0.1
-    trainer(tmp_path, max_epochs=1).fit(module, datamodule)
-    assert datamodule.bad_images.reasons == {str(spoilt): "it is a web page or XML, not an image"}
-    module, datamodule = build(root)
-    with pytest.raises(InputError, match=r"1 of the 12 images .*train_01.png: it is a web page"):
-        trainer(tmp_path, max_epochs=1).fit(module, datamodule)
 
 
 def test_accumulated_batches_draw_each_their_own(classes_root, tmp_path, monkeypatch):
@@ -195,28 +161,7 @@ def test_it_overfits_twelve_images(classes_root, tmp_path):
     assert logged["test/top1"] == 1.0
 
 
-def test_metrics_file_is_flat_json(classes_root, tmp_path):
-    module, datamodule = build(classes_root)
-    from lightning.pytorch.loggers import CSVLogger
-
-    logger = CSVLogger(tmp_path, name="x", version="y")
-    trainer(tmp_path, logger=logger).test(module, datamodule, verbose=False)
-    figures = json.loads((tmp_path / "x" / "y" / "metrics.json").read_text())
-    assert all(isinstance(value, int | float | None) for value in figures.values())
-    assert figures["test/imagenet_overlap"] == 0.0
-    assert figures["test/imagenet_pretrained"] == 0.0
-    assert {"test/top1", "test/top1_low", "test/top1_high", "test/ece", "test/ece_calibrated"} <= figures.keys()
-
-
 # --- with a teacher ----------------------------------------------------------------------------------------------
-
-
-class Losses(Callback):
-    def __init__(self):
-        self.seen = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.seen.append(outputs["loss"].item())
 
 
 @pytest.fixture(scope="module")
@@ -226,24 +171,21 @@ def teacher(classes_root, tmp_path_factory):
     module, datamodule = build(classes_root)
     datamodule.setup("fit")
     torch.nn.init.normal_(module.head.layers.linear.weight)
-    norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
-    for norm in norms:
+    for norm in (part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)):
         norm.momentum = 1.0  # a few steps would leave the averages where they began, and features of nearly 0
     with torch.no_grad():
         module.train()(torch.cat([batch["images"] for batch in datamodule.train_dataloader()]))
         logits = module.eval()(next(iter(datamodule.val_dataloader()))["images"])
     assert logits.std(0).min() > 0.1
-    training = trainer(folder, max_epochs=1, limit_train_batches=0)
-    training.fit(module, datamodule)
-    training.save_checkpoint(folder / "teacher.ckpt")
-    return str(folder / "teacher.ckpt")
+    return saved(folder / "teacher.ckpt", module, datamodule, max_epochs=1, limit_train_batches=0)
 
 
 def distilled(root, folder, **settings):
-    losses = Losses()
+    losses = []
+    watch = LambdaCallback(on_train_batch_end=lambda *args: losses.append(args[2]["loss"].item()))
     module, datamodule = build(root, **settings)
-    trainer(folder, callbacks=[losses]).fit(module, datamodule)
-    return module.state_dict(), losses.seen
+    trainer(folder, callbacks=[watch]).fit(module, datamodule)
+    return module.state_dict(), losses
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(classes_root, teacher, tmp_path):
@@ -275,10 +217,9 @@ class Shuffled(ClassificationDataModule):
         self._splits["train"] = images.with_columns(labels=np.roll(images["labels"], 2))
 
 
-@pytest.mark.parametrize("mixing", [{}, {"mixup_alpha": 0.5, "cutmix_alpha": 1.0}])
-def test_with_a_teacher_alone_the_labels_change_nothing(classes_root, teacher, tmp_path, monkeypatch, mixing):
+def test_with_a_teacher_alone_the_labels_of_mixed_images_change_nothing(classes_root, teacher, tmp_path, monkeypatch):
     for weight, alike in ((1.0, True), (0.5, False)):  # the second, or the first would show nothing
-        settings = {"teacher": teacher, "teacher_weight": weight, "label_smoothing": 0.0, **mixing}
+        settings = {"teacher": teacher, "teacher_weight": weight, "mixup_alpha": 0.5, "cutmix_alpha": 1.0}
         plain, _ = distilled(classes_root, tmp_path, **settings)
         with monkeypatch.context() as patch:
             patch.setitem(globals(), "ClassificationDataModule", Shuffled)
@@ -290,15 +231,11 @@ def test_with_a_teacher_alone_the_labels_change_nothing(classes_root, teacher, t
 def test_student_and_teacher_see_the_very_same_mixed_image(classes_root, teacher, tmp_path, monkeypatch, mixing):
     module, datamodule = build(classes_root, teacher=teacher, **mixing)
     module.prepare(datamodule)
-    by_student, by_teacher = [], []
-    features, ask = module.trunk.features, module.teacher._outputs
+    by_student, by_teacher, given = [], [], []
+    features, ask, mix = module.trunk.features, module.teacher._outputs, module.mix
     monkeypatch.setattr(module.trunk, "features", lambda x: by_student.append(x) or features(x))
     monkeypatch.setattr(module.teacher, "_outputs", lambda x: by_teacher.append(x) or ask(x))
-    given = []
-    step = module.training_step
-    monkeypatch.setattr(
-        module, "training_step", lambda batch, batch_idx: given.append(batch["images"]) or step(batch, batch_idx)
-    )
+    monkeypatch.setattr(module, "mix", lambda batch: given.append(batch["images"]) or mix(batch))
     trainer(tmp_path, max_epochs=1).fit(module, datamodule)
     assert len(by_student) == len(by_teacher) == len(given) == 3
     for student, seen, images in zip(by_student, by_teacher, given, strict=True):
@@ -333,26 +270,20 @@ def test_classes_are_found_by_name_and_others_are_refused_without_a_map(classes_
 
 def test_an_imagenet_head_learns_all_of_imagenets_classes(write_classes, tmp_path):
     """The student's outputs are ImageNet's 1,000 then, whatever few the data have, and so are the teacher's."""
-    from data import imagenet
-
     root = write_classes(tmp_path / "data", {"train": 4, "val": 2})
     for ours, theirs in (("bar", "beagle"), ("cross", "ox"), ("disc", "hare")):
         for split in ("train", "val"):
             (root / split / ours).rename(root / split / theirs)
     sample, _ = build(root)
     options = {"numerics": sample.trunk.settings["numerics"], "head": "imagenet"}
-    path = tmp_path / "thousand.ckpt"
-    module, datamodule = build(root, **options)
-    training = trainer(tmp_path, max_epochs=1)
-    training.fit(module, datamodule)
-    training.save_checkpoint(path)
-    module, datamodule = build(root, teacher=str(path), **options)
+    path = saved(tmp_path / "thousand.ckpt", *build(root, **options), max_epochs=1)
+    module, datamodule = build(root, teacher=path, **options)
     module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     module.prepare(datamodule)
     assert module.teacher.names == imagenet.class_names()
     batch = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(module.teacher(batch), module.eval()(batch).detach())
-    few, datamodule = build(root, teacher=str(path))  # and three of them teach a head of three
+    few, datamodule = build(root, teacher=path)  # and three of them teach a head of three
     few.prepare(datamodule)
     columns = [imagenet.class_names().index(name) for name in ("beagle", "hare", "ox")]
     torch.testing.assert_close(few.teacher(batch), module(batch)[:, columns].detach())
@@ -370,10 +301,7 @@ def test_a_student_is_compared_with_its_teacher_whose_figures_are_its_own(classe
     with torch.no_grad():
         module.head.layers.linear.weight[0] += 0.5
     [logged] = trainer(tmp_path).test(module, datamodule, verbose=False)
-    batches = list(datamodule.test_dataloader())
-    with torch.no_grad():
-        student = torch.cat([module.eval()(batch["images"]) for batch in batches])
-        wanted = torch.cat([of_teacher.eval()(batch["images"]) for batch in batches])
+    student, wanted = (outputs(one, datamodule.test_dataloader()) for one in (module, of_teacher))
     assert logged["test/teacher_top1"] == own["test/top1"]
     assert logged["test/teacher_agreement"] == pytest.approx((student.argmax(1) == wanted.argmax(1)).float().mean())
     kl = (wanted.softmax(1) * (wanted.log_softmax(1) - student.log_softmax(1))).sum(1).mean().item()

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torchvision.ops import box_convert
 
 from tasks.detection.anchors import ANCHOR_SHAPES, decode, encode, make_anchors
 
@@ -7,8 +8,7 @@ MAPS_AT_300 = [(19, 19), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
 
 
 def corners(anchor):
-    cx, cy, w, h = anchor.tolist()
-    return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+    return box_convert(anchor, "cxcywh", "xyxy").tolist()
 
 
 def test_300_pixels_have_1917_anchors_three_on_the_finest_map_and_six_elsewhere():

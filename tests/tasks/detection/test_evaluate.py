@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from coco_content import annotation
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -18,9 +19,9 @@ def files(tmp_path):
         "images": [{"id": 4, "width": 640, "height": 480}, {"id": 9, "width": 300, "height": 500}],
         "categories": [{"id": 1, "name": "dog"}, {"id": 90, "name": "cat"}],
         "annotations": [
-            {"id": 1, "image_id": 4, "category_id": 1, "bbox": [10, 10, 50, 60], "area": 3000, "iscrowd": 0},
-            {"id": 2, "image_id": 4, "category_id": 90, "bbox": [200, 100, 150, 150], "area": 22500, "iscrowd": 0},
-            {"id": 3, "image_id": 9, "category_id": 90, "bbox": [20, 20, 20, 30], "area": 600, "iscrowd": 0},
+            annotation(1, 4, [10, 10, 50, 60], 1),
+            annotation(2, 4, [200, 100, 150, 150], 90),
+            annotation(3, 9, [20, 20, 20, 30], 90),
         ],
     }
     results = [

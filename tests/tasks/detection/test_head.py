@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torchvision.ops import box_convert
 
 from backbone import MobileNetV1, normalize
 from tasks.detection.head import DetectionHead
@@ -81,8 +82,7 @@ def test_every_parameter_gets_a_gradient_without_lightning(design):
     head = DetectionHead(trunk.channels, categories(3), (300, 300), design=design)
     images = torch.randint(0, 256, (2, 3, 300, 300), dtype=torch.uint8)
     outputs = head(trunk.features(normalize(images, trunk.preprocessing)))
-    anchors = outputs.anchors
-    xyxy = torch.cat([anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2], dim=1)
+    xyxy = box_convert(outputs.anchors, "cxcywh", "xyxy")
     boxes = [xyxy[::40] + 1, xyxy[-36::5] + 1]  # objects for every map, none quite on its anchor
     labels = [torch.arange(len(b)) % 3 for b in boxes]
     batch = {"boxes_xyxy": boxes, "labels": labels, "crowd_xyxy": [torch.zeros(0, 4)] * 2}

@@ -1,9 +1,11 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
+from torchvision.ops import box_convert
 
 from tasks.detection.anchors import decode, encode, make_anchors
 from tasks.detection.loss import focal_loss, multibox_loss
@@ -35,20 +37,9 @@ def test_multibox_equals_torchvisions_loss_where_nothing_collides():
     logits, codes = random_outputs(3, CLASSES + 1)
     matches = match(ANCHORS_XYXY, boxes, [torch.zeros(0, 4)] * 3)
 
-    class Reference:
-        """What torchvision's compute_loss reads of its own SSD."""
-
-        neg_to_pos_ratio = 3
-
-        class box_coder:
-            encode_single = staticmethod(
-                lambda gt, anchors: encode(
-                    gt, torch.cat([(anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]], dim=1)
-                )
-            )
-
+    coder = SimpleNamespace(encode_single=lambda box, xyxy: encode(box, box_convert(xyxy, "xyxy", "cxcywh")))
     theirs = TorchvisionSSD.compute_loss(
-        Reference,
+        SimpleNamespace(neg_to_pos_ratio=3, box_coder=coder),  # what it reads of its own SSD
         [{"boxes": b, "labels": label + 1} for b, label in zip(boxes, labels, strict=True)],
         {"bbox_regression": codes, "cls_logits": logits},
         [ANCHORS_XYXY] * 3,

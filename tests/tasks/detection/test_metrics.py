@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from coco_content import annotation
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -87,11 +88,10 @@ def crowded_case(seed):
 
 def three_boxes():
     """One image, one class, three objects of 40 x 40; results are given by the test."""
-    one = {"image_id": 7, "category_id": 3, "area": 1600, "iscrowd": 0}
     return {
         "images": [{"id": 7, "width": 200, "height": 200}],
         "categories": [{"id": 3, "name": "dog"}],
-        "annotations": [{"id": k + 1, "bbox": [60 * k, 0, 40, 40], **one} for k in range(3)],
+        "annotations": [annotation(k + 1, 7, [60 * k, 0, 40, 40], 3) for k in range(3)],
     }
 
 

@@ -1,8 +1,9 @@
-import csv
 import json
 
 import numpy as np
 import pytest
+from coco_content import annotation
+from helpers import is_color, pixels, rows_of, tree
 from PIL import Image
 
 from backbone.errors import InputError
@@ -47,19 +48,19 @@ ONE_OF_EACH = scene(
 )
 
 
-def test_each_error_is_named_once_with_its_score_and_iou():
+def test_each_error_is_named_once_with_its_boxes_score_and_iou():
     errors = find_errors(5, ONE_OF_EACH, match(ONE_OF_EACH), 0.5)
-    seen = [(m.kind, m.detected_class, m.true_class, m.score, m.iou and round(m.iou, 6)) for m in errors]
-    assert seen == [
-        ("wrong class", DOG, CAT, 0.9, 0.9),
-        ("second box", DOG, DOG, 0.8, 0.8),
-        ("badly localised", DOG, DOG, 0.7, 0.25),
-        ("false alarm", CAT, None, 0.6, 0.0),
-        ("missed", None, CAT, 0.1, 1.0),
-        ("missed", None, CAT, None, None),
+    seen = [(one.kind, one.detected, one.true, one.score, one.iou and round(one.iou, 6)) for one in errors]
+    assert seen == [  # boxes by their row in the scene
+        ("wrong class", 1, 1, 0.9, 0.9),
+        ("second box", 2, 0, 0.8, 0.8),
+        ("badly localised", 3, 2, 0.7, 0.25),
+        ("false alarm", 5, None, 0.6, 0.0),
+        ("missed", None, 3, 0.1, None),
+        ("missed", None, 5, None, None),
     ]
-    assert {m.kind for m in errors} == set(KINDS)
-    assert {m.image for m in errors} == {5}
+    assert {one.kind for one in errors} == set(KINDS)
+    assert {one.image for one in errors} == {5}
 
 
 def test_each_box_takes_the_free_truth_it_overlaps_most_by_falling_score():
@@ -86,35 +87,33 @@ def test_matches_agree_with_cocos_recall():
         assert reached == int(np.floor(100 * hits / total + 1e-9))
 
 
-def test_best_threshold_worked_by_hand():
-    # 4 truths. By falling score right, right, wrong, right: F1 = 2/5, 4/6, 4/7, 6/8; then two wrong ones lower it.
-    boxes = [[k * 50, 0, k * 50 + 40, 40] for k in range(4)]
-    away = [0, 500, 40, 540]
-    detected = [(boxes[0], DOG, 0.9), (boxes[1], DOG, 0.8), (away, DOG, 0.7), (boxes[2], DOG, 0.6), (away, DOG, 0.5)]
-    one = scene([(box, DOG, False) for box in boxes], detected)
-    assert best_threshold([one], [match(one)]) == (0.75, 0.6)
+BOXES = [[k * 50, 0, k * 50 + 40, 40] for k in range(4)]
+AWAY = [0, 500, 40, 540]
 
 
-def test_best_threshold_keeps_tied_scores_together():
-    # one truth; a right and a wrong box of one score cannot be parted: F1 = 2 / (2 + 1), not 1
-    one = scene([([0, 0, 40, 40], DOG, False)], [([0, 0, 40, 40], DOG, 0.5), ([90, 0, 130, 40], DOG, 0.5)])
-    assert best_threshold([one], [match(one)]) == (pytest.approx(2 / 3), 0.5)
-
-
-def test_best_threshold_without_a_right_box_lets_as_many_pass_as_there_are_objects():
-    wrong = [([300, 300, 340, 340], DOG, score) for score in (0.9, 0.8, 0.7)]
-    one = scene([([0, 0, 40, 40], DOG, False), ([50, 0, 90, 40], DOG, False)], wrong)
-    assert best_threshold([one], [match(one)]) == (0.0, 0.8)
-    empty = scene([([0, 0, 40, 40], DOG, False)], [])
-    assert best_threshold([empty], [match(empty)]) == (0.0, 0.0)
+@pytest.mark.parametrize(
+    ("num_true", "detected", "f1", "score"),
+    [
+        # by falling score right, right, wrong, right: F1 = 2/5, 4/6, 4/7, 6/8; then a wrong one lowers it
+        (4, [(BOXES[0], 0.9), (BOXES[1], 0.8), (AWAY, 0.7), (BOXES[2], 0.6), (AWAY, 0.5)], 0.75, 0.6),
+        # a right and a wrong box of one score cannot be parted: F1 = 2 / (2 + 1), not 1
+        (1, [(BOXES[0], 0.5), (AWAY, 0.5)], 2 / 3, 0.5),
+        # without a right box as many pass as there are objects
+        (2, [(AWAY, 0.9), (AWAY, 0.8), (AWAY, 0.7)], 0, 0.8),
+        (1, [], 0, 0),
+    ],
+)
+def test_best_threshold_worked_by_hand(num_true, detected, f1, score):
+    one = scene([(box, DOG, False) for box in BOXES[:num_true]], [(box, DOG, score) for box, score in detected])
+    assert best_threshold([one], [match(one)]) == (pytest.approx(f1), score)
 
 
 def test_the_worst_are_the_surest_false_boxes_and_the_largest_misses_of_every_kind():
-    errors = find_errors(5, ONE_OF_EACH, match(ONE_OF_EACH), 0.5)
-    assert [m.kind for m in worst(errors, 5)] == list(KINDS)
-    missed = worst(errors, 5)[0]
-    assert missed.true_xyxy.tolist() == [200, 200, 260, 260]  # 60 x 60 before 20 x 20
-    assert len(worst(errors, 99)) == 6
+    errors = find_errors(0, ONE_OF_EACH, match(ONE_OF_EACH), 0.5)
+    first = worst(errors, [ONE_OF_EACH], 5)
+    assert [one.kind for one in first] == list(KINDS)
+    assert first[0].true == 3  # of 60 x 60 px, before 20 x 20
+    assert len(worst(errors, [ONE_OF_EACH], 99)) == 6
 
 
 def busy_case(rng, num_images, num_classes):
@@ -124,15 +123,12 @@ def busy_case(rng, num_images, num_classes):
         images.append({"id": image_id, "width": 320, "height": 240, "file_name": f"{image_id}.jpg"})
         for _ in range(int(rng.integers(1, 7))):
             box = [*rng.uniform(0, [220, 140]), *rng.uniform(20, 100, 2)]
-            category_id = 2 * int(rng.integers(num_classes)) + 1
-            annotations.append(
-                {"image_id": image_id, "category_id": category_id, "bbox": box, "id": len(annotations) + 1}
-            )
-            annotations[-1] |= {"area": box[2] * box[3], "iscrowd": 0}
+            one = {"image_id": image_id, "category_id": 2 * int(rng.integers(num_classes)) + 1}
+            annotations.append(annotation(len(annotations) + 1, image_id, box, one["category_id"]))
             moved = [value + rng.normal() * 6 for value in box]
-            results.append({"image_id": image_id, "category_id": category_id, "bbox": moved, "score": rng.random()})
-            other = 2 * int(rng.integers(num_classes)) + 1
-            results.append({"image_id": image_id, "category_id": other, "bbox": moved, "score": rng.random() / 2})
+            results.append({**one, "bbox": moved, "score": rng.random()})
+            one["category_id"] = 2 * int(rng.integers(num_classes)) + 1
+            results.append({**one, "bbox": moved, "score": rng.random() / 2})
     categories = [{"id": 2 * k + 1, "name": f"class {k}"} for k in range(num_classes)]
     return {"images": images, "annotations": annotations, "categories": categories}, results
 
@@ -142,10 +138,7 @@ def hand_case():
     ground_truth = {
         "images": [{"id": 4, "width": 200, "height": 200, "file_name": "a.jpg"}],
         "categories": [{"id": 1, "name": "dog"}, {"id": 5, "name": "cat"}, {"id": 9, "name": "bird"}],
-        "annotations": [
-            {"id": 1, "image_id": 4, "category_id": 1, "bbox": [20, 20, 60, 60], "area": 3600, "iscrowd": 0},
-            {"id": 2, "image_id": 4, "category_id": 5, "bbox": [120, 100, 60, 80], "area": 4800, "iscrowd": 0},
-        ],
+        "annotations": [annotation(1, 4, [20, 20, 60, 60], 1), annotation(2, 4, [120, 100, 60, 80], 5)],
     }
     results = [{"image_id": 4, "category_id": 1, "bbox": [20.0, 20.0, 60.0, 60.0], "score": 0.9}]
     return ground_truth, results
@@ -182,19 +175,14 @@ def test_the_files_hold_the_figures(tmp_path):
     assert metrics["test/best_f1"] == pytest.approx(2 / 3)  # 1 right of 1 found and 2 true: 2 * 1 / (1 + 2)
     assert metrics["test/best_f1_score"] == 0.9
     assert json.loads((tmp_path / "predictions.json").read_text()) == results
-    with (tmp_path / "ap_by_class.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["class"], row["objects"], row["detections"]) for row in rows] == [
-        ("dog", "1", "1"),
-        ("cat", "1", "0"),
-        ("bird", "0", "0"),
-    ]
-    assert float(rows[0]["ap"]) == metrics["test/ap/dog"]
-    assert (rows[1]["ap_50"], rows[2]["ap"]) == ("0.0", "")
+    rows = [list(row.values()) for row in rows_of(tmp_path / "ap_by_class.csv")]
+    assert [row[:3] for row in rows] == [["dog", "1", "1"], ["cat", "1", "0"], ["bird", "0", "0"]]
+    assert [float(value) for value in rows[0][3:]] == pytest.approx([metrics["test/ap/dog"]] * 3)  # whole at any IoU
+    assert [row[3:] for row in rows[1:]] == [["0.0"] * 3, [""] * 3]
 
 
 def pixels_of(path, color):
-    return (np.asarray(Image.open(path).convert("RGB")) == color).all(axis=-1)
+    return is_color(pixels(path), color)
 
 
 def test_the_pictures_show_truth_left_predictions_right_and_the_miss(tmp_path):
@@ -218,7 +206,7 @@ def test_the_pictures_show_truth_left_predictions_right_and_the_miss(tmp_path):
 
 def test_the_precision_recall_plot_draws_each_class_in_its_color(tmp_path):
     write(tmp_path, *hand_case())
-    plot = np.asarray(Image.open(tmp_path / "pictures" / "precision_recall.png").convert("RGB")).astype(int)
+    plot = pixels(tmp_path / "pictures" / "precision_recall.png").astype(int)
     assert plot.shape[1] == 1430
     for k, drawn in ((0, True), (1, True), (2, False)):  # the class without ground truth has no curve
         near = np.abs(plot - 0.8 * np.array(class_color(k))).max(axis=-1) < 12
@@ -229,10 +217,8 @@ def test_the_same_input_gives_the_same_files(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write(tmp_path / name, *busy_case(np.random.default_rng(1), 5, 25))
-    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 6
-    for file in files:
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert len(tree(tmp_path / "a")) == 6
 
 
 def test_no_detection_and_no_truth_still_make_a_report(tmp_path):
