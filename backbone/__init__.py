@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from backbone.cost import count
     from backbone.mobilenet import MobileNetV1, Numerics, Preprocessing, normalize, scaled_image_size
     from backbone.pretrained import Pretrained, load_pretrained, read_pretrained
-    from backbone.trunk import trunk_from, trunk_settings
+    from backbone.trunk import Trunk, trunk_from, trunk_settings
 
 __all__ = [
     "InputError",
@@ -19,6 +19,7 @@ __all__ = [
     "Numerics",
     "Preprocessing",
     "Pretrained",
+    "Trunk",
     "count",
     "load_pretrained",
     "normalize",

@@ -39,18 +39,34 @@ SHALLOW_BLOCKS = tuple(row for row in BLOCKS if row != (1, 512))
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pixels become the trunk's input: mean and std in units of pixel values scaled to 0..1, image size in px."""
+    """How pixels become the trunk's input: mean and std in units of pixel values scaled to 0..1, image size in px.
+
+    `interpolation` and `crop_fraction`, the part of the side that is kept, are those of the evaluation of whole images.
+    """
 
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     channel_order: Literal["rgb", "bgr"] = "rgb"  # bgr: of weights trained on OpenCV's or Caffe's pixels
     image_size: int = 224
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop_fraction: float = 0.875
 
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
             raise InputError(f"mean {self.mean} and std {self.std} must be three numbers each, every std above 0.")
         if self.channel_order not in ("rgb", "bgr"):
             raise InputError(f"channel_order is {self.channel_order!r}; it must be 'rgb' or 'bgr'.")
+
+    @classmethod
+    def from_dict(cls, numerics: Mapping[str, Any]) -> "Preprocessing":
+        """Those that settings of a trunk have in their `numerics`. An unknown or ill-typed field raises InputError."""
+        try:
+            inner = dict(numerics["preprocessing"])
+            return cls(**{**inner, "mean": tuple(inner["mean"]), "std": tuple(inner["std"])})
+        except KeyError as error:
+            raise InputError(f"numerics {dict(numerics)} lack {error}.") from error
+        except TypeError as error:
+            raise InputError(f"numerics {dict(numerics)} cannot be read: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -77,11 +93,7 @@ class Numerics:
     def from_dict(cls, values: Mapping[str, Any]) -> "Numerics":
         """Undo `dataclasses.asdict`, as found in a checkpoint. An unknown or ill-typed field raises InputError."""
         try:
-            inner = dict(values["preprocessing"])
-            inner |= {"mean": tuple(inner["mean"]), "std": tuple(inner["std"])}
-            return cls(**{**values, "preprocessing": Preprocessing(**inner)})
-        except KeyError as error:
-            raise InputError(f"numerics {dict(values)} lack {error}.") from error
+            return cls(**{**values, "preprocessing": Preprocessing.from_dict(values)})
         except TypeError as error:
             raise InputError(f"numerics {dict(values)} cannot be read: {error}.") from error
 

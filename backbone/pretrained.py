@@ -65,6 +65,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return _read(_find_file(Path(path).expanduser())).tensors
 
 
+def saved_trunk(path: str | Path) -> Mapping[str, Any] | None:
+    """The settings of the trunk in a checkpoint of this project, None for other files. InputError as `read_tensors`."""
+    path = _find_file(Path(path).expanduser())
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    return (_read(path).trunk or None) if is_zip else None
+
+
 def read_pretrained(path: str | Path) -> Pretrained:
     """Read a file, or a folder as Hugging Face stores it, and say by its tensors' names which project it is from.
 
@@ -87,6 +95,16 @@ def read_pretrained(path: str | Path) -> Pretrained:
         return _from_keras(path, contents)
     shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     _refuse(path, f"holds tensors named {shown}, which are not those of a MobileNet v1 known here")
+
+
+def read_detector(path: str | Path | None) -> Pretrained | None:
+    """The weights of a file that holds a whole detector, None for any other. InputError where it is damaged."""
+    if path is None:
+        return None
+    file = _find_file(Path(path).expanduser())
+    with file.open("rb") as start:
+        pretrained = _from_tflite(file) if is_tflite(start.read(8)) else None
+    return pretrained if pretrained and pretrained.detector else None
 
 
 def load_pretrained(trunk: MobileNetV1, pretrained: Pretrained) -> None:
@@ -127,7 +145,7 @@ def _from_timm(path: Path, contents: _Contents) -> Pretrained:
         _refuse(path, "is timm's mobilenetv1_100h, which has an extra convolution before its classifier")
     # A converted file may say otherwise in its metadata; a folder of the Hub, in its config.json.
     stated = {key.lower(): value for key, value in contents.metadata.items()}
-    config = _json_beside(path, "config.json").get("pretrained_cfg") or {}
+    config = json_beside(path, "config.json").get("pretrained_cfg") or {}
     numerics = _numerics(
         path,
         padding=_padding(path, stated.get("padding", "symmetric")),
@@ -150,10 +168,10 @@ def _from_hugging_face(path: Path, contents: _Contents) -> Pretrained:
 
     The batch-norm momentum of 0.9997 there is TensorFlow's decay taken for torch's momentum, so it is not taken over.
     """
-    config = _json_beside(path, "config.json")
+    config = json_beside(path, "config.json")
     if config.get("model_type", "mobilenet_v1") != "mobilenet_v1":
         _refuse(path, f"is beside a config.json of the model type {config['model_type']!r}")
-    images = _json_beside(path, "preprocessor_config.json")
+    images = json_beside(path, "preprocessor_config.json")
     numerics = _numerics(
         path,
         padding="same" if config.get("tf_padding", True) else "symmetric",
@@ -333,7 +351,7 @@ def _numerics(
         _refuse(path, f"says of its training something that cannot be taken over: {str(error).rstrip('.')}")
 
 
-def _json_beside(path: Path, name: str) -> dict[str, Any]:
+def json_beside(path: Path, name: str) -> dict[str, Any]:
     """The JSON object in the same folder, if there is one."""
     file = path.with_name(name)
     if not file.is_file():

@@ -10,49 +10,105 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from backbone.mobilenet import MobileNetV1, Numerics
-from backbone.pretrained import Pretrained, load_pretrained, read_pretrained
+from backbone.errors import InputError
+from backbone.mobilenet import MobileNetV1, Numerics, Preprocessing
+from backbone.pretrained import Pretrained, load_pretrained, read_pretrained, read_tensors, saved_trunk
+from backbone.timm_trunk import PREFIX, TimmTrunk, classifier_of, load_timm, preprocessing_of
+
+Trunk = MobileNetV1 | TimmTrunk
+OURS = "mobilenetv1"
 
 
-def trunk_settings(
-    width_mult: float | None = None, weights: str | Path | None = None, numerics: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What determines a trunk, as plain values: `width_mult`, `numerics`, and whether it was trained on ImageNet.
+def trunk_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What determines a trunk, as plain values: `trunk`, `width_mult`, `numerics`, whether it was trained on ImageNet.
 
-    What is not given is that of the file `weights`, and without one width 1 and TensorFlow's numerics. InputError where
-    the file cannot be read.
+    Of the options `trunk`, `width_mult`, `weights` and `numerics` any may be missing or None. What is not given is that
+    of the file `weights`, and without one our MobileNet v1 of width 1 with TensorFlow's numerics; of timm's networks
+    `numerics` has the preprocessing alone. InputError where the file cannot be read, or options contradict it.
     """
-    return _settings(width_mult, read_pretrained(weights) if weights else None, numerics)
+    weights, name = options.get("weights"), _name(options)
+    if name == OURS:
+        return _our_settings(options, read_pretrained(weights) if weights else None)
+    if options.get("width_mult") is not None:
+        raise InputError(f"--model.width_mult is of our own trunk; {name} has the width that its name says.")
+    saved = (saved_trunk(weights) if weights else None) or {}
+    numerics = options.get("numerics") or saved.get("numerics")
+    if numerics is None:
+        preprocessing = preprocessing_of(name.removeprefix(PREFIX), Path(weights) if weights else None)
+        numerics = {"preprocessing": _plain(dataclasses.asdict(preprocessing))}
+    on_imagenet = bool(weights) and bool(saved.get("imagenet_pretrained", True))
+    return {"trunk": name, "width_mult": None, "numerics": numerics, "imagenet_pretrained": on_imagenet}
 
 
-def _settings(
-    width_mult: float | None, pretrained: Pretrained | None, numerics: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def trunk_from(options: Mapping[str, Any]) -> Trunk:
+    """The trunk of these options, as `trunk_settings` has them, which `trunk.settings` then says: a `Trunk`.
+
+    Raises InputError where the weights cannot be read, or are of another network, width or other numerics.
+    """
+    weights, settings = options.get("weights"), trunk_settings(options)
+    trunk: Trunk
+    if settings["trunk"] == OURS:
+        trunk = MobileNetV1(settings["width_mult"], numerics=Numerics.from_dict(settings["numerics"]))
+        if weights:
+            load_pretrained(trunk, read_pretrained(weights))
+    else:
+        name = settings["trunk"].removeprefix(PREFIX)
+        trunk = TimmTrunk(name, Preprocessing.from_dict(settings["numerics"]))
+        if weights and saved_trunk(weights):
+            tensors = {k.removeprefix("trunk."): v for k, v in read_tensors(weights).items() if k.startswith("trunk.")}
+            trunk.load_state_dict(tensors)
+        elif weights:
+            load_timm(trunk, name, read_tensors(weights), f"weights {weights}")
+    trunk.settings = settings
+    return trunk.to(memory_format=torch.channels_last)
+
+
+def trunk_words(settings: Mapping[str, Any]) -> str:
+    """What to call a trunk of these settings in a sentence."""
+    return f"MobileNet of width {settings['width_mult']:g}" if settings["trunk"] == OURS else settings["trunk"]
+
+
+def timm_classifier(trunk: TimmTrunk, weights: str | Path) -> nn.Module:
+    """The ImageNet classifier that stands behind a trunk in its file of weights: maps in, logits (B, 1000) out.
+
+    InputError where the file has none, or another.
+    """
+    source = f"weights {weights}"
+    whole = load_timm(trunk, trunk.settings["trunk"].removeprefix(PREFIX), read_tensors(weights), source)
+    if whole is None:
+        raise InputError(f"{source} has no classifier; use it to start `fit`.")
+    return classifier_of(trunk, whole, source)
+
+
+def _name(options: Mapping[str, Any]) -> str:
+    """The network asked for, or that of a checkpoint of ours. InputError where they contradict each other."""
+    name, weights = options.get("trunk"), options.get("weights")
+    saved = (saved_trunk(weights) or {}).get("trunk") if weights else None
+    if name is not None and saved is not None and name != saved:
+        raise InputError(f"weights {weights}: this is a checkpoint on the trunk {saved}, not {name}.")
+    name = name or saved or OURS
+    if name != OURS and not name.startswith(PREFIX):
+        raise InputError(
+            f"--model.trunk is {name!r}; it must be {OURS} or {PREFIX}NAME, such as timm:mobilenetv3_large_100."
+        )
+    return name
+
+
+def _our_settings(options: Mapping[str, Any], pretrained: Pretrained | None) -> dict[str, Any]:
+    width_mult, numerics = options.get("width_mult"), options.get("numerics")
     if width_mult is None:
         width_mult = pretrained.width_mult if pretrained else 1.0
     if numerics is None:
         numerics = dataclasses.asdict(pretrained.numerics if pretrained else Numerics())
-    inner = {name: list(v) if isinstance(v, tuple) else v for name, v in numerics["preprocessing"].items()}
-    on_imagenet = pretrained is not None and pretrained.on_imagenet
     return {
+        "trunk": OURS,
         "width_mult": width_mult,
-        "numerics": {**numerics, "preprocessing": inner},
-        "imagenet_pretrained": on_imagenet,
+        "numerics": {**numerics, "preprocessing": _plain(numerics["preprocessing"])},
+        "imagenet_pretrained": pretrained is not None and pretrained.on_imagenet,
     }
 
 
-def trunk_from(settings: Mapping[str, Any]) -> MobileNetV1:
-    """The trunk of `width_mult`, `numerics` and the file `weights`, each of which may be missing or None.
-
-    `trunk.settings` is what `trunk_settings` says. Raises InputError where the weights cannot be read, or are of
-    another width or other numerics.
-    """
-    weights = settings.get("weights")
-    pretrained = read_pretrained(weights) if weights else None
-    resolved = _settings(settings.get("width_mult"), pretrained, settings.get("numerics"))
-    trunk = MobileNetV1(resolved["width_mult"], numerics=Numerics.from_dict(resolved["numerics"]))
-    if pretrained is not None:
-        load_pretrained(trunk, pretrained)
-    trunk.settings = resolved
-    return trunk.to(memory_format=torch.channels_last)
+def _plain(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in preprocessing.items()}

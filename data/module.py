@@ -297,6 +297,7 @@ class WholeImageDataModule(DataModule):
         min_crop_area: Smallest part of an image's area in a training crop.
         random_erasing: Part of the training images that lose a random rectangle.
         central_fraction: Part of the image's side that is looked at in evaluation, in its middle.
+        interpolation: With which images are resized in evaluation.
 
     """
 
@@ -309,6 +310,7 @@ class WholeImageDataModule(DataModule):
         min_crop_area: float = 0.25,
         random_erasing: float = 0.0,
         central_fraction: float = 0.875,
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -335,7 +337,8 @@ class WholeImageDataModule(DataModule):
             )
             return WholeImages(*shared, transform, needed_in_training(size, area), options["seed"], options["views"])
         size, fraction = self.evaluated_size, options["central_fraction"]
-        transform, at_least = build_classification_eval(size, fraction), needed_in_evaluation(size, fraction)
+        transform = build_classification_eval(size, fraction, options["interpolation"])
+        at_least = needed_in_evaluation(size, fraction)
         return WholeImages(*shared, transform, at_least, options["seed"], views=1)
 
     def image(self, split: Split, position: int) -> np.ndarray:

@@ -15,6 +15,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # on import it would ask
 import albumentations as A
 import cv2
 import numpy as np
+from PIL import Image
 
 Transform = Callable[..., dict[str, Any]]
 
@@ -153,10 +154,13 @@ class CentralCrop(A.ImageOnlyTransform):
         height: int
         width: int
         fraction: float
+        interpolation: str
 
-    def __init__(self, height: int, width: int, fraction: float, p: float = 1.0) -> None:
+    def __init__(
+        self, height: int, width: int, fraction: float, interpolation: str = "bilinear", p: float = 1.0
+    ) -> None:
         super().__init__(p=p)
-        self.height, self.width, self.fraction = height, width, fraction
+        self.height, self.width, self.fraction, self.interpolation = height, width, fraction, interpolation
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
         """Cuts and resizes."""
@@ -164,7 +168,10 @@ class CentralCrop(A.ImageOnlyTransform):
         height = min(img.shape[0], max(1, round(scale * self.height)))
         width = min(img.shape[1], max(1, round(scale * self.width)))
         top, left = (img.shape[0] - height) // 2, (img.shape[1] - width) // 2
-        return _resize(img[top : top + height, left : left + width], self.height, self.width)
+        cut = img[top : top + height, left : left + width]
+        if self.interpolation == "bicubic":  # Pillow's, which averages what it shrinks, as timm and torchvision do
+            return np.asarray(Image.fromarray(cut).resize((self.width, self.height), Image.Resampling.BICUBIC))
+        return _resize(cut, self.height, self.width)
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -201,9 +208,11 @@ def build_classification_train(
     )
 
 
-def build_classification_eval(image_size: tuple[int, int], central_fraction: float) -> Transform:
-    """The central `central_fraction` of an image at `image_size` (H, W) px and nothing else."""
-    return A.Compose([CentralCrop(*image_size, central_fraction)])
+def build_classification_eval(
+    image_size: tuple[int, int], central_fraction: float, interpolation: str = "bilinear"
+) -> Transform:
+    """The central `central_fraction` of an image at `image_size` (H, W) px, bilinear or bicubic, and nothing else."""
+    return A.Compose([CentralCrop(*image_size, central_fraction, interpolation)])
 
 
 def needed_in_evaluation(image_size: tuple[int, int], central_fraction: float) -> tuple[int, int]:

@@ -28,13 +28,16 @@ from tasks.optim import (
 from tasks.processes import ShareBadImages, gather
 from tasks.runs import read_checkpoint
 
+TRUNK_OPTIONS = ("trunk", "width_mult", "numerics")  # that say its shape
+
 
 class TaskModule(LightningModule):
     """A trunk and a head, trained together; a subclass names its options, and builds and attaches its head.
 
     Args:
+        trunk: mobilenetv1, or a network of timm's as timm:NAME; by default that of `weights`, or mobilenetv1.
         width_mult: The paper's width multiplier, any number above 0; by default that of `weights`, or 1.
-        weights: Weights to start the trunk from: timm's, Keras', Hugging Face's, or a checkpoint of this project.
+        weights: Weights to start from: timm's, Keras', Hugging Face's, TensorFlow's, or a checkpoint of this project.
         numerics: Padding, epsilon, activation, mean and std; they come along with `weights` or a checkpoint.
         optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
         lr: Learning rate at its height.
@@ -50,12 +53,13 @@ class TaskModule(LightningModule):
 
     task: ClassVar[str]  # the name of its package, in every checkpoint
     # Options that say the shape of the network: with a checkpoint they are the checkpoint's, whatever a config says.
-    shape_options: ClassVar[tuple[str, ...]] = ("width_mult", "numerics")
+    shape_options: ClassVar[tuple[str, ...]] = TRUNK_OPTIONS
     head: Head
 
     def __init__(
         self,
         *,
+        trunk: str | None = None,
         width_mult: float | None = None,
         weights: str | None = None,
         numerics: dict[str, Any] | None = None,
@@ -72,7 +76,7 @@ class TaskModule(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_training(self.hparams)
-        self.trunk = trunk_from({"width_mult": width_mult, "weights": weights, "numerics": numerics})
+        self.trunk: Any = trunk_from({name: self.hparams[name] for name in (*TRUNK_OPTIONS, "weights")})
         self._head_steps: int | None = None  # known when the run's length is, and then kept by its checkpoints
         self._prepared = False
 
@@ -88,8 +92,8 @@ class TaskModule(LightningModule):
         `model` and `data` hold what was given by command line, config and checkpoint, and are changed in place; `runs`
         is the folder of the runs. Raises InputError.
         """
-        settings = trunk_settings(*(model.get(name) for name in ("width_mult", "weights", "numerics")))
-        model.update({name: settings[name] for name in ("width_mult", "numerics")})
+        settings = trunk_settings(model)
+        model.update({name: settings[name] for name in TRUNK_OPTIONS})
 
     @classmethod
     def is_whole(cls, model: Mapping[str, Any]) -> bool:
@@ -146,7 +150,7 @@ class TaskModule(LightningModule):
         Who trains without the command calls this before Trainer.fit: an average of the weights starts before setup.
         """
         self.head.start(data)
-        if folded_norms(self):
+        if self.hparams["weights"] and folded_norms(self):
             count = unfold_norms(self, self, _some_images(data))
             say(f"{count} batch norms that had been folded got their statistics from the training images")
         self._prepared = True
@@ -289,5 +293,4 @@ def _some_images(data: Any) -> Iterator[Tensor]:
 
 def rebuilt(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The options that rebuild a checkpoint's trunk, whose weights come with it."""
-    trunk = checkpoint["trunk"]
-    return {"width_mult": trunk["width_mult"], "numerics": trunk["numerics"], "weights": None}
+    return {**{name: checkpoint["trunk"][name] for name in TRUNK_OPTIONS}, "weights": None}

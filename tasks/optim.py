@@ -52,9 +52,7 @@ def parameter_groups(
     Norms and biases are not decayed, and neither are depthwise filters: "little or no weight decay (l2
     regularization) on the depthwise filters since there are so few parameters in them" (paper, section 3.2).
     """
-    parts = [
-        part for child in trunk.children() for part in (child if isinstance(child, nn.ModuleList) else [child])
-    ]  # stem, block 1, block 2, ...
+    parts = _parts(trunk)  # stem, block 1, block 2, ...
     rates = {
         id(parameter): trunk_lr_mult * layer_decay ** (len(parts) - i)
         for i, part in enumerate(parts)
@@ -79,6 +77,17 @@ def parameter_groups(
         }
         for (of_trunk, rate, is_decayed), parameters in groups.items()
     ]
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """What a trunk runs one after the other: its children, and theirs where these only hold others."""
+    parts: list[nn.Module] = []
+    for child in module.children():
+        inner = list(child.children())
+        holds = isinstance(child, nn.ModuleList | nn.ModuleDict) or len(list(module.children())) == 1
+        holds |= isinstance(child, nn.Sequential) and all(list(part.children()) for part in inner)
+        parts += _parts(child) if holds and inner else [child]
+    return parts
 
 
 def build_optimizer(name: str, groups: Iterable[dict], lr: float) -> Optimizer:

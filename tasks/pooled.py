@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone import MobileNetV1, normalize, trunk_from
+from backbone import Trunk, normalize, trunk_from
 
 
 class PooledLinear(nn.Module):
@@ -42,7 +42,7 @@ def pool(maps: Mapping[int, Tensor]) -> Tensor:
 class PooledNetwork(nn.Module):
     """A trunk with a pooled linear layer as one network, for a teacher or for counting: uint8 images in, logits out."""
 
-    def __init__(self, trunk: MobileNetV1, layers: PooledLinear) -> None:
+    def __init__(self, trunk: Trunk, layers: PooledLinear) -> None:
         super().__init__()
         self.trunk = trunk
         self.layers = layers

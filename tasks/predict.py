@@ -42,7 +42,7 @@ class PredictCommand:
     description: str
     add_arguments: Callable[[Arguments], None]
     start: "Callable[[argparse.Namespace, Predictor, Path], tuple[Describe, Finish]]"
-    load: "Callable[[Path, str], Predictor] | None" = None  # of a file and a device, where not every file is a .ckpt
+    load: "Callable[..., Predictor] | None" = None  # of a file and a device, where not every file is a .ckpt
     sheets: bool = True  # contact sheets of all images under pictures/
 
 
@@ -80,7 +80,8 @@ def _predict(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     file = getattr(options, "weights", None) or options.ckpt_path or newest_checkpoint(task, options.runs)
     load = command.load or (lambda path, device: Predictor.from_checkpoint(module_class, path, device))
-    predictor = load(file, device)
+    trunk = getattr(options, "trunk", None)
+    predictor = load(file, device, **({"trunk": trunk} if trunk else {}))
     images = images_at(options.source) if options.source else _sample_images(file, predictor, datamodule_class)
     options.images = images  # for a task that numbers them
     run = new_run(task, options.runs)

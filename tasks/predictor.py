@@ -8,6 +8,7 @@ import torch
 from PIL.Image import Image
 
 from backbone import InputError
+from backbone.timm_trunk import reparameterized
 from data.images import open_image, to_array
 from data.transforms import (
     apply_to_image,
@@ -25,13 +26,14 @@ class Predictor:
     """`predict(image)`: the result of a module's head for one image, in the image's own terms.
 
     `module` is in evaluation mode. The image is resized as in evaluation: its middle, `central_fraction` of the
-    side, or with None the whole, squashed to the network's size.
+    side, or with None the whole, squashed to the network's size. A trunk that has a form for inference takes it.
     """
 
-    def __init__(self, module: TaskModule, central_fraction: float | None) -> None:
+    def __init__(self, module: TaskModule, central_fraction: float | None, interpolation: str = "bilinear") -> None:
+        module.trunk = reparameterized(module.trunk)
         self.module = module.eval()
         self.head = module.head
-        self._central_fraction = central_fraction
+        self._central_fraction, self._interpolation = central_fraction, interpolation
         self.resize_to(module.evaluated_size)
         self.data_options: dict[str, Any] = {}  # those of the data that the checkpoint was trained on
 
@@ -41,7 +43,7 @@ class Predictor:
         if self._central_fraction is None:
             self._transform, self.at_least = build_detection_eval(size), None
         else:
-            self._transform = build_classification_eval(size, self._central_fraction)
+            self._transform = build_classification_eval(size, self._central_fraction, self._interpolation)
             self.at_least = needed_in_evaluation(size, self._central_fraction)
 
     @classmethod
@@ -49,7 +51,7 @@ class Predictor:
         """The predictor of a checkpoint of the module's task, with its averaged weights; or InputError."""
         module, checkpoint = module_class.from_checkpoint(path, device)
         options = checkpoint["datamodule_hyper_parameters"]
-        predictor = cls(module, options.get("central_fraction"))
+        predictor = cls(module, options.get("central_fraction"), options.get("interpolation", "bilinear"))
         predictor.data_options = options
         return predictor
 

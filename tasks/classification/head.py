@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbone import InputError, Pretrained
 from data import imagenet
@@ -31,7 +31,8 @@ class ClassificationHead(Head):
     """Logits of C classes from pooled features (Table 1's last rows), and their evaluation.
 
     `class_names` are the data's by label. With `imagenet_classes` the outputs are ImageNet's, among which the data's
-    classes are found by name; InputError for one that is not there. `temperature`, fitted on the validation images,
+    classes are found by name; InputError for one that is not there. `layers`, from a trunk's maps to the logits, are a
+    new linear layer where none are given. `temperature`, fitted on the validation images,
     divides the logits of `predict`.
     """
 
@@ -47,12 +48,13 @@ class ClassificationHead(Head):
         imagenet_classes: bool = False,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        layers: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.names = imagenet.class_names() if imagenet_classes else tuple(class_names)  # of the outputs
         self.label_smoothing = label_smoothing
         self.temperature: float | None = None
-        self.layers = PooledLinear(channels, len(self.names), dropout)
+        self.layers = layers or PooledLinear(channels, len(self.names), dropout)
         outputs = _among_imagenet(class_names) if imagenet_classes else range(len(self.names))
         self.register_buffer("output_of_label", torch.tensor(outputs), persistent=False)
 
@@ -73,7 +75,8 @@ class ClassificationHead(Head):
                 "A checkpoint goes in with --ckpt_path."
             )
         with torch.no_grad():
-            for own, theirs in zip(self.layers.linear.parameters(), pretrained.classifier, strict=True):
+            linear = cast(PooledLinear, self.layers).linear
+            for own, theirs in zip(linear.parameters(), pretrained.classifier, strict=True):
                 own.copy_(theirs)
 
     def forward(self, maps: dict[int, Tensor]) -> Tensor:

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from backbone import InputError, read_pretrained
+from backbone import InputError, Preprocessing, read_pretrained
+from backbone.timm_trunk import TimmTrunk
+from backbone.trunk import timm_classifier
 from tasks.classification.head import ClassificationHead
 from tasks.distillation.module import DistilledLogitsModule
 from tasks.mixing import mix
+from tasks.module import TRUNK_OPTIONS
 
 
 class ClassificationModule(DistilledLogitsModule):
@@ -27,7 +30,7 @@ class ClassificationModule(DistilledLogitsModule):
 
     task = "classification"
     kind = "softmax"
-    shape_options = ("width_mult", "numerics", "head")
+    shape_options = (*TRUNK_OPTIONS, "head")
     head: ClassificationHead
 
     def __init__(
@@ -43,11 +46,17 @@ class ClassificationModule(DistilledLogitsModule):
     ) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay, **options)
         names, of_imagenet = tuple(categories.values()), head == "imagenet"
+        weights, is_timm = self.hparams["weights"], isinstance(self.trunk, TimmTrunk)
         network = ClassificationHead(
-            self.trunk.channels, names, imagenet_classes=of_imagenet, dropout=dropout, label_smoothing=label_smoothing
+            self.trunk.channels,
+            names,
+            imagenet_classes=of_imagenet,
+            dropout=dropout,
+            label_smoothing=label_smoothing,
+            layers=timm_classifier(self.trunk, weights) if of_imagenet and is_timm else None,
         )
-        if of_imagenet and self.hparams["weights"]:
-            network.load_classifier(read_pretrained(self.hparams["weights"]))
+        if of_imagenet and not is_timm and weights:
+            network.load_classifier(read_pretrained(weights))
         self.attach(network)
 
     @classmethod
@@ -57,13 +66,18 @@ class ClassificationModule(DistilledLogitsModule):
 
     @classmethod
     def resolve(cls, command: str, model: dict[str, Any], data: dict[str, Any], runs: Path) -> None:
-        """Also: a whole classifier is scored as it is, at the image size it was trained at."""
+        """Also: a whole classifier is scored as it is; it and timm's trunks see images as they were trained to."""
         if command != "fit" and cls.is_whole(model):
             model["head"] = "imagenet"
-            data.setdefault("image_size", read_pretrained(model["weights"]).numerics.preprocessing.image_size)
         if model.get("head") == "imagenet" and not model.get("weights") and not model.get("numerics"):
             raise InputError("--model.head imagenet takes the classifier of --model.weights; name a file that has one.")
         super().resolve(command, model, data, runs)
+        is_timm = model["trunk"] != "mobilenetv1"
+        if model.get("weights") and (is_timm or (command != "fit" and cls.is_whole(model))):
+            preprocessing = Preprocessing.from_dict(model["numerics"])
+            data.setdefault("image_size", preprocessing.image_size)
+            data.setdefault("central_fraction", preprocessing.crop_fraction)
+            data.setdefault("interpolation", preprocessing.interpolation)
 
     def mix(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Mix images, and their labels alike."""

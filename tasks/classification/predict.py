@@ -17,22 +17,27 @@ def _add_arguments(parser: Arguments) -> None:
     parser.add_argument(
         "--model.weights", dest="weights", type=Path, metavar="FILE", help="another project's ImageNet classifier"
     )
+    parser.add_argument("--model.trunk", dest="trunk", metavar="timm:NAME", help="the network of timm's weights")
     parser.add_argument("--top_k", type=int, default=5, help="classes for each image (default: %(default)s)")
 
 
-def load(path: str | Path, device: str = "cpu") -> "Predictor":
-    """The predictor of a checkpoint, or of another project's ImageNet classifier; InputError where it is neither."""
-    from backbone import read_pretrained
+def load(path: str | Path, device: str = "cpu", trunk: str | None = None) -> "Predictor":
+    """The predictor of a checkpoint, or of another project's ImageNet classifier; InputError where it is neither.
+
+    `trunk` is needed for a classifier of timm's: "timm:NAME".
+    """
+    from backbone import Preprocessing, trunk_settings
     from data import imagenet
     from tasks.classification.module import ClassificationModule
     from tasks.predictor import Predictor
 
     if Path(path).suffix == ".ckpt":
         return Predictor.from_checkpoint(ClassificationModule, path, device)
-    side = read_pretrained(path).numerics.preprocessing.image_size
-    names = dict(enumerate(imagenet.class_names()))
-    module = ClassificationModule(names, (side, side), head="imagenet", weights=str(path))
-    return Predictor(module.to(device), central_fraction=0.875)
+    numerics = trunk_settings({"trunk": trunk, "weights": path})["numerics"]
+    images = Preprocessing.from_dict(numerics)
+    names, side = dict(enumerate(imagenet.class_names())), images.image_size
+    module = ClassificationModule(names, (side, side), head="imagenet", trunk=trunk, weights=str(path))
+    return Predictor(module.to(device), images.crop_fraction, images.interpolation)
 
 
 def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tuple[Describe, Finish]:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backbone import InputError, read_pretrained
+from backbone.pretrained import read_detector
 from data.folders import say
 from tasks.detection.head import DetectionHead
 from tasks.detection.pretrained import detector_of, load_detector, loss_of
-from tasks.module import TaskModule
+from tasks.module import TRUNK_OPTIONS, TaskModule
 
 
 class DetectionModule(TaskModule):
@@ -26,7 +27,7 @@ class DetectionModule(TaskModule):
     """
 
     task = "detection"
-    shape_options = ("width_mult", "numerics", "head", "loss")
+    shape_options = (*TRUNK_OPTIONS, "head", "loss")
     head: DetectionHead
 
     def __init__(
@@ -49,12 +50,11 @@ class DetectionModule(TaskModule):
             loss=loss,
             class_agnostic=class_agnostic,
         )
-        if self.hparams["weights"]:
-            pretrained = read_pretrained(self.hparams["weights"])
-            if whole or (pretrained.detector and head == "ssd"):
+        if pretrained := read_detector(self.hparams["weights"]):
+            if head != "ssdlite":
                 if line := load_detector(network, pretrained, whole=whole):
                     say(line)
-            elif pretrained.detector:
+            else:
                 say(f"taken: trunk; new: extras, boxes and classes, as {pretrained.source} has ssd heads, not {head}")
         self.attach(network)
 
@@ -69,9 +69,7 @@ class DetectionModule(TaskModule):
     @classmethod
     def is_whole(cls, model: Mapping[str, Any]) -> bool:
         """Weights of another project may bring their own detector along, unless a config asks for a new head."""
-        if not model.get("weights") or model.get("head", "pretrained") != "pretrained":
-            return False
-        return read_pretrained(model["weights"]).detector is not None
+        return model.get("head", "pretrained") == "pretrained" and read_detector(model.get("weights")) is not None
 
     @classmethod
     def resolve(cls, command: str, model: dict[str, Any], data: dict[str, Any], runs: Path) -> None:

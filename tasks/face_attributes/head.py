@@ -9,6 +9,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
+from backbone.trunk import trunk_words
 from data.attributes import AttributesDataModule
 from data.folders import say
 from data.records import Records, Split
@@ -94,7 +95,7 @@ class AttributesHead(Head):
         write_model_card(
             folder / "model_card.md",
             evaluated,
-            model=f"A MobileNet of width {settings['width_mult']:g} for images of {height} x {width} px.",
+            model=f"A {trunk_words(settings)} for images of {height} x {width} px.",
             data=f"{sentence(self.provenance)} Scored on {len(positions):,} images of {scored['data']}.",
             licence=licences([*self.provenance, scored]),
             subgroups={name: by_subgroup(*scores, group, self.thresholds) for name, group in groups.items()},

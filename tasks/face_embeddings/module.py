@@ -10,6 +10,7 @@ from backbone.errors import check_options
 from data.folders import say
 from tasks.distillation.module import DistilledModule
 from tasks.face_embeddings.head import Distance, EmbeddingHead
+from tasks.module import TRUNK_OPTIONS
 from tasks.runs import newest_checkpoint
 
 
@@ -29,7 +30,7 @@ class FaceEmbeddingsModule(DistilledModule):
     task = "face_embeddings"
     kind = "embeddings"
     compared_in_fit = True
-    shape_options = ("width_mult", "numerics", "embedding_size")
+    shape_options = (*TRUNK_OPTIONS, "embedding_size")
     head: EmbeddingHead
 
     def __init__(

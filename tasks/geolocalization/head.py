@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backbone.trunk import trunk_words
 from data.folders import say
 from data.geotagged import GeotaggedDataModule
 from data.records import Records
@@ -177,7 +178,7 @@ class GeolocalizationHead(Head):
             partition=self.hierarchy.finest,
             files=[data.file(split, position) for position in positions],
             open_image=lambda k: data.image(split, positions[k]),
-            model=f"A MobileNet of width {settings['width_mult']:g} for images of {height} x {width} px.",
+            model=f"A {trunk_words(settings)} for images of {height} x {width} px.",
             data=f"Scored on {len(positions):,} images of {root}.",
         )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from backbone.errors import InputError, check_options
 from tasks.geolocalization.head import GeolocalizationHead
 from tasks.geolocalization.hierarchy import Decode
-from tasks.module import TaskModule
+from tasks.module import TRUNK_OPTIONS, TaskModule
 
 
 class GeolocalizationModule(TaskModule):
@@ -31,7 +31,7 @@ class GeolocalizationModule(TaskModule):
     """
 
     task = "geolocalization"
-    shape_options = ("width_mult", "numerics", "partition", "max_images", "min_images", "points", "bottleneck")
+    shape_options = (*TRUNK_OPTIONS, "partition", "max_images", "min_images", "points", "bottleneck")
     head: GeolocalizationHead
 
     def __init__(

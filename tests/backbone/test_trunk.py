@@ -33,7 +33,7 @@ def test_what_is_not_given_is_that_of_the_weights(weights):
     assert trunk.settings["numerics"]["padding"] == "symmetric"  # timm's
     assert trunk.settings["numerics"]["bn_eps"] == 1e-5
     assert trunk.settings["imagenet_pretrained"] is True
-    assert trunk.settings == trunk_settings(weights=weights)
+    assert trunk.settings == trunk_settings({"weights": weights})
 
 
 def test_settings_build_the_same_trunk_again_and_are_plain(weights):
@@ -47,8 +47,8 @@ def test_settings_build_the_same_trunk_again_and_are_plain(weights):
 
 
 def test_nothing_given_is_width_1_with_tensorflows_numerics():
-    assert trunk_settings()["width_mult"] == 1.0
-    assert Numerics.from_dict(trunk_settings()["numerics"]) == Numerics()
+    assert trunk_settings({})["width_mult"] == 1.0
+    assert Numerics.from_dict(trunk_settings({})["numerics"]) == Numerics()
 
 
 def test_another_width_or_other_numerics_than_the_weights_are_refused(weights):

@@ -1,0 +1,125 @@
+"""timm's networks as trunks; timm itself, with random weights, is the oracle."""
+
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from backbone import InputError, Preprocessing, count, trunk_from, trunk_settings
+from backbone.cost import total
+from backbone.timm_trunk import reparameterized
+from backbone.trunk import timm_classifier
+
+FAMILIES = (
+    "mobilenetv1_100",
+    "mobilenetv2_100",
+    "mobilenetv3_large_100",
+    "mobilenetv4_conv_small",
+    "repvit_m0_9",
+    "mobileone_s1",
+    "efficientnet_lite0",
+)
+
+
+def whole(name, **options):
+    """A network of timm's with norms as if it had been trained."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, pretrained=False, **options).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+            module.weight.data.uniform_(0.8, 1.2)
+    return network
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_trunk_and_its_classifier_compute_what_timm_does(name, images, tmp_path):
+    network, file = whole(name), tmp_path / "model.safetensors"
+    save_file(network.state_dict(), file)
+    trunk = trunk_from({"trunk": f"timm:{name}", "weights": file}).eval()
+    with torch.no_grad():
+        maps = trunk.features(images)
+        _, intermediates = network.forward_intermediates(images)
+        logits = timm_classifier(trunk, file).eval()(maps)
+        expected = network(images)
+    assert set(maps) == set(trunk.channels) >= {8, 16, 32}
+    for stride, x in maps.items():
+        assert x.shape == (2, trunk.channels[stride], 64 // stride, 64 // stride)
+    # forward_intermediates has each stage's last map, before what some networks put in front of the pooling
+    by_shape = {x.shape: x for x in intermediates}
+    torch.testing.assert_close(maps[16], by_shape[maps[16].shape], atol=1e-5, rtol=1e-5)
+    scale = expected.abs().max().item()  # MobileOne's random weights give thousands
+    torch.testing.assert_close(logits / scale, expected / scale, atol=1e-5, rtol=0)
+    fused = reparameterized(trunk).features(images)
+    for stride, x in maps.items():
+        torch.testing.assert_close(fused[stride] / x.abs().max(), x / x.abs().max(), atol=1e-4, rtol=0)
+    assert total(count(trunk, (64, 64))).mult_adds > 10**6
+
+
+def test_repvit_has_fewer_layers_in_its_form_for_inference():
+    trunk = trunk_from({"trunk": "timm:repvit_m0_9"}).eval()
+    before = sum(isinstance(module, torch.nn.BatchNorm2d) for module in trunk.modules())
+    after = sum(isinstance(module, torch.nn.BatchNorm2d) for module in reparameterized(trunk).modules())
+    assert before > 0 == after
+
+
+def test_settings_have_timms_preprocessing_and_rebuild_the_trunk():
+    settings = trunk_settings({"trunk": "timm:repvit_m0_9"})
+    assert settings["width_mult"] is None
+    assert not settings["imagenet_pretrained"]
+    assert Preprocessing.from_dict(settings["numerics"]) == Preprocessing(
+        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), image_size=224, interpolation="bicubic", crop_fraction=0.95
+    )
+    assert trunk_from(settings).settings == settings
+
+
+def test_the_config_beside_weights_says_how_they_were_trained(tmp_path):
+    save_file(whole("mobilenetv3_small_050").state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "crop_pct": 0.9}}')
+    settings = trunk_settings({"trunk": "timm:mobilenetv3_small_050", "weights": tmp_path / "model.safetensors"})
+    assert settings["numerics"]["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    assert settings["numerics"]["preprocessing"]["crop_fraction"] == 0.9
+    assert settings["imagenet_pretrained"]
+
+
+@pytest.mark.parametrize(
+    ("options", "written", "message"),
+    [
+        ({"trunk": "timm:mobilenetv3_lagre_100"}, None, "mobilenetv3_large_100"),
+        ({"trunk": "resnet"}, None, "timm:NAME"),
+        ({"trunk": "timm:mobilenetv3_small_050", "width_mult": 0.5}, None, "width_mult"),
+        ({"trunk": "timm:mobilenetv3_small_050"}, ("mobilenetv2_035", {}), "lacks"),
+        ({"trunk": "timm:mobilenetv3_small_050"}, ("mobilenetv3_small_075", {}), "another width"),
+        ({"trunk": "timm:mobilenetv3_small_050"}, ("mobilenetv3_small_050", {"in_chans": 1}), "grey"),
+    ],
+    ids=["a mistyped name", "no timm:", "a width", "another network", "another width", "grey images"],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(options, written, message, tmp_path):
+    if written:
+        name, more = written
+        save_file(whole(name, **more).state_dict(), tmp_path / "w.safetensors")
+        options = {**options, "weights": tmp_path / "w.safetensors"}
+    with pytest.raises(InputError, match=message):
+        trunk_from(options)
+
+
+def test_a_classifier_of_other_classes_is_only_a_start(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_file(whole("mobilenetv3_small_050", num_classes=12).state_dict(), file)
+    trunk = trunk_from({"trunk": "timm:mobilenetv3_small_050", "weights": file})
+    with pytest.raises(InputError, match="12 classes"):
+        timm_classifier(trunk, file)
+
+
+def test_without_timm_a_sentence_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match=r"pip install .*\[timm\]"):
+        trunk_from({"trunk": "timm:mobilenetv2_100"})

@@ -1,0 +1,91 @@
+"""timm's trunks through the real commands: each family trained, tested and loaded, with both kinds of head."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import tasks.classification
+import tasks.detection
+import tasks.face_attributes
+from tasks.classification.__main__ import main as classification
+from tasks.detection.__main__ import main as detection
+from tasks.face_attributes.__main__ import main as face_attributes
+
+pytestmark = pytest.mark.slow  # whole commands
+
+FAMILIES = (
+    "mobilenetv1_100",
+    "mobilenetv2_100",
+    "mobilenetv3_large_100",
+    "mobilenetv4_conv_small",
+    "repvit_m0_9",
+    "efficientnet_lite0",
+)
+GIVEN = ["--data.num_workers", "0", "--trainer.enable_progress_bar", "false", "--trainer.precision", "32-true"]
+TWENTY_STEPS = ["--trainer.max_steps", "20", "--trainer.max_epochs", "-1", "--data.batch_size", "2"]
+TWENTY_STEPS += ["--trainer.check_val_every_n_epoch", "100"]
+
+
+def newest(task):
+    return Path("runs", task, "latest").resolve()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("task", ["detection", "classification"])
+def test_a_family_is_trained_tested_and_loaded(task, name, coco_root, classes_root):
+    main, root = (detection, coco_root) if task == "detection" else (classification, classes_root)
+    load, image = getattr(tasks, task).load, next((coco_root / "test").glob("*.png"))
+    more = ["--model.head", "ssdlite"] if task == "detection" and name == "mobilenetv2_100" else []
+    given = ["--data.root", str(root), "--data.image_size", "64", *GIVEN]
+    assert main(["fit", "--model.trunk", f"timm:{name}", *given, *TWENTY_STEPS, *more]) == 0
+    checkpoint = newest(task) / "checkpoints" / "best.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["global_step"] == 20, saved["global_step"]
+    assert saved["trunk"]["trunk"] == f"timm:{name}"
+    assert saved["trunk"]["numerics"]["preprocessing"]["crop_fraction"] > 0.8
+    assert main(["test", *GIVEN]) == 0
+    figures = json.loads((newest(task) / "metrics.json").read_text())
+    assert 0 <= figures["test/map" if task == "detection" else "test/top1"] <= 1
+    result = load(checkpoint)(image)  # in its form for inference
+    assert len(result.names) == len(result.scores if task == "detection" else result.probabilities)
+    if name == "mobilenetv3_large_100":  # a fit from that checkpoint finds the trunk by itself
+        assert main(["fit", "--model.weights", str(checkpoint), *given, "--trainer.max_steps", "1"]) == 0
+        config = (newest(task) / "config.yaml").read_text()
+        assert f"trunk: timm:{name}" in config
+
+
+def test_a_classifier_of_timms_is_scored_and_predicts_as_it_is(write_classes, tmp_path):
+    root = write_classes(tmp_path / "data", {"train": 2, "test": 2})
+    for split in ("train", "test"):
+        for folder, name in zip(sorted((root / split).iterdir()), ("beagle", "tabby", "goldfish"), strict=False):
+            folder.rename(folder.with_name(name))
+    torch.manual_seed(0)
+    network = timm.create_model("mobilenetv3_small_050").eval()
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    weights = ["--model.trunk", "timm:mobilenetv3_small_050", "--model.weights", str(tmp_path / "w.safetensors")]
+    assert classification(["test", *weights, "--data.root", str(root), *GIVEN]) == 0
+    assert "test/top1" in json.loads((newest("classification") / "metrics.json").read_text())
+    assert classification(["predict", *weights, "--source", str(root / "test" / "beagle")]) == 0
+    lines = (newest("classification") / "predictions.jsonl").read_text().splitlines()
+    classify = tasks.classification.load(tmp_path / "w.safetensors", trunk="timm:mobilenetv3_small_050")
+    for line in map(json.loads, lines):
+        result = classify(line["file"])
+        assert [row["name"] for row in line["classes"]] == result.names
+        pixels = classify.pixels(classify.open(line["file"])).float() / 255
+        mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+        with torch.no_grad():
+            expected = network((pixels - mean[:, None, None]) / std[:, None, None]).softmax(1).max()
+        assert result.probabilities[0] == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_a_student_on_timms_trunk_learns_from_a_teacher_on_timms_trunk(faces_root):
+    given = ["--data.root", str(faces_root), "--data.image_size", "64", *GIVEN, "--trainer.max_epochs", "1"]
+    small = ["--model.trunk", "timm:mobilenetv3_small_050"]
+    assert face_attributes(["fit", *small, *given]) == 0
+    teacher = str(newest("face_attributes") / "checkpoints" / "best.ckpt")
+    assert face_attributes(["fit", *small, *given, "--model.teacher", teacher, "--model.layer_decay", "0.8"]) == 0
+    assert face_attributes(["test", *GIVEN]) == 0
