@@ -178,8 +178,9 @@ def extract_one(archive: Path, suffix: str, path: Path, most: int = 1 << 28) -> 
         else:
             with gzip.open(archive) as stream, tarfile.open(fileobj=stream) as tar, part.open("wb") as file:
                 sizes = {info.name: info.size for info in tar if info.isreg()}
-                member = tar.extractfile(_only(archive, sizes, suffix, most))
-                shutil.copyfileobj(member, file, _CHUNK)  # type: ignore[arg-type]  # None is of what is no file
+                inner = tar.extractfile(_only(archive, sizes, suffix, most))
+                assert inner is not None  # which is of what is no regular file
+                shutil.copyfileobj(inner, file, _CHUNK)
                 while stream.read(_CHUNK):  # to its end, where the checksum is
                     pass
         part.replace(path)
@@ -192,7 +193,8 @@ def extract_one(archive: Path, suffix: str, path: Path, most: int = 1 << 28) -> 
 
 
 def _only(archive: Path, sizes: dict[str, int], suffix: str, most: int) -> str:
-    found = [name for name in sizes if name.endswith(suffix)]
+    # macOS packs a file of attributes, ._NAME, beside each NAME
+    found = [name for name in sizes if name.endswith(suffix) and not Path(name).name.startswith("._")]
     if len(found) != 1:
         raise InputError(f"{archive} has {len(found)} files ending in {suffix} ({', '.join(found[:5])}), not one.")
     if sizes[found[0]] > most:

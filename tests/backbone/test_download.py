@@ -217,7 +217,12 @@ def write_archive(path, files):
 
 @pytest.mark.parametrize("archive", ["a.tgz", "a.zip"])
 def test_one_member_is_taken_out_of_an_archive_and_nothing_else(tmp_path, archive):
-    files = [("./net.ckpt.meta", b"no"), ("../../evil.txt", b"no"), ("./folder/net.tflite", BODY), ("net.pb", b"no")]
+    files = [
+        ("./net.ckpt.meta", b"no"),
+        ("../../evil.txt", b"no"),
+        ("./folder/net.tflite", BODY),
+        ("__MACOSX/._net.tflite", b"no"),
+    ]
     path = write_archive(tmp_path / archive, files)
     extract_one(path, ".tflite", tmp_path / "net.tflite")
     assert (tmp_path / "net.tflite").read_bytes() == BODY
