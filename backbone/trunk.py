@@ -13,6 +13,9 @@ import torch
 
 from backbone.mobilenet import MobileNetV1, Numerics
 from backbone.pretrained import Pretrained, load_pretrained, read_pretrained
+from backbone.weights import find_weights
+
+_OF_THE_WEIGHTS = ("imagenet_pretrained", "provenance")
 
 
 def trunk_settings(
@@ -20,10 +23,16 @@ def trunk_settings(
 ) -> dict[str, Any]:
     """What determines a trunk, as plain values: `width_mult`, `numerics`, and whether it was trained on ImageNet.
 
-    What is not given is that of the file `weights`, and without one width 1 and TensorFlow's numerics. InputError where
-    the file cannot be read.
+    What is not given is that of `weights`, a file or a name that is in the cache, and without them width 1 and
+    TensorFlow's numerics. `provenance` is the weights' name, revision and SHA-256. InputError where they are no use.
     """
-    return _settings(width_mult, read_pretrained(weights) if weights else None, numerics)
+    settings = _settings(width_mult, read_pretrained(weights) if weights else None, numerics)
+    return {**settings, "provenance": _provenance(weights) if weights else None}
+
+
+def _provenance(weights: str | Path) -> dict[str, str | None]:
+    found = find_weights(weights, fetch=False)
+    return {"name": found.name, "revision": found.revision, "sha256": found.sha256}
 
 
 def _settings(
@@ -43,7 +52,7 @@ def _settings(
 
 
 def trunk_from(settings: Mapping[str, Any]) -> MobileNetV1:
-    """The trunk of `width_mult`, `numerics` and the file `weights`, each of which may be missing or None.
+    """The trunk of `width_mult`, `numerics` and `weights` (a file or a cached name), each of which may be missing.
 
     `trunk.settings` is what `trunk_settings` says. Raises InputError where the weights cannot be read, or are of
     another width or other numerics.
@@ -52,7 +61,10 @@ def trunk_from(settings: Mapping[str, Any]) -> MobileNetV1:
     pretrained = read_pretrained(weights) if weights else None
     resolved = _settings(settings.get("width_mult"), pretrained, settings.get("numerics"))
     trunk = MobileNetV1(resolved["width_mult"], numerics=Numerics.from_dict(resolved["numerics"]))
-    if pretrained is not None:
+    if pretrained is not None and weights:
         load_pretrained(trunk, pretrained)
+        resolved["provenance"] = _provenance(weights)
+    else:  # the settings of a checkpoint, whose weights come with it, say what they began as
+        resolved |= {"provenance": None} | {key: settings[key] for key in _OF_THE_WEIGHTS if key in settings}
     trunk.settings = resolved
     return trunk.to(memory_format=torch.channels_last)

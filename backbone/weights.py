@@ -161,7 +161,7 @@ def _record(word: str) -> Path:
 
 def _from_hub(word: str, fetch: bool) -> Weights:
     """A file of the hub, of the commit and with the digest of the first fetch, which are kept in our own cache."""
-    if not (match := re.fullmatch(r"hub:([\w.-]+/[\w.-]+)(?:/(.+))?", word)):
+    if not (match := re.fullmatch(r"hub:(\w[\w.-]*/\w[\w.-]*)(?:/(.+))?", word)):
         raise InputError(f"weights {word}: a file of the hub is named hub:OWNER/NAME or hub:OWNER/NAME/FILE.")
     repo, file = match.groups()
     record = _record(word)

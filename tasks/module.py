@@ -32,7 +32,8 @@ class TaskModule(LightningModule):
 
     Args:
         width_mult: The paper's width multiplier, any number above 0; by default that of `weights`, or 1.
-        weights: Weights to start the trunk from: timm's, Keras', Hugging Face's, or a checkpoint of this project.
+        weights: Weights to start the trunk from: a file (timm's, Keras', Hugging Face's, a checkpoint of this project),
+            `imagenet`, `coco`, a name that `python -m backbone weights` lists, or hub:OWNER/NAME[/FILE].
         numerics: Padding, epsilon, activation, mean and std; they come along with `weights` or a checkpoint.
         optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
         lr: Learning rate at its height.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from backbone.errors import InputError
+from backbone.weights import find_weights
 from data.folders import say
 from tasks.module import TaskModule, rebuilt
 from tasks.runs import newest_checkpoint, read_checkpoint
@@ -34,8 +35,8 @@ def resolve(
     """The settings of the command `args`; `parse` gives what arguments and their configs say, without defaults.
 
     A `fit` without a config, a checkpoint and a data root is the built-in sample; one with a checkpoint goes on with
-    the config of its run; the others take the newest run's checkpoint, unless the weights are a whole model. Raises
-    InputError where a checkpoint or weights cannot be used.
+    the config of its run; the others take the newest run's checkpoint, unless the weights are a whole model. Weights
+    given by name are fetched here and nowhere else. Raises InputError where a checkpoint or weights cannot be used.
     """
     task, command = module_class.task, args[0]
     given = parse(list(args))
@@ -55,9 +56,20 @@ def resolve(
         path = Path(path).resolve()  # not `latest`, which soon is another run
         model = _with_checkpoint(model, checkpoint, module_class.shape_options)
         data = {**_saved(checkpoint, "datamodule_hyper_parameters", _OF_THE_MACHINE), **_given(data)}
+    if model.get("weights"):  # never beside a checkpoint, which brings its own
+        model["weights"] = _fetched(model["weights"], model.get("width_mult"))
     module_class.resolve(command, model, data, runs)
     settings = {name: value for name, value in given.items() if name != "config"}
     return Resolved({**settings, "model": model, "data": data, "ckpt_path": path and str(path)}, checkpoint, path)
+
+
+def _fetched(word: str, width_mult: float | None) -> str:
+    """A path as it is; of any other word the name of the weights that it means, which then are in the cache."""
+    found = find_weights(word, width_mult)
+    if found.file == Path(word).expanduser():
+        return word
+    say(f"weights: {found.name}, {found.file}")
+    return found.name
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

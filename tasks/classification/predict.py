@@ -15,23 +15,28 @@ if TYPE_CHECKING:
 
 def _add_arguments(parser: Arguments) -> None:
     parser.add_argument(
-        "--model.weights", dest="weights", type=Path, metavar="FILE", help="another project's ImageNet classifier"
+        "--model.weights", dest="weights", metavar="W", help="another project's ImageNet classifier, a file or a name"
     )
     parser.add_argument("--top_k", type=int, default=5, help="classes for each image (default: %(default)s)")
 
 
 def load(path: str | Path, device: str = "cpu") -> "Predictor":
-    """The predictor of a checkpoint, or of another project's ImageNet classifier; InputError where it is neither."""
+    """The predictor of a checkpoint, or of another project's ImageNet classifier; InputError where it is neither.
+
+    `path` is a file or what `--model.weights` takes: a name is fetched once, and then found in the cache.
+    """
     from backbone import read_pretrained
+    from backbone.weights import find_weights
     from data import imagenet
     from tasks.classification.module import ClassificationModule
     from tasks.predictor import Predictor
 
-    if Path(path).suffix == ".ckpt":
-        return Predictor.from_checkpoint(ClassificationModule, path, device)
-    side = read_pretrained(path).numerics.preprocessing.image_size
+    file = find_weights(path).file
+    if file.suffix == ".ckpt":
+        return Predictor.from_checkpoint(ClassificationModule, file, device)
+    side = read_pretrained(file).numerics.preprocessing.image_size
     names = dict(enumerate(imagenet.class_names()))
-    module = ClassificationModule(names, (side, side), head="imagenet", weights=str(path))
+    module = ClassificationModule(names, (side, side), head="imagenet", weights=str(file))
     return Predictor(module.to(device), central_fraction=0.875)
 
 

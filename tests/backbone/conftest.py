@@ -21,7 +21,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.quiet.wait(10)
             return
         if path in self.server.redirects:
-            self.send_response(302)
+            if not self.server.redirects[path]:  # as the hub refuses to send what is gated
+                self.send_response(401)
+                self.send_header("X-Error-Code", "GatedRepo")
+            else:
+                self.send_response(302)
             self.send_header("Location", self.server.redirects[path])
             self.send_header("Content-Length", "0")
             self.end_headers()
