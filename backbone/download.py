@@ -46,6 +46,8 @@ def download(url: str, path: Path, sha256: str | None = None, size: int | None =
         part.replace(path)
         return digest
     except OSError as error:
+        if path.exists():  # another process of the same run has finished it
+            return check(path, sha256, size)
         raise InputError(f"{path} cannot be written ({error.strerror or error}); give another folder.") from error
 
 

@@ -124,7 +124,7 @@ def _from_table(row: Row, fetch: bool) -> Weights:
         if difference := _wrong_member(row, path):
             path.unlink()
             raise InputError(f"{row.address}: its {path.suffix} {difference}; do not use it.")
-        archive.unlink()  # the checkpoints in it are not read
+        archive.unlink(missing_ok=True)  # the checkpoints in it are not read
     return Weights(path, row.name, None, check(path, row.sha256, row.size))
 
 

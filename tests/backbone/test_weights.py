@@ -107,7 +107,7 @@ def test_the_list_says_what_is_in_the_cache(cache, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in found if row["cached"]] == ["keras_0.75_224"]
     assert {row["sha256"] for row in found if row["name"] == "keras_0.75_224"} == {
-        "ca62c55b254755184df160c076846164a488e5c025439a0e34eff4604785f8ce"
+        "ca62c55b254754185df160c076846164a488e5c025439a0e34eff4604785f8ce"
     }
     assert main(["weights"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -180,6 +180,13 @@ def test_a_member_that_is_not_the_known_one_is_refused(server, rows, cache, monk
     with pytest.raises(InputError, match=DIGEST):
         find_weights("packed")
     assert not (cache / "packed.tflite").exists()
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    assert cache_folder() == tmp_path / "cache" / "weights"
+    monkeypatch.delenv("MOBILENET_TASKS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "mobilenet-tasks" / "weights"
 
 
 def test_what_is_no_name_is_a_path(tmp_path, monkeypatch, no_network):
