@@ -21,6 +21,7 @@ examples:
   python -m backbone --json                      every network in them as a list of JSON objects
   python -m backbone --width 0.5 --size 160      one network, by kind of layer and by stride
   python -m backbone --size 300x480 --classes 10
+  python -m backbone weights                     the names that --model.weights takes, and what they are (--json)
 
 A mult-add is one multiplication with a weight and one addition (two FLOPs), in convolutions and fully connected layers.
 Params are all that is learnt, biases and batch norm included.
@@ -272,8 +273,38 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
+def print_weights(arguments: Sequence[str]) -> int:
+    """`python -m backbone weights`: the table of published weights, and which of them are in the cache already."""
+    from backbone.weights import cache_folder, cached_file, table
+
+    parser = Arguments("python -m backbone weights", description="List the weights that --model.weights knows by name.")
+    parser.add_argument("--json", action="store_true", help="print a list of JSON objects, with addresses and digests")
+    as_json = parser.parse_args(arguments).json
+    rows = table()
+    if as_json:
+        print(json.dumps([{**row._asdict(), "cached": cached_file(row).is_file()} for row in rows], indent=1))
+        return 0
+    lines = []
+    for row in rows:
+        figure = {"imagenet": "top-1", "coco": "mAP"}[row.task]
+        published = "" if row.published is None else f"{row.published:g} % {figure}"
+        digest = "known" if row.sha256 or row.archive_sha256 else "kept at the first fetch"
+        cached = "in the cache" if cached_file(row).is_file() else ""
+        shape = f"{row.width_mult:g}", f"{row.image_size}", row.task, published
+        lines.append([row.name, *shape, row.licence, row.project, digest, cached])
+    print_columns(["Name", "Width", "px", "Trained on", "Published", "Licence", "From", "SHA-256", ""], lines, words=9)
+    print(
+        "\n  --model.weights takes a name, imagenet or coco (the best of the width asked for), hub:OWNER/NAME[/FILE],\n"
+        f"  or a file. What is named is fetched once, into {cache_folder()}."
+    )
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code, 2 for input that cannot be used."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["weights"]:
+        return print_weights(arguments[1:])
     parser = Arguments(
         "python -m backbone", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -22,6 +22,7 @@ from backbone.errors import InputError
 from backbone.folded import folded_norm
 from backbone.mobilenet import BLOCKS, STEM_CHANNELS, MobileNetV1, Numerics, Preprocessing, scaled_channels
 from backbone.tflite import Detector, is_tflite, read_network
+from backbone.weights import find_weights
 
 ACCEPTED = (
     "accepted are timm's mobilenetv1_* (.safetensors, .pth), Keras Applications' MobileNet (.h5), "
@@ -367,6 +368,7 @@ def json_beside(path: Path, name: str) -> dict[str, Any]:
 
 
 def _find_file(path: Path) -> Path:
+    path = find_weights(path, fetch=False).file  # of a name that `--model.weights` or `load` has fetched
     if path.is_file():
         return path
     if not path.exists():

@@ -14,36 +14,36 @@ from torch import nn
 
 from backbone.errors import InputError
 from backbone.mobilenet import MobileNetV1, Numerics, Preprocessing
-from backbone.pretrained import Pretrained, load_pretrained, read_pretrained, read_tensors, saved_trunk
+from backbone.pretrained import load_pretrained, read_pretrained, read_tensors, saved_trunk
 from backbone.timm_trunk import PREFIX, TimmTrunk, classifier_of, load_timm, preprocessing_of
+from backbone.weights import find_weights
 
 Trunk = MobileNetV1 | TimmTrunk
 OURS = "mobilenetv1"
+_OF_THE_WEIGHTS = ("imagenet_pretrained", "provenance")
 
 
 def trunk_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What determines a trunk, as plain values: `trunk`, `width_mult`, `numerics`, whether it was trained on ImageNet.
+    """What determines a trunk, as plain values: `trunk`, `width_mult`, `numerics`, and what its weights came from.
 
     Of the options `trunk`, `width_mult`, `weights` and `numerics` any may be missing or None. What is not given is that
-    of the file `weights`, and without one our MobileNet v1 of width 1 with TensorFlow's numerics; of timm's networks
-    `numerics` has the preprocessing alone. InputError where the file cannot be read, or options contradict it.
+    of `weights`, a file or a name that is in the cache, and without them our MobileNet v1 of width 1 with TensorFlow's
+    numerics; of timm's networks `numerics` has the preprocessing alone. `imagenet_pretrained` says whether the weights
+    have seen ImageNet, `provenance` their name, revision and SHA-256; both of settings of a checkpoint are kept.
+    InputError where the weights are no use, or options contradict them.
     """
     weights, name = options.get("weights"), _name(options)
-    if name == OURS:
-        return _our_settings(options, read_pretrained(weights) if weights else None)
-    if options.get("width_mult") is not None:
-        raise InputError(f"--model.width_mult is of our own trunk; {name} has the width that its name says.")
-    saved = (saved_trunk(weights) if weights else None) or {}
-    numerics = options.get("numerics") or saved.get("numerics")
-    if numerics is None:
-        preprocessing = preprocessing_of(name.removeprefix(PREFIX), Path(weights) if weights else None)
-        numerics = {"preprocessing": _plain(dataclasses.asdict(preprocessing))}
-    on_imagenet = bool(weights) and bool(saved.get("imagenet_pretrained", True))
-    return {"trunk": name, "width_mult": None, "numerics": numerics, "imagenet_pretrained": on_imagenet}
+    settings = (_our_settings if name == OURS else _timm_settings)(options, name)
+    if weights:
+        found = find_weights(weights, fetch=False)
+        settings["provenance"] = {"name": found.name, "revision": found.revision, "sha256": found.sha256}
+    else:  # those of a checkpoint, whose weights come with it, say what they began as
+        settings |= {"provenance": None} | {key: options[key] for key in _OF_THE_WEIGHTS if key in options}
+    return settings
 
 
 def trunk_from(options: Mapping[str, Any]) -> Trunk:
-    """The trunk of these options, as `trunk_settings` has them, which `trunk.settings` then says: a `Trunk`.
+    """The trunk of these options, as `trunk_settings` has them, which `trunk.settings` then says.
 
     Raises InputError where the weights cannot be read, or are of another network, width or other numerics.
     """
@@ -96,18 +96,34 @@ def _name(options: Mapping[str, Any]) -> str:
     return name
 
 
-def _our_settings(options: Mapping[str, Any], pretrained: Pretrained | None) -> dict[str, Any]:
+def _our_settings(options: Mapping[str, Any], name: str) -> dict[str, Any]:
     width_mult, numerics = options.get("width_mult"), options.get("numerics")
+    pretrained = read_pretrained(options["weights"]) if options.get("weights") else None
     if width_mult is None:
         width_mult = pretrained.width_mult if pretrained else 1.0
     if numerics is None:
         numerics = dataclasses.asdict(pretrained.numerics if pretrained else Numerics())
     return {
-        "trunk": OURS,
+        "trunk": name,
         "width_mult": width_mult,
         "numerics": {**numerics, "preprocessing": _plain(numerics["preprocessing"])},
         "imagenet_pretrained": pretrained is not None and pretrained.on_imagenet,
     }
+
+
+def _timm_settings(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    if options.get("width_mult") is not None:
+        raise InputError(f"--model.width_mult is of our own trunk; {name} has the width that its name says.")
+    weights = options.get("weights")
+    saved = (saved_trunk(weights) if weights else None) or {}
+    numerics = options.get("numerics") or saved.get("numerics")
+    if numerics is None:
+        preprocessing = preprocessing_of(
+            name.removeprefix(PREFIX), find_weights(weights, fetch=False).file if weights else None
+        )
+        numerics = {"preprocessing": _plain(dataclasses.asdict(preprocessing))}
+    on_imagenet = bool(weights) and bool(saved.get("imagenet_pretrained", True))
+    return {"trunk": name, "width_mult": None, "numerics": numerics, "imagenet_pretrained": on_imagenet}
 
 
 def _plain(preprocessing: Mapping[str, Any]) -> dict[str, Any]:

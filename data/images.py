@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from backbone.errors import InputError
-from data.web_pages import is_web_page
+from backbone.web_pages import is_web_page
 
 # Above this an image is refused from its header, before a byte of it is decoded: a 400-megapixel PNG may be a file of
 # 48 kB. It is PIL's own figure (1 GiB of RGB over 4 and 3), at which PIL only warns; PIL refuses at twice that.

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from backbone.download import download
 from backbone.errors import Arguments, InputError
-from data.archives import download, extract
+from data.archives import extract
 from data.readers.stanford_dogs import read
 from data.records import SPLITS
 

@@ -9,13 +9,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -83,6 +83,19 @@ class _Progress(TQDMProgressBar):  # the same bar whether or not rich happens to
         return metrics
 
 
+class _SaveConfig(SaveConfigCallback):
+    """The run's config.yaml, which ends with what the weights were that it names."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        first, trunk = not self.already_saved, cast(TaskModule, pl_module).trunk
+        super().setup(trainer, pl_module, stage)
+        file, provenance = Path(str(trainer.log_dir)) / self.config_filename, trunk.settings.get("provenance")
+        if first and provenance and trainer.is_global_zero and file.is_file():
+            words = [f"{name} {value}" for name, value in provenance.items() if value]
+            with file.open("a", encoding="utf-8") as config:
+                config.write(f"# weights: {', '.join(words)}\n")
+
+
 class _Cli(LightningCLI):
     model: TaskModule
 
@@ -95,6 +108,7 @@ class _Cli(LightningCLI):
         super().__init__(
             module_class,
             datamodule_class,
+            save_config_callback=_SaveConfig,
             parser_class=_Parser,
             parser_kwargs={"prog": f"python -m tasks.{self.task}"},
             seed_everything_default=0,
@@ -214,7 +228,7 @@ class _Cli(LightningCLI):
 
     def fit(self, model: TaskModule, **kwargs: Any) -> None:
         if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.hparams["root"]:
-            print("starting from random weights; ImageNet's, by --model.weights FILE, need far fewer images")
+            print("starting from random weights; ImageNet's, by --model.weights imagenet, need far fewer images")
         path = self.checkpoint_path and str(self.checkpoint_path)
         self._guarded(self.trainer.fit, model, **{**kwargs, "ckpt_path": path})
         if not self.writes_nothing:

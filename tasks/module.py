@@ -37,7 +37,8 @@ class TaskModule(LightningModule):
     Args:
         trunk: mobilenetv1, or a network of timm's as timm:NAME; by default that of `weights`, or mobilenetv1.
         width_mult: The paper's width multiplier, any number above 0; by default that of `weights`, or 1.
-        weights: Weights to start from: timm's, Keras', Hugging Face's, TensorFlow's, or a checkpoint of this project.
+        weights: Weights to start from: a file (timm's, Keras', Hugging Face's, TensorFlow's, a checkpoint of ours),
+            `imagenet`, `coco`, a name that `python -m backbone weights` lists, or hub:OWNER/NAME[/FILE].
         numerics: Padding, epsilon, activation, mean and std; they come along with `weights` or a checkpoint.
         optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
         lr: Learning rate at its height.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from backbone.errors import InputError
+from backbone.weights import find_weights
 from data.folders import say
 from tasks.module import TaskModule, rebuilt
 from tasks.runs import newest_checkpoint, read_checkpoint
@@ -34,8 +35,8 @@ def resolve(
     """The settings of the command `args`; `parse` gives what arguments and their configs say, without defaults.
 
     A `fit` without a config, a checkpoint and a data root is the built-in sample; one with a checkpoint goes on with
-    the config of its run; the others take the newest run's checkpoint, unless the weights are a whole model. Raises
-    InputError where a checkpoint or weights cannot be used.
+    the config of its run; the others take the newest run's checkpoint, unless the weights are a whole model. Weights
+    given by name are fetched here and nowhere else. Raises InputError where a checkpoint or weights cannot be used.
     """
     task, command = module_class.task, args[0]
     given = parse(list(args))
@@ -46,6 +47,8 @@ def resolve(
             given = parse([command, "--config", str(run_config), *args[1:]])
     model, data = dict(given.get("model") or {}), dict(given.get("data") or {})
     runs = Path((given.get("trainer") or {}).get("default_root_dir") or "runs")
+    if path is None and model.get("weights"):  # a checkpoint brings its own
+        model["weights"] = _fetched(model["weights"], model.get("width_mult"))
     if path is None and command != "fit" and not module_class.is_whole(model):
         path = newest_checkpoint(task, runs)
         print(f"checkpoint: {path}")
@@ -60,6 +63,15 @@ def resolve(
     module_class.resolve(command, model, data, runs)
     settings = {name: value for name, value in given.items() if name != "config"}
     return Resolved({**settings, "model": model, "data": data, "ckpt_path": path and str(path)}, checkpoint, path)
+
+
+def _fetched(word: str, width_mult: float | None) -> str:
+    """A path as it is; of any other word the name of the weights that it means, which then are in the cache."""
+    found = find_weights(word, width_mult)
+    if found.file == Path(word).expanduser():
+        return word
+    say(f"weights: {found.name}, {found.file}")
+    return found.name
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from backbone.errors import InputError
+from backbone.web_pages import is_web_page
 from data.folders import are_there
 from data.records import Issue, Records
 from data.splits import hash_names, splits_named
-from data.web_pages import is_web_page
 
 _CHUNK = 10_000  # rows read at a time: more lists at once would keep the garbage collector busy
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from backbone.errors import InputError
+from backbone.web_pages import is_web_page
 from data.folders import list_folder
 from data.records import Records
-from data.web_pages import is_web_page
 
 
 class ListedPairs(NamedTuple):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def _add_arguments(parser: Arguments) -> None:
     parser.add_argument(
-        "--model.weights", dest="weights", type=Path, metavar="FILE", help="another project's ImageNet classifier"
+        "--model.weights", dest="weights", metavar="W", help="another project's ImageNet classifier, a file or a name"
     )
     parser.add_argument("--model.trunk", dest="trunk", metavar="timm:NAME", help="the network of timm's weights")
     parser.add_argument("--top_k", type=int, default=5, help="classes for each image (default: %(default)s)")
@@ -24,19 +24,22 @@ def _add_arguments(parser: Arguments) -> None:
 def load(path: str | Path, device: str = "cpu", trunk: str | None = None) -> "Predictor":
     """The predictor of a checkpoint, or of another project's ImageNet classifier; InputError where it is neither.
 
-    `trunk` is needed for a classifier of timm's: "timm:NAME".
+    `path` is a file or what `--model.weights` takes: a name is fetched once, and then found in the cache. `trunk` is
+    needed for a classifier of timm's other networks: "timm:NAME".
     """
     from backbone import Preprocessing, trunk_settings
+    from backbone.weights import find_weights
     from data import imagenet
     from tasks.classification.module import ClassificationModule
     from tasks.predictor import Predictor
 
-    if Path(path).suffix == ".ckpt":
-        return Predictor.from_checkpoint(ClassificationModule, path, device)
-    numerics = trunk_settings({"trunk": trunk, "weights": path})["numerics"]
+    file = find_weights(path).file
+    if file.suffix == ".ckpt":
+        return Predictor.from_checkpoint(ClassificationModule, file, device)
+    numerics = trunk_settings({"trunk": trunk, "weights": file})["numerics"]
     images = Preprocessing.from_dict(numerics)
     names, side = dict(enumerate(imagenet.class_names())), images.image_size
-    module = ClassificationModule(names, (side, side), head="imagenet", trunk=trunk, weights=str(path))
+    module = ClassificationModule(names, (side, side), head="imagenet", trunk=trunk, weights=str(file))
     return Predictor(module.to(device), images.crop_fraction, images.interpolation)
 
 

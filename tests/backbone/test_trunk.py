@@ -1,10 +1,12 @@
 import dataclasses
+import hashlib
 import json
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import backbone.weights
 from backbone import InputError, MobileNetV1, Numerics, Preprocessing, trunk_from, trunk_settings
 
 
@@ -67,3 +69,18 @@ def test_a_trunk_has_features_channels_and_preprocessing():
         stride: (1, trunk.channels[stride], 96 // stride, 64 // stride) for stride in (2, 4, 8, 16, 32)
     }
     assert trunk.preprocessing.image_size == 224
+
+
+def test_a_trunk_keeps_name_revision_and_digest_of_its_weights(weights, tmp_path, monkeypatch):
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    settings = trunk_settings(weights=weights)
+    assert settings["provenance"] == {"name": "timm.safetensors", "revision": None, "sha256": digest}
+    monkeypatch.setenv("MOBILENET_TASKS_CACHE", str(tmp_path))
+    row = backbone.weights.table()[0]._replace(name="mine", address="https://nowhere.invalid/mine.safetensors")
+    monkeypatch.setattr(backbone.weights, "table", lambda: [row])
+    (tmp_path / "weights").mkdir()
+    weights.rename(tmp_path / "weights" / "mine.safetensors")
+    named = trunk_from({"weights": "mine"}).settings
+    assert named == {**settings, "provenance": {**settings["provenance"], "name": "mine"}}
+    assert trunk_from(named).settings == named  # as a checkpoint's trunk is built, without its weights
+    assert trunk_settings()["provenance"] is None

@@ -4,7 +4,10 @@ import json
 import os
 import re
 import shutil
+import socket
+import threading
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,9 @@ from helpers import completed, figures, fit_in_two_processes, refused, rows_of, 
 from PIL import Image
 from timm.models.efficientnet import _gen_mobilenet_v1 as timm_mobilenet_v1
 
+import backbone.weights
 from backbone import InputError
+from backbone.download import digest_of
 from data import imagenet
 from data.classification import ClassificationDataModule
 from tasks.classification import load
@@ -144,6 +149,51 @@ def test_weights_are_of_imagenet_only_where_somebody_learnt_from_it(best, imagen
     _, folder = run(capsys, *given, "--model.weights", str(folder / "checkpoints" / "best.ckpt"))
     _, folder = run(capsys, "test", "--ckpt_path", str(folder / "checkpoints" / "best.ckpt"))
     assert figures(folder)["test/imagenet_pretrained"] == 1.0
+
+
+@pytest.fixture
+def named_weights(imagenet_file, monkeypatch, tmp_path):
+    """The same classifier under the name `mine`, on a server of one's own, which comes along to be stopped."""
+    monkeypatch.setenv("MOBILENET_TASKS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = partial(SimpleHTTPRequestHandler, directory=imagenet_file[0].parent)
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        address = f"http://127.0.0.1:{server.server_port}/{imagenet_file[0].name}"
+        row = backbone.weights.Row("mine", "P", 0.25, 224, "imagenet", 50.0, "L", address, None, None, None)
+        monkeypatch.setattr(backbone.weights, "table", lambda: [row])
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        yield server
+        server.shutdown()
+
+
+def test_weights_by_name_are_fetched_once_and_known_by_their_digest(
+    named_weights, imagenet_file, classes_root, tmp_path, monkeypatch, capsys
+):
+    digest = digest_of(imagenet_file[0])
+    _, folder = run(capsys, "fit", "--data.root", str(classes_root), *SMALL, *SHORT, "--model.weights", "imagenet")
+    text = (folder / "config.yaml").read_text()
+    assert yaml.safe_load(text)["model"]["weights"] == "mine"  # what was the best may change; this will not
+    assert digest in text
+    best, last = (folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    kept = torch.load(best, weights_only=True)["trunk"]["provenance"]
+    assert kept == {"name": "mine", "revision": None, "sha256": digest}
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    named_weights.shutdown()
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    source = ["--source", str(classes_root / "test" / "disc")]
+    assert main(["predict", "--model.weights", "mine", *source]) == 0
+    assert load("mine").head.names == load(imagenet_file[0]).head.names
+    assert main(["fit", "--config", str(folder / "config.yaml"), "--trainer.max_steps", "1"]) == 0
+    shutil.rmtree(tmp_path / "cache")
+    _, folder = run(capsys, "fit", "--ckpt_path", str(last), "--trainer.max_epochs", "3", "--model.weights", "imagenet")
+    again = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["trunk"]["provenance"]
+    assert again == kept
+    assert main(["test", "--ckpt_path", str(best)]) == 0
+    assert not (tmp_path / "cache").exists()
 
 
 def test_names_that_are_not_utf8_reach_the_end_of_fit_and_predict(classes_root, tmp_path, capsys):
