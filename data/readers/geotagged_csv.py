@@ -10,7 +10,7 @@ from backbone.errors import InputError
 from data.coordinates import IssueCounts
 from data.folders import are_there, list_images
 from data.images import IMAGE_ENDINGS
-from data.readers.coordinates_csv import Columns, group_name, read_rows
+from data.readers.coordinates_csv import Columns, read_rows
 from data.readers.csv_table import refuse_repeated, without_missing
 from data.records import SPLITS, Issue, Records
 
@@ -39,27 +39,25 @@ def read(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # 
     """
     files = csv_files(root)
     names, latlng, groups, splits = [], [], [], []
-    kinds: set[str] = set()
+    kinds: list[str] = []
     issues: list[Issue] = []
     for file, number in files.items():
         counts = IssueCounts("row")
         for rows in read_rows(file, columns, counts):
             named, kind = rows.group(counts)
-            kinds.add(kind)
+            kinds.append(kind)
             names.append(rows.paths)
             latlng.append(rows.latlng)
             groups.append(named)
             splits.append(rows.split() if number < 0 else np.full(len(rows.lines), number, np.int8))
         issues += [replace(issue, first=f"{file.name}, {issue.first}") for issue in counts.issues]
-    first = next(iter(files))
-    source = first if len(files) == 1 else root
-    kind = next(kind for kind in ("group", "day", "image") if kind in kinds)
+    source = next(iter(files)) if len(files) == 1 else root
     records = Records(
         root if root.is_dir() else root.parent,
         np.concatenate(names),
         {"latlng": np.concatenate(latlng), "group": np.concatenate(groups), "split": np.concatenate(splits)},
         issues=tuple(issues),
-        grouped_by=(group_name(first, columns) or kind) if kind == "group" else kind,
+        grouped_by=max(kinds, key=lambda kind: (kind not in ("day", "image"), kind == "day")),
     )
     refuse_repeated(source, records.file_names)
     if not are_there(records.folder, records.file_names).any():
