@@ -1,4 +1,4 @@
-"""CSV lists of images, however people and programs write them: the one place that reads a CSV. No torch.
+"""Lists of images, however people and programs write them: the one place that reads a CSV; what lists share. No torch.
 
 Commas, semicolons or tabs separate; a byte order mark is passed over; a column's name counts in any case.
 """
@@ -151,6 +151,12 @@ def refuse_repeated(source: str | Path, names: np.ndarray) -> None:
     if len(again):
         first = os.fsdecode(names[order[again].min()])
         raise InputError(f"{source} lists {first} more than once ({len(again):,} such rows); keep one of its rows.")
+
+
+def identity_columns(identities: np.ndarray, names: np.ndarray) -> dict[str, np.ndarray]:
+    """`identities`, int64 (N,), -1 unknown, and `group`: the person, or the image where nobody is known to be on it."""
+    people = np.char.add(b"person ", identities.astype(np.bytes_))
+    return {"identities": identities, "group": np.where(identities >= 0, people, names)}
 
 
 def without_missing(records: Records, source: str | Path) -> Records:
