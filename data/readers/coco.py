@@ -343,7 +343,7 @@ class _List:
     def integers(self, field: str) -> np.ndarray:
         """A field, int64 (M,); 7.0 is 7."""
         values = [item.get(field) for item in self.items]
-        if all(map(_is_integer, set(map(type, values)))):
+        if all(issubclass(kind, Integral) and kind is not bool for kind in set(map(type, values))):
             with contextlib.suppress(OverflowError):
                 return np.array(values, dtype=np.int64)
         column = self.numbers(field, wanted="an integer")
@@ -408,7 +408,7 @@ class _List:
                 values[row] = default.format(self.items[row]["id"]) if value is None else str(value)
         return values
 
-    def _check(self, fine: Sequence[bool] | np.ndarray, field: str, wanted: str) -> None:
+    def _check(self, fine: Any, field: str, wanted: str) -> None:
         if not np.all(fine):
             raise self.refused(int(np.argmin(fine)), field, wanted, len(fine) - int(np.sum(fine)))
 
@@ -416,12 +416,8 @@ class _List:
 def _are_numbers(values: Sequence[Any], also: tuple[type, ...] = ()) -> np.ndarray:
     """Which are numbers, or of the types `also`, bool (N,)."""
     kinds = set(map(type, values))  # few, so that 200,000 boxes take a tenth of a second
-    odd = {kind for kind in kinds - set(also) if issubclass(kind, bool) or not issubclass(kind, Real)}
+    odd = {kind for kind in kinds - set(also) if kind is bool or not issubclass(kind, Real)}
     return np.array([type(value) not in odd for value in values]) if odd else np.ones(len(values), dtype=bool)
-
-
-def _is_integer(kind: type) -> bool:
-    return issubclass(kind, Integral) and not issubclass(kind, bool)
 
 
 def _odd_ids(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:

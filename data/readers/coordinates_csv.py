@@ -72,19 +72,18 @@ def choose_columns(
     group: str | None = None,
 ) -> Columns:
     """The columns of a preset, with those named here in their place. Raises InputError for an unknown preset."""
-    given = {"path": path, "latitude": latitude, "longitude": longitude, "group": group}
-    named = {field: name for field, name in given.items() if name is not None}
+    options = {"path": path, "latitude": latitude, "longitude": longitude, "group": group}
+    named = {field: name for field, name in options.items() if name is not None}
     if preset is not None and preset not in PRESETS:
         raise InputError(f"the preset {preset!r} is unknown; it must be one of {', '.join(PRESETS)}.")
     columns = PRESETS[preset] if preset else Columns()
-    if columns.header:
-        return columns._replace(**named)  # type: ignore[arg-type]  # all are str | int
     for field, name in named.items():
-        if not re.fullmatch(r"-?\d+", name):
+        if not columns.header and not re.fullmatch(r"-?\d+", name):
             raise InputError(
                 f"the column for the {field} is {name!r}, but {preset} has no header; give its position from 0."
             )
-    return columns._replace(**{field: int(name) for field, name in named.items()})  # type: ignore[arg-type]
+    given = named if columns.header else {field: int(name) for field, name in named.items()}
+    return columns._replace(**given)
 
 
 # --- the first line -------------------------------------------------------------------------------------------------
@@ -204,7 +203,7 @@ def read_rows(file: Path, columns: Columns, issues: IssueCounts, *, paths: bool 
         chosen, lines = np.flatnonzero(has)[keep].tolist(), where[keep]
         kept += len(chosen)
         pick = partial(_column, file, cells, chosen, lines)
-        named = relative_paths(file, pick(layout.path, "path"), lines) if paths else None
+        named: Any = relative_paths(file, pick(layout.path, "path"), lines) if paths else None
         others = pick(layout.group, "group"), pick(layout.taken), pick(layout.split)
         yield Rows(file, lines, latlng[keep], named, *others, group_column)
     if not kept:
@@ -308,23 +307,22 @@ def training_coordinates(
 def _first_trained_on(file: Path, columns: Columns, fractions: dict[int, float], seed: int) -> float:
     """The number by draw_numbers() from which on groups are trained on, as set_aside() has it; 0 where all are."""
     lacking = {split: fraction for split, fraction in fractions.items() if fraction > 0}
+    every, parts = [], set[int]()
     for rows in read_rows(file, columns, IssueCounts("row")):
-        for split in np.unique(rows.split()).tolist():
-            lacking.pop(split, None)
-        if not lacking or rows.splits is None:
-            break
-    if not lacking:
-        return 0.0
-    below = np.cumsum(list(lacking.values()))
-    every, parts = [], set()
-    for rows in read_rows(file, columns, IssueCounts("row")):
-        groups = rows.group(IssueCounts("row"))[0][rows.split() <= 0]
+        split = rows.split()
+        for known in np.unique(split).tolist():
+            lacking.pop(known, None)
+        if not lacking:
+            return 0.0
+        groups = rows.group(IssueCounts("row"))[0][split <= 0]
         every.append(np.unique(draw_numbers(groups, seed)))
-        parts.update(np.searchsorted(below, every[-1], side="right").tolist())
-        if len(parts) > len(below):  # each has a group, which is soon so but in small sets
-            return float(below[-1])
+        if rows.splits is None:
+            below = np.cumsum(list(lacking.values()))
+            parts.update(np.searchsorted(below, every[-1], side="right").tolist())
+            if len(parts) > len(below):  # each has a group, which is soon so but in small sets
+                return float(below[-1])
     drawn = np.unique(np.concatenate(every))
-    if len(drawn) <= len(below):
+    if len(drawn) <= len(lacking):
         raise InputError(
             f"{file} has too few groups to train on ({len(drawn)}) to set one aside for each of validation and testing "
             "that no row is of; add some, or give a fraction of 0 where none is to be set aside."

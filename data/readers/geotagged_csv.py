@@ -38,24 +38,22 @@ def read(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # 
     A group is a photographer, sequence or place where a column says it, else a day, else the image. Raises InputError.
     """
     files = csv_files(root)
-    names, latlng, groups, splits = [], [], [], []
-    kinds: list[str] = []
+    parts, kinds = [], list[str]()
     issues: list[Issue] = []
     for file, number in files.items():
         counts = IssueCounts("row")
         for rows in read_rows(file, columns, counts):
-            named, kind = rows.group(counts)
+            group, kind = rows.group(counts)
             kinds.append(kind)
-            names.append(rows.paths)
-            latlng.append(rows.latlng)
-            groups.append(named)
-            splits.append(rows.split() if number < 0 else np.full(len(rows.lines), number, np.int8))
+            split = rows.split() if number < 0 else np.full(len(rows.lines), number, np.int8)
+            parts.append((rows.paths, rows.latlng, group, split))
         issues += [replace(issue, first=f"{file.name}, {issue.first}") for issue in counts.issues]
+    names, latlng, groups, splits = map(np.concatenate, zip(*parts, strict=True))
     source = next(iter(files)) if len(files) == 1 else root
     records = Records(
         root if root.is_dir() else root.parent,
-        np.concatenate(names),
-        {"latlng": np.concatenate(latlng), "group": np.concatenate(groups), "split": np.concatenate(splits)},
+        names,
+        {"latlng": latlng, "group": groups, "split": splits},
         issues=tuple(issues),
         grouped_by=max(kinds, key=lambda kind: (kind not in ("day", "image"), kind == "day")),
     )
