@@ -1,21 +1,25 @@
 """What several test files use."""
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from scipy.io import savemat
 
+from backbone.errors import InputError
 from tasks.runs import AtomicCheckpointIO
 
 
@@ -72,6 +76,18 @@ def refused(main, args, message, capsys):
     assert error.startswith("error: ")
     assert "\n" not in error
     assert not Path("runs").exists()
+
+
+@contextlib.contextmanager
+def one_sentence(message):
+    """The body raises an InputError of one line that has this in it."""
+    with pytest.raises(InputError, match=message) as raised:
+        yield raised
+    assert "\n" not in str(raised.value)
+
+
+def names(records):
+    return [os.fsdecode(name) for name in records.file_names.tolist()]
 
 
 def write_tar(file, members):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from helpers import one_sentence
 
 from backbone import InputError
 from data.coordinates import IssueCounts
@@ -166,10 +167,8 @@ def test_columns_are_named_one_by_one(tmp_path):
 )
 def test_a_csv_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, text, message):
     file = tmp_path / "a.csv" if text is None else write(tmp_path / "a.csv", text)
-    with pytest.raises(InputError, match=message) as raised:
+    with one_sentence(f"^{file}.*{message}"):
         read(file)
-    assert "\n" not in str(raised.value)
-    assert str(file) in str(raised.value)
 
 
 @pytest.mark.parametrize("column", ["path", "author"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import tree
+from helpers import names, tree
 
 from backbone import InputError
 from data.readers import geotagged_csv
@@ -32,10 +32,6 @@ def authors(count=40, each=3):
         for author in range(count)
         for i in range(each)
     ]
-
-
-def names(records):
-    return [name.decode() for name in records.file_names.tolist()]
 
 
 def test_a_csv_is_read_as_a_plain_parser_reads_it(tmp_path):

@@ -1,11 +1,22 @@
 import errno
 import hashlib
-import io
 import math
 
 import numpy as np
 import pytest
-from helpers import BEAGLE, DOGS, HUSKY, POODLE, dog_file, dog_rows, tree, write_dog_list, write_dogs
+from helpers import (
+    BEAGLE,
+    DOGS,
+    HUSKY,
+    POODLE,
+    dog_file,
+    dog_rows,
+    names,
+    one_sentence,
+    tree,
+    write_dog_list,
+    write_dogs,
+)
 from PIL import Image
 from scipy.io import loadmat, savemat
 
@@ -34,10 +45,6 @@ def write_xml(root, name, content):
     path = root / "Annotation" / name.removesuffix(".jpg")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def names(records):
-    return [name.decode() for name in records.file_names.tolist()]
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------
@@ -93,11 +100,9 @@ def test_files_that_no_list_has_are_counted_and_hidden_ones_passed_over(tmp_path
 
 def test_a_png_named_jpg_is_read_like_any_other(tmp_path):
     """As n02105855-Shetland_sheepdog/n02105855_2933.jpg is one."""
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
-    png = io.BytesIO()
-    Image.fromarray(pixels).save(png, "PNG")
-    records = read(write_dogs(tmp_path, content={dog_file(BEAGLE, 1): png.getvalue()}))
-    np.testing.assert_array_equal(open_image(records.path(0)), pixels)
+    root = write_dogs(tmp_path)
+    Image.new("RGB", (9, 7), (1, 2, 3)).save(root / "Images" / dog_file(BEAGLE, 1), "PNG")
+    assert (open_image(read(root).path(0)) == (1, 2, 3)).all()
 
 
 @pytest.mark.parametrize(
@@ -199,10 +204,7 @@ REFUSED = {  # a training list, and what the sentence must name beside the list
     "label 121": (changed(29, label=121), [dog_file(POODLE, 10), "is 121"]),
     "other folder": (changed(12, label=3), [dog_file(HUSKY, 3), "is 3", "is 2"]),
     "labels in another order": ([(name, 4 - label) for name, label in TRAIN], ["20 such"]),
-    "missing files": (
-        [*TRAIN, (dog_file(BEAGLE, 98), 1), (dog_file(BEAGLE, 99), 1)],
-        [dog_file(BEAGLE, 98), "2 of 32"],
-    ),
+    "missing files": ([*TRAIN, *dog_rows(98, 99, [BEAGLE])], [dog_file(BEAGLE, 98), "2 of 32"]),
     "missing folder": ([*TRAIN, ("n1-cat/1.jpg", 4)], ["n1-cat/1.jpg", "1 of 31"]),
     "in both lists": ([*TRAIN, TEST[1], TEST[4]], ["test_list.mat", TEST[1][0], "2 such"]),
     "twice": ([*TRAIN, TRAIN[3]], [TRAIN[3][0], "1 such"]),
@@ -217,10 +219,9 @@ REFUSED = {  # a training list, and what the sentence must name beside the list
 def test_lists_that_do_not_fit_are_refused_with_file_label_and_folder(tmp_path, train, named):
     root = write_dogs(tmp_path)
     write_dog_list(root / "lists/train_list.mat", train)
-    with pytest.raises(InputError, match=r"train_list\.mat") as error:
+    with one_sentence(r"train_list\.mat") as raised:
         read(root)
-    assert all(part in str(error.value) for part in named)
-    assert "\n" not in str(error.value)
+    assert all(part in str(raised.value) for part in named)
 
 
 def cells(*texts):
@@ -254,9 +255,8 @@ def test_a_list_that_is_not_one_is_refused(tmp_path, content, named):
         savemat(path, content)
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "half" else content)
-    with pytest.raises(InputError, match=r"train_list\.mat") as error:
+    with one_sentence(rf"train_list\.mat.*{named}"):
         read(tmp_path)
-    assert named in str(error.value)
 
 
 def test_labels_of_any_number_type_are_read(tmp_path):
