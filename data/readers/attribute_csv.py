@@ -52,11 +52,11 @@ def read(root: Path) -> Records:
             raise InputError(f"{file} has no {what}, but {shown}; its first line must be as path,Smiling,Eyeglasses.")
     names, splits, people, targets = [], [], [], []
     for lines, columns in table.chunks():
-        names.append(relative_paths(file, packed(list(columns[path])), lines))
+        names.append(relative_paths(file, packed(columns[path]), lines))
         if split >= 0:
-            splits.append(split_numbers(file, packed(list(columns[split])), lines))
+            splits.append(split_numbers(file, packed(columns[split]), lines))
         if identity >= 0:
-            people.append(packed(list(columns[identity])))
+            people.append(packed(columns[identity]))
         block = np.array([list(map(_value, columns[k])) for k in attributes], np.int8).T  # (N, K)
         if (block == _NOT_A_VALUE).any():
             row, k = np.argwhere(block == _NOT_A_VALUE)[0]

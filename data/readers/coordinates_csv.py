@@ -89,36 +89,25 @@ def choose_columns(
 # --- the first line -------------------------------------------------------------------------------------------------
 
 
-class _Layout(NamedTuple):
-    """The positions from 0 of the columns of a table, -1 for none."""
+def _layout(file: Path, columns: Columns, paths: bool) -> tuple[CsvTable, dict[str, int]]:
+    """A table, and the positions from 0 of `split` and the fields of _NAMES in it, -1 for none.
 
-    table: CsvTable
-    split: int
-    path: int
-    latitude: int
-    longitude: int
-    group: int
-    taken: int
-
-
-def _layout(file: Path, columns: Columns, paths: bool) -> _Layout:
-    """Find the columns in the first line. Raises InputError where one is missing; `paths`: the images' as well."""
+    Raises InputError where a column is missing; `paths`: the images' as well.
+    """
     table = read_header(file, "a CSV of path,latitude,longitude", header=columns.header)
     if not columns.header:
-        positions = [_position(table, name, getattr(columns, name)) for name in columns._fields[:5]]
-        return _Layout(table, -1, *positions)
+        return table, {"split": -1} | {name: _position(table, name, getattr(columns, name)) for name in _NAMES}
     required = {"latitude", "longitude", "path" if paths else "", "group" if columns.group is not None else ""}
-    found = []
+    at = {"split": table.column("split")}
     for field, known in _NAMES.items():
         named = getattr(columns, field)
         names = known if named is None else (str(named), *(known if field == "taken" else ()))
-        at = table.column(*names)
-        if field in required and at < 0:
+        at[field] = table.column(*names)
+        if field in required and at[field] < 0:
             _refuse_missing(table, field, names[0])
-        if field in required and table.cells.count(table.cells[at]) > 1:
-            raise InputError(f"{file} has the column {table.cells[at]!r} more than once; give each a name of its own.")
-        found.append(at)
-    return _Layout(table, table.column("split"), *found)
+        if field in required and table.cells.count(cell := table.cells[at[field]]) > 1:
+            raise InputError(f"{file} has the column {cell!r} more than once; give each a name of its own.")
+    return table, at
 
 
 def _position(table: CsvTable, field: str, position: Any) -> int:
@@ -148,8 +137,8 @@ def _refuse_missing(table: CsvTable, field: str, name: str) -> NoReturn:
 
 def has_places_alone(file: Path, columns: Columns) -> bool:
     """Whether a CSV has nothing by which its rows could be split. Raises InputError."""
-    layout = _layout(file, columns, paths=False)
-    return layout.split < 0 and layout.path < 0 and layout.group < 0
+    at = _layout(file, columns, paths=False)[1]
+    return max(at["split"], at["path"], at["group"]) < 0
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
@@ -193,18 +182,18 @@ class Rows(NamedTuple):
 
 def read_rows(file: Path, columns: Columns, issues: IssueCounts, *, paths: bool = True) -> Iterator[Rows]:
     """The rows of a CSV that have a position, in chunks; without `paths` there need be none. Raises InputError."""
-    layout = _layout(file, columns, paths)
-    group_column = layout.table.cells[layout.group] if columns.header else f"column {layout.group}"
+    table, at = _layout(file, columns, paths)
+    group_column = table.cells[at["group"]] if columns.header else f"column {at['group']}"
     kept = 0
-    for lines, cells in layout.table.chunks(1 + max(layout[1:])):
-        latlng, has = _floats(file, cells[layout.latitude], cells[layout.longitude], lines, issues)
+    for lines, cells in table.chunks(1 + max(at.values())):
+        latlng, has = _floats(file, cells[at["latitude"]], cells[at["longitude"]], lines, issues)
         where = lines[has]
         latlng, keep = clean(latlng, file, lambda row, where=where: f"line {where[row]}", issues)  # type: ignore[misc]
         chosen, lines = np.flatnonzero(has)[keep].tolist(), where[keep]
         kept += len(chosen)
         pick = partial(_column, file, cells, chosen, lines)
-        named: Any = relative_paths(file, pick(layout.path, "path"), lines) if paths else None
-        others = pick(layout.group, "group"), pick(layout.taken), pick(layout.split)
+        named: Any = relative_paths(file, pick(at["path"], "path"), lines) if paths else None
+        others = pick(at["group"], "group"), pick(at["taken"]), pick(at["split"])
         yield Rows(file, lines, latlng[keep], named, *others, group_column)
     if not kept:
         why = "; ".join(map(str, issues.issues)) or "no rows"

@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def open_csv(file: Path, newline: str | None = None) -> io.TextIOWrapper:
     return text
 
 
-def packed(cells: list[str]) -> np.ndarray:
+def packed(cells: Iterable[str]) -> np.ndarray:
     """UTF-8 bytes (N,) of cells, without the spaces around."""
     return np.array([cell.encode(errors="surrogateescape").strip() for cell in cells], np.bytes_)
 

@@ -141,8 +141,7 @@ def _degrees(value: Any) -> float | str:
     if not 1 <= len(numbers) <= 3:
         return "malformed"
     degrees, minutes, seconds = (*numbers, 0.0, 0.0)[:3]
-    if degrees < 0 or not 0 <= minutes <= 60 or not 0 <= seconds <= 60:  # 60 by rounding
-        return "malformed"
-    if (degrees % 1 and (minutes or seconds)) or (minutes % 1 and seconds):
+    out_of_range = degrees < 0 or not 0 <= minutes <= 60 or not 0 <= seconds <= 60  # 60 by rounding
+    if out_of_range or (degrees % 1 and (minutes or seconds)) or (minutes % 1 and seconds):
         return "malformed"
     return degrees + minutes / 60 + seconds / 3600

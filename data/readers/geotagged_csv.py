@@ -12,7 +12,7 @@ from data.folders import are_there, list_images
 from data.images import IMAGE_ENDINGS
 from data.readers.coordinates_csv import Columns, read_rows
 from data.readers.csv_table import refuse_repeated, without_missing
-from data.records import SPLITS, Issue, Records
+from data.records import SPLITS, Issue, Records, positions_in
 
 CSV_NAME = "images.csv"
 
@@ -74,17 +74,17 @@ def _found_by_name(records: Records, source: Path) -> Records:
     except InputError:  # not one image
         return records
     listed, wanted = _stems(files), _stems(records.file_names)
-    order = np.argsort(listed, kind="stable")
-    first, after = (np.searchsorted(listed, wanted, side, sorter=order) for side in ("left", "right"))
-    if (after - first > 1).any():
-        row = int(np.argmax(after - first > 1))
-        one, other = (os.fsdecode(files[order[first[row] + i]]) for i in (0, 1))
+    found, counts = np.unique(listed, return_counts=True)
+    of_two = np.isin(wanted, found[counts > 1])
+    if of_two.any():
+        row = int(np.argmax(of_two))
+        one, other = map(os.fsdecode, files[listed == wanted[row]][:2])
         raise InputError(
             f"{source}: {os.fsdecode(records.file_names[row])} may be {one} or {other} in {records.folder}; write "
             "their paths in the list, or take one away."
         )
-    found = np.where(after > first, files[order[first.clip(max=len(files) - 1)]], records.file_names)
-    return replace(records, file_names=found)
+    at = positions_in(listed, wanted)
+    return replace(records, file_names=np.where(at >= 0, files[at], records.file_names))
 
 
 def _stems(paths: np.ndarray) -> np.ndarray:
