@@ -45,10 +45,6 @@ def assert_same(one, other):
     assert all(np.array_equal(one[column], other[column]) for column in other.columns)
 
 
-def drawn(root):
-    return assign_splits(read(root), val_fraction=0.2, test_fraction=0.1, seed=3, source=root)
-
-
 def test_all_three_lists_are_read(tmp_path):
     parts = np.random.default_rng(1).integers(0, 3, 30)
     people = 100 + np.arange(30) // 2 * 3
@@ -64,6 +60,7 @@ def test_all_three_lists_are_read(tmp_path):
     assert records["attributes"].tolist() == (values > 0).astype(int).tolist()
     assert records["split"].tolist() == parts.tolist()
     assert records["identities"].tolist() == people.tolist()
+    assert (records.grouped_by, records["group"].tolist()) == ("person", [b"person %d" % person for person in people])
     assert [records[name].dtype for name in ("attributes", "split", "identities")] == [np.int8, np.int8, np.int64]
     assert tree(tmp_path) == before
 
@@ -101,22 +98,13 @@ def test_rows_without_an_image_are_left_out_and_counted(tmp_path):
     assert [(issue.count, issue.first) for issue in records.issues] == [(23, "000001.jpg"), (1, "")]
 
 
-def test_without_a_partition_people_are_drawn_whole_where_they_are_known(tmp_path):
-    people = np.random.default_rng(2).integers(0, 40, 200)
-    write_celeba(tmp_path, 200, people=people)
-    records = drawn(tmp_path)
-    groups = [set(people[records["split"] == split].tolist()) for split in range(3)]
-    assert all(groups)
-    assert sum(map(len, groups)) == len(set(people.tolist()))  # nobody is in two
-    assert records.grouped_by == "person"
-
-
 def test_people_without_a_row_are_unknown_and_people_in_two_parts_are_counted(tmp_path):
     write_celeba(tmp_path, parts=[0, 1, 2] * 10, people=[7, 7, 8, *range(10, 36), 99])
     lines = (tmp_path / "identity_CelebA.txt").read_text().splitlines(keepends=True)
     (tmp_path / "identity_CelebA.txt").write_text("".join(lines[:-1]))
-    records = drawn(tmp_path)
+    records = assign_splits(read(tmp_path), val_fraction=0.2, test_fraction=0.1, seed=3, source=tmp_path)
     assert records["identities"][-1] == -1
+    assert records["group"][-1] == b"000030.jpg"
     assert [issue.count for issue in records.issues] == [1]
     assert re.match(r"1 of the .* \(by person\) have images in more than one split", records.notes[-1])
 
