@@ -102,10 +102,10 @@ def read(root: Path, version: str = "", splits: Sequence[Split] = ()) -> Records
     for split in splits:
         if split not in found:
             raise no_annotations(root, (split,), version)
-    parts = {split: _read_split(found[split]) for split in splits or found}
-    for split, part in parts.items():
-        check_classes(part, next(iter(parts.values())), found[split].annotations)
-    return joined(list(parts.values())) if len(parts) > 1 else next(iter(parts.values()))
+    parts = [_read_split(found[split]) for split in splits or found]
+    for split, part in zip(splits or found, parts, strict=True):
+        check_classes(part, parts[0], found[split].annotations)
+    return joined(parts)
 
 
 def check_classes(records: Records, others: Records, file: Path) -> None:

@@ -105,22 +105,13 @@ def test_a_png_named_jpg_is_read_like_any_other(tmp_path):
     assert (open_image(read(root).path(0)) == (1, 2, 3)).all()
 
 
-@pytest.mark.parametrize(
-    ("there", "expected"),
-    [
-        (("Images", "Annotation"), True),
-        (("Images", "lists"), True),
-        (("Images", "train_list.mat"), True),
-        (("Images", "test_list.mat"), True),
-        (("Images",), False),
-        (("lists",), False),
-        ((), False),
-    ],
-)
-def test_the_layout_is_known_by_images_and_one_more(tmp_path, there, expected):
-    for name in there:
-        (tmp_path / name).touch() if name.endswith(".mat") else (tmp_path / name).mkdir()
-    assert is_stanford_dogs(tmp_path) is expected
+@pytest.mark.parametrize("mark", ["Annotation", "lists", "train_list.mat", "test_list.mat"])
+def test_the_layout_is_known_by_images_and_one_more(tmp_path, mark):
+    for name, expected in ((".", False), ("Images", False), (mark, True)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        assert is_stanford_dogs(tmp_path) is expected
+    (tmp_path / "Images").rmdir()
+    assert not is_stanford_dogs(tmp_path)
 
 
 # --- copies ---------------------------------------------------------------------------------------------------------
@@ -199,7 +190,16 @@ def changed(at, name=None, label=None):
     return [*TRAIN[:at], (name or TRAIN[at][0], TRAIN[at][1] if label is None else label), *TRAIN[at + 1 :]]
 
 
-REFUSED = {  # a training list, and what the sentence must name beside the list
+def cells(*texts):
+    column = np.empty((len(texts), 1), dtype=object)
+    column[:, 0] = texts
+    return column
+
+
+FILES = cells(*(name for name, _ in TRAIN))
+LABELS = np.array([[label] for _, label in TRAIN], np.uint8)
+
+REFUSED = {  # a training list by its lines, its variables or its bytes, and what the sentence must name beside it
     "label 0": (changed(12, label=0), [dog_file(HUSKY, 3), "is 0", "1 such"]),
     "label 121": (changed(29, label=121), [dog_file(POODLE, 10), "is 121"]),
     "other folder": (changed(12, label=3), [dog_file(HUSKY, 3), "is 3", "is 2"]),
@@ -212,51 +212,31 @@ REFUSED = {  # a training list, and what the sentence must name beside the list
     "absolute": (changed(1, "/etc/passwd"), ["/etc/passwd"]),
     "class without images": (TRAIN[:20], [f"Images/{POODLE}", "1 such"]),
     "nothing listed": ([], ["0 items"]),
+    "no labels": ({"file_list": FILES}, ["`labels`"]),
+    "no files": ({"other": LABELS}, ["`file_list`"]),
+    "a label short": ({"file_list": FILES, "labels": LABELS[:-1]}, ["30 items and `labels` 29"]),
+    "half a label": ({"file_list": FILES, "labels": LABELS + 0.5}, ["1.5"]),
+    "labels that are NaN": ({"file_list": FILES, "labels": LABELS * math.nan}, ["nan"]),
+    "labels of text": ({"file_list": FILES, "labels": FILES}, ["`labels`"]),
+    "files of numbers": ({"file_list": LABELS, "labels": LABELS}, ["item 1 of `file_list`"]),
+    "empty": (b"", ["MATLAB"]),
+    "a web page": (b"<!DOCTYPE html><title>404</title>" + bytes(200), ["MATLAB"]),
+    "half a file": (None, ["MATLAB"]),
 }
 
 
 @pytest.mark.parametrize(("train", "named"), REFUSED.values(), ids=REFUSED)
-def test_lists_that_do_not_fit_are_refused_with_file_label_and_folder(tmp_path, train, named):
-    root = write_dogs(tmp_path)
-    write_dog_list(root / "lists/train_list.mat", train)
-    with one_sentence(r"train_list\.mat") as raised:
-        read(root)
-    assert all(part in str(raised.value) for part in named)
-
-
-def cells(*texts):
-    column = np.empty((len(texts), 1), dtype=object)
-    column[:, 0] = texts
-    return column
-
-
-FILES = cells(*(name for name, _ in TRAIN))
-LABELS = np.array([[label] for _, label in TRAIN], np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        ({"file_list": FILES}, "`labels`"),
-        ({"other": LABELS}, "`file_list`"),
-        ({"file_list": FILES, "labels": LABELS[:-1]}, "30 items and `labels` 29"),
-        ({"file_list": FILES, "labels": LABELS + 0.5}, "1.5"),
-        ({"file_list": FILES, "labels": LABELS * math.nan}, "nan"),
-        ({"file_list": FILES, "labels": FILES}, "`labels`"),
-        ({"file_list": LABELS, "labels": LABELS}, "item 1 of `file_list`"),
-        (b"", "MATLAB"),
-        (b"<!DOCTYPE html><title>404</title>" + bytes(200), "MATLAB"),
-        ("half", "MATLAB"),
-    ],
-)
-def test_a_list_that_is_not_one_is_refused(tmp_path, content, named):
+def test_a_list_that_cannot_be_used_is_refused_with_file_label_and_folder(tmp_path, train, named):
     path = write_dogs(tmp_path) / "lists/train_list.mat"
-    if isinstance(content, dict):
-        savemat(path, content)
+    if isinstance(train, list):
+        write_dog_list(path, train)
+    elif isinstance(train, dict):
+        savemat(path, train)
     else:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "half" else content)
-    with one_sentence(rf"train_list\.mat.*{named}"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if train is None else train)
+    with one_sentence(r"train_list\.mat") as raised:
         read(tmp_path)
+    assert all(part in str(raised.value) for part in named)
 
 
 def test_labels_of_any_number_type_are_read(tmp_path):
