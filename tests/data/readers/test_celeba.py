@@ -20,21 +20,18 @@ def file_name(row):
     return f"{row + 1:06}.jpg"
 
 
-def write_lists(root, values, parts=None, people=None):
-    """The lists as they are distributed: count, names with a space behind, values padded to two places."""
-    root.mkdir(parents=True, exist_ok=True)
+def write_celeba(root, count=30, parts=None, people=None, images=None):
+    """CelebA's lists in `root` as they are distributed, with `count` rows, and images of the rows in `images`, or all.
+
+    First the number of rows, then names with a space behind; values are padded to two places.
+    """
+    (root / "img_align_celeba").mkdir(parents=True)
+    values = np.random.default_rng(0).choice([-1, 1], (count, len(NAMES)))
     rows = [f"{file_name(i)} " + " ".join(f"{value:2}" for value in row) for i, row in enumerate(values.tolist())]
-    (root / "list_attr_celeba.txt").write_text("\n".join([str(len(values)), " ".join(NAMES) + " ", *rows, ""]))
+    (root / "list_attr_celeba.txt").write_text("\n".join([str(count), " ".join(NAMES) + " ", *rows, ""]))
     for name, column in (("list_eval_partition.txt", parts), ("identity_CelebA.txt", people)):
         if column is not None:
             (root / name).write_text("".join(f"{file_name(i)} {value}\n" for i, value in enumerate(column)))
-
-
-def write_celeba(root, count=30, parts=None, people=None, images=None, seed=0):
-    """CelebA in `root` with `count` rows, and images of the rows in `images`; all of them by default."""
-    values = np.random.default_rng(seed).choice([-1, 1], (count, len(NAMES)))
-    write_lists(root, values, parts, people)
-    (root / "img_align_celeba").mkdir()
     for i in range(count) if images is None else images:
         Image.new("RGB", (18, 22), (i, 0, 0)).save(root / "img_align_celeba" / file_name(i))
     return values

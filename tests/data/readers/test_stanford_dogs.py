@@ -4,19 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers import (
-    BEAGLE,
-    DOGS,
-    HUSKY,
-    POODLE,
-    dog_file,
-    dog_rows,
-    names,
-    one_sentence,
-    tree,
-    write_dog_list,
-    write_dogs,
-)
+from helpers import DOGS, dog_file, dog_rows, names, one_sentence, tree, write_dog_list, write_dogs
 from PIL import Image
 from scipy.io import loadmat, savemat
 
@@ -25,6 +13,7 @@ from data.images import open_image
 from data.readers import stanford_dogs
 from data.readers.stanford_dogs import is_stanford_dogs, read
 
+BEAGLE, HUSKY, POODLE = DOGS
 TRAIN, TEST = dog_rows(1, 10), dog_rows(11, 14)
 
 
