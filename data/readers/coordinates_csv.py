@@ -275,9 +275,9 @@ def training_coordinates(
     """The latlng (N, 2), in chunks, of the rows that a training on `file` with the same settings is given, or more.
 
     By the `split` column; without the groups that splits.assign_splits() draws for validation or testing where no row
-    is of it, in the memory of a chunk. A file of nothing but coordinates is all taken. It cannot be known here which
-    images are missing, or look like others. Raises InputError for an image that is listed twice, and for fewer groups
-    than are to be set aside.
+    is of it, in the memory of a chunk and two numbers a row. A file of nothing but coordinates is all taken. It cannot
+    be known here which images are missing, or look like others. Raises InputError for an image that is listed twice,
+    and for fewer groups than are to be set aside.
     """
     if has_places_alone(file, columns):
         yield from (rows.latlng for rows in read_rows(file, columns, issues, paths=False))

@@ -229,6 +229,15 @@ def test_rows_of_places_alone_are_all_taken_and_a_column_says_the_split(tmp_path
         training(write(file, file.read_text().replace("val", "held")), **settings)
 
 
+def test_a_split_that_begins_late_in_a_long_list_is_not_drawn(tmp_path, monkeypatch):
+    rows = [f"{i}.jpg,{i + 1},{i},{'train' if i < 50 else 'test'}" for i in range(60)]
+    file = write(tmp_path / "a.csv", "\n".join(["path,latitude,longitude,split", *rows]))
+    whole = training(file, val_fraction=0.2, test_fraction=0.2)
+    assert 35 <= len(whole) < 50  # without some for validation
+    monkeypatch.setattr(csv_table, "_CHUNK", 10)
+    assert training(file, val_fraction=0.2, test_fraction=0.2).tolist() == whole.tolist()
+
+
 def test_an_image_that_is_listed_twice_is_refused_in_a_partition_too(tmp_path):
     rows = [f"{name},{i},{i},author {i}" for i, name in enumerate(["a.jpg", "b.jpg", "c/../b.jpg", "d.jpg"])]
     file = write(tmp_path / "a.csv", "\n".join(["path,latitude,longitude,author", *rows]))
