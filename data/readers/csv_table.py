@@ -21,7 +21,7 @@ from data.records import Issue, Records
 from data.splits import hash_names, splits_named
 from data.web_pages import is_web_page
 
-_CHUNK = 10_000  # rows read at a time: more lists at once would keep the garbage collector busy
+_CHUNK = 4_000  # rows read at a time: more lists at once would keep the garbage collector busy
 
 
 @dataclass(frozen=True)
