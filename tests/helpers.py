@@ -1,9 +1,11 @@
 """What several test files use."""
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,12 +14,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from scipy.io import savemat
 
+from backbone.errors import InputError
 from tasks.runs import AtomicCheckpointIO
 
 
@@ -107,6 +111,18 @@ def pixels(path):
 
 def is_color(image, color):
     return (image == np.asarray(color, np.uint8)).all(axis=-1)
+
+
+@contextlib.contextmanager
+def one_sentence(message):
+    """The body raises an InputError of one line that has this in it."""
+    with pytest.raises(InputError, match=message) as raised:
+        yield raised
+    assert "\n" not in str(raised.value)
+
+
+def names(records):
+    return [os.fsdecode(name) for name in records.file_names.tolist()]
 
 
 def write_tar(file, members):

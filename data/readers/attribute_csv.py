@@ -1,5 +1,6 @@
 """Images with attributes in a CSV: `path,Smiling,Eyeglasses,...`, with a split and a person where they are known."""
 
+import functools
 import os
 from collections import Counter
 from pathlib import Path
@@ -7,8 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from backbone.errors import InputError
-from data.readers.celeba import identity_columns
-from data.readers.csv_table import packed, read_header, refuse_repeated, relative_paths, split_numbers, without_missing
+from data.readers.csv_table import (
+    identity_columns,
+    packed,
+    read_header,
+    refuse_repeated,
+    relative_paths,
+    split_numbers,
+    without_missing,
+)
 from data.records import Records
 
 CSV_NAME = "attributes.csv"
@@ -19,12 +27,9 @@ _VALUES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": UNKNOW
 _NOT_A_VALUE = -2
 
 
-class _Values(dict[str, int]):
-    """A cell to its value; each way of writing one is looked at once."""
-
-    def __missing__(self, cell: str) -> int:
-        self[cell] = value = _VALUES.get(cell.strip().lower(), _NOT_A_VALUE)
-        return value
+@functools.cache  # of the few ways to write a value
+def _value(cell: str) -> int:
+    return _VALUES.get(cell.strip().lower(), _NOT_A_VALUE)
 
 
 def read(root: Path) -> Records:
@@ -46,14 +51,13 @@ def read(root: Path) -> Records:
         if lacking:
             raise InputError(f"{file} has no {what}, but {shown}; its first line must be as path,Smiling,Eyeglasses.")
     names, splits, people, targets = [], [], [], []
-    values = _Values()
     for lines, columns in table.chunks():
-        names.append(relative_paths(file, packed(list(columns[path])), lines))
+        names.append(relative_paths(file, packed(columns[path]), lines))
         if split >= 0:
-            splits.append(split_numbers(file, packed(list(columns[split])), lines))
+            splits.append(split_numbers(file, packed(columns[split]), lines))
         if identity >= 0:
-            people.append(packed(list(columns[identity])))
-        block = np.array([[values[cell] for cell in columns[k]] for k in attributes], np.int8).T  # (N, K)
+            people.append(packed(columns[identity]))
+        block = np.array([list(map(_value, columns[k])) for k in attributes], np.int8).T  # (N, K)
         if (block == _NOT_A_VALUE).any():
             row, k = np.argwhere(block == _NOT_A_VALUE)[0]
             cell = columns[attributes[k]][row].strip()

@@ -15,7 +15,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.folders import list_folder
-from data.readers.csv_table import open_csv, refuse_repeated
+from data.readers.csv_table import identity_columns, open_csv, refuse_repeated
 from data.records import Issue, Records, positions_in
 
 LICENCE = (
@@ -74,12 +74,6 @@ def read(root: Path) -> Records:
         grouped_by="person" if "group" in columns else "image",
     )
     return records.take(present)
-
-
-def identity_columns(identities: np.ndarray, names: np.ndarray) -> dict[str, np.ndarray]:
-    """`identities`, int64 (N,), -1 unknown, and `group`: the person, or the image where nobody is known to be on it."""
-    people = np.char.add(b"person ", identities.astype(np.bytes_))
-    return {"identities": identities, "group": np.where(identities >= 0, people, names)}
 
 
 def _find(root: Path, name: str) -> Path | None:

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from backbone.errors import InputError
-from data.folders import say
+from data.folders import are_there, say
 from data.images import ImageError, image_size
 from data.records import SPLITS, Boxes, Issue, Records, Split, joined
 from data.splits import NAMES, split_named
@@ -102,10 +102,10 @@ def read(root: Path, version: str = "", splits: Sequence[Split] = ()) -> Records
     for split in splits:
         if split not in found:
             raise no_annotations(root, (split,), version)
-    parts = {split: _read_split(found[split]) for split in splits or found}
-    for split, part in parts.items():
-        check_classes(part, next(iter(parts.values())), found[split].annotations)
-    return joined(list(parts.values())) if len(parts) > 1 else next(iter(parts.values()))
+    parts = [_read_split(found[split]) for split in splits or found]
+    for split, part in zip(splits or found, parts, strict=True):
+        check_classes(part, parts[0], found[split].annotations)
+    return joined(parts)
 
 
 def check_classes(records: Records, others: Records, file: Path) -> None:
@@ -165,31 +165,15 @@ def _without_placeholder(records: Records, categories: list[dict[str, Any]]) -> 
 
 
 def _locate(names: np.ndarray, path: Path, folders: Sequence[Path]) -> tuple[Path, np.ndarray]:
-    """The folder that has most of the images, and which it has, bool (N,). Raises InputError where none has any.
-
-    Folders are listed once instead of asked file by file, which takes minutes on a network drive.
-    """
-    files = [os.path.split(os.fsdecode(name)) for name in names.tolist()]
-    best, there = folders[0], np.zeros(len(files), dtype=bool)
-    for folder in folders:
-        listings = {parent: _files(folder / parent) for parent in {parent for parent, _ in files}}
-        found = np.array([name in listings[parent] for parent, name in files], dtype=bool)
-        if found.sum() > there.sum():
-            best, there = folder, found
-    if not there.any():
+    """The first folder with most of the images, and which it has, bool (N,). Raises InputError where none has any."""
+    there = [are_there(folder, names) for folder in folders]
+    best = int(np.argmax([found.sum() for found in there]))
+    if not there[best].any():
         raise InputError(
-            f"{path}: none of its {len(files)} images is there (the first is {os.fsdecode(names[0])}); looked in "
+            f"{path}: none of its {len(names)} images is there (the first is {os.fsdecode(names[0])}); looked in "
             f"{', '.join(map(str, folders))}: put the images in one of these."
         )
-    return best, there
-
-
-def _files(folder: Path) -> frozenset[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    except OSError:
-        return frozenset()
+    return folders[best], there[best]
 
 
 class ClippedBoxes(NamedTuple):
@@ -285,16 +269,15 @@ def parse_annotations(content: Any, name: str, *, for_scoring: bool = False) -> 
         np.where(np.isnan(areas), xywh[:, 2:].clip(min=0).prod(axis=1), areas)[order],
     )
     files = images.strings("file_name", "" if for_scoring else None)
-    by_id = dict(
-        zip(class_ids.tolist(), categories.strings("name", "category {}" if for_scoring else None), strict=True)
-    )
+    classes = categories.strings("name", "category {}" if for_scoring else None)
+    by_id = np.argsort(class_ids).tolist()
     return Records(
         Path(),
         np.array([os.fsencode(PurePath(file)) if file else b"" for file in files], dtype=np.bytes_),
         {"image_ids": image_ids, "sizes": images.sizes(strict=not for_scoring)},
         boxes,
-        tuple(by_id[number] for number in sorted(by_id)),
-        tuple(sorted(by_id)),
+        tuple(classes[i] for i in by_id),
+        tuple(class_ids[by_id].tolist()),
         tuple(issues),
     )
 
@@ -351,20 +334,16 @@ class _List:
     def numbers(self, field: str, *, optional: bool = False, wanted: str = "a finite number") -> np.ndarray:
         """A field, float64 (M,); NaN where it may be missing and is. An optional one may be true or false too."""
         values = [item.get(field) for item in self.items]
-        given = np.array([value is not None for value in values], dtype=bool) | (not optional)
-        kinds = set(map(type, values)) - ({type(None), bool} if optional else set())
-        if not all(map(_is_number, kinds)):
-            raise self.refused(
-                next(i for i, v in enumerate(values) if type(v) in kinds and not _is_number(type(v))), field, wanted
-            )
+        also = (type(None), bool) if optional else ()
+        self._check(_are_numbers(values, also), field, wanted)
         column = np.array(values, dtype=np.float64)  # None is NaN
-        self._check(np.isfinite(column) | ~given, field, wanted)
+        self._check(np.isfinite(column) | np.array([value is None for value in values], dtype=bool), field, wanted)
         return column
 
     def integers(self, field: str) -> np.ndarray:
         """A field, int64 (M,); 7.0 is 7."""
         values = [item.get(field) for item in self.items]
-        if all(map(_is_integer, set(map(type, values)))):
+        if all(issubclass(kind, Integral) and kind is not bool for kind in set(map(type, values))):
             with contextlib.suppress(OverflowError):
                 return np.array(values, dtype=np.int64)
         column = self.numbers(field, wanted="an integer")
@@ -399,18 +378,12 @@ class _List:
         """Field `bbox`, float64 (M, 4)."""
         wanted = "[x, y, width, height] in px, four finite numbers"
         boxes: list[Any] = [item.get("bbox") for item in self.items]
-
-        def is_box(box: Any) -> bool:
-            return isinstance(box, _SEQUENCES) and len(box) == 4 and all(_is_number(type(side)) for side in box)
-
-        # by the kinds alone, which are few, so that 200,000 boxes take a tenth of a second
-        if all(issubclass(kind, _SEQUENCES) for kind in set(map(type, boxes))) and set(map(len, boxes)) <= {4}:
-            sides = list(chain.from_iterable(boxes))
-            if all(map(_is_number, set(map(type, sides)))):
-                xywh = np.array(sides, dtype=np.float64).reshape(-1, 4)
-                self._check(np.isfinite(xywh).all(axis=1), "bbox", wanted)
-                return xywh
-        raise self.refused(next(i for i, box in enumerate(boxes) if not is_box(box)), "bbox", wanted)
+        self._check([isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4 for box in boxes], "bbox", wanted)
+        sides = list(chain.from_iterable(boxes))
+        self._check(np.reshape(_are_numbers(sides), (-1, 4)).all(axis=1), "bbox", wanted)
+        xywh = np.array(sides, dtype=np.float64).reshape(-1, 4)
+        self._check(np.isfinite(xywh).all(axis=1), "bbox", wanted)
+        return xywh
 
     def sizes(self, *, strict: bool) -> np.ndarray:
         """Fields `height` and `width`, int64 (N, 2); 0 where not both are given, or sensible if not `strict`."""
@@ -436,19 +409,15 @@ class _List:
         return values
 
     def _check(self, fine: Any, field: str, wanted: str) -> None:
-        if not fine.all():
-            raise self.refused(int(np.argmin(fine)), field, wanted, int((~fine).sum()))
+        if not np.all(fine):
+            raise self.refused(int(np.argmin(fine)), field, wanted, len(fine) - int(np.sum(fine)))
 
 
-_SEQUENCES = (list, tuple, np.ndarray)
-
-
-def _is_number(kind: type) -> bool:
-    return issubclass(kind, Real) and not issubclass(kind, bool)
-
-
-def _is_integer(kind: type) -> bool:
-    return issubclass(kind, Integral) and not issubclass(kind, bool)
+def _are_numbers(values: Sequence[Any], also: tuple[type, ...] = ()) -> np.ndarray:
+    """Which are numbers, or of the types `also`, bool (N,)."""
+    kinds = set(map(type, values))  # few, so that 200,000 boxes take a tenth of a second
+    odd = {kind for kind in kinds - set(also) if kind is bool or not issubclass(kind, Real)}
+    return np.array([type(value) not in odd for value in values]) if odd else np.ones(len(values), dtype=bool)
 
 
 def _odd_ids(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:

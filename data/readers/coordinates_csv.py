@@ -1,14 +1,11 @@
 """Places of images from a CSV of any size: its columns, its rows, and which of them are trained on. No torch."""
 
 import difflib
-import io
-import itertools
 import os
 import re
 import time
-import warnings
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -17,21 +14,10 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts, clean
-from data.readers.csv_table import (
-    CsvTable,
-    bytes_read,
-    open_csv,
-    packed,
-    progress_bar,
-    read_header,
-    relative_paths,
-    skip_header,
-    split_numbers,
-)
+from data.readers.csv_table import CsvTable, packed, read_header, relative_paths, split_numbers
 from data.records import UNSPLIT
 from data.splits import draw_numbers, hash_names, set_aside
 
-_CHUNK = 100_000  # rows read at a time, where only their coordinates are wanted
 _LONGEST = 400  # bytes of a path or a group: arrays are as wide as their longest, so that one would cost all
 _WORD = 64  # bytes of a date or a split that are looked at
 
@@ -86,54 +72,42 @@ def choose_columns(
     group: str | None = None,
 ) -> Columns:
     """The columns of a preset, with those named here in their place. Raises InputError for an unknown preset."""
-    given = {"path": path, "latitude": latitude, "longitude": longitude, "group": group}
-    named = {field: name for field, name in given.items() if name is not None}
+    options = {"path": path, "latitude": latitude, "longitude": longitude, "group": group}
+    named = {field: name for field, name in options.items() if name is not None}
     if preset is not None and preset not in PRESETS:
         raise InputError(f"the preset {preset!r} is unknown; it must be one of {', '.join(PRESETS)}.")
     columns = PRESETS[preset] if preset else Columns()
-    if columns.header:
-        return columns._replace(**named)  # type: ignore[arg-type]  # all are str | int
     for field, name in named.items():
-        if not re.fullmatch(r"-?\d+", name):
+        if not columns.header and not re.fullmatch(r"-?\d+", name):
             raise InputError(
                 f"the column for the {field} is {name!r}, but {preset} has no header; give its position from 0."
             )
-    return columns._replace(**{field: int(name) for field, name in named.items()})  # type: ignore[arg-type]
+    given = named if columns.header else {field: int(name) for field, name in named.items()}
+    return columns._replace(**given)
 
 
 # --- the first line -------------------------------------------------------------------------------------------------
 
 
-class _Layout(NamedTuple):
-    """The positions from 0 of the columns of a table, -1 for none."""
+def _layout(file: Path, columns: Columns, paths: bool) -> tuple[CsvTable, dict[str, int]]:
+    """A table, and the positions from 0 of `split` and the fields of _NAMES in it, -1 for none.
 
-    table: CsvTable
-    split: int
-    path: int
-    latitude: int
-    longitude: int
-    group: int
-    taken: int
-
-
-def _layout(file: Path, columns: Columns, paths: bool) -> _Layout:
-    """Find the columns in the first line. Raises InputError where one is missing; `paths`: the images' as well."""
+    Raises InputError where a column is missing; `paths`: the images' as well.
+    """
     table = read_header(file, "a CSV of path,latitude,longitude", header=columns.header)
     if not columns.header:
-        positions = [_position(table, name, getattr(columns, name)) for name in columns._fields[:5]]
-        return _Layout(table, -1, *positions)
+        return table, {"split": -1} | {name: _position(table, name, getattr(columns, name)) for name in _NAMES}
     required = {"latitude", "longitude", "path" if paths else "", "group" if columns.group is not None else ""}
-    found = []
+    at = {"split": table.column("split")}
     for field, known in _NAMES.items():
         named = getattr(columns, field)
         names = known if named is None else (str(named), *(known if field == "taken" else ()))
-        at = table.column(*names)
-        if field in required and at < 0:
+        at[field] = table.column(*names)
+        if field in required and at[field] < 0:
             _refuse_missing(table, field, names[0])
-        if field in required and table.cells.count(table.cells[at]) > 1:
-            raise InputError(f"{file} has the column {table.cells[at]!r} more than once; give each a name of its own.")
-        found.append(at)
-    return _Layout(table, table.column("split"), *found)
+        if field in required and table.cells.count(cell := table.cells[at[field]]) > 1:
+            raise InputError(f"{file} has the column {cell!r} more than once; give each a name of its own.")
+    return table, at
 
 
 def _position(table: CsvTable, field: str, position: Any) -> int:
@@ -161,18 +135,10 @@ def _refuse_missing(table: CsvTable, field: str, name: str) -> NoReturn:
     )
 
 
-def group_name(file: Path, columns: Columns) -> str | None:
-    """The column by which the rows are grouped, for sentences; None where there is none. Raises InputError."""
-    layout = _layout(file, columns, paths=False)
-    if layout.group < 0:
-        return None
-    return layout.table.cells[layout.group] if layout.table.header else f"column {layout.group}"
-
-
 def has_places_alone(file: Path, columns: Columns) -> bool:
-    """Whether a CSV has nothing by which its rows could be split. Raises InputError as stream_coordinates()."""
-    layout = _layout(file, columns, paths=False)
-    return layout.split < 0 and layout.path < 0 and layout.group < 0
+    """Whether a CSV has nothing by which its rows could be split. Raises InputError."""
+    at = _layout(file, columns, paths=False)[1]
+    return max(at["split"], at["path"], at["group"]) < 0
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
@@ -184,10 +150,11 @@ class Rows(NamedTuple):
     file: Path
     lines: np.ndarray  # int64 (N,) from 1
     latlng: np.ndarray  # float64 (N, 2)
-    paths: np.ndarray  # relative to the CSV's folder, the same however they are written
+    paths: np.ndarray  # relative to the CSV's folder, the same however they are written; None of places alone
     groups: np.ndarray | None
     taken: np.ndarray | None
     splits: np.ndarray | None
+    group_column: str  # for sentences
 
     def split(self) -> np.ndarray:
         """Of each row the position in SPLITS by the column `split`, UNSPLIT without one: int8 (N,); or InputError."""
@@ -196,12 +163,12 @@ class Rows(NamedTuple):
         return split_numbers(self.file, self.splits, self.lines)
 
     def group(self, issues: IssueCounts) -> tuple[np.ndarray, str]:
-        """The name of the group of each row, bytes (N,), and what a group is: "group", "day" or "image".
+        """The name of the group of each row, bytes (N,), and what a group is: its column's name, "day" or "image".
 
         A row without a group, or without a day where dates are all there is, is a group of its own, named by its path.
         """
         if self.groups is not None:
-            return np.where(self.groups == b"", self.paths, self.groups), "group"
+            return np.where(self.groups == b"", self.paths, self.groups), self.group_column
         if self.taken is None:
             return self.paths, "image"
         days = np.array([day_of(taken) for taken in self.taken.tolist()], np.bytes_)
@@ -213,21 +180,50 @@ class Rows(NamedTuple):
         return np.where(days == b"", self.paths, days), "day" if (days != b"").any() else "image"
 
 
-def read_rows(file: Path, columns: Columns, issues: IssueCounts) -> Iterator[Rows]:
-    """The rows of a CSV that have a position, in chunks, with all that a training needs. Raises InputError."""
-    layout = _layout(file, columns, paths=True)
+def read_rows(file: Path, columns: Columns, issues: IssueCounts, *, paths: bool = True) -> Iterator[Rows]:
+    """The rows of a CSV that have a position, in chunks; without `paths` there need be none. Raises InputError."""
+    table, at = _layout(file, columns, paths)
+    group_column = table.cells[at["group"]] if columns.header else f"column {at['group']}"
     kept = 0
-    for lines, cells in layout.table.chunks(1 + max(layout[1:])):
-        latlng, has = _floats(file, cells[layout.latitude], cells[layout.longitude], lines, issues)
+    for lines, cells in table.chunks(1 + max(at.values())):
+        latlng, has = _floats(file, cells[at["latitude"]], cells[at["longitude"]], lines, issues)
         where = lines[has]
         latlng, keep = clean(latlng, file, lambda row, where=where: f"line {where[row]}", issues)  # type: ignore[misc]
         chosen, lines = np.flatnonzero(has)[keep].tolist(), where[keep]
         kept += len(chosen)
         pick = partial(_column, file, cells, chosen, lines)
-        paths = relative_paths(file, pick(layout.path, "path"), lines)
-        others = pick(layout.group, "group"), pick(layout.taken), pick(layout.split)
-        yield Rows(file, lines, latlng[keep], paths, *others)
-    _refuse_none(file, kept, issues)
+        named: Any = relative_paths(file, pick(at["path"], "path"), lines) if paths else None
+        others = pick(at["group"], "group"), pick(at["taken"]), pick(at["split"])
+        yield Rows(file, lines, latlng[keep], named, *others, group_column)
+    if not kept:
+        why = "; ".join(map(str, issues.issues)) or "no rows"
+        raise InputError(f"{file} has no position ({why}); give a CSV of path,latitude,longitude with a row an image.")
+
+
+def _floats(
+    file: Path, latitudes: tuple[str, ...], longitudes: tuple[str, ...], lines: np.ndarray, issues: IssueCounts
+) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers (M, 2) of the rows in which neither cell is empty, and which these are, bool (N,)."""
+    try:
+        numbers = [np.fromiter(map(float, column), np.float64, len(lines)) for column in (latitudes, longitudes)]
+        return np.stack(numbers, axis=1), np.ones(len(lines), dtype=bool)
+    except ValueError:  # an empty cell, or one that is no number: slower
+        cells = [(one.strip(), other.strip()) for one, other in zip(latitudes, longitudes, strict=True)]
+    has = np.array([all(pair) for pair in cells])
+    if not has.all():
+        issues.note("no position", int((~has).sum()), lambda: f"line {lines[np.argmin(has)]}")
+    latlng = np.empty((len(cells), 2))
+    for row in np.flatnonzero(has).tolist():
+        for column, cell in enumerate(cells[row]):
+            try:
+                latlng[row, column] = float(cell)
+            except ValueError as error:
+                comma = "; a decimal point is needed, not a comma" if re.fullmatch(r"-?\d+,\d+", cell) else ""
+                raise InputError(
+                    f"{file}, line {lines[row]}: the {('latitude', 'longitude')[column]} is {cell!r}; it must be in "
+                    f"degrees, as 48.8583, or empty where it is unknown{comma}."
+                ) from error
+    return latlng[has], has
 
 
 def _column(
@@ -270,128 +266,21 @@ def day_of(written: bytes) -> bytes:
     return written if _NO_DAY.match(written) and int(written[:4]) else b""
 
 
-# --- coordinates alone ----------------------------------------------------------------------------------------------
-
-
-def stream_coordinates(file: Path, columns: Columns, issues: IssueCounts) -> Iterator[np.ndarray]:
-    """All rows' latlng (N, 2) of a CSV of any size, in chunks: checked, without those that `issues` count.
-
-    Nothing but the two columns is looked at, by numpy's loadtxt, three times as fast as csv.reader. Raises InputError
-    as clean() does, for a column that is missing and a cell that is no number; and in the end where no row is left.
-    """
-    layout = _layout(file, columns, paths=False)
-    kept = 0
-    with open_csv(file) as text, progress_bar(file) as bar:
-        line = 1 + skip_header(text, layout.table)
-        while chunk := _next_coordinates(text, line, layout, issues):
-            latlng, lines = chunk
-            kept += len(latlng)
-            line += lines
-            bar.update(bytes_read(text) - bar.n)
-            yield latlng
-    _refuse_none(file, kept, issues)
-
-
-def _next_coordinates(
-    text: io.TextIOWrapper, first: int, layout: _Layout, issues: IssueCounts
-) -> tuple[np.ndarray, int] | None:
-    """The clean latlng of the next _CHUNK rows, and the lines they took; `first` is the next line's number."""
-    table, lines = layout.table, list[str]()
-
-    def following() -> Iterator[str]:
-        for line in text:
-            lines.append(line)
-            yield line
-
-    def line_of(row: int) -> int:  # for a sentence
-        reader = table.reader(lines)
-        return first - 1 + next(itertools.islice((reader.line_num for cells in reader if cells), row, None))
-
-    settings: Any = {
-        "delimiter": table.delimiter,
-        "usecols": (layout.latitude, layout.longitude),
-        "comments": None,
-        "quotechar": '"' if table.header else None,
-        "ndmin": 2,
-        "max_rows": _CHUNK,
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*contained no data.*")  # at the end, and on a blank line
-        try:
-            latlng = np.loadtxt(following(), np.float64, **settings).reshape(-1, 2)
-            has = np.ones(len(latlng), dtype=bool)
-        except ValueError:  # an empty cell, or one that is no number: slower
-            try:
-                cells = np.loadtxt(itertools.chain(lines.copy(), following()), "S40", **settings).reshape(-1, 2)
-            except ValueError as error:
-                for _ in table.chunks(1 + max(layout.latitude, layout.longitude)):  # says which line
-                    pass
-                raise InputError(f"{table.file}, near line {first}: {error}; save it as UTF-8 again.") from error
-            latlng, has = _numbers(table.file, cells, line_of, issues)
-    if not lines:
-        return None
-    rows = np.flatnonzero(has)
-    latlng, keep = clean(latlng, table.file, lambda row: f"line {line_of(int(rows[row]))}", issues)
-    return (latlng if keep.all() else latlng[keep]), len(lines)
-
-
-def _floats(
-    file: Path, latitude: tuple[str, ...], longitude: tuple[str, ...], lines: np.ndarray, issues: IssueCounts
-) -> tuple[np.ndarray, np.ndarray]:
-    """As _numbers()."""
-    try:
-        numbers = [np.fromiter(map(float, column), np.float64, len(lines)) for column in (latitude, longitude)]
-    except ValueError:  # an empty cell, or one that is no number: slower
-        return _numbers(file, np.array([latitude, longitude]).T, lambda row: int(lines[row]), issues)
-    return np.stack(numbers, axis=1), np.ones(len(lines), dtype=bool)
-
-
-def _numbers(
-    file: Path, cells: np.ndarray, line_of: Callable[[int], int], issues: IssueCounts
-) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers (M, 2) of the rows of `cells`, text (N, 2), that are not empty, and which these are, bool (N,)."""
-    cells = np.strings.strip(cells)
-    has = (cells != cells.dtype.type()).all(axis=1)
-    if not has.all():
-        issues.note("no position", int((~has).sum()), lambda: f"line {line_of(int(np.argmin(has)))}")
-    try:
-        return cells[has].astype(np.float64), has
-    except ValueError:
-        for row, column in itertools.product(np.flatnonzero(has).tolist(), (0, 1)):
-            try:
-                float(cells[row, column])
-            except ValueError:
-                cell = cells[row, column]
-                break
-    cell = cell.decode("latin-1") if isinstance(cell, bytes) else str(cell)
-    comma = "; a decimal point is needed, not a comma" if re.fullmatch(r"-?\d+,\d+", cell) else ""
-    raise InputError(
-        f"{file}, line {line_of(row)}: the {('latitude', 'longitude')[column]} is {cell!r}; it must be in degrees, as "
-        f"48.8583, or empty where it is unknown{comma}."
-    )
-
-
-def _refuse_none(file: Path, kept: int, issues: IssueCounts) -> None:
-    if not kept:
-        why = "; ".join(map(str, issues.issues)) or "no rows"
-        raise InputError(f"{file} has no position ({why}); give a CSV of path,latitude,longitude with a row an image.")
-
-
 # --- what is trained on ---------------------------------------------------------------------------------------------
 
 
 def training_coordinates(
     file: Path, columns: Columns, issues: IssueCounts, *, val_fraction: float, test_fraction: float, seed: int
 ) -> Iterator[np.ndarray]:
-    """As stream_coordinates(), but of the rows that a training on `file` with the same settings is given, or more.
+    """The latlng (N, 2), in chunks, of the rows that a training on `file` with the same settings is given, or more.
 
     By the `split` column; without the groups that splits.assign_splits() draws for validation or testing where no row
-    is of it, in the memory of a chunk. A file of nothing but coordinates is all taken. It cannot be known here which
-    images are missing, or look like others. Raises InputError for an image that is listed twice, and for fewer groups
-    than are to be set aside.
+    is of it, in the memory of a chunk and two numbers a row. A file of nothing but coordinates is all taken. It cannot
+    be known here which images are missing, or look like others. Raises InputError for an image that is listed twice,
+    and for fewer groups than are to be set aside.
     """
     if has_places_alone(file, columns):
-        yield from stream_coordinates(file, columns, issues)
+        yield from (rows.latlng for rows in read_rows(file, columns, issues, paths=False))
         return
     first = _first_trained_on(file, columns, {1: val_fraction, 2: test_fraction}, seed)
     met = array("Q")
@@ -407,23 +296,22 @@ def training_coordinates(
 def _first_trained_on(file: Path, columns: Columns, fractions: dict[int, float], seed: int) -> float:
     """The number by draw_numbers() from which on groups are trained on, as set_aside() has it; 0 where all are."""
     lacking = {split: fraction for split, fraction in fractions.items() if fraction > 0}
+    every, parts = [], set[int]()
     for rows in read_rows(file, columns, IssueCounts("row")):
-        for split in np.unique(rows.split()).tolist():
-            lacking.pop(split, None)
-        if not lacking or rows.splits is None:
-            break
-    if not lacking:
-        return 0.0
-    below = np.cumsum(list(lacking.values()))
-    every, parts = [], set()
-    for rows in read_rows(file, columns, IssueCounts("row")):
-        groups = rows.group(IssueCounts("row"))[0][rows.split() <= 0]
+        split = rows.split()
+        for known in np.unique(split).tolist():
+            lacking.pop(known, None)
+        if not lacking:
+            return 0.0
+        groups = rows.group(IssueCounts("row"))[0][split <= 0]
         every.append(np.unique(draw_numbers(groups, seed)))
-        parts.update(np.searchsorted(below, every[-1], side="right").tolist())
-        if len(parts) > len(below):  # each has a group, which is soon so but in small sets
-            return float(below[-1])
+        if rows.splits is None:
+            below = np.cumsum(list(lacking.values()))
+            parts.update(np.searchsorted(below, every[-1], side="right").tolist())
+            if len(parts) > len(below):  # each has a group, which is soon so but in small sets
+                return float(below[-1])
     drawn = np.unique(np.concatenate(every))
-    if len(drawn) <= len(below):
+    if len(drawn) <= len(lacking):
         raise InputError(
             f"{file} has too few groups to train on ({len(drawn)}) to set one aside for each of validation and testing "
             "that no row is of; add some, or give a fraction of 0 where none is to be set aside."

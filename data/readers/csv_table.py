@@ -1,12 +1,13 @@
-"""CSV lists of images, however people and programs write them: the one place that reads a CSV. No torch.
+"""Lists of images, however people and programs write them: the one place that reads a CSV; what lists share. No torch.
 
 Commas, semicolons or tabs separate; a byte order mark is passed over; a column's name counts in any case.
 """
 
 import csv
 import io
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from data.folders import are_there
 from data.records import Issue, Records
 from data.splits import hash_names, splits_named
 
-_CHUNK = 10_000  # rows read at a time: more lists at once would keep the garbage collector busy
+_CHUNK = 4_000  # rows read at a time: more lists at once would keep the garbage collector busy
 
 
 @dataclass(frozen=True)
@@ -45,44 +46,31 @@ class CsvTable:
 
         Raises InputError for a row of fewer than `least` cells, or, without it, of another number than the header's.
         """
-        with open_csv(self.file, newline="") as text, progress_bar(self.file) as bar:
-            before = skip_header(text, self)
-            reader = self.reader(text)
-            while chunk := self._next_rows(reader, before, least):
-                bar.update(bytes_read(text) - bar.n)
-                yield chunk
-
-    def reader(self, lines: Any) -> Any:
-        """The csv.reader of some of the lines; without a header, quotes are characters like others."""
-        quoting: Any = csv.QUOTE_MINIMAL if self.header else csv.QUOTE_NONE
-        return csv.reader(lines, delimiter=self.delimiter, quoting=quoting)
-
-    def _next_rows(
-        self, reader: Any, before: int, least: int | None
-    ) -> tuple[np.ndarray, list[tuple[str, ...]]] | None:
-        rows: list[list[str]] = []
-        ends: list[int] = []
-        try:
-            for row in reader:
-                if any(row):
-                    rows.append(row)
-                    ends.append(reader.line_num)
-                    if len(rows) == _CHUNK:
-                        break
-        except csv.Error as error:
-            line = before + reader.line_num
-            raise InputError(f"{self.file}, line {line}: {error}; save it as a CSV in UTF-8 again.") from error
-        if not rows:
-            return None
-        wanted, lengths = least or len(self.cells), {*map(len, rows)}
-        if min(lengths) < wanted or (least is None and max(lengths) > wanted):
-            odd = next(i for i, row in enumerate(rows) if len(row) < wanted or (least is None and len(row) > wanted))
-            raise InputError(
-                f"{self.file}, line {before + ends[odd]}: it has {len(rows[odd])} values, but "
-                f"{wanted}{' or more' * (least is not None)} are needed; leave a cell empty where a value is unknown, "
-                "but keep its separator."
-            )
-        return before + np.array(ends), list(zip(*rows, strict=len(lengths) == 1))
+        wanted, size = least or len(self.cells), self.file.stat().st_size
+        quoting: Any = csv.QUOTE_MINIMAL if self.header else csv.QUOTE_NONE  # quotes are then in a title
+        with (
+            open_csv(self.file, newline="") as text,
+            tqdm(desc=f"reading {self.file.name}", total=size, unit="B", unit_scale=True, delay=2, leave=False) as bar,
+        ):
+            before = next(count for count, line in enumerate(text, start=1) if line.strip()) if self.header else 0
+            reader = csv.reader(text, delimiter=self.delimiter, quoting=quoting)
+            numbered = ((before + reader.line_num, row) for row in reader if any(row))
+            buffer: Any = text.buffer  # its stub lacks tell(), and a text has none while it is iterated over
+            try:
+                while chunk := list(itertools.islice(numbered, _CHUNK)):
+                    for line, row in chunk:
+                        if len(row) < wanted or (least is None and len(row) > wanted):
+                            raise InputError(
+                                f"{self.file}, line {line}: it has {len(row)} values, but "
+                                f"{wanted}{' or more' * (least is not None)} are needed; leave a cell empty where a "
+                                "value is unknown, but keep its separator."
+                            )
+                    lines, rows = zip(*chunk, strict=True)
+                    bar.update(buffer.tell() - bar.n)
+                    yield np.array(lines), list(zip(*rows, strict=False))
+            except csv.Error as error:
+                line = before + reader.line_num
+                raise InputError(f"{self.file}, line {line}: {error}; save it as a CSV in UTF-8 again.") from error
 
 
 def read_header(file: Path, what: str, *, header: bool = True) -> CsvTable:
@@ -123,24 +111,7 @@ def open_csv(file: Path, newline: str | None = None) -> io.TextIOWrapper:
     return text
 
 
-def skip_header(text: io.TextIOWrapper, table: CsvTable) -> int:
-    """Read on to the first row; the number of lines that were read."""
-    return next(count for count, line in enumerate(text, start=1) if line.strip()) if table.header else 0
-
-
-def progress_bar(file: Path) -> tqdm:
-    """A bar of the bytes of a file."""
-    size = file.stat().st_size
-    return tqdm(desc=f"reading {file.name}", total=size, unit="B", unit_scale=True, delay=2, leave=False)
-
-
-def bytes_read(text: io.TextIOWrapper) -> int:
-    """How far the text is read."""
-    buffer: Any = text.buffer  # its stub lacks tell(), and a text has none while it is iterated over
-    return int(buffer.tell())
-
-
-def packed(cells: list[str]) -> np.ndarray:
+def packed(cells: Iterable[str]) -> np.ndarray:
     """UTF-8 bytes (N,) of cells, without the spaces around."""
     return np.array([cell.encode(errors="surrogateescape").strip() for cell in cells], np.bytes_)
 
@@ -180,6 +151,12 @@ def refuse_repeated(source: str | Path, names: np.ndarray) -> None:
     if len(again):
         first = os.fsdecode(names[order[again].min()])
         raise InputError(f"{source} lists {first} more than once ({len(again):,} such rows); keep one of its rows.")
+
+
+def identity_columns(identities: np.ndarray, names: np.ndarray) -> dict[str, np.ndarray]:
+    """`identities`, int64 (N,), -1 unknown, and `group`: the person, or the image where nobody is known to be on it."""
+    people = np.char.add(b"person ", identities.astype(np.bytes_))
+    return {"identities": identities, "group": np.where(identities >= 0, people, names)}
 
 
 def without_missing(records: Records, source: str | Path) -> Records:

@@ -1,9 +1,11 @@
 """A folder of images with the positions that cameras wrote into their EXIF. No torch."""
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,29 +42,24 @@ def read(root: Path) -> Records:
         issues.append(Issue(what, count, os.fsdecode(names[np.argmin(split)])))
         names, split = names[split != UNSPLIT], split[split != UNSPLIT]
     latlng, days = np.full((len(names), 2), np.nan), np.zeros(len(names), "S10")
-    counts, without = IssueCounts("image"), dict[int, str]()
+    counts, starts = IssueCounts("image"), range(0, len(names), _BLOCK)
 
-    def work(start: int) -> int:
-        block = range(start, min(start + _BLOCK, len(names)))
-        for i in block:
-            position, day = exif_taken(root / os.fsdecode(names[i]))
-            days[i] = day.encode()
-            if isinstance(position, str):
-                without[i] = position
-            else:
-                latlng[i] = position
-        return len(block)
+    def block(start: int) -> list[Taken]:
+        return [exif_taken(root / os.fsdecode(name)) for name in names[start : start + _BLOCK]]
 
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        with tqdm(total=len(names), desc="reading EXIF positions", unit=" images", delay=2, leave=False) as bar:
-            for done in pool.map(work, range(0, len(names), _BLOCK)):
-                bar.update(done)
+        every = itertools.chain.from_iterable(pool.map(block, starts))
+        bar = tqdm(every, "reading EXIF positions", len(names), unit=" images", delay=2, leave=False)
+        for i, (position, day) in enumerate(bar):
+            days[i] = day.encode()
+            if isinstance(position, str):
+                counts.note(position, 1, partial(os.fsdecode, names[i]))
+            else:
+                latlng[i] = position
     finally:
         pool.shutdown(cancel_futures=True)
 
-    for i in sorted(without):
-        counts.note(without[i], 1, lambda name=names[i]: os.fsdecode(name))  # type: ignore[misc]
     has = np.flatnonzero(~np.isnan(latlng[:, 0]))
     latlng, keep = clean(latlng[has], root, lambda row: os.fsdecode(names[has[row]]), counts)
     if not keep.any():
@@ -144,8 +141,7 @@ def _degrees(value: Any) -> float | str:
     if not 1 <= len(numbers) <= 3:
         return "malformed"
     degrees, minutes, seconds = (*numbers, 0.0, 0.0)[:3]
-    if degrees < 0 or not 0 <= minutes <= 60 or not 0 <= seconds <= 60:  # 60 by rounding
-        return "malformed"
-    if (degrees % 1 and (minutes or seconds)) or (minutes % 1 and seconds):
+    out_of_range = degrees < 0 or not 0 <= minutes <= 60 or not 0 <= seconds <= 60  # 60 by rounding
+    if out_of_range or (degrees % 1 and (minutes or seconds)) or (minutes % 1 and seconds):
         return "malformed"
     return degrees + minutes / 60 + seconds / 3600

@@ -10,9 +10,9 @@ from backbone.errors import InputError
 from data.coordinates import IssueCounts
 from data.folders import are_there, list_images
 from data.images import IMAGE_ENDINGS
-from data.readers.coordinates_csv import Columns, group_name, read_rows
+from data.readers.coordinates_csv import Columns, read_rows
 from data.readers.csv_table import refuse_repeated, without_missing
-from data.records import SPLITS, Issue, Records
+from data.records import SPLITS, Issue, Records, positions_in
 
 CSV_NAME = "images.csv"
 
@@ -38,28 +38,24 @@ def read(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # 
     A group is a photographer, sequence or place where a column says it, else a day, else the image. Raises InputError.
     """
     files = csv_files(root)
-    names, latlng, groups, splits = [], [], [], []
-    kinds: set[str] = set()
+    parts, kinds = [], list[str]()
     issues: list[Issue] = []
     for file, number in files.items():
         counts = IssueCounts("row")
         for rows in read_rows(file, columns, counts):
-            named, kind = rows.group(counts)
-            kinds.add(kind)
-            names.append(rows.paths)
-            latlng.append(rows.latlng)
-            groups.append(named)
-            splits.append(rows.split() if number < 0 else np.full(len(rows.lines), number, np.int8))
+            group, kind = rows.group(counts)
+            kinds.append(kind)
+            split = rows.split() if number < 0 else np.full(len(rows.lines), number, np.int8)
+            parts.append((rows.paths, rows.latlng, group, split))
         issues += [replace(issue, first=f"{file.name}, {issue.first}") for issue in counts.issues]
-    first = next(iter(files))
-    source = first if len(files) == 1 else root
-    kind = next(kind for kind in ("group", "day", "image") if kind in kinds)
+    names, latlng, groups, splits = map(np.concatenate, zip(*parts, strict=True))
+    source = next(iter(files)) if len(files) == 1 else root
     records = Records(
         root if root.is_dir() else root.parent,
-        np.concatenate(names),
-        {"latlng": np.concatenate(latlng), "group": np.concatenate(groups), "split": np.concatenate(splits)},
+        names,
+        {"latlng": latlng, "group": groups, "split": splits},
         issues=tuple(issues),
-        grouped_by=(group_name(first, columns) or kind) if kind == "group" else kind,
+        grouped_by=max(kinds, key=lambda kind: (kind not in ("day", "image"), kind == "day")),
     )
     refuse_repeated(source, records.file_names)
     if not are_there(records.folder, records.file_names).any():
@@ -78,17 +74,17 @@ def _found_by_name(records: Records, source: Path) -> Records:
     except InputError:  # not one image
         return records
     listed, wanted = _stems(files), _stems(records.file_names)
-    order = np.argsort(listed, kind="stable")
-    first, after = (np.searchsorted(listed, wanted, side, sorter=order) for side in ("left", "right"))
-    if (after - first > 1).any():
-        row = int(np.argmax(after - first > 1))
-        one, other = (os.fsdecode(files[order[first[row] + i]]) for i in (0, 1))
+    found, counts = np.unique(listed, return_counts=True)
+    of_two = np.isin(wanted, found[counts > 1])
+    if of_two.any():
+        row = int(np.argmax(of_two))
+        one, other = map(os.fsdecode, files[listed == wanted[row]][:2])
         raise InputError(
             f"{source}: {os.fsdecode(records.file_names[row])} may be {one} or {other} in {records.folder}; write "
             "their paths in the list, or take one away."
         )
-    found = np.where(after > first, files[order[first.clip(max=len(files) - 1)]], records.file_names)
-    return replace(records, file_names=found)
+    at = positions_in(listed, wanted)
+    return replace(records, file_names=np.where(at >= 0, files[at], records.file_names))
 
 
 def _stems(paths: np.ndarray) -> np.ndarray:

@@ -16,15 +16,6 @@ from data.folders import list_folder
 from data.records import Records
 
 
-class ListedPairs(NamedTuple):
-    """Pairs of images, as files relative to LFW's folder: "Jane_Doe/Jane_Doe_0001.jpg"."""
-
-    first: list[str]  # P files
-    second: list[str]  # P files
-    same: np.ndarray  # (P,) bool: of one person
-    folds: np.ndarray  # (P,) int64 from 0
-
-
 class Pairs(NamedTuple):
     """Pairs of the images of a list."""
 
@@ -41,11 +32,12 @@ class FaceRecords(Records):
     pairs: Pairs | None = None  # None: in training, and where nobody knows who is on which
 
 
-def read_list(file: Path) -> ListedPairs:
-    """Read LFW's `pairs.txt`, or a list in its format such as `pairsDevTest.txt`.
+def read_list(file: Path) -> tuple[list[str], Pairs]:
+    """The images of LFW's `pairs.txt`, or of a list in its format such as `pairsDevTest.txt`, each once; their pairs.
 
-    A header of the number of folds (where left out: 1) and n; then, for each fold, n lines `name i j` of one person and
-    n lines `name i name j` of two. Raises InputError that names the line.
+    Images are sorted, as "Jane_Doe/Jane_Doe_0001.jpg". A header of the number of folds (where left out: 1) and n; then,
+    for each fold, n lines `name i j` of one person and n lines `name i name j` of two. Raises InputError that names the
+    line.
     """
     try:
         lines = Path(file).read_text("utf-8-sig").splitlines()
@@ -83,7 +75,8 @@ def read_list(file: Path) -> ListedPairs:
             raise InputError(f"{file}, line {number} is '{line.strip()}'; it must be {form}, numbered from 1.")
         first.append(_file(fields[0], int(fields[1])))
         second.append(_file(fields[2], int(fields[3])))
-    return ListedPairs(first, second, same, np.repeat(np.arange(num_folds), 2 * count))
+    images, places = np.unique([first, second], return_inverse=True)
+    return images.tolist(), Pairs(places[0], places[1], same, np.repeat(np.arange(num_folds), 2 * count))
 
 
 def _file(name: str, number: int) -> str:
@@ -96,8 +89,7 @@ def read(file: Path, folder: Path) -> FaceRecords:
     One that is not there as .jpg is taken by another ending, as aligned copies of LFW have .png. Raises InputError for
     a list that is not one, and names the first image that is missing.
     """
-    listed = read_list(file)
-    wanted = sorted({*listed.first, *listed.second})
+    wanted, pairs = read_list(file)
     known: dict[str, bytes] = {}  # "Jane_Doe/Jane_Doe_0001" to its path; .jpg before others
     listing = list_folder(folder, depth=1)
     for path in sorted(listing.names(listing.images).tolist(), key=lambda path: path.endswith(b".jpg")):
@@ -108,6 +100,4 @@ def read(file: Path, folder: Path) -> FaceRecords:
             f"{len(missing):,} of the {len(wanted):,} images of {file} are not in --data.pairs_root {folder}, the "
             f"first being {missing[0]}; give the folder that holds all of them."
         )
-    place = {name: i for i, name in enumerate(wanted)}
-    first, second = (np.array([place[name] for name in names], np.int64) for names in (listed.first, listed.second))
-    return FaceRecords(folder, np.array(names, np.bytes_), pairs=Pairs(first, second, listed.same, listed.folds))
+    return FaceRecords(folder, np.array(names, np.bytes_), pairs=pairs)

@@ -178,11 +178,10 @@ def _boxes(annotation: Path, files: Sequence[str]) -> tuple[np.ndarray, list[Iss
             reasons[box] += 1
         else:
             boxes[row] = box
-    without = reasons.total()
-    counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
-    if without == len(files):
+    if reasons.total() == len(files):
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
         raise InputError(
-            f"{annotation} has no box for any of {without:,} images ({counts}); unpack annotation.tar there."
+            f"{annotation} has no box for any of {len(files):,} images ({counts}); unpack annotation.tar there."
         )
     return boxes, [Issue(f"images {reason} are used whole", count) for reason, count in sorted(reasons.items())]
 

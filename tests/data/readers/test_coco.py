@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 from coco_content import CATEGORIES, annotation, coco_folder, content, odd_content, write
+from helpers import one_sentence
 
 from backbone.errors import InputError
 from data.readers.coco import clip_boxes, find_splits, parse_annotations, parse_results, read
@@ -30,12 +31,6 @@ def test_every_layout_is_found_with_its_images(tmp_path, annotations, images):
     records = read(tmp_path)
     assert [records.path(i) for i in range(3)] == [tmp_path / images / f"{i:03d}.png" for i in (1, 2, 3)]
     assert records["split"].tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("name", ["valid", "val", "validation"])
-def test_tools_may_call_the_validation_folder_as_they_like(tmp_path, name):
-    path = write(tmp_path / name / "_annotations.coco.json", content())
-    assert find_splits(tmp_path)["val"].annotations == path
 
 
 def test_of_several_files_for_one_split_the_version_decides(tmp_path):
@@ -112,9 +107,8 @@ REFUSED = {  # for training: content, and what the message names
 @pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_file_that_cannot_be_used_is_refused_with_item_field_and_value(tmp_path, data, message):
     write(tmp_path / "annotations" / "instances_train.json", data)
-    with pytest.raises(InputError, match=rf"instances_train\.json.*{message}") as error:
+    with one_sentence(rf"instances_train\.json.*{message}"):
         read(tmp_path)
-    assert "\n" not in str(error.value)
 
 
 NOT_NEEDED = {"no file name", "no name", "no id", "text id", "duplicate annotation", "true as an id", "half an id"}
@@ -127,7 +121,7 @@ def test_scoring_refuses_the_same_but_for_what_only_training_needs(case):
     if case in NOT_NEEDED:
         parse_annotations(data, "x.json", for_scoring=True)
     else:
-        with pytest.raises(InputError, match=rf"x\.json.*{message}"):
+        with one_sentence(rf"x\.json.*{message}"):
             parse_annotations(data, "x.json", for_scoring=True)
 
 

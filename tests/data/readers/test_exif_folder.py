@@ -44,16 +44,22 @@ def triple(*numbers):
 LATITUDE, LONGITUDE = triple((48, 1), (51, 1), (299, 10)), triple((2, 1), (21, 1), (5, 1))
 
 
+def of_tags(path, tags):
+    """What an image says of its place whose GPS part has those of these tags that are there."""
+    Image.new("RGB", (8, 8)).save(path, exif=tiff({tag: value for tag, value in tags.items() if value}))
+    return exif_position(path)
+
+
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
 def test_a_position_as_a_camera_writes_it_by_hand(tmp_path, ending):
-    exif = tiff({1: letter(b"S"), 2: LATITUDE, 3: letter(b"W"), 4: LONGITUDE})
     path = tmp_path / f"a.{ending}"
     if ending == "tif":
         gps = {1: "S", 2: (48.0, 51.0, 29.9), 3: "W", 4: (2.0, 21.0, 5.0)}
         Image.new("RGB", (8, 8)).save(path, tiffinfo={34853: gps})
+        found = exif_position(path)
     else:
-        Image.new("RGB", (8, 8)).save(path, exif=exif)
-    assert exif_position(path) == pytest.approx((-PARIS[0], -PARIS[1]), abs=1e-9)
+        found = of_tags(path, {1: letter(b"S"), 2: LATITUDE, 3: letter(b"W"), 4: LONGITUDE})
+    assert found == pytest.approx((-PARIS[0], -PARIS[1]), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -80,9 +86,7 @@ def test_a_position_as_a_camera_writes_it_by_hand(tmp_path, ending):
     ],
 )
 def test_every_form_of_a_latitude(tmp_path, latitude, expected):
-    tags = {1: letter(b"N"), 2: latitude, 3: letter(b"E"), 4: LONGITUDE}
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=tiff({t: v for t, v in tags.items() if v is not None}))
-    found = exif_position(tmp_path / "a.jpg")
+    found = of_tags(tmp_path / "a.jpg", {1: letter(b"N"), 2: latitude, 3: letter(b"E"), 4: LONGITUDE})
     assert found == (expected if isinstance(expected, str) else pytest.approx((expected, PARIS[1]), abs=1e-9))
 
 
@@ -103,10 +107,8 @@ def test_every_form_of_a_latitude(tmp_path, latitude, expected):
 )
 def test_a_hemisphere_is_never_guessed(tmp_path, north, east, signs):
     tags = {1: north and letter(north), 2: LATITUDE, 3: east and letter(east), 4: LONGITUDE}
-    exif = tiff({tag: value for tag, value in tags.items() if value})
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
     expected = "reference" if signs is None else pytest.approx((signs[0] * PARIS[0], signs[1] * PARIS[1]))
-    assert exif_position(tmp_path / "a.jpg") == expected
+    assert of_tags(tmp_path / "a.jpg", tags) == expected
 
 
 def test_bytes_and_odd_values_of_other_readers():
@@ -121,14 +123,10 @@ def test_bytes_and_odd_values_of_other_readers():
 
 def test_files_without_a_position_and_days(tmp_path, write_photo):
     pixels = np.zeros((8, 8, 3), np.uint8)
-    assert exif_taken(write_photo(tmp_path / "a.jpg", pixels, PARIS, "2020:01:31 23:59:59")) == (
-        pytest.approx(PARIS, abs=1e-7),
-        "2020:01:31",
-    )
-    assert exif_taken(write_photo(tmp_path / "b.jpg", pixels, None, "2020:02:01 00:00:00")) == (
-        "no position",
-        "2020:02:01",
-    )
+    paris = write_photo(tmp_path / "a.jpg", pixels, PARIS, "2020:01:31 23:59:59")
+    assert exif_taken(paris) == (pytest.approx(PARIS, abs=1e-7), "2020:01:31")
+    nowhere = write_photo(tmp_path / "b.jpg", pixels, None, "2020:02:01 00:00:00")
+    assert exif_taken(nowhere) == ("no position", "2020:02:01")
     for taken in ("0000:00:00 00:00:00", "    :  :     :  :  ", "", "soon"):
         assert exif_taken(write_photo(tmp_path / "c.jpg", pixels, (-1, -2), taken)).day == ""
     Image.new("RGB", (8, 8)).save(tmp_path / "bare.png")
@@ -137,7 +135,7 @@ def test_files_without_a_position_and_days(tmp_path, write_photo):
         (tmp_path / name).write_bytes(content)
         assert exif_taken(tmp_path / name) == ("unreadable", "")
     assert exif_position(tmp_path / "none.jpg") == "unreadable"
-    whole = (tmp_path / "a.jpg").read_bytes()
+    whole = paris.read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: whole.index(b"\xff\xda") + 16])
     assert exif_position(tmp_path / "half.jpg") == pytest.approx(PARIS, abs=1e-7)  # loading will say that it is cut
 
@@ -145,9 +143,8 @@ def test_files_without_a_position_and_days(tmp_path, write_photo):
 def test_a_position_that_stands_for_none_and_one_past_180_are_as_in_training(tmp_path, write_photo):
     pixels = np.zeros((8, 8, 3), np.uint8)
     assert exif_position(write_photo(tmp_path / "a.jpg", pixels, (0.0, 0.0))) == "zero"
-    exif = tiff({1: letter(b"N"), 2: triple((5, 1)), 3: letter(b"E"), 4: triple((200, 1))})
-    Image.new("RGB", (8, 8)).save(tmp_path / "b.jpg", exif=exif)
-    assert exif_position(tmp_path / "b.jpg") == (5.0, -160.0)
+    tags = {1: letter(b"N"), 2: triple((5, 1)), 3: letter(b"E"), 4: triple((200, 1))}
+    assert of_tags(tmp_path / "b.jpg", tags) == (5.0, -160.0)
 
 
 # --- a folder -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import tree
+from helpers import names, tree
 
 from backbone import InputError
 from data.readers import geotagged_csv
@@ -34,10 +34,6 @@ def authors(count=40, each=3):
     ]
 
 
-def names(records):
-    return [name.decode() for name in records.file_names.tolist()]
-
-
 def test_a_csv_is_read_as_a_plain_parser_reads_it(tmp_path):
     rows = [(*row, ("train", "Val", "testing")[i % 3]) for i, row in enumerate(authors(10))]
     root = write_csv(tmp_path, rows, (*HEADER, "split"))
@@ -53,21 +49,24 @@ def test_a_csv_is_read_as_a_plain_parser_reads_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "group", "by", "groups"),
+    ("header", "cells", "group", "by", "groups"),
     [
-        ("region", None, "image", ["0.png", "1.png", "2.png", "3.png"]),
-        ("region", "region", "region", ["north", "north", "3.jpg", "south"]),
-        ("Date", None, "day", ["2020:01:31", "2020:01:31", "2.png", "3.png"]),
+        ("region", ("north", "north", "", "south"), None, "image", ["0.png", "1.png", "2.png", "3.png"]),
+        ("region", ("north", "north", "", "south"), "region", "region", ["north", "north", "2.png", "south"]),
+        (
+            "Date",
+            ("2020-01-31 9:00", "2020-01-31 10:00", "", "soon"),
+            None,
+            "day",
+            [*["2020:01:31"] * 2, "2.png", "3.png"],
+        ),
     ],
 )
-def test_a_group_is_an_author_or_a_day_or_the_image(tmp_path, header, group, by, groups):
-    cells = (
-        ["north", "north", "", "south"] if header == "region" else ["2020-01-31 9:00", "2020-01-31 10:00", "", "soon"]
-    )
+def test_a_group_is_an_author_or_a_day_or_the_image(tmp_path, header, cells, group, by, groups):
     rows = [(f"{i}.png", i + 1, i, cell) for i, cell in enumerate(cells)]
     records = geotagged_csv.read(write_csv(tmp_path, rows, (*HEADER[:3], header)), choose_columns(group=group))
     assert records.grouped_by == by
-    assert [name.decode() for name in records["group"].tolist()] == [name.replace("3.jpg", "2.png") for name in groups]
+    assert [name.decode() for name in records["group"].tolist()] == groups
     assert records["split"].tolist() == [UNSPLIT] * 4
     assert [issue.first for issue in records.issues] == ["images.csv, line 5, 'soon'"] * (by == "day")
 

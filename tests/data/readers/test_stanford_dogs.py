@@ -1,11 +1,10 @@
 import errno
 import hashlib
-import io
 import math
 
 import numpy as np
 import pytest
-from helpers import BEAGLE, DOGS, HUSKY, POODLE, dog_file, dog_rows, tree, write_dog_list, write_dogs
+from helpers import DOGS, dog_file, dog_rows, names, one_sentence, tree, write_dog_list, write_dogs
 from PIL import Image
 from scipy.io import loadmat, savemat
 
@@ -14,6 +13,7 @@ from data.images import open_image
 from data.readers import stanford_dogs
 from data.readers.stanford_dogs import is_stanford_dogs, read
 
+BEAGLE, HUSKY, POODLE = DOGS
 TRAIN, TEST = dog_rows(1, 10), dog_rows(11, 14)
 
 
@@ -34,10 +34,6 @@ def write_xml(root, name, content):
     path = root / "Annotation" / name.removesuffix(".jpg")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def names(records):
-    return [name.decode() for name in records.file_names.tolist()]
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------
@@ -93,29 +89,18 @@ def test_files_that_no_list_has_are_counted_and_hidden_ones_passed_over(tmp_path
 
 def test_a_png_named_jpg_is_read_like_any_other(tmp_path):
     """As n02105855-Shetland_sheepdog/n02105855_2933.jpg is one."""
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
-    png = io.BytesIO()
-    Image.fromarray(pixels).save(png, "PNG")
-    records = read(write_dogs(tmp_path, content={dog_file(BEAGLE, 1): png.getvalue()}))
-    np.testing.assert_array_equal(open_image(records.path(0)), pixels)
+    root = write_dogs(tmp_path)
+    Image.new("RGB", (9, 7), (1, 2, 3)).save(root / "Images" / dog_file(BEAGLE, 1), "PNG")
+    assert (open_image(read(root).path(0)) == (1, 2, 3)).all()
 
 
-@pytest.mark.parametrize(
-    ("there", "expected"),
-    [
-        (("Images", "Annotation"), True),
-        (("Images", "lists"), True),
-        (("Images", "train_list.mat"), True),
-        (("Images", "test_list.mat"), True),
-        (("Images",), False),
-        (("lists",), False),
-        ((), False),
-    ],
-)
-def test_the_layout_is_known_by_images_and_one_more(tmp_path, there, expected):
-    for name in there:
-        (tmp_path / name).touch() if name.endswith(".mat") else (tmp_path / name).mkdir()
-    assert is_stanford_dogs(tmp_path) is expected
+@pytest.mark.parametrize("mark", ["Annotation", "lists", "train_list.mat", "test_list.mat"])
+def test_the_layout_is_known_by_images_and_one_more(tmp_path, mark):
+    for name, expected in ((".", False), ("Images", False), (mark, True)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        assert is_stanford_dogs(tmp_path) is expected
+    (tmp_path / "Images").rmdir()
+    assert not is_stanford_dogs(tmp_path)
 
 
 # --- copies ---------------------------------------------------------------------------------------------------------
@@ -194,35 +179,6 @@ def changed(at, name=None, label=None):
     return [*TRAIN[:at], (name or TRAIN[at][0], TRAIN[at][1] if label is None else label), *TRAIN[at + 1 :]]
 
 
-REFUSED = {  # a training list, and what the sentence must name beside the list
-    "label 0": (changed(12, label=0), [dog_file(HUSKY, 3), "is 0", "1 such"]),
-    "label 121": (changed(29, label=121), [dog_file(POODLE, 10), "is 121"]),
-    "other folder": (changed(12, label=3), [dog_file(HUSKY, 3), "is 3", "is 2"]),
-    "labels in another order": ([(name, 4 - label) for name, label in TRAIN], ["20 such"]),
-    "missing files": (
-        [*TRAIN, (dog_file(BEAGLE, 98), 1), (dog_file(BEAGLE, 99), 1)],
-        [dog_file(BEAGLE, 98), "2 of 32"],
-    ),
-    "missing folder": ([*TRAIN, ("n1-cat/1.jpg", 4)], ["n1-cat/1.jpg", "1 of 31"]),
-    "in both lists": ([*TRAIN, TEST[1], TEST[4]], ["test_list.mat", TEST[1][0], "2 such"]),
-    "twice": ([*TRAIN, TRAIN[3]], [TRAIN[3][0], "1 such"]),
-    "traversal": (changed(0, "../secret.jpg"), ["../secret.jpg"]),
-    "absolute": (changed(1, "/etc/passwd"), ["/etc/passwd"]),
-    "class without images": (TRAIN[:20], [f"Images/{POODLE}", "1 such"]),
-    "nothing listed": ([], ["0 items"]),
-}
-
-
-@pytest.mark.parametrize(("train", "named"), REFUSED.values(), ids=REFUSED)
-def test_lists_that_do_not_fit_are_refused_with_file_label_and_folder(tmp_path, train, named):
-    root = write_dogs(tmp_path)
-    write_dog_list(root / "lists/train_list.mat", train)
-    with pytest.raises(InputError, match=r"train_list\.mat") as error:
-        read(root)
-    assert all(part in str(error.value) for part in named)
-    assert "\n" not in str(error.value)
-
-
 def cells(*texts):
     column = np.empty((len(texts), 1), dtype=object)
     column[:, 0] = texts
@@ -232,31 +188,44 @@ def cells(*texts):
 FILES = cells(*(name for name, _ in TRAIN))
 LABELS = np.array([[label] for _, label in TRAIN], np.uint8)
 
+REFUSED = {  # a training list by its lines, its variables or its bytes, and what the sentence must name beside it
+    "label 0": (changed(12, label=0), [dog_file(HUSKY, 3), "is 0", "1 such"]),
+    "label 121": (changed(29, label=121), [dog_file(POODLE, 10), "is 121"]),
+    "other folder": (changed(12, label=3), [dog_file(HUSKY, 3), "is 3", "is 2"]),
+    "labels in another order": ([(name, 4 - label) for name, label in TRAIN], ["20 such"]),
+    "missing files": ([*TRAIN, *dog_rows(98, 99, [BEAGLE])], [dog_file(BEAGLE, 98), "2 of 32"]),
+    "missing folder": ([*TRAIN, ("n1-cat/1.jpg", 4)], ["n1-cat/1.jpg", "1 of 31"]),
+    "in both lists": ([*TRAIN, TEST[1], TEST[4]], ["test_list.mat", TEST[1][0], "2 such"]),
+    "twice": ([*TRAIN, TRAIN[3]], [TRAIN[3][0], "1 such"]),
+    "traversal": (changed(0, "../secret.jpg"), ["../secret.jpg"]),
+    "absolute": (changed(1, "/etc/passwd"), ["/etc/passwd"]),
+    "class without images": (TRAIN[:20], [f"Images/{POODLE}", "1 such"]),
+    "nothing listed": ([], ["0 items"]),
+    "no labels": ({"file_list": FILES}, ["`labels`"]),
+    "no files": ({"other": LABELS}, ["`file_list`"]),
+    "a label short": ({"file_list": FILES, "labels": LABELS[:-1]}, ["30 items and `labels` 29"]),
+    "half a label": ({"file_list": FILES, "labels": LABELS + 0.5}, ["1.5"]),
+    "labels that are NaN": ({"file_list": FILES, "labels": LABELS * math.nan}, ["nan"]),
+    "labels of text": ({"file_list": FILES, "labels": FILES}, ["`labels`"]),
+    "files of numbers": ({"file_list": LABELS, "labels": LABELS}, ["item 1 of `file_list`"]),
+    "empty": (b"", ["MATLAB"]),
+    "a web page": (b"<!DOCTYPE html><title>404</title>" + bytes(200), ["MATLAB"]),
+    "half a file": (None, ["MATLAB"]),
+}
 
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        ({"file_list": FILES}, "`labels`"),
-        ({"other": LABELS}, "`file_list`"),
-        ({"file_list": FILES, "labels": LABELS[:-1]}, "30 items and `labels` 29"),
-        ({"file_list": FILES, "labels": LABELS + 0.5}, "1.5"),
-        ({"file_list": FILES, "labels": LABELS * math.nan}, "nan"),
-        ({"file_list": FILES, "labels": FILES}, "`labels`"),
-        ({"file_list": LABELS, "labels": LABELS}, "item 1 of `file_list`"),
-        (b"", "MATLAB"),
-        (b"<!DOCTYPE html><title>404</title>" + bytes(200), "MATLAB"),
-        ("half", "MATLAB"),
-    ],
-)
-def test_a_list_that_is_not_one_is_refused(tmp_path, content, named):
+
+@pytest.mark.parametrize(("train", "named"), REFUSED.values(), ids=REFUSED)
+def test_a_list_that_cannot_be_used_is_refused_with_file_label_and_folder(tmp_path, train, named):
     path = write_dogs(tmp_path) / "lists/train_list.mat"
-    if isinstance(content, dict):
-        savemat(path, content)
+    if isinstance(train, list):
+        write_dog_list(path, train)
+    elif isinstance(train, dict):
+        savemat(path, train)
     else:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "half" else content)
-    with pytest.raises(InputError, match=r"train_list\.mat") as error:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if train is None else train)
+    with one_sentence(r"train_list\.mat") as raised:
         read(tmp_path)
-    assert named in str(error.value)
+    assert all(part in str(raised.value) for part in named)
 
 
 def test_labels_of_any_number_type_are_read(tmp_path):
