@@ -21,6 +21,7 @@ examples:
   python -m backbone --json                      every network in them as a list of JSON objects
   python -m backbone --width 0.5 --size 160      one network, by kind of layer and by stride
   python -m backbone --size 300x480 --classes 10
+  python -m backbone trunks                      what our networks and timm's cost on this machine (--json)
   python -m backbone weights                     the names that --model.weights takes, and what they are (--json)
 
 A mult-add is one multiplication with a weight and one addition (two FLOPs), in convolutions and fully connected layers.
@@ -305,6 +306,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["weights"]:
         return print_weights(arguments[1:])
+    if arguments[:1] == ["trunks"]:
+        from backbone.trunks import main as trunks
+
+        return trunks(arguments[1:])
     parser = Arguments(
         "python -m backbone", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -24,7 +24,7 @@ class TimmTrunk(nn.Module):
         super().__init__()
         self.settings: dict[str, Any] = {}  # what `trunk_from` built it from
         self.preprocessing = preprocessing
-        self.network = _create(name, features_only=True)
+        self.network = create_timm(name, features_only=True)
         info = self.network.feature_info
         self.channels: dict[int, int] = dict(zip(info.reduction(), info.channels(), strict=True))
 
@@ -62,7 +62,7 @@ def preprocessing_of(name: str, weights: Path | None = None) -> Preprocessing:
     """What a network of timm's was trained with: the config beside `weights` as the Hub has it, or timm's own."""
     from backbone.pretrained import json_beside
 
-    config = dict(_create(name).pretrained_cfg)
+    config = dict(create_timm(name).pretrained_cfg)
     if weights is not None:
         config |= json_beside(weights, "config.json").get("pretrained_cfg") or {}
     try:
@@ -82,12 +82,12 @@ def load_timm(trunk: TimmTrunk, name: str, tensors: Mapping[str, Tensor], source
 
     InputError where they are those of another network, or of one for images that are not RGB.
     """
-    whole = _create(name)
+    whole = create_timm(name)
     classifiers = whole.pretrained_cfg["classifier"]
     classifier = classifiers if isinstance(classifiers, str) else classifiers[0]
     weight = tensors.get(f"{classifier}.weight")
     if weight is None or len(weight) != 1000:
-        whole = _create(name, num_classes=0 if weight is None else len(weight))
+        whole = create_timm(name, num_classes=0 if weight is None else len(weight))
     _load(whole, tensors, name, source)
     state = whole.state_dict()
     # `features_only` flattens the list of stages of some networks: stages.0 is stages_0 there.
@@ -120,17 +120,23 @@ def classifier_of(trunk: TimmTrunk, whole: nn.Module, source: str) -> TimmClassi
 def reparameterized(trunk: nn.Module) -> nn.Module:
     """The trunk in its form for inference: RepViT's and MobileOne's branches become one convolution each."""
     if isinstance(trunk, TimmTrunk):
-        from timm.utils.model import reparameterize_model
-
-        trunk.network = reparameterize_model(trunk.network, inplace=True)
+        trunk.network = for_inference(trunk.network)
     return trunk
+
+
+def for_inference(network: nn.Module) -> nn.Module:
+    """A network of timm's, in evaluation mode, with the branches that only training needs made one convolution each."""
+    from timm.utils.model import reparameterize_model
+
+    return reparameterize_model(network, inplace=True)
 
 
 def _children(trunk: TimmTrunk) -> list[str]:
     return [name for name, _ in trunk.network.named_children()]
 
 
-def _create(name: str, **options: Any) -> Any:
+def create_timm(name: str, **options: Any) -> Any:
+    """A network of timm's with random weights. InputError where timm, or the network, is not there."""
     try:
         import timm
     except ImportError as error:

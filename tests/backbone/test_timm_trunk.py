@@ -1,5 +1,6 @@
 """timm's networks as trunks; timm itself, with random weights, is the oracle."""
 
+import json
 import sys
 
 import pytest
@@ -7,7 +8,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from backbone import InputError, Preprocessing, count, trunk_from, trunk_settings
+from backbone import InputError, Preprocessing, count, trunk_from, trunk_settings, trunks
+from backbone.__main__ import main
 from backbone.cost import total
 from backbone.timm_trunk import reparameterized
 from backbone.trunk import timm_classifier
@@ -123,3 +125,20 @@ def test_without_timm_a_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"pip install .*\[timm\]"):
         trunk_from({"trunk": "timm:mobilenetv2_100"})
+
+
+def test_the_table_of_trunks_counts_ours_and_timms_and_names_what_is_published(capsys, monkeypatch):
+    monkeypatch.setattr(trunks, "PUBLISHED", [trunks.PUBLISHED[0], trunks.PUBLISHED[7]])
+    assert main(["trunks", "--json"]) == 0
+    ours, theirs = json.loads(capsys.readouterr().out)
+    # Table 6 has 41 million mult-adds and half a million parameters for 0.25 MobileNet-224.
+    assert (ours["trunk"], ours["width_mult"], round(ours["mult_adds"] / 1e6)) == ("mobilenetv1", 0.25, 41)
+    assert ours["published_top1"] == 50.6
+    network = timm.create_model(theirs["trunk"].removeprefix("timm:"))
+    assert theirs["params"] == sum(parameter.numel() for parameter in network.parameters())
+    assert min(ours["milliseconds"], theirs["milliseconds"]) > 0
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert main(["trunks"]) == 0
+    printed = capsys.readouterr().out
+    assert "mobilenetv1" in printed
+    assert "[timm]" in printed

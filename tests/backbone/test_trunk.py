@@ -73,7 +73,7 @@ def test_a_trunk_has_features_channels_and_preprocessing():
 
 def test_a_trunk_keeps_name_revision_and_digest_of_its_weights(weights, tmp_path, monkeypatch):
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    settings = trunk_settings(weights=weights)
+    settings = trunk_settings({"weights": weights})
     assert settings["provenance"] == {"name": "timm.safetensors", "revision": None, "sha256": digest}
     monkeypatch.setenv("MOBILENET_TASKS_CACHE", str(tmp_path))
     row = backbone.weights.table()[0]._replace(name="mine", address="https://nowhere.invalid/mine.safetensors")
@@ -83,4 +83,4 @@ def test_a_trunk_keeps_name_revision_and_digest_of_its_weights(weights, tmp_path
     named = trunk_from({"weights": "mine"}).settings
     assert named == {**settings, "provenance": {**settings["provenance"], "name": "mine"}}
     assert trunk_from(named).settings == named  # as a checkpoint's trunk is built, without its weights
-    assert trunk_settings()["provenance"] is None
+    assert trunk_settings({})["provenance"] is None
