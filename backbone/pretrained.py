@@ -155,6 +155,7 @@ def _from_timm(path: Path, contents: _Contents) -> Pretrained:
         mean=config.get("mean"),
         std=config.get("std"),
         image_size=(config.get("input_size") or [224])[-1],
+        channel_order=stated.get("channel_order", "rgb").lower(),
     )
     pairs = [("conv_stem", "bn1")]
     for stage, blocks in enumerate((1, 2, 2, 6, 2)):
@@ -181,6 +182,7 @@ def _from_hugging_face(path: Path, contents: _Contents) -> Pretrained:
         mean=images.get("image_mean"),
         std=images.get("image_std"),
         image_size=config.get("image_size", 224),
+        channel_order="bgr" if images.get("do_flip_channel_order") else "rgb",
     )
     tensors = {name.removeprefix("mobilenet_v1."): tensor for name, tensor in contents.tensors.items()}
     layers = ["conv_stem", *(f"layer.{i}" for i in range(2 * len(BLOCKS)))]
@@ -280,6 +282,8 @@ def _assemble(
         if not torch.isfinite(tensor).all():
             _refuse(path, f"holds values that are not finite in {name}; its training diverged or the file is damaged")
 
+    if state["stem.0.weight"].shape[1] == 1:
+        _refuse(path, f"is {project} for grey images, of one channel, where images have three here")
     width_mult, depth_multiplier = _multipliers(path, project, state)
     with torch.device("meta"):
         trunk = MobileNetV1(width_mult, depth_multiplier=depth_multiplier, numerics=numerics)
@@ -340,13 +344,21 @@ def _padding(path: Path, text: str) -> str:
 
 
 def _numerics(
-    path: Path, *, padding: Any, bn_eps: Any, activation: Any, mean: Any, std: Any, image_size: Any
+    path: Path,
+    *,
+    padding: Any,
+    bn_eps: Any,
+    activation: Any,
+    mean: Any,
+    std: Any,
+    image_size: Any,
+    channel_order: Any = "rgb",
 ) -> Numerics:
     half = (0.5, 0.5, 0.5)
     try:
         if not isinstance(image_size, int):  # some configs have [height, width]
             image_size = int(image_size[0])
-        preprocessing = Preprocessing(tuple(mean or half), tuple(std or half), image_size=image_size)
+        preprocessing = Preprocessing(tuple(mean or half), tuple(std or half), channel_order, image_size)
         return Numerics(padding, float(bn_eps), str(activation).lower(), preprocessing)  # type: ignore[arg-type]
     except (InputError, TypeError, ValueError, LookupError) as error:
         _refuse(path, f"says of its training something that cannot be taken over: {str(error).rstrip('.')}")

@@ -104,6 +104,15 @@ def test_a_folder_of_the_hub_brings_its_mean_and_std(tmp_path):
     assert preprocessing == Preprocessing((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "rgb", 256)
 
 
+def test_weights_of_bgr_pixels_say_so_and_grey_ones_are_refused(tmp_path):
+    state, file = timm_mobilenet_v1("mobilenetv1_100", 0.25).state_dict(), tmp_path / "m.safetensors"
+    save_file(state, file, {"channel_order": "BGR"})
+    assert read_pretrained(file).numerics.preprocessing.channel_order == "bgr"
+    save_file({**state, "conv_stem.weight": state["conv_stem.weight"][:, :1].contiguous()}, file)
+    with pytest.raises(InputError, match="grey"):
+        read_pretrained(file)
+
+
 # --- Keras and Hugging Face, against a network written as TensorFlow defines it ---------------------------------------
 
 
@@ -381,6 +390,7 @@ def test_a_tensor_too_many_or_too_few_is_refused_by_name(tmp_path):
         ({"padding": "VALID"}, "padding is 'VALID'"),
         ({"activation": "swish"}, "swish"),
         ({"batch_norm_eps": "x"}, "'x'"),
+        ({"channel_order": "hsv"}, "hsv"),
     ],
 )
 def test_metadata_that_this_trunk_cannot_follow_is_refused(metadata, said, tmp_path):
