@@ -1,4 +1,5 @@
 import csv
+import functools
 import zlib
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import trainer, write_shards
+from helpers import data_module, trainer, write_shards
 from lightning.pytorch import LightningModule
 from PIL import Image
 from torch import nn
@@ -20,6 +21,8 @@ from data.readers.coordinates_csv import Columns, training_coordinates
 from data.readers.exif_folder import exif_position
 from data.records import SPLITS
 from data.splits import assign_splits
+
+module = functools.partial(data_module, GeotaggedDataModule)
 
 
 def scene(i, size=(60, 80)):
@@ -44,10 +47,6 @@ def split_of(root, **settings):
     assigned = assign_splits(read, **{"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0, **settings}, source=root)
     parts = [training_records(read, assigned, root), assigned.of_split("val"), assigned.of_split("test")]
     return {split: {n.decode() for n in part.file_names.tolist()} for split, part in zip(SPLITS, parts, strict=True)}
-
-
-def module(root, **settings):
-    return GeotaggedDataModule(root=str(root), **{"image_size": 32, "batch_size": 4, "num_workers": 0, **settings})
 
 
 # --- splits ---------------------------------------------------------------------------------------------------------
@@ -94,8 +93,7 @@ def test_what_looks_like_a_scored_image_is_not_trained_on(tmp_path, write_photo)
     for copy, name in copies.items():
         assert {copy, name} & (after["val"] | after["test"])
         assert not {copy, name} & after["train"]
-    data = module(tmp_path, val_fraction=0.2, test_fraction=0.2)
-    data.setup("fit")
+    data = module(tmp_path, "fit", val_fraction=0.2, test_fraction=0.2)
     removed = len(copies) - len(set(copies) & (after["val"] | after["test"]))
     assert len(data.records("train")) == len(after["train"])
     assert data.records("train").notes[-1].startswith(f"{removed} of ")
@@ -109,8 +107,7 @@ def test_all_is_all_even_of_one_day_and_of_images_that_look_alike(tmp_path, writ
     for name in ("alike", "one day", "one author"):
         with pytest.raises(InputError, match=r"too few images \(by (day|author)\)|looks like one that is set aside"):
             module(tmp_path / name).setup("fit")
-        data = module(tmp_path / name, test_split="all")
-        data.setup("test")
+        data = module(tmp_path / name, "test", test_split="all")
         assert sorted(data.file("test", i)[0] for i in range(len(data.test_dataloader().dataset))) == list("012345")
         assert data.tests_on_validation
         assert "set aside" not in capsys.readouterr().out
@@ -120,9 +117,7 @@ def test_all_is_all_even_of_one_day_and_of_images_that_look_alike(tmp_path, writ
 
 
 def test_batches_have_the_pixels_and_the_place(places_root):
-    data = module(places_root, augment=False)
-    data.setup("fit")
-    data.setup("test")
+    data = module(places_root, "fit", "test", augment=False)
     loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
     for split, count, loader in zip(SPLITS, (12, 6, 6), loaders, strict=True):
         seen = []
@@ -138,8 +133,7 @@ def test_batches_have_the_pixels_and_the_place(places_root):
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert (moved["images"].device.type, moved["latlng"].device.type) == ("meta", "cpu")
     for split, count in (("train", 12), ("val", 6), ("all", 24)):
-        data = module(places_root, test_split=split)
-        data.setup("test")
+        data = module(places_root, "test", test_split=split)
         assert len(data.test_dataloader().dataset) == count
 
 
@@ -150,8 +144,7 @@ def test_images_are_mirrored_only_when_asked(tmp_path, write_photo):
         for split in SPLITS:
             write_photo(tmp_path / split / f"{i}.jpg", pixels, (i + 1, i))
     for mirror in (False, True):
-        data = module(tmp_path, mirror=mirror, batch_size=32)
-        data.setup("fit")
+        data = module(tmp_path, "fit", mirror=mirror, batch_size=32)
         images = next(iter(data.train_dataloader()))["images"].float()
         rising = (images[..., 16:].mean((1, 2, 3)) > images[..., :16].mean((1, 2, 3))).tolist()
         assert all(rising) != mirror
@@ -169,23 +162,13 @@ def pattern(tmp_path):
 
 def rows_of(batches):
     """Of each image its colour, which is its number, its position and its place, by batch."""
-    return [
-        list(
-            zip(
-                batch["images"][:, 0, 16, 16].tolist(),
-                batch["positions"].tolist(),
-                batch["latlng"].tolist(),
-                strict=True,
-            )
-        )
-        for batch in batches
-    ]
+    columns = ((batch["images"][:, 0, 16, 16], batch["positions"], batch["latlng"]) for batch in batches)
+    return [list(zip(*(column.tolist() for column in three), strict=True)) for three in columns]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_image_of_shards_comes_once_an_epoch_with_its_place(pattern, places_root, workers):
-    data = module(places_root, shards=pattern, num_workers=workers, augment=False)
-    data.setup("fit")
+    data = module(places_root, "fit", shards=pattern, num_workers=workers, augment=False)
     assert len(data.records("val")) == 18  # all of the root but its test split
     loader = data.train_dataloader()
     epochs = []
@@ -246,8 +229,7 @@ def test_shards_give_the_pixels_of_files_and_corrupt_images_are_left_out(tmp_pat
     shards = write_shards(tmp_path / "shards", [8], images=content)
     batches = []
     for given in (None, shards):
-        data = module(tmp_path / "files", shards=given, batch_size=8)
-        data.setup("fit")
+        data = module(tmp_path / "files", "fit", shards=given, batch_size=8)
         (batch,) = data.train_dataloader()
         batches.append(batch)
     files, streamed = (dict(zip(b["positions"].tolist(), b["images"], strict=True)) for b in batches)
