@@ -99,7 +99,7 @@ class ClassificationDataModule(WholeImageDataModule):
         return kept
 
 
-def _read(root: Path, crop: Literal["full", "bbox"], options: dict[str, Any]) -> Records:
+def _read(root: Path, crop: Literal["full", "bbox"], split_options: dict[str, Any]) -> Records:
     if stanford_dogs.is_stanford_dogs(root):
         records = stanford_dogs.read(root, crop=crop)
     elif root.name == "Images" and stanford_dogs.is_stanford_dogs(root.absolute().parent):
@@ -115,5 +115,5 @@ def _read(root: Path, crop: Literal["full", "bbox"], options: dict[str, Any]) ->
         records = replace(records, classes=imagenet.class_names())  # ids in order are the labels in order
     if (records["split"] != UNSPLIT).any():
         # a data set with splits of its own has a test split, or is tested on its validation images
-        options = {**options, "test_fraction": 0.0}
-    return assign_splits(records, **options, source=root, strata=records["labels"])
+        split_options = {**split_options, "test_fraction": 0.0}
+    return assign_splits(records, **split_options, source=root, strata=records["labels"])

@@ -119,7 +119,7 @@ class FacePairsDataModule(WholeImageDataModule):
     def file(self, split: Split, position: int) -> str:
         """The path of an image, relative to the data set's folder, or to that of the pairs."""
         records = self.records(split)
-        if records is self._listed:
+        if split == "test" and records is self._listed:
             return str(records.path(position).relative_to(records.folder))
         return super().file(split, position)
 
