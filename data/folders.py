@@ -35,6 +35,11 @@ def say(line: str) -> None:
     rank_zero_only(print)(line, flush=True)
 
 
+def count_of(count: int, of: str) -> str:
+    """The number and the noun: "1 image", "2,000 images", "3 classes"."""
+    return f"{count:,} {of}{'' if count == 1 else 'es' if of.endswith(('s', 'x')) else 's'}"
+
+
 @dataclass
 class Listing:
     """What lies in a folder, to the bottom, links followed; hidden files and what systems leave behind passed over."""

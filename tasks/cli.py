@@ -1,5 +1,6 @@
 """The only LightningCLI: `fit`, `validate` and `test` of every task, each in one new run folder."""
 
+import contextlib
 import difflib
 import inspect
 import logging
@@ -17,9 +18,11 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbone.errors import InputError
+from data.folders import count_of
 from tasks.accelerator import best_precision, retain_freed_memory
 from tasks.module import TaskModule
 from tasks.options import LINKS, read_config, resolve
@@ -105,26 +108,28 @@ class _Cli(LightningCLI):
         self.task = module_class.task
         self._module_class = module_class
         self._arguments = list(args)
-        super().__init__(
-            module_class,
-            datamodule_class,
-            save_config_callback=_SaveConfig,
-            parser_class=_Parser,
-            parser_kwargs={"prog": f"python -m tasks.{self.task}"},
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            # Its own precedence lets a checkpoint override the command line; ours is in options.py.
-            load_from_checkpoint_support=False,
-            trainer_defaults={
-                "max_epochs": 100,
-                "num_sanity_val_steps": 0,
-                "log_every_n_steps": 10,
-                "gradient_clip_val": 10.0,
-                "use_distributed_sampler": False,  # the data modules shard by themselves, without padding in evaluation
-                "enable_model_summary": False,
-            },
-            args=self._arguments,
-        )
+        with contextlib.ExitStack() as self._run:  # which removes the run folder where it has come to nothing
+            super().__init__(
+                module_class,
+                datamodule_class,
+                save_config_callback=_SaveConfig,
+                parser_class=_Parser,
+                parser_kwargs={"prog": f"python -m tasks.{self.task}"},
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                # Its own precedence lets a checkpoint override the command line; ours is in options.py.
+                load_from_checkpoint_support=False,
+                trainer_defaults={
+                    "max_epochs": 100,
+                    "num_sanity_val_steps": 0,
+                    "log_every_n_steps": 10,
+                    "gradient_clip_val": 10.0,
+                    # the data modules shard by themselves, without padding in evaluation
+                    "use_distributed_sampler": False,
+                    "enable_model_summary": False,
+                },
+                args=self._arguments,
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -172,8 +177,10 @@ class _Cli(LightningCLI):
                 raise InputError(f"--trainer.{name} is 0; it must be 1 or more.")
         root = Path(config.get("default_root_dir") or "runs")
         config["default_root_dir"] = str(root)
-        self.run_dir = new_run(self.task, root)
         self.writes_nothing = bool(config.fast_dev_run)
+        self.run_dir = root / self.task / "none"  # in a process that writes nothing
+        if rank_zero_only.rank == 0 and not self.writes_nothing:
+            self.run_dir = self._run.enter_context(new_run(self.task, root, "--trainer.default_root_dir"))
         head = self.model.head
         self.best = BestCheckpoint(self.run_dir / "checkpoints", f"val/{head.monitor}", head.mode, self.checkpoint_path)
         last = ModelCheckpoint(
@@ -217,14 +224,9 @@ class _Cli(LightningCLI):
             )
         if self.checkpoint:  # early, as it may contradict the options; when it is loaded it is asked again
             self.model.on_load_checkpoint(self.checkpoint)
-        self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before a run folder is made
+        self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before anything is written
         if self.subcommand == "fit":
             self.model.prepare(self.datamodule)
-        if self.trainer.is_global_zero and not self.writes_nothing:
-            try:
-                self.run_dir.mkdir(parents=True)  # at once, so that two runs never share a folder
-            except FileExistsError:
-                raise InputError(f"{self.run_dir} was taken by a run of the same second; start again.") from None
 
     def fit(self, model: TaskModule, **kwargs: Any) -> None:
         if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.hparams["root"]:
@@ -270,7 +272,7 @@ class _Cli(LightningCLI):
         except SystemExit:
             last = self.run_dir / "checkpoints" / "last.ckpt"
             if self.trainer.interrupted and last.is_file():
-                print(f"interrupted and saved; go on with: python -m tasks.{self.task} fit --ckpt_path {last}")
+                print(f"\ninterrupted and saved; go on with: python -m tasks.{self.task} fit --ckpt_path {last}")
             raise SystemExit(128 + (self.stop.signal or signal.SIGINT)) from None  # as a shell reports it
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
@@ -287,7 +289,8 @@ class _Cli(LightningCLI):
                         f"{name}\t{reason}\n" for name, reason in sorted(self.datamodule.bad_images.reasons.items())
                     ]
                     (self.run_dir / "bad_images.txt").write_text("".join(rows), "utf-8", "backslashreplace")
-                point_latest(self.run_dir)
+                if any(self.run_dir.iterdir()):
+                    point_latest(self.run_dir)
 
     def _finish(self) -> None:
         if not self.trainer.is_global_zero:
@@ -298,7 +301,8 @@ class _Cli(LightningCLI):
                 if f"{split}/{name}" in figures:
                     print(f"{meaning} {figures[f'{split}/{name}']:.3f}  ({split}/{name})")
         if self.datamodule.bad_images.reasons:
-            print(f"{len(self.datamodule.bad_images.reasons)} images were left out: {self.run_dir / 'bad_images.txt'}")
+            left_out = count_of(len(self.datamodule.bad_images.reasons), "image")
+            print(f"{left_out} left out: {self.run_dir / 'bad_images.txt'}")
         if self.run_dir.is_dir():
             if (self.run_dir / "pictures").is_dir():
                 print(f"pictures: {self.run_dir / 'pictures'}")
@@ -324,4 +328,5 @@ def _classes(categories: dict[int, str], others: dict[int, str]) -> str:
     """Their number, and first those that the others have not under the same id."""
     different = {number: name for number, name in categories.items() if others.get(number) != name} or categories
     names = [f"{' '.join(name.split())} (id {number})" for number, name in different.items()]
-    return f"{len(categories)} classes: {', '.join(names[:8])}{', ...' if len(categories) > min(8, len(names)) else ''}"
+    more = ", ..." if len(categories) > min(8, len(names)) else ""
+    return f"{count_of(len(categories), 'class')}: {', '.join(names[:8])}{more}"

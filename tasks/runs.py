@@ -1,9 +1,12 @@
 """Run folders, `runs/<task>/<time>/`, and the checkpoints in them."""
 
+import contextlib
+import itertools
 import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,31 @@ from torch import Tensor
 from backbone.errors import InputError
 
 
-def new_run(task: str, root: Path) -> Path:
-    """Name a run folder that does not exist yet."""
+@contextlib.contextmanager
+def new_run(task: str, root: Path, option: str) -> Iterator[Path]:
+    """Make a run folder that no other run has; where what is done with it fails and has left it empty, remove it again.
+
+    InputError names the `option` that says `root`, where that cannot be written.
+    """
     time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, count = root / task / time, 1
-    while folder.exists():
-        count += 1
-        folder = root / task / f"{time}_{count}"
-    return folder
+    try:
+        missing = [path for path in (root / task, root, *root.parents) if not path.exists()]
+        for count in itertools.count(1):
+            folder = root / task / (time if count == 1 else f"{time}_{count}")
+            with contextlib.suppress(FileExistsError):  # of a run that began in the same second
+                folder.mkdir(parents=True)
+                break
+    except OSError as error:
+        raise InputError(
+            f"{option} {root} cannot be written ({error.strerror or error}); give a folder that can."
+        ) from error
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):  # one that is not empty
+            for path in (folder, *missing):
+                path.rmdir()
+        raise
 
 
 def point_latest(run: Path) -> None:

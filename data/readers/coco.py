@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from backbone.errors import InputError
-from data.folders import are_there, say
+from data.folders import are_there, existing_folder, say
 from data.images import ImageError, image_size
 from data.records import SPLITS, Boxes, Issue, Records, Split, joined
 from data.splits import NAMES, split_named
@@ -57,6 +57,7 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
     images. Raises InputError where several files match, or none.
     """
     found: dict[Split, list[SplitFiles]] = {}
+    root = existing_folder(root)
     for path in sorted((root / "annotations").glob("instances_*.json")):
         name, rest = re.findall("instances_([A-Za-z]*)(.*)", path.stem)[0]
         split = split_named(name)

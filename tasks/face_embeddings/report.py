@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from data.folders import count_of
 from tasks.face_embeddings.metrics import FAR, Scores, Verification
 from tasks.face_embeddings.verification import roc
 from tasks.plotting import contact_sheet, image_or_grey
-from tasks.reporting import BLUE, DPI, ORANGE, count_of, save_figure, write_csv, write_json
+from tasks.reporting import BLUE, DPI, ORANGE, save_figure, write_csv, write_json
 
 if TYPE_CHECKING:
     from data.face_pairs import Pairs

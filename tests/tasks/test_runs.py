@@ -5,6 +5,9 @@ import os
 import pickle
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,12 +23,46 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-def test_a_new_run_never_has_the_name_of_one_that_exists(tmp_path):
-    first = new_run("detection", tmp_path)
-    first.mkdir(parents=True)
-    second = new_run("detection", tmp_path)
-    assert first != second
-    assert not second.exists()
+def test_runs_of_one_second_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.runs.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2, 3, 4, 5)))
+
+    def start(_):
+        with new_run("detection", tmp_path / "runs", "--runs") as run:
+            return run.name
+
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(start, range(16)))
+    expected = {"2026-01-02_03-04-05", *(f"2026-01-02_03-04-05_{count}" for count in range(2, 17))}
+    assert set(names) == {path.name for path in (tmp_path / "runs" / "detection").iterdir()} == expected
+
+
+def test_a_run_that_fails_leaves_what_it_has_written_and_nothing_else(tmp_path):
+    def start(root, name):
+        with new_run("detection", root, "--runs") as run:
+            if name:
+                (run / name).touch()
+            raise ZeroDivisionError
+
+    def fail(root, name):
+        with pytest.raises(ZeroDivisionError):
+            start(root, name)
+        return list(root.rglob("*"))
+
+    (tmp_path / "given").mkdir()
+    assert fail(tmp_path / "given", "") == []
+    assert fail(tmp_path / "new" / "runs", "") == []
+    assert [path.name for path in tmp_path.iterdir()] == ["given"]
+    assert fail(tmp_path / "runs", "metrics.csv")[-1].name == "metrics.csv"
+
+
+@pytest.mark.parametrize("place", ["file", "file/..", "file/runs", "/proc/x"])
+def test_a_place_that_cannot_be_written_is_refused_by_its_option(place, tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=f"^--runs {tmp_path / place} cannot be written"),
+        new_run("detection", tmp_path / place, "--runs"),
+    ):
+        pass
 
 
 def test_latest_points_at_the_last_run(tmp_path):

@@ -254,14 +254,19 @@ def test_predict_writes_json_lines_and_a_sheet_and_names_what_it_cannot_read(bes
     source.mkdir()
     for name in ("bar", "disc"):
         shutil.copy(classes_root / "test" / name / "test_00.png", source / f"{name}.png")
-    (source / "broken.jpg").write_bytes(b"<html>")
+    for name in ("broken.jpg", "cut.jpg"):
+        (source / name).write_bytes(b"<html>")
     (source / "notes.txt").write_text("not an image")
     assert main(["predict", "--ckpt_path", best, "--source", str(source), "--top_k", "2"]) == 0
     printed = capsys.readouterr()
+    assert printed.out.startswith(f"checkpoint: {best}\n")
+    assert "\n2 images, 2 could not be read: " in printed.out
     assert "broken.jpg: it is a web page" in printed.err
     folder = Path(printed.out.strip().splitlines()[-1].removeprefix("run: "))
     found = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert [row["file"] for row in found] == ["photos/bar.png", "photos/disc.png"]
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["ckpt_path"], config["source"], config["top_k"]) == (best, "photos", 2)
     classify = load(best)
     for row in found:
         result = classify(row["file"], top_k=2)
@@ -341,6 +346,7 @@ def test_predictions_of_a_test_are_what_load_says(best, classes_root, capsys):
         (["--model.weights", "none.pth"], "none.pth"),
         (["--trainer.accumulate_grad_batches", "0"], "--trainer.accumulate_grad_batches is 0; it must be 1 or more"),
         (["--trainer.max_epochs", "0"], "--trainer.max_epochs is 0"),
+        (["--trainer.default_root_dir", __file__], "--trainer.default_root_dir .* cannot be written"),
         (["--model.layer_deacy", "0.5"], "Did you mean --model.layer_decay"),
     ],
 )
@@ -355,10 +361,13 @@ def test_wrong_arguments_are_one_sentence_and_no_run(args, message, classes_root
         (["--source", "nowhere"], "--source nowhere: there is no such file or folder"),
         (["--source", "."], "has no image "),
         (["--source", ".", "--top_k", "0"], "--top_k 0: give 1 or more"),
+        (["--source", "photo.png", "--runs", "photo.png"], "--runs photo.png cannot be written"),
         ([], "name images with --source"),
     ],
 )
-def test_what_predict_cannot_use_is_one_sentence(args, message, best, capsys):
+def test_what_predict_cannot_use_is_one_sentence(args, message, best, classes_root, capsys):
+    if "." not in args:  # where an image would be one that is found
+        shutil.copy(classes_root / "test" / "bar" / "test_00.png", "photo.png")
     refused(main, ["predict", "--ckpt_path", best, *args], message, capsys)
 
 

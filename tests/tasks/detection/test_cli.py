@@ -163,6 +163,7 @@ def test_load_detects_in_a_path_an_array_and_an_image_alike(best, coco_root):
     ("args", "message"),
     [
         (["fit", "--data.root", "spoilt"], r"annotations\[3\] \(id 4\): `category_id` 77"),
+        (["fit", "--data.root", __file__], "is not a folder"),
         (["fit", "--model.head", "yolo"], "head"),
         (["fit", "--config", "cut.yaml"], r"cut\.yaml is not valid YAML"),
         (["fit", "--model.widht_mult", "0.5"], "Did you mean --model.width_mult"),
