@@ -179,7 +179,7 @@ class _Cli(LightningCLI):
         config["default_root_dir"] = str(root)
         self.writes_nothing = bool(config.fast_dev_run)
         self.run_dir = root / self.task / "none"  # in a process that writes nothing
-        if rank_zero_only.rank == 0 and not self.writes_nothing:
+        if not (getattr(rank_zero_only, "rank", 0) or self.writes_nothing):
             self.run_dir = self._run.enter_context(new_run(self.task, root, "--trainer.default_root_dir"))
         head = self.model.head
         self.best = BestCheckpoint(self.run_dir / "checkpoints", f"val/{head.monitor}", head.mode, self.checkpoint_path)

@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from backbone.errors import InputError
+from backbone.pretrained import why_not_loaded
 
 
 @contextlib.contextmanager
@@ -57,32 +58,44 @@ def point_latest(run: Path) -> None:
         return
 
 
-def newest_checkpoint(task: str, root: Path) -> Path:
-    """Find the best checkpoint of the newest run that has one; InputError where there is none."""
+def checkpoint_at(path: str | Path, name: str = "best.ckpt") -> Path:
+    """The path itself, or the checkpoint of this name in the run folder that it is."""
+    inside = Path(path) / "checkpoints" / name
+    return inside if inside.is_file() else Path(path)
+
+
+def best_checkpoints(task: str, root: Path) -> list[Path]:
+    """The best checkpoint of each run that has one, the newest first; InputError where there is none."""
     runs = (run for run in (root / task).glob("*") if not run.is_symlink())  # `latest` is one of the others
     found = sorted(
         (path for run in runs if (path := run / "checkpoints" / "best.ckpt").is_file()),
         key=lambda path: path.stat().st_mtime,
+        reverse=True,
     )
     if not found:
         raise InputError(
             f"There is no checkpoint under {root / task}; train one with `python -m tasks.{task} fit`, "
             "or name one with --ckpt_path."
         )
-    return found[-1]
+    return found
+
+
+def newest_checkpoint(task: str, root: Path) -> Path:
+    """The best checkpoint of the newest run that has one; InputError where there is none."""
+    return best_checkpoints(task, root)[0]
 
 
 def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:
     """Read a checkpoint of this task without running any code in it; InputError says what was found instead."""
-    if not Path(path).is_file():
+    path = checkpoint_at(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder without checkpoints/best.ckpt; give a run folder, or a .ckpt in one.")
+    if not path.is_file():
         raise InputError(f"The checkpoint {path} does not exist; give the path of a .ckpt that `fit` wrote.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises whatever the bytes happen to mean as a pickle
-        raise InputError(
-            f"{path} is not a checkpoint that can be read safely (weights and plain values alone); give a .ckpt that "
-            "`fit` wrote."
-        ) from None
+    except Exception as error:  # torch raises whatever the bytes happen to mean as a pickle
+        raise InputError(f"{path} {why_not_loaded(path, error)}; give a .ckpt that `fit` wrote.") from None
     if not isinstance(checkpoint, dict) or checkpoint.get("task") != task:
         found = checkpoint.get("task") if isinstance(checkpoint, dict) else None
         what = f"a checkpoint of the task {found!r}" if found else "not a checkpoint of this project"

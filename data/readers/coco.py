@@ -17,10 +17,9 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from backbone.errors import InputError
-from data.folders import are_there, existing_folder, say
+from data.folders import are_there, existing_folder, progress, say
 from data.images import ImageError, image_size
 from data.records import SPLITS, Boxes, Issue, Records, Split, joined
 from data.splits import NAMES, split_named
@@ -132,7 +131,7 @@ def _read_split(files: SplitFiles) -> Records:
     folder, there = _locate(records.file_names, path, files.image_folders)
     sizes = records["sizes"].copy()
     problems = [b"" if file else b"there is no such file" for file in there]
-    for i in tqdm(np.flatnonzero(there & (sizes[:, 0] == 0)), desc="reading image sizes", delay=2, leave=False):
+    for i in progress(np.flatnonzero(there & (sizes[:, 0] == 0)), desc="reading image sizes"):
         try:
             sizes[i] = image_size(folder / os.fsdecode(records.file_names[i]))
         except ImageError as error:

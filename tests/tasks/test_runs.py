@@ -15,7 +15,15 @@ from helpers import trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from backbone import InputError
-from tasks.runs import AtomicCheckpointIO, BestCheckpoint, new_run, newest_checkpoint, point_latest, read_checkpoint
+from tasks.runs import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    checkpoint_at,
+    new_run,
+    newest_checkpoint,
+    point_latest,
+    read_checkpoint,
+)
 
 
 class Bomb:
@@ -91,17 +99,23 @@ def saved(content):
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "reason"),
     [
-        *(b"not a checkpoint", b"", b"a\nb\nc", b"}abc"),
-        pickle.dumps({"task": "detection", "x": Bomb()}),
-        saved({"task": "detection", "state_dict": Bomb()}),  # today's format
+        *((content, "is not a file of tensors") for content in (b"not a checkpoint", b"a\nb\nc", b"}abc")),
+        (b"", "is empty"),
+        (saved({"task": "detection", "x": torch.zeros(1000)})[:-2000], "is damaged or cut short"),
+        (pickle.dumps({"x": Bomb()}), "is damaged or cut short, or not a file of tensors"),
+        (pickle.dumps({"task": "detection", "x": Bomb()}, protocol=2), r"is a pickle that asks to run \w+\.mkdir"),
+        (
+            saved({"task": "detection", "state_dict": Bomb()}),
+            r"is a pickle that asks to run \w+\.mkdir",
+        ),  # today's format
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path, content):
+def test_a_file_that_is_no_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path, content, reason):
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is not a checkpoint that can be read safely"):
+    with pytest.raises(InputError, match=rf"x\.ckpt {reason}"):
         read_checkpoint(path, "detection")
     assert not (tmp_path / "exploded").exists()
 
@@ -115,6 +129,16 @@ def test_a_checkpoint_of_another_task_or_project_is_refused_by_name(tmp_path):
         read_checkpoint(tmp_path / "other.ckpt", "detection")
     with pytest.raises(InputError, match="does not exist"):
         read_checkpoint(tmp_path / "none.ckpt", "detection")
+
+
+def test_a_run_folder_stands_for_a_checkpoint_in_it(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"run is a folder without checkpoints/best\.ckpt"):
+        read_checkpoint(tmp_path / "run", "detection")
+    for name in ("best", "last"):
+        torch.save({"task": "detection", "name": name}, tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
+    assert read_checkpoint(tmp_path / "run", "detection")["name"] == "best"
+    assert checkpoint_at(tmp_path / "run", "last.ckpt") == tmp_path / "run" / "checkpoints" / "last.ckpt"
 
 
 def _save_for_ever(path):

@@ -74,6 +74,7 @@ def test_a_config_tests_a_net_of_another_shape_at_the_size_asked_for(best, coco_
     given = ["--config", str(CONFIG), "--data.root", str(coco_root), "--data.num_workers", "0"]
     printed, folder = run(capsys, "test", *given, "--data.image_size", "128", "--ckpt_path", best, *QUIET)
     assert "--model.width_mult 1.0 is not used" in printed
+    assert "note: images are 128 x 128 px, and the checkpoint was trained at 96 x 96 px" in printed
     config = (folder / "config.yaml").read_text()
     assert "width_mult: 0.25" in config
     assert "image_size: 128" in config
@@ -143,8 +144,8 @@ def test_predict_keeps_cocos_ids_where_the_names_are_ids():
     assert numbered([one, Path("139.png")]) == {one: 1, Path("139.png"): 2}
 
 
-def test_load_detects_in_a_path_an_array_and_an_image_alike(best, coco_root):
-    detect, path = load(best), coco_root / "test" / "test_01.png"
+def test_load_detects_in_a_path_an_array_and_an_image_alike(trained, coco_root):
+    detect, path = load(trained), coco_root / "test" / "test_01.png"
     by_path = detect(path, min_score=0.02)
     assert len(by_path.scores) > 0
     assert by_path.boxes_xyxy.shape == (len(by_path.scores), 4)
