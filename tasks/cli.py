@@ -4,9 +4,9 @@ import contextlib
 import difflib
 import inspect
 import logging
+import re
 import shutil
 import signal
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,28 +46,25 @@ def run(module_class: type[TaskModule], datamodule_class: type[LightningDataModu
 
 
 class _Parser(LightningArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong in one line, with the nearest name there is, and exit with 2."""
-        message = " ".join(message.split()).rstrip(".") + "."
-        hint = " The command's --help lists what there is."
-        for word in message.replace('"', " ").replace("'", " ").split():
-            group, _, option = word.strip(".,:").removeprefix("--").split("=")[0].partition(".")
-            known = [name.partition(".")[2] for name in self._names() if name.startswith(f"{group}.")]
-            near = difflib.get_close_matches(option, known, n=1)
-            if near and near[0] != option:
-                hint = f" Did you mean --{group}.{near[0]}?"
-                break
-        print(f"error: {message}{hint}", file=sys.stderr)
-        raise SystemExit(2)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.allow_abbrev = False  # a part of a name may be another option's tomorrow
 
-    def parse_path(self, cfg_path: str, *args: Any, **options: Any) -> Namespace:
-        """Parse a config. Raises InputError that names one that is not YAML, as jsonargparse does not."""
-        read_config(cfg_path)
-        return super().parse_path(cfg_path, *args, **options)
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise InputError: what is wrong in one line, with the nearest name there is."""
+        message, names = " ".join(message.split()).rstrip(".") + ".", self._names()
+        hint = " The command's --help lists what there is."
+        for dashes, word in re.findall(r"""(--|option ['"]|key ['"])([\w.]+\w)""", message):
+            near = difflib.get_close_matches(word, names, n=1)
+            if near and near[0] != word:
+                hint = f" Did you mean {dashes if dashes == '--' else ''}{near[0]}?"
+                break
+        raise InputError(f"{message}{hint}")
 
     def _names(self) -> set[str]:
         parsers = [self, *(getattr(self._subcommands_action, "_name_parser_map", {}) or {}).values()]
-        return {action.dest for parser in parsers for action in parser._actions if action.dest}
+        names = {action.dest for parser in parsers for action in parser._actions if action.dest}
+        return names | {name.partition(".")[0] for name in names}
 
 
 class ValidateLastEpoch(Callback):
@@ -153,6 +150,16 @@ class _Cli(LightningCLI):
                 parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        for name, after in zip(args, [*args[1:], ""], strict=True):
+            if name == "--config" or name.startswith("--config="):
+                fields = read_config(file := name.partition("=")[2] or after)
+                for group in ("data", "model", "trainer"):
+                    if not isinstance(fields.get(group) or {}, dict):
+                        raise InputError(f"{file}: {group} is {fields[group]!r}; give it names and values.")
+                try:
+                    parser.parse_args([args[0], "--config", file], defaults=False)
+                except InputError as error:
+                    raise InputError(f"{file}: {error}") from None
         parser.parse_args(args)  # --help and --print_config end here, and so does a mistake
 
         def parse(args: list[str]) -> dict[str, Any]:

@@ -82,10 +82,17 @@ def _fetched(word: str, width_mult: float | None) -> str:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The fields of a YAML file. Raises InputError where it is none."""
+    """The fields of a YAML file. Raises InputError where it is none, or has none."""
     try:
-        return dict(yaml.safe_load(Path(path).read_text("utf-8")) or {})
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+        fields = yaml.safe_load(Path(path).read_text("utf-8"))
+        if fields is None:
+            raise InputError(f"{path} is empty; write names and values into it, or leave it out.")
+        return dict(fields)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); give the path of a YAML file.") from error
+    except InputError:  # it is a ValueError too
+        raise
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not valid YAML of names and values ({' '.join(str(error).split())}).") from error
 
 

@@ -167,7 +167,14 @@ def test_load_detects_in_a_path_an_array_and_an_image_alike(trained, coco_root):
         (["fit", "--data.root", __file__], "is not a folder"),
         (["fit", "--model.head", "yolo"], "head"),
         (["fit", "--config", "cut.yaml"], r"cut\.yaml is not valid YAML"),
+        (["fit", "--config=empty.yaml"], r"empty\.yaml is empty"),
+        (["fit", "--config", "nowhere.yaml"], r"nowhere\.yaml cannot be read \(No such file"),
+        (["test", "--config", "."], r"\. cannot be read \(Is a dir"),
+        (["fit", "--config", "modle.yaml"], r"modle\.yaml: .*'modle\.lr'\. Did you mean model\.lr\?"),
+        (["fit", "--config", "lr.yaml"], r"lr\.yaml: .*model\.lr.*fast"),
+        (["fit", "--config", "number.yaml"], r"number\.yaml: model is 1"),
         (["fit", "--model.widht_mult", "0.5"], "Did you mean --model.width_mult"),
+        (["fit", "--model.width", "0.5"], "Did you mean --model.width_mult"),
         (["fit", "--trainer.accelerator", "warp"], "warp"),
         (["predict"], r"best\.ckpt.*--source"),
         (["predict", "--min_score", "2", "--source", "spoilt/test"], "--min_score is 2"),
@@ -178,7 +185,15 @@ def test_what_cannot_be_used_is_one_sentence_and_no_run(args, message, best, coc
     content = json.loads(annotations.read_text())
     content["annotations"][3]["category_id"] = 77
     annotations.write_text(json.dumps(content))
-    Path("cut.yaml").write_text("model: [1")
+    contents = {
+        "cut": "model: [1",
+        "empty": "",
+        "modle": "modle: {lr: 1}",
+        "lr": "model: {lr: fast}",
+        "number": "model: 1",
+    }
+    for name, text in contents.items():
+        Path(f"{name}.yaml").write_text(text)
     if args[0] == "predict":
         args = [*args, "--ckpt_path", best]
     elif "--data.root" not in args:
