@@ -25,7 +25,8 @@ class Arguments(argparse.ArgumentParser):
     """argparse, but names are written in full, and a mistake gets one sentence without the usage in front."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **options)
+        super().__init__(*args, **options)
+        self.allow_abbrev = False  # a part of a name may be another option's tomorrow
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence, with the nearest name there is, and exit with 2."""

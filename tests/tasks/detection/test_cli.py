@@ -185,14 +185,14 @@ def test_what_cannot_be_used_is_one_sentence_and_no_run(args, message, best, coc
     content = json.loads(annotations.read_text())
     content["annotations"][3]["category_id"] = 77
     annotations.write_text(json.dumps(content))
-    contents = {
+    texts = {
         "cut": "model: [1",
         "empty": "",
         "modle": "modle: {lr: 1}",
         "lr": "model: {lr: fast}",
         "number": "model: 1",
     }
-    for name, text in contents.items():
+    for name, text in texts.items():
         Path(f"{name}.yaml").write_text(text)
     if args[0] == "predict":
         args = [*args, "--ckpt_path", best]
