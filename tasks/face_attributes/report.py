@@ -79,13 +79,11 @@ def surest_errors(evaluated: Evaluated, count: int) -> tuple[list[tuple[int, int
     images, attributes = np.nonzero(wrong)
     sureness = np.abs(logits - logit(np.clip(thresholds, 1e-9, 1 - 1e-9)))[wrong]
     most = max(5, -(-count // max(1, len(np.unique(attributes)))))
-    times = np.zeros(logits.shape[1], int)
     chosen: dict[int, int] = {}
     for i in np.argsort(-sureness, kind="stable"):
         image, attribute = int(images[i]), int(attributes[i])
-        if image not in chosen and times[attribute] < most:
+        if image not in chosen and list(chosen.values()).count(attribute) < most:
             chosen[image] = attribute
-            times[attribute] += 1
         if len(chosen) == count:
             break
     return list(chosen.items()), wrong.sum(axis=1)

@@ -95,7 +95,6 @@ def _rows(
 def _plot_roc(path: Path, pairs: Pairs, nets: dict[str, Verification], split: str) -> None:
     """True against false accepts, the latter on a scale of powers of ten; below, the student's distances."""
     from matplotlib.figure import Figure  # slow to import, and only needed here
-    from matplotlib.ticker import FuncFormatter
 
     same, two = int(pairs.same.sum()), int((~pairs.same).sum())
     figure = Figure(figsize=(6.6, 7.4), dpi=DPI)
@@ -117,7 +116,7 @@ def _plot_roc(path: Path, pairs: Pairs, nets: dict[str, Verification], split: st
     curve.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1), ylabel="true accepts, of pairs of one person")
     curve.set_xlabel("false accepts, of pairs of two people")
     for axis in (curve.xaxis, curve.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     few = f";\nless than {1 / two:.1%} is no false accept at all" if two * FAR < 1 else ""
     title = f"{split}: {count_of(same, 'pair')} of one person, {two:,} of two{few}"
     curve.set_title(title, loc="left", fontsize=10)

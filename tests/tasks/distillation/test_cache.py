@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from helpers import tree
 
 from backbone.errors import InputError
 from tasks.distillation import cache as module
@@ -28,11 +29,8 @@ class Data:
         self.grey = lambda view, position: 20 * view + position
         self.bad_images = SimpleNamespace(note=lambda bad: None)
 
-    def file(self, split, position):
-        return f"{split}/{position}.jpg"
-
     def train_keys(self):
-        return [self.file("train", position) for position in range(self.images)]
+        return [f"train/{position}.jpg" for position in range(self.images)]
 
     def train_view_transform_id(self):
         return self.transform
@@ -64,10 +62,6 @@ def filled(folder, manifest=MANIFEST):
     for view in range(manifest["views"]):
         cache.write(view, cache.missing(view), logits(view, cache.missing(view)))
     return cache
-
-
-def files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def close(cached, expected):
@@ -226,11 +220,11 @@ def test_processes_that_do_not_start_together_leave_no_image_to_nobody(tmp_path,
 )
 def test_a_cache_of_something_else_is_refused_by_field(tmp_path, field, value, difference):
     filled(tmp_path / "cache")
-    before = files(tmp_path / "cache")
+    before = tree(tmp_path / "cache")
     for cache_only in (False, True):
         with pytest.raises(InputError, match=difference):
             TeacherCache(tmp_path / "cache", {**MANIFEST, field: value}, cache_only=cache_only)
-    assert files(tmp_path / "cache") == before
+    assert tree(tmp_path / "cache") == before
     cache = TeacherCache(tmp_path / "cache", {**MANIFEST, "teacher": None}, cache_only=True)  # it is not compared
     close(cache.read(0, 0), logits(0, [0]))
 

@@ -262,7 +262,7 @@ def test_an_output_that_is_not_finite_names_its_file_wherever_it_is_asked_for(fa
         module.evaluated(batch_of(255))
 
 
-def test_a_cache_alone_serves_its_own_outputs_and_its_own_teacher(faces_root, functions, tmp_path, capsys):
+def test_a_cache_alone_serves_its_own_outputs_and_its_own_teacher(faces_root, functions, tmp_path, capsys, monkeypatch):
     options = {"cache": str(tmp_path / "cache"), "views": 2}
     start(faces_root, teacher=f"{functions}:f", **options)
     options["cache_only"] = True
@@ -276,12 +276,9 @@ def test_a_cache_alone_serves_its_own_outputs_and_its_own_teacher(faces_root, fu
     assert "gone.ckpt does not exist" in capsys.readouterr().out
     with pytest.raises(InputError, match="its teacher is"):
         start(faces_root, teacher=f"{functions}:g", **options)
-    TinyHead.names = ("bar", "disc", "cross")
-    try:
-        with pytest.raises(InputError, match="its names is"):
-            start(faces_root, **options)
-    finally:
-        TinyHead.names = ("disc", "bar", "cross")
+    monkeypatch.setattr(TinyHead, "names", ("bar", "disc", "cross"))
+    with pytest.raises(InputError, match="its names is"):
+        start(faces_root, **options)
 
 
 @pytest.mark.parametrize(

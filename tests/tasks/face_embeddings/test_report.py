@@ -20,11 +20,10 @@ def case(rows=24, count=60, seed=0):
     return student, teacher, pairs
 
 
-def write(folder, student, teacher, pairs, open_image=None):
+def write(folder, student, teacher, pairs):
     files = [f"person_{i // 2}/{i:03}.jpg" for i in range(len(student))]
-    image = open_image or (lambda i: np.full((40 + i, 50, 3), 8 * i, np.uint8))
     scores = evaluate(student, pairs, None if teacher is None else student, teacher)
-    write_report(folder, "test", scores, files, image)
+    write_report(folder, "test", scores, files, lambda i: np.full((40 + i, 50, 3), 8 * i, np.uint8))
     return figures(folder), scores, files
 
 
