@@ -274,6 +274,38 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
+def print_trunks(arguments: Sequence[str]) -> int:
+    """`python -m backbone trunks`: our networks and timm's, counted, and measured on this machine."""
+    parser = Arguments(
+        "python -m backbone trunks",
+        description="Count and measure the networks that --model.trunk takes, on this machine.",
+    )
+    parser.add_argument("--json", action="store_true", help="print a list of JSON objects instead of a table")
+    as_json = parser.parse_args(arguments).json
+    from backbone.trunks import PUBLISHED, SIZE, measure
+
+    rows, missing = [], None
+    for network in PUBLISHED:
+        try:
+            rows.append(measure(network))
+        except InputError as error:  # without timm, ours alone
+            missing = error
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    lines = []
+    for row in rows:
+        width = "" if row["width_mult"] is None else f"{row['width_mult']:g}"
+        costs = f"{row['mult_adds'] / 1e6:.1f} M", f"{row['params'] / 1e6:.2f} M", f"{row['milliseconds']:.1f}"
+        lines.append([row["trunk"], width, *costs, f"{row['published_top1']:.1f} %", row["published_by"]])
+    header = ["--model.trunk", "Width", "Mult-adds", "Params", "ms, one core", "Published top-1", "By"]
+    print_columns(header, lines, words=2)
+    print(f"\n  One image of {SIZE} px, with a classifier of 1,000 classes. By: the paper, or which of timm's weights.")
+    if missing:
+        print(f"\n  note: {missing}")
+    return 0
+
+
 def print_weights(arguments: Sequence[str]) -> int:
     """`python -m backbone weights`: the table of published weights, and which of them are in the cache already."""
     from backbone.weights import cache_folder, cached_file, table
@@ -307,9 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["weights"]:
         return print_weights(arguments[1:])
     if arguments[:1] == ["trunks"]:
-        from backbone.trunks import main as trunks
-
-        return trunks(arguments[1:])
+        return print_trunks(arguments[1:])
     parser = Arguments(
         "python -m backbone", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawTextHelpFormatter
     )

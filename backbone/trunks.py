@@ -1,18 +1,13 @@
 """`python -m backbone trunks`: what the networks that serve as trunks cost, counted and measured here."""
 
-import argparse
-import json
 import statistics
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from backbone.errors import Arguments, InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-_SIZE = 224  # px, at which all of these accuracies were published
+SIZE = 224  # px, at which all of these accuracies were published
 
 
 class Published(NamedTuple):
@@ -51,8 +46,8 @@ def measure(network: Published, runs: int = 20) -> dict[str, Any]:
     from backbone.cost import count, total
 
     module = _classifier(network).eval().to(memory_format=torch.channels_last)
-    cost = total(count(module, (_SIZE, _SIZE)))
-    image = torch.zeros(1, 3, _SIZE, _SIZE).to(memory_format=torch.channels_last)
+    cost = total(count(module, (SIZE, SIZE)))
+    image = torch.zeros(1, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -85,39 +80,3 @@ def _classifier(network: Published) -> "nn.Module":
         return for_inference(create_timm(network.trunk.removeprefix(PREFIX)).eval())
     trunk = MobileNetV1(network.width_mult or 1.0)
     return nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(trunk.channels[32], 1000))
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; return its exit code."""
-    parser = Arguments(
-        "python -m backbone trunks",
-        description="Count and measure, on this machine, the networks that serve as trunks (--model.trunk).",
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print a list of JSON objects instead of a table")
-    as_json = parser.parse_args(arguments).json
-    from backbone.__main__ import print_columns
-
-    rows, missing = [], None
-    for network in PUBLISHED:
-        try:
-            rows.append(measure(network))
-        except InputError as error:  # without timm, ours alone
-            missing = error
-    if as_json:
-        print(json.dumps(rows, indent=1))
-    else:
-        header = ["--model.trunk", "Width", "Mult-adds", "Params", "ms, one core", "Published top-1", "By"]
-        print_columns(header, [_cells(row) for row in rows], words=2)
-        print(
-            f"\n  One image of {_SIZE} px, with a classifier of 1,000 classes. By: the paper, or which weights of timm."
-        )
-    if missing:
-        print(f"\n  note: {missing}")
-    return 0
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    width = "" if row["width_mult"] is None else f"{row['width_mult']:g}"
-    sums = f"{row['mult_adds'] / 1e6:.1f} M", f"{row['params'] / 1e6:.2f} M"
-    return [row["trunk"], width, *sums, f"{row['milliseconds']:.1f}", f"{row['published_top1']} %", row["published_by"]]

@@ -112,16 +112,14 @@ class AttributesDataModule(WholeImageDataModule):
     def _train(self) -> Records:
         options, records = self.hparams, self.all_records
         train, seed = records.of_split("train"), options["seed"]
-        if options["labelled_fraction"] < 1:
-            train = train.take(part_of(len(train), options["labelled_fraction"], seed))
+        train = train.take(part_of(len(train), options["labelled_fraction"], seed))
         if options["unlabelled"] is None:
             return train
         folder = existing_folder(options["unlabelled"], "--data.unlabelled")
         # Not those trained on with labels, nor those scored: the folder may be the data set's own.
         scored = [records.of_split("val"), records.of_split("test")]
         pool = unused(Records(folder, list_images(folder)), [train, *scored])
-        if options["unlabelled_fraction"] < 1:
-            pool = pool.take(part_of(len(pool), options["unlabelled_fraction"], seed))
+        pool = pool.take(part_of(len(pool), options["unlabelled_fraction"], seed))
         if not len(train) + len(pool):
             raise InputError(
                 f"--data.labelled_fraction {options['labelled_fraction']:g} and --data.unlabelled_fraction "

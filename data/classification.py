@@ -72,7 +72,7 @@ class ClassificationDataModule(WholeImageDataModule):
 
     def read(self) -> Records:
         """Read the folder in whichever layout it has; what it leaves open of splits is drawn by class."""
-        return _read(self.root, self.hparams["crop"], **self.split_options)
+        return _read(self.root, self.hparams["crop"], self.split_options)
 
     def describe(self, records: Records) -> str:
         """How many images of how many classes."""
@@ -87,7 +87,8 @@ class ClassificationDataModule(WholeImageDataModule):
         from data.near_duplicates import without_near_duplicates  # hashing is needed this once
 
         option = "--data.without_near_duplicates_of"
-        tested = _read(existing_folder(other, option), "full", val_fraction=0.1, test_fraction=0.1, seed=0)
+        options = {"val_fraction": 0.1, "test_fraction": 0.1, "seed": 0}
+        tested = _read(existing_folder(other, option), "full", options)
         kept, removed = without_near_duplicates(records, tested.of_split("test"))
         say(f"{split}: {removed:,} of {len(records):,} images left out as near-duplicates of test images in {other}")
         if len(gone := np.setdiff1d(records["labels"], kept["labels"])) and (split == "train" or not len(kept)):
@@ -98,9 +99,7 @@ class ClassificationDataModule(WholeImageDataModule):
         return kept
 
 
-def _read(
-    root: Path, crop: Literal["full", "bbox"], *, val_fraction: float, test_fraction: float, seed: int
-) -> Records:
+def _read(root: Path, crop: Literal["full", "bbox"], split_options: dict[str, Any]) -> Records:
     if stanford_dogs.is_stanford_dogs(root):
         records = stanford_dogs.read(root, crop=crop)
     elif root.name == "Images" and stanford_dogs.is_stanford_dogs(root.absolute().parent):
@@ -115,12 +114,6 @@ def _read(
     if len(records.classes) == 1000 and all(map(imagenet.is_imagenet_id, records.classes)):
         records = replace(records, classes=imagenet.class_names())  # ids in order are the labels in order
     if (records["split"] != UNSPLIT).any():
-        test_fraction = 0.0  # a data set with splits of its own has a test split, or is tested on its validation images
-    return assign_splits(
-        records,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
-        source=root,
-        strata=records["labels"],
-    )
+        # a data set with splits of its own has a test split, or is tested on its validation images
+        split_options = {**split_options, "test_fraction": 0.0}
+    return assign_splits(records, **split_options, source=root, strata=records["labels"])

@@ -13,7 +13,7 @@ from backbone.errors import InputError
 from data.folders import say
 from data.images import ImageError, open_image
 from data.loading import sample_seed
-from data.module import DataModule
+from data.module import DataModule, collate_images
 from data.readers.coco import SplitFiles, check_classes, clip_boxes, find_splits, read
 from data.records import Records, Split, joined
 from data.splits import assign_splits
@@ -88,21 +88,15 @@ def _unpack(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """The batch of a detector: bad samples are left out of all but `bad`.
+    """The batch of a detector: what `collate_images` gives, and the boxes.
 
-    images uint8 (B, 3, H, W) RGB, channels last in memory; boxes_xyxy list of float32 (N, 4) in px of `images`; labels
-    list of int64 (N,) from 0; crowd_xyxy list of float32 (M, 4); positions (in the split) int64 (B,); sizes int64
-    (B, 2) annotated height, width; bad list of (file, reason). Where every sample is bad, B is 0.
+    boxes_xyxy list of float32 (N, 4) in px of `images`; labels list of int64 (N,) from 0; crowd_xyxy list of float32
+    (M, 4); sizes int64 (B, 2) annotated height, width.
     """
-    good = [sample for sample in samples if "bad" not in sample]
-    images = np.stack([sample["image"] for sample in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
-    return _Batch(
-        images=torch.from_numpy(images).permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W)
-        **{key: [torch.from_numpy(sample[key]) for sample in good] for key in _LISTS},
-        positions=torch.tensor([sample["position"] for sample in good], dtype=torch.int64),
-        sizes=torch.tensor([sample["size"] for sample in good], dtype=torch.int64).reshape(-1, 2),
-        bad=[sample["bad"] for sample in samples if "bad" in sample],
-    )
+    batch, good = collate_images(samples)
+    lists = {key: [torch.from_numpy(sample[key]) for sample in good] for key in _LISTS}
+    sizes = torch.tensor([sample["size"] for sample in good], dtype=torch.int64).reshape(-1, 2)
+    return _Batch(**batch, **lists, sizes=sizes)
 
 
 class DetectionDataModule(DataModule):
@@ -118,6 +112,7 @@ class DetectionDataModule(DataModule):
     """
 
     sample = "detection"
+    opened = staticmethod(open_annotated)
     collate: ClassVar[Any] = staticmethod(collate)
 
     def __init__(
@@ -189,10 +184,6 @@ class DetectionDataModule(DataModule):
         transform = build_detection_train(size, options["crop_probability"]) if train else build_detection_eval(size)
         return DetectionImages(self._splits[split], transform, size, options["seed"])
 
-    def image(self, split: Split, position: int) -> np.ndarray:
-        """The whole image, uint8 RGB (H, W, 3), on the pixels that its annotations count. Raises ImageError."""
-        return open_annotated(self._splits[split], position)
-
     def _files(self) -> dict[Split, SplitFiles]:
         return find_splits(self.root, str(self.hparams["version"]))
 
@@ -205,15 +196,8 @@ class DetectionDataModule(DataModule):
         if split not in self._read:
             records, files = read(self.root, str(self.hparams["version"]), (split,)), self._files()
             if split == "train":
-                names: tuple[Split, ...] = ("val", "test")
-                fractions = [0.0 if name in files else self.hparams[f"{name}_fraction"] for name in names]
-                records = assign_splits(
-                    records,
-                    val_fraction=fractions[0],
-                    test_fraction=fractions[1],
-                    seed=self.hparams["seed"],
-                    source=self.root,
-                )
+                given = {f"{name}_fraction": 0.0 for name in files if name != "train"}
+                records = assign_splits(records, **{**self.split_options, **given}, source=self.root)
             self._read[split] = records
         if check:
             check_classes(self._read[split], self._smallest(), self._files()[split].annotations)

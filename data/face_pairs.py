@@ -4,6 +4,7 @@ Pairs are LFW's list, or drawn, where it is known who is on which image: in ten 
 person as of two, as LFW has them.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,6 @@ class FacePairsDataModule(WholeImageDataModule):
                 f"--data.pairs is {pairs} and --data.pairs_root {pairs_root}; give the list and the folder of its "
                 "images, or neither."
             )
-        self._listed: FaceRecords | None = None
 
     categories: dict[int, str] = {}  # noqa: RUF012  # an embedding has no names
 
@@ -119,7 +119,7 @@ class FacePairsDataModule(WholeImageDataModule):
     def file(self, split: Split, position: int) -> str:
         """The path of an image, relative to the data set's folder, or to that of the pairs."""
         records = self.records(split)
-        if records is self._listed:
+        if split == "test" and records is self._listed:
             return str(records.path(position).relative_to(records.folder))
         return super().file(split, position)
 
@@ -138,8 +138,8 @@ class FacePairsDataModule(WholeImageDataModule):
         """All images to train on, without those that are scored; or the images of a split with their pairs."""
         if split == "train":
             return self._train()
-        if split == "test" and (listed := self._given_pairs()) is not None:
-            return listed
+        if split == "test" and self._listed is not None:
+            return self._listed
         records = super().select(split)
         people = records.columns.get("identities")
         pairs = None if people is None else draw_pairs(people, self.hparams["seed"])
@@ -156,15 +156,13 @@ class FacePairsDataModule(WholeImageDataModule):
         kinds = f"{same:,} pairs of one person and {len(records.pairs.same) - same:,} of two"
         return f"{len(records):,} images, {kinds} in {len(np.unique(records.pairs.folds))} folds,"
 
-    def _given_pairs(self) -> FaceRecords | None:
-        options = self.hparams
-        if options["pairs"] is not None and self._listed is None:
-            folder = existing_folder(options["pairs_root"], "--data.pairs_root")
-            self._listed = lfw_pairs.read(Path(options["pairs"]), folder)
-        return self._listed
+    @cached_property
+    def _listed(self) -> FaceRecords | None:
+        pairs, folder = self.hparams["pairs"], self.hparams["pairs_root"]
+        return None if pairs is None else lfw_pairs.read(Path(pairs), existing_folder(folder, "--data.pairs_root"))
 
     def _train(self) -> FaceRecords:
-        records, listed = self.all_records, self._given_pairs()
+        records, listed = self.all_records, self._listed
         more = self.hparams["unlabelled"]
         if more is None and self.hparams["root"] is None:
             more = str(self.root / "unlabelled")

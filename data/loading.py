@@ -8,7 +8,7 @@ built with the epoch it starts in. A run with 2 workers then equals one with 0, 
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import cv2
@@ -103,22 +103,26 @@ def make_loader(
     collate: Callable[[list[Any]], Any],
     trainer: Trainer | None = None,
     runs: np.ndarray | None = None,
+    samples: Sequence[tuple[int, int]] | None = None,
 ) -> DataLoader:
     """The DataLoader of one split, for this process's share of it; `runs` as EpochSampler's.
 
-    With `shuffle` it begins where the trainer stands, and drops a last, smaller batch unless it is the only one.
+    With `shuffle` it begins where the trainer stands, and drops a last, smaller batch unless it is the only one. With
+    `samples`, (epoch, index), it has these in that order instead, all of them in every process.
     """
     epoch, start = training_position(trainer, batch_size) if shuffle and trainer else (0, 0)
-    sampler = EpochSampler(
-        len(dataset),  # type: ignore[arg-type]
-        seed=seed,
-        shuffle=shuffle,
-        epoch=epoch,
-        rank=trainer.global_rank if trainer else 0,
-        num_replicas=trainer.world_size if trainer else 1,
-        start=start,
-        runs=runs,
-    )
+    sampler: Any = samples
+    if samples is None:
+        sampler = EpochSampler(
+            len(dataset),  # type: ignore[arg-type]
+            seed=seed,
+            shuffle=shuffle,
+            epoch=epoch,
+            rank=trainer.global_rank if trainer else 0,
+            num_replicas=trainer.world_size if trainer else 1,
+            start=start,
+            runs=runs,
+        )
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -6,7 +6,7 @@ The data of a task are a thin subclass: which reader, which of its records are i
 import importlib.metadata
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -40,6 +40,7 @@ def open_whole(records: Records, position: int, at_least: Size | None = None) ->
     return open_image(records.path(position), at_least=at_least)
 
 
+@dataclass(eq=False)
 class WholeImages(Dataset):
     """Samples of whole images: `[(epoch, position)]` gives a dict for `collate`, augmented as a function of both.
 
@@ -47,30 +48,20 @@ class WholeImages(Dataset):
     views, which take turns by the epoch; at 0 every epoch has a new one.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        targets: Sequence[str],
-        opened: Open,
-        transform: Transform,
-        at_least: Size,
-        seed: int,
-        views: int,
-    ) -> None:
-        self.records = records
-        self.targets = {name: records[name] for name in targets}
-        self.opened = opened
-        self.transform = transform
-        self.at_least = at_least
-        self.seed = seed
-        self.views = views
+    records: Records
+    targets: Sequence[str]
+    opened: Open
+    transform: Transform
+    at_least: Size
+    seed: int
+    views: int
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, position = item
-        targets = {name: rows[position] for name, rows in self.targets.items()}
+        targets = {name: self.records[name][position] for name in self.targets}
         try:
             image = self.opened(self.records, position, self.at_least)
         except ImageError as error:
@@ -80,38 +71,30 @@ class WholeImages(Dataset):
         return {"image": pixels, "targets": targets, "position": position, "view": view}
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """The batch of whole images: bad samples are left out of all but `bad`.
+def collate_images(samples: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What every batch has, and the samples that are in it: bad ones are left out of all but `bad`.
 
-    images uint8 (B, 3, H, W) RGB, channels last in memory; each target (B, ...) by its name; positions (in the split)
-    and view int64 (B,); bad list of (file, reason). Where every sample is bad, B is 0.
+    images uint8 (B, 3, H, W) RGB, channels last in memory; positions (in the split) int64 (B,); bad list of
+    (file, reason). Where every sample is bad, B is 0.
     """
-    good = ["bad" not in sample for sample in samples]
-    read = [sample for sample in samples if "bad" not in sample]
-    images = np.stack([sample["image"] for sample in read]) if read else np.zeros((0, 1, 1, 3), np.uint8)
-    return {
+    good = [sample for sample in samples if "bad" not in sample]
+    images = np.stack([sample["image"] for sample in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
+    batch = {
         "images": torch.from_numpy(images).permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W)
-        # of all, and then of the good: a batch of none has the shape and type of the others
-        **{n: torch.from_numpy(np.stack([s["targets"][n] for s in samples])[good]) for n in samples[0]["targets"]},
-        "positions": torch.tensor([sample["position"] for sample in read], dtype=torch.int64),
-        "view": torch.tensor([sample["view"] for sample in read], dtype=torch.int64),
+        "positions": torch.tensor([sample["position"] for sample in good], dtype=torch.int64),
         "bad": [sample["bad"] for sample in samples if "bad" in sample],
     }
+    return batch, good
 
 
-class _OneView(Dataset):
-    """Of a data set of [(view, position)] one view of those at `positions`, int64 (N,), in that order."""
-
-    def __init__(self, dataset: WholeImages, view: int, positions: np.ndarray) -> None:
-        self.dataset = dataset
-        self.view = view
-        self.positions = positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
-        return self.dataset[self.view, int(self.positions[item[1]])]
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The batch of whole images: besides `collate_images` each target (B, ...) by its name, and view int64 (B,)."""
+    batch, good = collate_images(samples)
+    batch["view"] = torch.tensor([sample["view"] for sample in good], dtype=torch.int64)
+    read = ["bad" not in sample for sample in samples]
+    # of all, and then of the good: a batch of none has the shape and type of the others
+    targets = {n: np.stack([sample["targets"][n] for sample in samples])[read] for n in samples[0]["targets"]}
+    return batch | {name: torch.from_numpy(rows) for name, rows in targets.items()}
 
 
 class DataModule(LightningDataModule):
@@ -134,6 +117,7 @@ class DataModule(LightningDataModule):
 
     sample: ClassVar[str]  # the kind of built-in sample that stands in where no root is given
     targets: ClassVar[tuple[str, ...]] = ()  # columns of the records that a batch has
+    opened: ClassVar[Any] = staticmethod(open_whole)  # an Open
     collate: ClassVar[Any] = staticmethod(collate)
 
     def __init__(
@@ -153,17 +137,13 @@ class DataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.check({name: rule for name, rule in _RULES.items() if name in self.hparams})
+        values, rules = self.hparams, {name: rule for name, rule in _RULES.items() if name in self.hparams}
+        check_options("data", *((name, values[name], test(values[name]), rule) for name, (test, rule) in rules.items()))
         self.input_size = input_size(image_size, resolution_mult)  # (height, width) px
         self.num_workers = worker_count(num_workers)
         self.bad_images = BadImages(max_bad_fraction)
         self._all: Records | None = None
         self._splits: dict[str, Records] = {}
-
-    def check(self, rules: dict[str, tuple[Callable[[Any], bool], str]]) -> None:
-        """Raise InputError for the first option that is not what its rule (test, sentence) asks for."""
-        values = self.hparams
-        check_options("data", *((name, values[name], test(values[name]), rule) for name, (test, rule) in rules.items()))
 
     # --- what a subclass says of its data ---------------------------------------------------------------------------
 
@@ -174,13 +154,12 @@ class DataModule(LightningDataModule):
     def select(self, split: Split) -> Records:
         """The records of a split as a fit or an evaluation takes them: those that the column `split` says."""
         chosen: str = self.hparams["test_split"] if split == "test" else split
-        records = self.all_records
         if chosen == "all":
-            return records
-        if chosen == "test" and not (records["split"] == SPLITS.index("test")).any():
+            return self.all_records
+        if chosen == "test" and self.tests_on_validation:
             say(f"{self.root} has no test images: testing on its validation images")
             chosen = "val"
-        return records.of_split(chosen)  # type: ignore[arg-type]  # a Split, as "all" is done
+        return self.all_records.of_split(chosen)  # type: ignore[arg-type]  # a Split, as "all" is done
 
     def describe(self, records: Records) -> str:
         """What to say of a split's records, as "30 images of 3 classes"."""
@@ -256,7 +235,7 @@ class DataModule(LightningDataModule):
 
     def image(self, split: Split, position: int) -> np.ndarray:
         """The image as the data have it, uint8 RGB (H, W, 3). Raises ImageError."""
-        return open_whole(self._splits[split], position)
+        return type(self).opened(self._splits[split], position, None)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled, augmented, from where the trainer stands: its epoch, and within it after a resume."""
@@ -270,21 +249,16 @@ class DataModule(LightningDataModule):
         """As `val_dataloader`."""
         return self.loader(self.dataset("test", train=False), shuffle=False)
 
-    def loader(self, dataset: Any, *, shuffle: bool, whole: bool = False, runs: np.ndarray | None = None) -> DataLoader:
-        """The loader of a dataset; with `whole` all of it on this device, and without workers where they don't pay.
-
-        `runs`, int64 (S,), are the numbers of images that lie together, as EpochSampler takes them.
-        """
-        batch_size: int = self.hparams["batch_size"]
+    def loader(self, dataset: Any, *, shuffle: bool, **given: Any) -> DataLoader:
+        """The loader of a dataset; `given` as `make_loader` takes it."""
         return make_loader(
             dataset,
             seed=self.hparams["seed"],
             shuffle=shuffle,
-            batch_size=batch_size,
-            num_workers=0 if whole and len(dataset) <= batch_size else self.num_workers,
+            batch_size=self.hparams["batch_size"],
             collate=type(self).collate,
-            trainer=None if whole else self.trainer,
-            runs=runs,
+            trainer=self.trainer,
+            **{"num_workers": self.num_workers, **given},
         )
 
 
@@ -300,8 +274,6 @@ class WholeImageDataModule(DataModule):
         interpolation: With which images are resized in evaluation.
 
     """
-
-    opened: ClassVar[Any] = staticmethod(open_whole)  # an Open
 
     def __init__(
         self,
@@ -324,26 +296,18 @@ class WholeImageDataModule(DataModule):
 
     def dataset(self, split: Split, *, train: bool) -> WholeImages:
         """The samples of a split: random crops to train on, or the middle of each image."""
-        options, records = self.hparams, self._splits[split]
-        shared = records, self.targets, type(self).opened
+        options, views = self.hparams, 1
         if train:
-            size, area = self.input_size, options["min_crop_area"]
-            transform = build_classification_train(
-                size,
-                area,
-                options["random_erasing"],
-                mirror=options.get("mirror", True),
-                hue=options.get("hue", True),
-            )
-            return WholeImages(*shared, transform, needed_in_training(size, area), options["seed"], options["views"])
-        size, fraction = self.evaluated_size, options["central_fraction"]
-        transform = build_classification_eval(size, fraction, options["interpolation"])
-        at_least = needed_in_evaluation(size, fraction)
-        return WholeImages(*shared, transform, at_least, options["seed"], views=1)
-
-    def image(self, split: Split, position: int) -> np.ndarray:
-        """The image as the data have it, uint8 RGB (H, W, 3). Raises ImageError."""
-        return type(self).opened(self._splits[split], position, None)
+            size, area, views = self.input_size, options["min_crop_area"], options["views"]
+            varied = {name: options[name] for name in ("mirror", "hue") if name in options}
+            transform = build_classification_train(size, area, options["random_erasing"], **varied)
+            at_least = needed_in_training(size, area)
+        else:
+            size, fraction = self.evaluated_size, options["central_fraction"]
+            transform = build_classification_eval(size, fraction, options["interpolation"])
+            at_least = needed_in_evaluation(size, fraction)
+        opened = type(self).opened
+        return WholeImages(self._splits[split], self.targets, opened, transform, at_least, options["seed"], views)
 
     def pixels(self, split: Split, position: int) -> torch.Tensor:
         """The image as it is evaluated, uint8 (1, 3, H, W). Raises ImageError."""
@@ -360,7 +324,9 @@ class WholeImageDataModule(DataModule):
         It has the pixels that training will see, so that a teacher's logits for it can be cached.
         """
         dataset = self.dataset("train", train=self.hparams["augment"])
-        return self.loader(_OneView(dataset, view, np.array(positions, dtype=np.int64)), shuffle=False, whole=True)
+        samples = [(view, int(position)) for position in positions]
+        few = {"num_workers": 0} if len(samples) <= self.hparams["batch_size"] else {}  # workers would not pay
+        return self.loader(dataset, shuffle=False, samples=samples, **few)
 
     def train_keys(self) -> list[str]:
         """The files of the training set in the order of their positions, relative to the data set's folder."""
@@ -395,7 +361,7 @@ def with_unlabelled(records: Records, unlabelled: Records) -> Records:
         for name, rows in records.columns.items()
         if name not in unlabelled.columns and rows.dtype.kind == "i"
     }
-    return replace(joined([records, unlabelled.with_columns(**unknown)]), classes=records.classes)
+    return joined([records, unlabelled.with_columns(**unknown)])
 
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -6,6 +6,7 @@ images are added or taken away later, and a group is never on two sides.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,8 +137,7 @@ def assign_splits(
                 f"{shared:,} of the {len(names):,} groups of {source} (by {by}) have images in more than one split, so "
                 "that its scores flatter"
             )
-    assigned = records.with_columns(split=split)
-    return Records(**{**vars(assigned), "notes": tuple(notes)})
+    return replace(records.with_columns(split=split), notes=tuple(notes))
 
 
 def _draw(groups: np.ndarray, strata: np.ndarray | None, lacking: dict[Split, float], seed: int) -> np.ndarray:

@@ -112,28 +112,12 @@ def _holds_centre(windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return ((windows[..., :2] <= centre) & (centre < windows[..., 2:4])).all(axis=-1)
 
 
-class Squash(A.DualTransform):
+class Squash(A.Resize):
     """Resizes to `height` x `width` px without regard to the aspect, as SSD does; boxes, being fractions, stay."""
 
-    _targets = (A.core.type_definitions.Targets.IMAGE, A.core.type_definitions.Targets.BBOXES)
-
-    class InitSchema(A.core.transforms_interface.BaseTransformInitSchema):
-        """The arguments albumentations lets through."""
-
-        height: int
-        width: int
-
-    def __init__(self, height: int, width: int, p: float = 1.0) -> None:
-        super().__init__(p=p)
-        self.height, self.width = height, width
-
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
-        """Resizes the image."""
+        """Resizes the image, smoothed where it shrinks much."""
         return _resize(img, self.height, self.width)
-
-    def apply_to_bboxes(self, bboxes: np.ndarray, **params: Any) -> np.ndarray:
-        """Leaves the boxes as they are."""
-        return bboxes
 
 
 class AreaCrop(A.RandomResizedCrop):
@@ -148,17 +132,7 @@ class AreaCrop(A.RandomResizedCrop):
 class CentralCrop(A.ImageOnlyTransform):
     """The middle of the image, in the proportions of `height` x `width`: `fraction` of the longest side that fits."""
 
-    class InitSchema(A.core.transforms_interface.BaseTransformInitSchema):
-        """The arguments albumentations lets through."""
-
-        height: int
-        width: int
-        fraction: float
-        interpolation: str
-
-    def __init__(
-        self, height: int, width: int, fraction: float, interpolation: str = "bilinear", p: float = 1.0
-    ) -> None:
+    def __init__(self, height: int, width: int, fraction: float, interpolation: str, p: float = 1.0) -> None:
         super().__init__(p=p)
         self.height, self.width, self.fraction, self.interpolation = height, width, fraction, interpolation
 
@@ -267,14 +241,11 @@ def apply_with_boxes(
     to the image; zero, inverted and NaN boxes are dropped, and what the transform leaves under 1 px.
     """
     _seed(transform, seed)
-    boxes = np.zeros((len(boxes_xyxy) + len(crowd_xyxy), 6))  # x1, y1, x2, y2, label, crowd
-    boxes[: len(boxes_xyxy), :4] = boxes_xyxy
-    boxes[: len(boxes_xyxy), 4] = labels
-    boxes[len(boxes_xyxy) :, :4] = crowd_xyxy
-    boxes[len(boxes_xyxy) :, 5] = 1
-    boxes = boxes[np.isfinite(boxes).all(axis=1)]
-    result = transform(image=image, bboxes=boxes)
-    boxes = result["bboxes"].reshape(-1, 6) if len(result["bboxes"]) else np.zeros((0, 6))
+    objects = np.column_stack([boxes_xyxy, labels, np.zeros(len(boxes_xyxy))])
+    crowds = np.column_stack([crowd_xyxy, np.zeros(len(crowd_xyxy)), np.ones(len(crowd_xyxy))])
+    boxes = np.concatenate([objects, crowds])  # x1, y1, x2, y2, label, crowd
+    result = transform(image=image, bboxes=boxes[np.isfinite(boxes).all(axis=1)])
+    boxes = np.reshape(result["bboxes"], (-1, 6))
     crowd = boxes[:, 5] == 1
     return Transformed(
         result["image"],

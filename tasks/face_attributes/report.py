@@ -17,18 +17,9 @@ _ROW = 24  # px of an attribute's bar and the gap to the next
 _WIDTH = 560  # px of a bar of AP 1
 _SHEET_ERRORS = 24
 
-# CelebA's attributes that judge a person, or tell of sex, age, build, or may stand in for ethnic origin
-_SENSITIVE = {
-    "attractive",
-    "big_lips",
-    "big_nose",
-    "chubby",
-    "double_chin",
-    "male",
-    "narrow_eyes",
-    "pale_skin",
-    "young",
-}
+# CelebA's attributes that judge a person, tell of sex, age or build, or may stand in for ethnic origin
+_SENSITIVE = {"attractive", "male", "young", "chubby", "double_chin"}
+_SENSITIVE |= {"big_lips", "big_nose", "narrow_eyes", "pale_skin"}
 
 
 class Evaluated(NamedTuple):
@@ -216,6 +207,10 @@ _LIMITS = """\
 - Figures, probabilities and thresholds hold for images like those above; measure again on others.
 - The net says yes or no of any image, also of one without a face."""
 
+_OF_SENSITIVE = """\
+such attributes judge a person, tell of sex, age or build, or may stand in for ethnic origin. Leave out those you do \
+not need (`--data.attributes`)."""
+
 
 def write_model_card(
     path: Path,
@@ -241,13 +236,8 @@ def write_model_card(
     about += [_NON_COMMERCIAL] * ("non-commercial" in licence.lower())
     about += [_CELEBA] * ("celeba" in f"{data} {licence}".lower())
     flatter = "The net was trained on these images or some of them, so its figures flatter it.\n\n"
-    limits = _LIMITS
     sensitive = [as_code(name) for name in evaluated.names if name.lower().replace(" ", "_") in _SENSITIVE]
-    if sensitive:
-        limits += (
-            f"\n- {', '.join(sensitive)}: such attributes judge a person, tell of sex, age or build, or may stand in "
-            "for ethnic origin. Leave out those you do not need (`--data.attributes`)."
-        )
+    limits = _LIMITS + f"\n- {', '.join(sensitive)}: {_OF_SENSITIVE}" * bool(sensitive)
     parts = {
         f"Figures on `{scored}`": flatter * (scored in ("train", "all")) + _figures_part(evaluated),
         "Subgroups": _subgroups_part(subgroups, len(names)),

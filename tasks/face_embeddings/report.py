@@ -1,24 +1,20 @@
 """What a test run leaves in its folder: figures, a table of pairs, pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from data.readers.lfw_pairs import Pairs
 from tasks.face_embeddings.metrics import FAR, Scores, Verification
 from tasks.face_embeddings.verification import roc
 from tasks.plotting import contact_sheet, image_or_grey
 from tasks.reporting import BLUE, DPI, ORANGE, count_of, save_figure, write_csv, write_json
-
-if TYPE_CHECKING:
-    from data.face_pairs import Pairs
 
 _SIDE = 150  # px of a face on a sheet
 _WORST = 24  # on a sheet: twelve false accepts and twelve false rejects

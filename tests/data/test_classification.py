@@ -1,59 +1,58 @@
+import functools
+import io
 import shutil
 from pathlib import Path
 
 import cv2
+import helpers
 import numpy as np
 import pytest
-import scipy.io
 import torch
-from helpers import tree
+from helpers import BEAGLE, POODLE, data_module, dog_rows, tree
 from PIL import Image
 
 from backbone import InputError
 from data import imagenet
 from data.classification import ClassificationDataModule, open_cropped
 from data.images import open_image
-from data.module import collate
 from data.records import Records
 
-
-def module(root, **settings):
-    return ClassificationDataModule(root=str(root), **{"image_size": 32, "batch_size": 4, "num_workers": 0, **settings})
+module = functools.partial(data_module, ClassificationDataModule)
 
 
 def write_dogs(root, size=(60, 80)):
     """Stanford Dogs' layout: 4 training and 2 test images of two breeds, red outside the dog's box, blue inside."""
     height, width = size
     x1, y1, x2, y2 = width // 4, height // 3, width // 2, height - 10
-    entries = {"train": [], "test": []}
-    for label, folder in enumerate(("n02088364-beagle", "n02113624-toy_poodle"), start=1):
-        (root / "Images" / folder).mkdir(parents=True)
-        (root / "Annotation" / folder).mkdir(parents=True)
-        for i in range(6):
-            pixels = np.zeros((height, width, 3), np.uint8)
-            pixels[..., 0] = 250 - i - 10 * label  # no two alike
-            pixels[y1:y2, x1:x2] = (0, 0, 250)
-            name = f"{folder}/{folder[:9]}_{i}"
-            Image.fromarray(pixels).save(root / "Images" / f"{name}.jpg", quality=95, subsampling=0)
-            box = f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2 - 1}</xmax><ymax>{y2 - 1}</ymax>"
-            (root / "Annotation" / name).write_text(
-                f"<annotation><size><width>{width}</width><height>{height}</height></size>"
-                f"<object><name>dog</name><bndbox>{box}</bndbox></object></annotation>"
-            )
-            entries["train" if i < 4 else "test"].append((f"{name}.jpg", label))
-    (root / "lists").mkdir()
-    for split, rows in entries.items():
-        files = np.empty((len(rows), 1), object)
-        files[:, 0] = [name for name, _ in rows]
-        labels = np.array([[label] for _, label in rows], np.uint8)
-        content = {"file_list": files, "annotation_list": files, "labels": labels}
-        scipy.io.savemat(root / "lists" / f"{split}_list.mat", content)
+    train, test = (dog_rows(first, last, (BEAGLE, POODLE)) for first, last in ((1, 4), (5, 6)))
+    content = {}
+    for i, (name, _) in enumerate(train + test):
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[..., 0] = 250 - 3 * i  # no two alike
+        pixels[y1:y2, x1:x2] = (0, 0, 250)
+        Image.fromarray(pixels).save(file := io.BytesIO(), "jpeg", quality=95, subsampling=0)
+        content[name] = file.getvalue()
+        annotation = root / "Annotation" / name.removesuffix(".jpg")
+        annotation.parent.mkdir(parents=True, exist_ok=True)
+        box = f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2 - 1}</xmax><ymax>{y2 - 1}</ymax>"
+        annotation.write_text(
+            f"<annotation><size><width>{width}</width><height>{height}</height></size>"
+            f"<object><name>dog</name><bndbox>{box}</bndbox></object></annotation>"
+        )
+    return helpers.write_dogs(root, train, test, content)
+
+
+def write_training_images(root, image):
+    """Two of each of two classes, all of them this JPEG."""
+    for name in ("a", "b"):
+        (root / "train" / name).mkdir(parents=True)
+        for i in range(2):
+            image.save(root / "train" / name / f"{i}.jpg", quality=92)
     return root
 
 
 def test_evaluation_sees_the_middle_of_each_image_in_the_folders_order(classes_root):
-    data = module(classes_root, image_size=[40, 32], batch_size=3)
-    data.setup("test")
+    data = module(classes_root, "test", image_size=[40, 32], batch_size=3)
     batches = list(data.test_dataloader())
     assert [len(batch["images"]) for batch in batches] == [3, 3]
     images = torch.cat([batch["images"] for batch in batches])
@@ -70,9 +69,8 @@ def test_evaluation_sees_the_middle_of_each_image_in_the_folders_order(classes_r
 
 def test_labels_are_the_sorted_folders_and_test_split_chooses_what_is_scored(classes_root):
     for asked, count in (("test", 6), ("val", 6), ("train", 12), ("all", 24)):
-        data = module(classes_root, test_split=asked)
+        data = module(classes_root, "test", test_split=asked)
         assert data.categories == {0: "bar", 1: "cross", 2: "disc"}
-        data.setup("test")
         batch_of = list(data.test_dataloader())
         labels = torch.cat([batch["labels"] for batch in batch_of]).tolist()
         assert len(labels) == count
@@ -83,22 +81,19 @@ def test_labels_are_the_sorted_folders_and_test_split_chooses_what_is_scored(cla
 
 
 def test_without_a_test_part_the_validation_part_is_scored_and_it_says_so(write_classes, tmp_path, capsys):
-    data = module(write_classes(tmp_path / "x", {"train": 2, "val": 1}))
-    data.setup("test")
+    data = module(write_classes(tmp_path / "x", {"train": 2, "val": 1}), "test")
     assert "has no test images: testing on its validation images" in capsys.readouterr().out
     assert [Path(data.file("test", i)).parts[-3] for i in range(3)] == ["val"] * 3
 
 
 @pytest.mark.parametrize("size", [(60, 80), (1200, 1600)])  # the larger is decoded at a fraction of its size
 def test_the_box_of_the_dog_is_all_that_is_seen(tmp_path, size):
-    data = module(write_dogs(tmp_path / "dogs", size), crop="bbox", central_fraction=1.0, batch_size=2)
-    data.setup("test")
+    data = module(write_dogs(tmp_path / "dogs", size), "test", crop="bbox", central_fraction=1.0, batch_size=2)
     for batch in data.test_dataloader():
         blue = batch["images"][:, :, 3:-3, 3:-3].float().mean((2, 3))  # JPEG and resizing blur the edge
         assert (blue[:, 2] > 240).all()
         assert (blue[:, 0] < 8).all()
-    whole = module(tmp_path / "dogs")
-    whole.setup("test")
+    whole = module(tmp_path / "dogs", "test")
     assert all((batch["images"][:, 0].float().mean((1, 2)) > 50).all() for batch in whole.test_dataloader())
 
 
@@ -126,12 +121,7 @@ def test_large_jpegs_decoded_small_look_as_they_would_whole(tmp_path):
         for n in (4, 16, 64, 256)
     ]
     image = np.clip(np.mean(layers, 0) * 255, 0, 255).astype(np.uint8)
-    for name in ("a", "b"):
-        (tmp_path / "train" / name).mkdir(parents=True)
-        for i in range(2):
-            Image.fromarray(image).save(tmp_path / "train" / name / f"{i}.jpg", quality=92)
-    data = module(tmp_path, image_size=64)
-    data.setup("validate")
+    data = module(write_training_images(tmp_path, Image.fromarray(image)), "validate", image_size=64)
     dataset = data.val_dataloader().dataset
     small = dataset[0, 0]["image"].astype(float)
     assert open_image(dataset.records.path(0), at_least=dataset.at_least).shape[0] < 1200 // 2
@@ -142,14 +132,9 @@ def test_large_jpegs_decoded_small_look_as_they_would_whole(tmp_path):
 
 
 def test_training_crops_still_have_the_inputs_pixels_after_a_small_decode(tmp_path):
+    root = write_training_images(tmp_path, Image.new("RGB", (4000, 3000)))
     for area in (0.08, 0.25, 1.0):
-        root = tmp_path / str(area)
-        for name in ("a", "b"):
-            (root / "train" / name).mkdir(parents=True)
-            for i in range(2):
-                Image.new("RGB", (4000, 3000)).save(root / "train" / name / f"{i}.jpg")
-        data = module(root, min_crop_area=area, image_size=100)
-        data.setup("fit")
+        data = module(root, "fit", min_crop_area=area, image_size=100)
         dataset = data.train_dataloader().dataset
         height, width = open_image(dataset.records.path(0), at_least=dataset.at_least).shape[:2]
         # the narrowest crop of the least area, 3:4 in either direction
@@ -158,34 +143,11 @@ def test_training_crops_still_have_the_inputs_pixels_after_a_small_decode(tmp_pa
 
 
 def test_augmentation_depends_on_epoch_and_position_alone(classes_root):
-    data = module(classes_root, random_erasing=1.0)
-    data.setup("fit")
+    data = module(classes_root, "fit", random_erasing=1.0)
     dataset = data.train_dataloader().dataset
     first, again = dataset[3, 5], dataset[3, 5]
     assert np.array_equal(first["image"], again["image"])
     assert not np.array_equal(first["image"], dataset[4, 5]["image"])
-    plain = module(classes_root, augment=False)
-    plain.setup("fit")
-    dataset = plain.train_dataloader().dataset
-    assert np.array_equal(dataset[0, 5]["image"], dataset[7, 5]["image"])
-
-
-def test_bad_images_are_left_out_of_the_batch_and_stop_the_run_when_too_many(write_classes, tmp_path):
-    root = write_classes(tmp_path / "x", {"train": 4, "val": 1})
-    for name in ("bar/train_01.png", "disc/train_00.png"):
-        (root / "train" / name).write_bytes(b"")
-    data = module(root, max_bad_fraction=0.1)
-    data.setup("fit")
-    dataset = data.train_dataloader().dataset
-    mixed = collate([dataset[0, 0], dataset[0, 1], dataset[0, 8]])
-    assert mixed["positions"].tolist() == [0]
-    assert [Path(file).name for file, _ in mixed["bad"]] == ["train_01.png", "train_00.png"]
-    assert collate([dataset[0, 1]])["images"].shape[0] == 0
-    data.bad_images.note(mixed["bad"][:1])
-    with pytest.raises(
-        InputError, match=r"2 of the 12 images of the train split cannot be used.*train_01\.png: it is em"
-    ):
-        data.bad_images.note(mixed["bad"])
 
 
 def test_the_thousand_folders_of_imagenet_get_their_names(tmp_path):
@@ -204,15 +166,13 @@ def test_the_thousand_folders_of_imagenet_get_their_names(tmp_path):
 
 
 def test_overlap_with_imagenet_is_the_part_of_images_in_folders_of_its_ids(tmp_path, write_classes):
-    dogs = module(write_dogs(tmp_path / "dogs"))
-    dogs.setup("test")
+    dogs = module(write_dogs(tmp_path / "dogs"), "test")
     assert dogs.imagenet_overlap("test") == 1.0
     mixed = write_classes(tmp_path / "mixed", {"train": 2, "val": 1, "test": 1})
     for split in ("train", "val", "test"):
         (mixed / split / "bar").rename(mixed / split / "n02113624-bar")
     shutil.copy(mixed / "test" / "disc" / "test_00.png", mixed / "test" / "disc" / "more.png")
-    data = module(mixed)
-    data.setup("test")
+    data = module(mixed, "test")
     assert data.imagenet_overlap("test") == 1 / 4
 
 
@@ -236,8 +196,7 @@ def test_training_images_that_look_like_a_test_set_are_left_out_and_counted(tmp_
         for split in ("train", "val"):
             (tmp_path / "exam" / split / "xy"[i % 2]).mkdir(parents=True)
             Image.new("RGB", (9, 9)).save(tmp_path / "exam" / split / "xy"[i % 2] / "n.png")
-    data = module(tmp_path / "web", without_near_duplicates_of=str(tmp_path / "exam"))
-    data.setup("fit")
+    data = module(tmp_path / "web", "fit", without_near_duplicates_of=str(tmp_path / "exam"))
     assert "2 of 12 images left out as near-duplicates of test images" in capsys.readouterr().out
     dataset = data.train_dataloader().dataset
     assert sorted(int(dataset.records.path(i).stem) for i in range(len(dataset))) == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11]
@@ -262,9 +221,7 @@ def test_options_out_of_range_are_named(settings, message):
 def test_nothing_in_the_data_folder_changes(tmp_path):
     root = write_dogs(tmp_path / "dogs")
     before = tree(root)
-    data = module(root, crop="bbox")
-    for stage in ("fit", "validate", "test"):
-        data.setup(stage)
+    data = module(root, "fit", "validate", "test", crop="bbox")
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         assert sum(len(batch["images"]) for batch in loader) > 0
     assert tree(root) == before

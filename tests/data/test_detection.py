@@ -1,15 +1,16 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
 from coco_content import annotation, coco_folder, content, odd_content
+from helpers import data_module
 from PIL import Image
 
 from backbone.errors import InputError
 from data.detection import DetectionDataModule, collate
 
-
-def module(root, **arguments):
-    return DetectionDataModule(root=str(root), **({"image_size": 32, "batch_size": 2, "num_workers": 0} | arguments))
+module = functools.partial(data_module, DetectionDataModule, batch_size=2)
 
 
 @pytest.mark.parametrize("options", [{"image_size": [64]}, {"crop_probability": 2}, {"root": "nowhere"}])
@@ -23,9 +24,7 @@ def test_options_that_make_no_sense_are_refused_by_name(options):
 
 def test_without_validation_images_some_are_set_aside_which_stay_there_when_others_are_added(tmp_path, capsys):
     root = coco_folder(tmp_path, train=content(40))
-    data = module(root, val_fraction=0.25)
-    data.setup("fit")
-    data.setup("test")
+    data = module(root, "fit", "test", val_fraction=0.25)
     printed = capsys.readouterr().out
     assert printed.count("--data.val_fraction") == 1
     assert "testing on its validation images" in printed
@@ -38,12 +37,9 @@ def test_without_validation_images_some_are_set_aside_which_stay_there_when_othe
     assert not train & val
     assert test == val
     assert 3 <= len(val) <= 17
-    more = module(coco_folder(tmp_path, train=content(44)), val_fraction=0.25)
-    more.setup("fit")
+    more = module(coco_folder(tmp_path, train=content(44)), "fit", val_fraction=0.25)
     assert ids(more, "val") & set(range(1, 41)) == val
-    three = module(root, val_fraction=0.25, test_fraction=0.25)
-    three.setup("fit")
-    three.setup("test")
+    three = module(root, "fit", "test", val_fraction=0.25, test_fraction=0.25)
     assert ids(three, "test")
     assert not ids(three, "test") & (ids(three, "train") | ids(three, "val"))
 
@@ -71,8 +67,7 @@ def test_only_the_annotations_of_the_split_in_use_are_read(tmp_path):
 def test_test_may_score_any_split_or_all(tmp_path):
     root = coco_folder(tmp_path, train=content(4), val=content(3), test=content(2))
     for test_split, count in (("train", 4), ("val", 3), ("test", 2), ("all", 9)):
-        data = module(root, test_split=test_split)
-        data.setup("test")
+        data = module(root, "test", test_split=test_split)
         records = data.records("test")
         assert len(records) == len(records.boxes.labels) == count
         assert all(records.path(i).is_file() for i in range(count))
@@ -96,8 +91,8 @@ def test_training_needs_a_usable_box_and_evaluation_does_not(tmp_path):
 
 
 def test_a_batch_has_the_boxes_in_input_pixels_and_the_annotated_sizes(tmp_path):
-    data = module(coco_folder(tmp_path, train=odd_content(), val=odd_content()), image_size=[60, 160], batch_size=3)
-    data.setup("fit")
+    root = coco_folder(tmp_path, train=odd_content(), val=odd_content())
+    data = module(root, "fit", image_size=[60, 160], batch_size=3)
     batch = next(iter(data.val_dataloader()))
     assert (batch["images"].shape, batch["images"].dtype) == ((3, 3, 60, 160), torch.uint8)
     assert batch["positions"].tolist() == [0, 1, 2]
@@ -128,8 +123,7 @@ def test_two_workers_give_what_none_gives_and_epochs_and_samples_differ(tmp_path
     root = coco_folder(tmp_path, train=content(6), val=content())
 
     def epochs(num_workers):
-        data = module(root, num_workers=num_workers)
-        data.setup("fit")
+        data = module(root, "fit", num_workers=num_workers)
         loader = data.train_dataloader()
         drawn = []
         for epoch in range(2):
@@ -148,8 +142,7 @@ def test_bad_images_are_left_out_of_the_batch_and_named(tmp_path):
     root = coco_folder(tmp_path, train=content(10), val=content(3))
     (root / "train/001.png").write_bytes(b"")
     Image.new("RGB", (99, 30)).save(root / "train/002.png")
-    data = module(root, augment=False)
-    data.setup("fit")
+    data = module(root, "fit", augment=False)
     dataset = data.train_dataloader().dataset
     mixed = collate([dataset[0, 4], dataset[0, 0], dataset[0, 5]])
     assert mixed["images"].shape[0] == len(mixed["sizes"]) == len(mixed["labels"]) == 2
@@ -167,8 +160,7 @@ def test_missing_files_count_as_bad_from_the_start(tmp_path):
     (root / "train/004.png").unlink()
     with pytest.raises(InputError, match=r"1 of the 10 images of the train split .*004\.png: there is no such file"):
         module(root).setup("fit")
-    lenient = module(root, max_bad_fraction=0.1)
-    lenient.setup("fit")
+    lenient = module(root, "fit", max_bad_fraction=0.1)
     assert lenient.bad_images.reasons == {str(root / "train/004.png"): "there is no such file"}
     assert len(lenient.train_dataloader().dataset) == 9
     with pytest.raises(InputError, match="2 of the 10 images"):
@@ -186,8 +178,7 @@ def test_boxes_meet_their_pixels_whichever_way_the_annotator_saw_the_image(tmp_p
     data["images"][0] |= {"width": width, "height": height}
     root = coco_folder(tmp_path, train=data, val=data)
     Image.fromarray(stored).save(root / "val/001.png", exif=exif)
-    data = module(root, image_size=[height * 2, width * 2])
-    data.setup("validate")
+    data = module(root, "validate", image_size=[height * 2, width * 2])
     batch = next(iter(data.val_dataloader()))
     assert batch["sizes"].tolist() == [[height, width]]
     assert data.image("val", 0).shape == (height, width, 3)
@@ -204,8 +195,7 @@ def test_boxes_meet_their_pixels_in_a_jpeg_that_was_decoded_smaller(tmp_path):
     data["images"][0] |= {"width": 801, "height": 602, "file_name": "001.jpg"}
     root = coco_folder(tmp_path, train=data, val=data)
     Image.fromarray(pixels).save(root / "val/001.jpg", quality=95)
-    data = module(root, image_size=64)
-    data.setup("validate")
+    data = module(root, "validate", image_size=64)
     assert data.val_dataloader().dataset.at_least == (128, 128)
     batch = next(iter(data.val_dataloader()))
     y, x = np.nonzero(batch["images"][0, 0].numpy() > 127)

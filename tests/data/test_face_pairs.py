@@ -1,14 +1,17 @@
+import functools
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import LFW_LINES, lfw, write_lines
+from helpers import LFW_LINES, data_module, lfw, write_lines
 
 from backbone.errors import InputError
 from data.face_pairs import FacePairsDataModule, draw_pairs
 from data.readers.lfw_pairs import read_list
+
+module = functools.partial(data_module, FacePairsDataModule)
 
 PEOPLE = {"Ann_Lee": 10, "Bo": 12, "Cy": 3}
 
@@ -78,19 +81,13 @@ def test_too_few_people_give_no_pairs(people):
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def module(root, **options):
-    return FacePairsDataModule(root=str(root), **{"image_size": 32, "num_workers": 0, "batch_size": 4, **options})
-
-
 def files(data, split):
     return [data.file(split, i) for i in range(len(data.records(split)))]
 
 
 def test_a_tree_of_images_is_divided_by_image_and_has_no_pairs(tmp_path, capsys):
     lfw(tmp_path / "faces", PEOPLE)
-    data = module(tmp_path / "faces", val_fraction=0.2, test_fraction=0.2)
-    data.setup("fit")
-    data.setup("test")
+    data = module(tmp_path / "faces", "fit", "test", val_fraction=0.2, test_fraction=0.2)
     printed = capsys.readouterr().out
     assert "val: nobody knows who is on these images" in printed
     parts = [set(files(data, split)) for split in ("train", "val", "test")]
@@ -112,9 +109,7 @@ def celeba(root, write_faces, splits, unlabelled=0):
 
 def test_celebas_people_are_paired_within_their_split(write_faces, tmp_path, capsys):
     root = celeba(tmp_path / "faces", write_faces, {"train": 8, "val": 8, "test": 12})
-    data = module(root)
-    data.setup("fit")
-    data.setup("test")
+    data = module(root, "fit", "test")
     assert "val: 8 images, 4 pairs of one person and 4 of two in 2 folds, in" in capsys.readouterr().out
     pairs = data.pairs("test")
     assert pairs.same.sum() == 6
@@ -138,13 +133,11 @@ def test_what_is_scored_is_not_trained_on_and_nothing_comes_twice(write_faces, t
 def test_the_pairs_of_a_list_are_scored_not_trained_on_and_need_no_root(tmp_path):
     folder = lfw(tmp_path / "lfw", PEOPLE)
     given = {"pairs": str(write_lines(tmp_path / "pairs.txt", LFW_LINES)), "pairs_root": str(folder)}
-    data = module(folder, **given, val_fraction=0.1)
-    data.setup("fit")
+    data = module(folder, "fit", **given, val_fraction=0.1)
     listed = set(read_list(tmp_path / "pairs.txt")[0])
     assert files(data, "train")
     assert not listed & set(files(data, "train"))
-    elsewhere = module(tmp_path / "gone", **given)
-    elsewhere.setup("test")
+    elsewhere = module(tmp_path / "gone", "test", **given)
     assert set(files(elsewhere, "test")) == listed
     assert len(elsewhere.pairs("test").same) == 8
 

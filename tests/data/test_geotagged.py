@@ -1,4 +1,5 @@
 import csv
+import functools
 import zlib
 from pathlib import Path
 
@@ -6,10 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import trainer, write_shards
-from lightning.pytorch import LightningModule
+from helpers import data_module, trainer, write_shards
+from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
-from torch import nn
 
 from backbone import InputError
 from data import near_duplicates
@@ -20,6 +20,8 @@ from data.readers.coordinates_csv import Columns, training_coordinates
 from data.readers.exif_folder import exif_position
 from data.records import SPLITS
 from data.splits import assign_splits
+
+module = functools.partial(data_module, GeotaggedDataModule)
 
 
 def scene(i, size=(60, 80)):
@@ -44,10 +46,6 @@ def split_of(root, **settings):
     assigned = assign_splits(read, **{"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0, **settings}, source=root)
     parts = [training_records(read, assigned, root), assigned.of_split("val"), assigned.of_split("test")]
     return {split: {n.decode() for n in part.file_names.tolist()} for split, part in zip(SPLITS, parts, strict=True)}
-
-
-def module(root, **settings):
-    return GeotaggedDataModule(root=str(root), **{"image_size": 32, "batch_size": 4, "num_workers": 0, **settings})
 
 
 # --- splits ---------------------------------------------------------------------------------------------------------
@@ -94,8 +92,7 @@ def test_what_looks_like_a_scored_image_is_not_trained_on(tmp_path, write_photo)
     for copy, name in copies.items():
         assert {copy, name} & (after["val"] | after["test"])
         assert not {copy, name} & after["train"]
-    data = module(tmp_path, val_fraction=0.2, test_fraction=0.2)
-    data.setup("fit")
+    data = module(tmp_path, "fit", val_fraction=0.2, test_fraction=0.2)
     removed = len(copies) - len(set(copies) & (after["val"] | after["test"]))
     assert len(data.records("train")) == len(after["train"])
     assert data.records("train").notes[-1].startswith(f"{removed} of ")
@@ -109,8 +106,7 @@ def test_all_is_all_even_of_one_day_and_of_images_that_look_alike(tmp_path, writ
     for name in ("alike", "one day", "one author"):
         with pytest.raises(InputError, match=r"too few images \(by (day|author)\)|looks like one that is set aside"):
             module(tmp_path / name).setup("fit")
-        data = module(tmp_path / name, test_split="all")
-        data.setup("test")
+        data = module(tmp_path / name, "test", test_split="all")
         assert sorted(data.file("test", i)[0] for i in range(len(data.test_dataloader().dataset))) == list("012345")
         assert data.tests_on_validation
         assert "set aside" not in capsys.readouterr().out
@@ -120,9 +116,7 @@ def test_all_is_all_even_of_one_day_and_of_images_that_look_alike(tmp_path, writ
 
 
 def test_batches_have_the_pixels_and_the_place(places_root):
-    data = module(places_root, augment=False)
-    data.setup("fit")
-    data.setup("test")
+    data = module(places_root, "fit", "test", augment=False)
     loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
     for split, count, loader in zip(SPLITS, (12, 6, 6), loaders, strict=True):
         seen = []
@@ -138,8 +132,7 @@ def test_batches_have_the_pixels_and_the_place(places_root):
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert (moved["images"].device.type, moved["latlng"].device.type) == ("meta", "cpu")
     for split, count in (("train", 12), ("val", 6), ("all", 24)):
-        data = module(places_root, test_split=split)
-        data.setup("test")
+        data = module(places_root, "test", test_split=split)
         assert len(data.test_dataloader().dataset) == count
 
 
@@ -150,8 +143,7 @@ def test_images_are_mirrored_only_when_asked(tmp_path, write_photo):
         for split in SPLITS:
             write_photo(tmp_path / split / f"{i}.jpg", pixels, (i + 1, i))
     for mirror in (False, True):
-        data = module(tmp_path, mirror=mirror, batch_size=32)
-        data.setup("fit")
+        data = module(tmp_path, "fit", mirror=mirror, batch_size=32)
         images = next(iter(data.train_dataloader()))["images"].float()
         rising = (images[..., 16:].mean((1, 2, 3)) > images[..., :16].mean((1, 2, 3))).tolist()
         assert all(rising) != mirror
@@ -169,23 +161,13 @@ def pattern(tmp_path):
 
 def rows_of(batches):
     """Of each image its colour, which is its number, its position and its place, by batch."""
-    return [
-        list(
-            zip(
-                batch["images"][:, 0, 16, 16].tolist(),
-                batch["positions"].tolist(),
-                batch["latlng"].tolist(),
-                strict=True,
-            )
-        )
-        for batch in batches
-    ]
+    columns = ((batch["images"][:, 0, 16, 16], batch["positions"], batch["latlng"]) for batch in batches)
+    return [list(zip(*(column.tolist() for column in three), strict=True)) for three in columns]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_image_of_shards_comes_once_an_epoch_with_its_place(pattern, places_root, workers):
-    data = module(places_root, shards=pattern, num_workers=workers, augment=False)
-    data.setup("fit")
+    data = module(places_root, "fit", shards=pattern, num_workers=workers, augment=False)
     assert len(data.records("val")) == 18  # all of the root but its test split
     loader = data.train_dataloader()
     epochs = []
@@ -201,20 +183,16 @@ def test_every_image_of_shards_comes_once_an_epoch_with_its_place(pattern, place
     assert rows_of(data.train_views(0, [3, 1]))[0] == [(3, 3, [-59.25, -98.5]), (1, 1, [-59.75, -99.5])]
 
 
-class Net(LightningModule):
+class Net(BoringModel):
     def __init__(self):
         super().__init__()
-        self.layer = nn.Linear(3, 1)
         self.seen = []
 
     def training_step(self, batch, batch_idx):
         self.seen.append((self.current_epoch, batch["positions"].tolist()))
         if len(self.seen) == 14:
             self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / "middle.ckpt")
-        return self.layer(batch["images"].float().mean((2, 3))).mean()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 1e-6)
+        return self.layer.weight.sum()
 
 
 def test_training_on_shards_resumes_where_it_was(pattern, places_root, tmp_path):
@@ -231,23 +209,15 @@ def test_training_on_shards_resumes_where_it_was(pattern, places_root, tmp_path)
 
 
 def test_shards_give_the_pixels_of_files_and_corrupt_images_are_left_out(tmp_path):
-    write_csv(
-        tmp_path / "files",
-        [(f"{i}.png", i + 1, i, "train") for i in range(8)],
-        ("path", "latitude", "longitude", "split"),
-    )
-    with (tmp_path / "files" / "images.csv").open("a") as file:
-        for split in ("val", "test"):
-            Image.new("RGB", (40, 40)).save(tmp_path / "files" / f"{split}.png")
-            file.write(f"{split}.png,1,2,{split}\r\n")
+    rows = [(f"{i}.png", i + 1, i, "train") for i in range(8)] + [(f"{split}.png", 1, 2, split) for split in SPLITS[1:]]
+    write_csv(tmp_path / "files", rows, ("path", "latitude", "longitude", "split"))
     content = [(tmp_path / "files" / f"{i}.png").read_bytes() for i in range(8)]
     at = content[5].index(b"IDAT")
     content[5] = content[5][: at + 4] + b"\0" * 20 + content[5][at + 24 :]
     shards = write_shards(tmp_path / "shards", [8], images=content)
     batches = []
     for given in (None, shards):
-        data = module(tmp_path / "files", shards=given, batch_size=8)
-        data.setup("fit")
+        data = module(tmp_path / "files", "fit", shards=given, batch_size=8)
         (batch,) = data.train_dataloader()
         batches.append(batch)
     files, streamed = (dict(zip(b["positions"].tolist(), b["images"], strict=True)) for b in batches)

@@ -13,11 +13,6 @@ from data.near_duplicates import hash_images, image_hash, mirrored, without_near
 from data.records import Records
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def scene(seed, height=180, width=240):
     """An image with the spectrum of photos, amplitude 1 / frequency, uint8 RGB."""
     generator = np.random.default_rng(seed)
@@ -198,7 +193,7 @@ def test_near_duplicates_of_the_test_images_are_taken_out_and_nothing_else(tmp_p
     expected = [name for name in sorted(fresh | copies | plain | odd) if name not in copies]
     assert [kept.path(i).name for i in range(len(kept))] == expected
     assert kept["labels"].tolist() == [i for i, name in enumerate(images.file_names) if name.decode() not in copies]
-    assert not (tmp_path / "cache").exists()  # it took under a second
+    assert not (tmp_path / ".cache").exists()  # it took under a second
 
 
 def test_hashes_are_those_of_the_files_and_not_computed_twice(tmp_path, opened):
@@ -264,7 +259,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path, opened, monkeypatch, damage):
     images = folder(tmp_path / "set", {f"{i}.png": scene(i, 60, 60) for i in range(3)})
     hashes = hash_images(images)
     cached = near_duplicates._cache_file(images.folder)
-    assert cached.is_relative_to(tmp_path / "cache")
+    assert cached.is_relative_to(tmp_path / ".cache")
     if damage == "no folder":
         monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     else:

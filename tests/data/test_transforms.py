@@ -32,6 +32,9 @@ def painted(height=240, width=320):
     return image, boxes
 
 
+IMAGE, BOXES = painted()
+
+
 def found(image, channel):
     """xyxy of the pixels that are more of this colour than half of the purest one is; None where there are none."""
     others = np.delete(image.astype(int), channel, axis=2).max(axis=2)
@@ -62,17 +65,16 @@ def test_the_crop_keeps_every_box_on_its_pixels(size):
 
 
 def test_the_crop_keeps_exactly_the_boxes_whose_centre_it_holds():
-    image, boxes = painted()
     crop = SSDRandomCrop(p=1)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centres = (BOXES[:, :2] + BOXES[:, 2:]) / 2
     lost = 0
     for seed in range(100):
-        result = run(chain(crop), image, boxes, seed)
+        result = run(chain(crop), IMAGE, BOXES, seed)
         x1, y1, x2, y2 = crop.params["crop"]
         inside = ((centres >= (x1, y1)) & (centres < (x2, y2))).all(axis=1)
         assert result.labels.tolist() == np.flatnonzero(inside).tolist()
         assert len(result.labels)
-        lost += len(boxes) - len(result.labels)
+        lost += len(BOXES) - len(result.labels)
     assert lost > 50  # unlike the crops that ship, which keep all
 
 
@@ -96,16 +98,15 @@ def test_windows_have_the_areas_proportions_and_places_asked_for():
 
 
 def test_a_minimum_overlap_is_kept_by_at_least_one_object(monkeypatch):
-    image, boxes = painted()
     for overlap in SSDRandomCrop.MIN_OVERLAPS:
         crop = SSDRandomCrop(p=1)
         monkeypatch.setattr(crop, "MIN_OVERLAPS", (overlap,))
         least = 1.0
         for seed in range(150):
-            run(chain(crop), image, boxes, seed)
+            run(chain(crop), IMAGE, BOXES, seed)
             window = np.array(crop.params["crop"])
-            shared = np.clip(np.minimum(window[2:], boxes[:, 2:]) - np.maximum(window[:2], boxes[:, :2]), 0, None)
-            best = (shared.prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1)).max()
+            shared = np.clip(np.minimum(window[2:], BOXES[:, 2:]) - np.maximum(window[:2], BOXES[:, :2]), 0, None)
+            best = (shared.prod(1) / (BOXES[:, 2:] - BOXES[:, :2]).prod(1)).max()
             assert best >= overlap - 1e-5
             least = min(least, best)
         assert least < overlap + 0.35  # the bound is worked with, not met by accident
@@ -127,20 +128,18 @@ def test_a_strip_in_which_no_window_fits_stays_whole():
 
 
 def test_an_image_without_boxes_is_cropped_and_gives_empty_arrays():
-    image, _ = painted()
-    shapes = {run(chain(SSDRandomCrop(p=1)), image, NOTHING, seed).image.shape for seed in range(10)}
+    shapes = {run(chain(SSDRandomCrop(p=1)), IMAGE, NOTHING, seed).image.shape for seed in range(10)}
     assert len(shapes) > 5
-    result = run(build_detection_train((64, 64)), image, NOTHING, 0)
+    result = run(build_detection_train((64, 64)), IMAGE, NOTHING, 0)
     assert (result.boxes_xyxy.shape, result.labels.shape, result.crowd_xyxy.shape) == ((0, 4), (0,), (0, 4))
     assert (result.boxes_xyxy.dtype, result.labels.dtype) == (np.float32, np.int64)
 
 
 def test_a_crowd_keeps_the_part_that_is_left_and_chooses_no_window():
-    image, boxes = painted()
     partly = gone = 0
     for seed in range(100):
-        with_crowd = run(chain(SSDRandomCrop(p=1)), image, boxes[:2], seed, crowd=boxes[2:])
-        without = run(chain(SSDRandomCrop(p=1)), image, boxes[:2], seed)
+        with_crowd = run(chain(SSDRandomCrop(p=1)), IMAGE, BOXES[:2], seed, crowd=BOXES[2:])
+        without = run(chain(SSDRandomCrop(p=1)), IMAGE, BOXES[:2], seed)
         np.testing.assert_array_equal(with_crowd.image, without.image)
         np.testing.assert_array_equal(with_crowd.boxes_xyxy, without.boxes_xyxy)
         pixels = found(with_crowd.image, 2)
@@ -156,11 +155,10 @@ def test_a_crowd_keeps_the_part_that_is_left_and_chooses_no_window():
 
 @pytest.mark.parametrize("size", [(300, 300), (160, 224)])
 def test_the_whole_training_pipeline_keeps_every_box_on_its_pixels(size):
-    image, boxes = painted()
     train = build_detection_train(size)
     flips = 0
     for seed in range(120):
-        result = run(train, image, boxes, seed)
+        result = run(train, IMAGE, BOXES, seed)
         assert result.image.shape == (*size, 3)
         for box, label in zip(result.boxes_xyxy, result.labels, strict=True):
             np.testing.assert_allclose(box, found(result.image, label), atol=1.6)
@@ -169,19 +167,17 @@ def test_the_whole_training_pipeline_keeps_every_box_on_its_pixels(size):
 
 
 def test_two_flips_are_none():
-    image, boxes = painted()
-    once = run(chain(A.HorizontalFlip(p=1)), image, boxes, 0)
+    once = run(chain(A.HorizontalFlip(p=1)), IMAGE, BOXES, 0)
     np.testing.assert_allclose(once.boxes_xyxy[0], [229, 10, 310, 71], atol=1e-3)  # 320 - 91, 320 - 10
     twice = run(chain(A.HorizontalFlip(p=1)), once.image, once.boxes_xyxy, 0)
-    np.testing.assert_array_equal(twice.image, image)
-    np.testing.assert_allclose(twice.boxes_xyxy, boxes, atol=1e-3)
+    np.testing.assert_array_equal(twice.image, IMAGE)
+    np.testing.assert_allclose(twice.boxes_xyxy, BOXES, atol=1e-3)
 
 
 def test_evaluation_squashes_and_scales_each_axis_by_its_own_factor():
-    image, boxes = painted()
-    result = run(build_detection_eval((120, 80)), image, boxes, 0)
+    result = run(build_detection_eval((120, 80)), IMAGE, BOXES, 0)
     assert result.image.shape == (120, 80, 3)
-    np.testing.assert_allclose(result.boxes_xyxy, boxes * [0.25, 0.5, 0.25, 0.5], atol=1e-4)
+    np.testing.assert_allclose(result.boxes_xyxy, BOXES * [0.25, 0.5, 0.25, 0.5], atol=1e-4)
     assert result.labels.tolist() == [0, 1, 2]
 
 
@@ -192,13 +188,12 @@ def test_a_strong_shrink_averages_instead_of_skipping_pixels():
 
 
 def test_the_seed_alone_decides():
-    image, boxes = painted()
     first, second = build_detection_train((64, 64)), build_detection_train((64, 64))
-    run(second, image, boxes, 99)  # a transform has no memory
-    a, b = run(first, image, boxes, 5), run(second, image, boxes, 5)
+    run(second, IMAGE, BOXES, 99)  # a transform has no memory
+    a, b = run(first, IMAGE, BOXES, 5), run(second, IMAGE, BOXES, 5)
     np.testing.assert_array_equal(a.image, b.image)
     np.testing.assert_array_equal(a.boxes_xyxy, b.boxes_xyxy)
-    assert len({run(first, image, boxes, seed).image.tobytes() for seed in range(30)}) == 30
+    assert len({run(first, IMAGE, BOXES, seed).image.tobytes() for seed in range(30)}) == 30
 
 
 def test_the_steps_of_one_sample_draw_independently_of_each_other():
@@ -218,15 +213,13 @@ def test_the_steps_of_one_sample_draw_independently_of_each_other():
     ids=["zero", "inverted", "nan", "inf", "outside", "under 1 px"],
 )
 def test_an_unusable_box_is_dropped_and_the_others_stay(bad):
-    image, boxes = painted()
-    result = run(build_detection_eval((240, 320)), image, np.vstack([boxes[:1], [bad], boxes[1:]]), 0)
+    result = run(build_detection_eval((240, 320)), IMAGE, np.vstack([BOXES[:1], [bad], BOXES[1:]]), 0)
     assert result.labels.tolist() == [0, 2, 3]
-    np.testing.assert_allclose(result.boxes_xyxy, boxes, atol=1e-4)
+    np.testing.assert_allclose(result.boxes_xyxy, BOXES, atol=1e-4)
 
 
 def test_a_box_over_the_edge_is_clipped():
-    image, _ = painted()
-    result = run(build_detection_eval((240, 320)), image, np.array([[-20, 200, 50, 300]]), 0)
+    result = run(build_detection_eval((240, 320)), IMAGE, np.array([[-20, 200, 50, 300]]), 0)
     np.testing.assert_allclose(result.boxes_xyxy, [[0, 200, 50, 240]], atol=1e-4)
 
 

@@ -1,10 +1,6 @@
-import csv
-import json
-
 import numpy as np
 import pytest
-from helpers import tree
-from PIL import Image
+from helpers import figures, is_color, pixels, rows_of, tree
 
 from tasks.face_attributes import report
 from tasks.face_attributes.metrics import by_subgroup, evaluate
@@ -33,26 +29,13 @@ def evaluated(logits, targets, names=NAMES, thresholds=None, teacher=None):
 def write(folder, *given, open_image=image, **more):
     found = evaluated(*given, **more)
     write_report(folder, found, [f"images/{k}.jpg" for k in range(len(found.logits))], open_image)
-    return found.scores, json.loads((folder / "metrics.json").read_text())
+    return found.scores, figures(folder)
 
 
 def noisy(num_images, num_attributes, seed=0, noise=1.0):
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, 2, (num_images, num_attributes)).astype(np.int8)
     return (2 * targets - 1 + noise * rng.normal(size=targets.shape)).astype(np.float32), targets
-
-
-def rows_of(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def pixels(path):
-    return np.asarray(Image.open(path).convert("RGB"))
-
-
-def is_color(image, color):
-    return (image == np.asarray(color, np.uint8)).all(axis=-1)
 
 
 @pytest.fixture

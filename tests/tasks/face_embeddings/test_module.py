@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import Save, same, trainer
-from lightning.pytorch.callbacks import Callback
+from helpers import Save, fitted, same, trainer
 
 from backbone import InputError
 from data.face_pairs import FacePairsDataModule
@@ -30,19 +29,10 @@ def prepared(root, **settings):
     return module, datamodule
 
 
-class Losses(Callback):
-    def __init__(self):
-        self.seen = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.seen.append(outputs["loss"].item())
-
-
-def fit(root, folder, max_epochs=2, **settings):
-    losses = Losses()
+def fit(root, folder, **settings):
     module, datamodule = prepared(root, **settings)
-    trainer(folder, callbacks=[losses], max_epochs=max_epochs).fit(module, datamodule)
-    return module.state_dict(), losses.seen
+    _, losses = fitted(folder, module, datamodule, max_epochs=2)
+    return module.state_dict(), losses
 
 
 def embedder(teacher):
@@ -58,11 +48,9 @@ def first_batch(datamodule):
 @pytest.mark.parametrize(("size", "distance"), [(16, "squared_error"), (256, "squared_error"), (16, "cosine")])
 def test_a_projector_is_there_where_widths_differ_and_is_left_behind(people_root, teacher, tmp_path, size, distance):
     module, datamodule = prepared(people_root, teacher=teacher, embedding_size=size, distance=distance)
-    losses = Losses()
-    training = trainer(tmp_path, max_epochs=8, callbacks=[losses])
-    training.fit(module, datamodule)
+    training, losses = fitted(tmp_path, module, datamodule, max_epochs=8)
     training.save_checkpoint(tmp_path / "student.ckpt")
-    assert np.mean(losses.seen[-4:]) < 0.9 * np.mean(losses.seen[:4])
+    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
     checkpoint = torch.load(tmp_path / "student.ckpt", weights_only=True)
     assert any("projector" in name for name in checkpoint["state_dict"]) == (size != 256)
     assert checkpoint["head"]["teacher_size"] == 256
@@ -80,15 +68,14 @@ def test_a_projector_is_there_where_widths_differ_and_is_left_behind(people_root
 @pytest.mark.slow
 def test_the_loss_is_the_squared_distance_from_the_teachers_embedding_of_length_1(people_root, teacher, tmp_path):
     module, datamodule = prepared(people_root, teacher=teacher, trunk_lr_mult=0.0, lr=1e-12, ema_decay=0.0)
-    losses = Losses()
-    trainer(tmp_path, max_epochs=1, callbacks=[losses]).fit(module, datamodule)
+    _, losses = fitted(tmp_path, module, datamodule, max_epochs=1)
     expected = []
     for batch in datamodule.train_views(0, range(8)):  # the one epoch's view of all; batches of 4, in another order
         with torch.no_grad():
             projected = module.head.project(module(batch["images"]))
         targets = embedder(teacher)(batch["images"])
         expected.append((projected - targets / targets.norm(dim=1, keepdim=True)).square().sum(1).mean())
-    assert np.mean(losses.seen) == pytest.approx(np.mean(expected), rel=1e-4)
+    assert np.mean(losses) == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -113,16 +100,14 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(people_root, teacher
     trainer(tmp_path, max_epochs=2, callbacks=[Save(tmp_path / "half.ckpt", epoch=0)]).fit(module, datamodule)
     torch.manual_seed(1)  # a fresh projector's, were it not the checkpoint's
     module, datamodule = prepared(people_root, teacher=teacher)
-    resumed = {"ckpt_path": tmp_path / "half.ckpt", "weights_only": True}
-    trainer(tmp_path, max_epochs=2).fit(module, datamodule, **resumed)
+    fitted(tmp_path, module, datamodule, ckpt_path=tmp_path / "half.ckpt", max_epochs=2)
     assert same(module.state_dict(), whole)
 
 
 @pytest.mark.slow
 def test_validation_scores_both_nets_by_the_pairs_and_keeps_the_threshold(people_root, teacher, tmp_path):
     module, datamodule = prepared(people_root, teacher=teacher, weights=teacher, trunk_lr_mult=0.0)
-    training = trainer(tmp_path, max_epochs=2, limit_val_batches=1.0)
-    training.fit(module, datamodule)
+    training, _ = fitted(tmp_path, module, datamodule, max_epochs=2, limit_val_batches=1.0)
     figures = {name: float(value) for name, value in training.callback_metrics.items()}
     training.save_checkpoint(tmp_path / "end.ckpt")
     module.eval()
