@@ -20,6 +20,7 @@ class FaceAttributesModule(DistilledLogitsModule):
 
     task = "face_attributes"
     kind = "sigmoid"
+    seen_as_trained = ("interpolation",)  # faces are cut out already, at a size of their own
     head: AttributesHead
 
     def __init__(

@@ -1,6 +1,7 @@
 """timm's networks as trunks; timm itself, with random weights, is the oracle."""
 
 import json
+import socket
 import sys
 
 import pytest
@@ -97,14 +98,33 @@ def test_the_config_beside_weights_says_how_they_were_trained(tmp_path):
     [
         ({"trunk": "timm:mobilenetv3_lagre_100"}, None, "mobilenetv3_large_100"),
         ({"trunk": "resnet"}, None, "timm:NAME"),
+        ({"trunk": "timm:hf-hub:timm/resnet18.a1_in1k"}, None, "no such network"),
+        ({"trunk": "timm:resnet18.nonsense"}, None, "nonsense"),
+        ({"trunk": "timm:vit_tiny_patch16_224"}, None, "convolutional"),
+        ({"trunk": "timm:test_vit"}, None, r"strides \[16\]"),
         ({"trunk": "timm:mobilenetv3_small_050", "width_mult": 0.5}, None, "width_mult"),
         ({"trunk": "timm:mobilenetv3_small_050"}, ("mobilenetv2_035", {}), "lacks"),
         ({"trunk": "timm:mobilenetv3_small_050"}, ("mobilenetv3_small_075", {}), "another width"),
         ({"trunk": "timm:mobilenetv3_small_050"}, ("mobilenetv3_small_050", {"in_chans": 1}), "grey"),
     ],
-    ids=["a mistyped name", "no timm:", "a width", "another network", "another width", "grey images"],
+    ids=[
+        "a mistyped name",
+        "no timm:",
+        "a name that timm would fetch",
+        "no such weights",
+        "one size alone",
+        "one stride",
+        "a width",
+        "another network",
+        "another width",
+        "grey images",
+    ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence(options, written, message, tmp_path):
+def test_what_cannot_be_is_refused_in_a_sentence(options, written, message, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
     if written:
         name, more = written
         save_file(whole(name, **more).state_dict(), tmp_path / "w.safetensors")
@@ -119,6 +139,17 @@ def test_a_classifier_of_other_classes_is_only_a_start(tmp_path):
     trunk = trunk_from({"trunk": "timm:mobilenetv3_small_050", "weights": file})
     with pytest.raises(InputError, match="12 classes"):
         timm_classifier(trunk, file)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "repvit_m0_9"])
+def test_of_1001_classes_the_first_is_background_and_not_an_output(name, images, tmp_path):
+    network, file = whole(name, num_classes=1001), tmp_path / "w.safetensors"
+    save_file(network.state_dict(), file)
+    trunk = trunk_from({"trunk": f"timm:{name}", "weights": file}).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            timm_classifier(trunk, file).eval()(trunk.features(images)), network(images)[:, 1:], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_without_timm_a_sentence_says_how_to_get_it(monkeypatch):
