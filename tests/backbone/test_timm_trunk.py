@@ -84,6 +84,15 @@ def test_settings_have_timms_preprocessing_and_rebuild_the_trunk():
     assert trunk_from(settings).settings == settings
 
 
+def test_the_part_of_a_name_behind_its_dot_says_which_weights_preprocessing_is_meant():
+    first, other = (
+        Preprocessing.from_dict(trunk_settings({"trunk": f"timm:mobilenetv3_large_100{tag}"})["numerics"])
+        for tag in ("", ".ra4_e3600_r224_in1k")
+    )
+    assert (first.mean[0], first.crop_fraction) == (0.485, 0.875)
+    assert (other.mean[0], other.crop_fraction) == (0.5, 0.95)
+
+
 def test_the_config_beside_weights_says_how_they_were_trained(tmp_path):
     save_file(whole("mobilenetv3_small_050").state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "crop_pct": 0.9}}')
@@ -159,9 +168,10 @@ def test_without_timm_a_sentence_says_how_to_get_it(monkeypatch):
 
 
 def test_the_table_of_trunks_counts_ours_and_timms_and_names_what_is_published(capsys, monkeypatch):
-    monkeypatch.setattr(trunks, "PUBLISHED", [trunks.PUBLISHED[0], trunks.PUBLISHED[7]])
+    monkeypatch.setattr(trunks, "PUBLISHED", [trunks.PUBLISHED[i] for i in (0, 7, 3, 4)])
     assert main(["trunks", "--json"]) == 0
-    ours, theirs = json.loads(capsys.readouterr().out)
+    ours, theirs, *version_1 = json.loads(capsys.readouterr().out)
+    assert len({(row["mult_adds"], row["params"]) for row in version_1}) == 1  # timm's V1 is ours
     # Table 6 has 41 million mult-adds and half a million parameters for 0.25 MobileNet-224.
     assert (ours["trunk"], ours["width_mult"], round(ours["mult_adds"] / 1e6)) == ("mobilenetv1", 0.25, 41)
     assert ours["published_top1"] == 50.6

@@ -151,14 +151,3 @@ def test_rmsprop_has_the_papers_settings_and_sgd_its_momentum(model, name, kind)
     assert optimizer.defaults["momentum"] == 0.9
     if name == "rmsprop":
         assert (optimizer.defaults["alpha"], optimizer.defaults["eps"]) == (0.9, 1.0)
-
-
-def test_layer_decay_knows_the_blocks_of_timms_trunks_too():
-    trunk = trunk_from({"trunk": "timm:mobilenetv3_small_050"})
-    groups = parameter_groups(trunk, trunk, trunk_lr_mult=1.0, weight_decay=0.0, layer_decay=0.5)
-    rate = {id(parameter): group["lr_mult"] for group in groups for parameter in group["params"]}
-    network = trunk.network
-    blocks = [block for stage in network.blocks for block in stage]
-    for i, block in enumerate(reversed(blocks)):
-        assert {rate[id(parameter)] for parameter in block.parameters()} == {0.5 ** (i + 1)}
-    assert rate[id(network.conv_stem.weight)] == 0.5 ** (len(blocks) + 2)  # the stem's norm stands between
