@@ -27,7 +27,8 @@ from backbone.weights import find_weights
 ACCEPTED = (
     "accepted are timm's mobilenetv1_* (.safetensors, .pth), Keras Applications' MobileNet (.h5), "
     "Hugging Face's google/mobilenet_v1_* (a folder or its model.safetensors), TensorFlow's MobileNet v1 classifiers "
-    "and SSD detectors (.tflite) and checkpoints of this project (.ckpt)"
+    "and SSD detectors (.tflite), checkpoints of this project (.ckpt), and with --model.trunk timm:NAME "
+    "those of timm's other networks"
 )
 
 # The five tensors of a convolution and the batch norm behind it.

@@ -26,15 +26,35 @@ class TimmTrunk(nn.Module):
         self.preprocessing = preprocessing
         self.network = create_timm(name, features_only=True)
         info = self.network.feature_info
-        self.channels: dict[int, int] = dict(zip(info.reduction(), info.channels(), strict=True))
+        self.strides: list[int] = info.reduction()
+        self.channels: dict[int, int] = dict(zip(self.strides, info.channels(), strict=True))
+        self._check(name)
 
     def features(self, images: Tensor) -> dict[int, Tensor]:
         """Normalised (B, 3, H, W) images to {stride: (B, channels[stride], about H / stride, about W / stride)}."""
-        return dict(zip(self.channels, self.network(images), strict=True))
+        return dict(zip(self.strides, self.network(images), strict=True))  # of two maps of one stride, the last
 
     def forward(self, images: Tensor) -> Tensor:
         """The map of the largest stride."""
         return self.features(images)[max(self.channels)]
+
+    def _check(self, name: str) -> None:
+        """Raise InputError where a head would find no maps: transformers have them of one stride, or for one size."""
+        side, mode = 96, self.training
+        try:
+            with torch.no_grad():
+                maps = self.eval().features(torch.zeros(1, 3, side, side))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise InputError(
+                f"trunk {PREFIX}{name} cannot look at an image of {side} px ({reason}); name a convolutional network."
+            ) from error
+        self.train(mode)
+        if not {16, 32} <= set(maps) or any(maps[stride].shape[1] != c for stride, c in self.channels.items()):
+            raise InputError(
+                f"trunk {PREFIX}{name} has maps of the strides {sorted(maps)}, but heads need (B, C, H, W) of 16 and "
+                "32; name a convolutional network."
+            )
 
 
 class TimmClassifier(nn.Module):
@@ -42,20 +62,16 @@ class TimmClassifier(nn.Module):
 
     def __init__(self, whole: nn.Module, trunk: TimmTrunk) -> None:
         super().__init__()
-        # EfficientNet and MobileNetV2 have their last convolution before the pooling, so with timm it is no part of
-        # the head; MobileNetV3 and V4 have it behind.
-        before = [whole.conv_head, whole.bn2] if hasattr(whole, "conv_head") and hasattr(whole, "bn2") else []
-        self.before = nn.Sequential(*before)  # type: ignore[arg-type]  # modules
-        parts = {name.partition("_")[0] if name.startswith("stages") else name for name in _children(trunk)}
-        for name in parts:
-            setattr(whole, name, nn.Identity())  # they are the trunk's
-        for name in ("conv_head", "bn2") if before else ():
-            setattr(whole, name, nn.Identity())
+        last = trunk.network.feature_info.module_name()[-1].partition(".")[0]
+        for name in [name for name, _ in whole.named_children()]:
+            setattr(whole, name, nn.Identity())  # it is the trunk's
+            if name == last:
+                break
         self.whole = whole
 
     def forward(self, maps: Mapping[int, Tensor]) -> Tensor:
         """A trunk's maps to logits."""
-        return self.whole.forward_head(self.before(maps[32]))  # type: ignore[operator]
+        return self.whole(maps[32])
 
 
 def preprocessing_of(name: str, weights: Path | None = None) -> Preprocessing:
@@ -83,11 +99,16 @@ def load_timm(trunk: TimmTrunk, name: str, tensors: Mapping[str, Tensor], source
     InputError where they are those of another network, or of one for images that are not RGB.
     """
     whole = create_timm(name)
-    classifiers = whole.pretrained_cfg["classifier"]
-    classifier = classifiers if isinstance(classifiers, str) else classifiers[0]
-    weight = tensors.get(f"{classifier}.weight")
-    if weight is None or len(weight) != 1000:
-        whole = create_timm(name, num_classes=0 if weight is None else len(weight))
+    classifiers = whole.pretrained_cfg.get("classifier") or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    weight = tensors.get(f"{classifiers[0]}.weight") if classifiers else None
+    classes = 0 if weight is None else len(weight)
+    if classes == 1001:  # TensorFlow's begin with "background"
+        first = {f"{layer}.{part}" for layer in classifiers for part in ("weight", "bias")}
+        tensors = {key: value[1:] if key in first else value for key, value in tensors.items()}
+        classes = 1000
+    if classes != 1000:
+        whole = create_timm(name, num_classes=classes)
     _load(whole, tensors, name, source)
     state = whole.state_dict()
     # `features_only` flattens the list of stages of some networks: stages.0 is stages_0 there.
@@ -131,24 +152,22 @@ def for_inference(network: nn.Module) -> nn.Module:
     return reparameterize_model(network, inplace=True)
 
 
-def _children(trunk: TimmTrunk) -> list[str]:
-    return [name for name, _ in trunk.network.named_children()]
-
-
 def create_timm(name: str, **options: Any) -> Any:
     """A network of timm's with random weights. InputError where timm, or the network, is not there."""
     try:
         import timm
     except ImportError as error:
         raise InputError(f"trunk {PREFIX}{name} needs timm: pip install 'mobilenet-tasks[timm]'.") from error
-    try:
-        return timm.create_model(name, pretrained=False, **options)
-    except RuntimeError as error:  # timm's for a name that it has not
+    if not timm.is_model(name):  # asked first, as for a name such as hf-hub:... timm would open a connection
         import difflib
 
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; the nearest are {', '.join(near)}" if near else ""
-        raise InputError(f"trunk {PREFIX}{name}: timm {timm.__version__} has no such network{hint}.") from error
+        hint = f"the nearest are {', '.join(near)}" if near else "timm.list_models() lists those that it has"
+        raise InputError(f"trunk {PREFIX}{name}: timm {timm.__version__} has no such network; {hint}.")
+    try:
+        return timm.create_model(name, pretrained=False, **options)
+    except RuntimeError as error:  # of the part of a name behind its dot
+        raise InputError(f"trunk {PREFIX}{name}: timm has no weights of this name ({error}).") from error
     except (AssertionError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"trunk {PREFIX}{name} gives no feature maps, as a trunk must ({error}).") from error
 

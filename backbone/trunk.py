@@ -15,7 +15,15 @@ from torch import nn
 from backbone.errors import InputError
 from backbone.mobilenet import MobileNetV1, Numerics, Preprocessing
 from backbone.pretrained import load_pretrained, read_pretrained, read_tensors, saved_trunk
-from backbone.timm_trunk import PREFIX, TimmTrunk, classifier_of, load_timm, preprocessing_of
+from backbone.timm_trunk import (
+    PREFIX,
+    TimmClassifier,
+    TimmTrunk,
+    classifier_of,
+    create_timm,
+    load_timm,
+    preprocessing_of,
+)
 from backbone.weights import find_weights
 
 Trunk = MobileNetV1 | TimmTrunk
@@ -70,13 +78,18 @@ def trunk_words(settings: Mapping[str, Any]) -> str:
     return f"MobileNet of width {settings['width_mult']:g}" if settings["trunk"] == OURS else settings["trunk"]
 
 
-def timm_classifier(trunk: TimmTrunk, weights: str | Path) -> nn.Module:
+def timm_classifier(trunk: TimmTrunk, weights: str | Path | None) -> nn.Module:
     """The ImageNet classifier that stands behind a trunk in its file of weights: maps in, logits (B, 1000) out.
 
-    InputError where the file has none, or another.
+    Without a file, as for a checkpoint that brings its weights, it has random ones. InputError where the file has none,
+    or another.
     """
-    source = f"weights {weights}"
-    whole = load_timm(trunk, trunk.settings["trunk"].removeprefix(PREFIX), read_tensors(weights), source)
+    name, source = trunk.settings["trunk"].removeprefix(PREFIX), f"weights {weights}"
+    if weights is None:
+        return TimmClassifier(create_timm(name, num_classes=1000), trunk)
+    if saved_trunk(weights):
+        raise InputError(f"{source} has no ImageNet classifier of timm's; a checkpoint goes in with --ckpt_path.")
+    whole = load_timm(trunk, name, read_tensors(weights), source)
     if whole is None:
         raise InputError(f"{source} has no classifier; use it to start `fit`.")
     return classifier_of(trunk, whole, source)
@@ -113,7 +126,10 @@ def _our_settings(options: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _timm_settings(options: Mapping[str, Any], name: str) -> dict[str, Any]:
     if options.get("width_mult") is not None:
-        raise InputError(f"--model.width_mult is of our own trunk; {name} has the width that its name says.")
+        raise InputError(
+            f"--model.width_mult is of our own trunk, and {name} has the width that its name says; leave it out, or "
+            "give --model.width_mult null where a config has one."
+        )
     weights = options.get("weights")
     saved = (saved_trunk(weights) if weights else None) or {}
     numerics = options.get("numerics") or saved.get("numerics")

@@ -144,7 +144,7 @@ class CentralCrop(A.ImageOnlyTransform):
         top, left = (img.shape[0] - height) // 2, (img.shape[1] - width) // 2
         cut = img[top : top + height, left : left + width]
         if self.interpolation == "bicubic":  # Pillow's, which averages what it shrinks, as timm and torchvision do
-            return np.asarray(Image.fromarray(cut).resize((self.width, self.height), Image.Resampling.BICUBIC))
+            return np.array(Image.fromarray(cut).resize((self.width, self.height), Image.Resampling.BICUBIC))
         return _resize(cut, self.height, self.width)
 
 

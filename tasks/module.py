@@ -11,8 +11,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from backbone import InputError, normalize, trunk_from, trunk_settings
+from backbone import InputError, Preprocessing, normalize, trunk_from, trunk_settings
 from backbone.folded import folded_norms, unfold_norms
+from backbone.trunk import OURS
 from data.folders import say
 from tasks.head import Head
 from tasks.optim import (
@@ -29,6 +30,7 @@ from tasks.processes import ShareBadImages, gather
 from tasks.runs import read_checkpoint
 
 TRUNK_OPTIONS = ("trunk", "width_mult", "numerics")  # that say its shape
+_SEEN = {"image_size": "image_size", "central_fraction": "crop_fraction", "interpolation": "interpolation"}
 
 
 class TaskModule(LightningModule):
@@ -55,6 +57,7 @@ class TaskModule(LightningModule):
     task: ClassVar[str]  # the name of its package, in every checkpoint
     # Options that say the shape of the network: with a checkpoint they are the checkpoint's, whatever a config says.
     shape_options: ClassVar[tuple[str, ...]] = TRUNK_OPTIONS
+    seen_as_trained: ClassVar[tuple[str, ...]] = ()  # options of the data, among _SEEN, that weights of timm's say
     head: Head
 
     def __init__(
@@ -95,6 +98,15 @@ class TaskModule(LightningModule):
         """
         settings = trunk_settings(model)
         model.update({name: settings[name] for name in TRUNK_OPTIONS})
+        if model.get("weights") and settings["trunk"] != OURS:
+            cls.see_as_trained(model, data)
+
+    @classmethod
+    def see_as_trained(cls, model: Mapping[str, Any], data: dict[str, Any]) -> None:
+        """Let the data show images as the weights were trained to see them, in all that was not given."""
+        preprocessing = Preprocessing.from_dict(model["numerics"])
+        for name in cls.seen_as_trained:
+            data.setdefault(name, getattr(preprocessing, _SEEN[name]))
 
     @classmethod
     def is_whole(cls, model: Mapping[str, Any]) -> bool:

@@ -80,14 +80,22 @@ def parameter_groups(
 
 
 def _parts(module: nn.Module) -> list[nn.Module]:
-    """What a trunk runs one after the other: its children, and theirs where these only hold others."""
+    """What a trunk runs one after the other: its children, and of a row of blocks each block."""
     parts: list[nn.Module] = []
     for child in module.children():
-        inner = list(child.children())
-        holds = isinstance(child, nn.ModuleList | nn.ModuleDict) or len(list(module.children())) == 1
-        holds |= isinstance(child, nn.Sequential) and all(list(part.children()) for part in inner)
-        parts += _parts(child) if holds and inner else [child]
+        parts += _parts(child) if _is_row(child) else [child] if any(True for _ in child.parameters()) else []
     return parts
+
+
+def _is_row(module: nn.Module) -> bool:
+    """Whether it holds blocks in a row: a list of modules that have parts, or a stage with such a list in it.
+
+    Convolution, norm and activation in a Sequential are one block, and so are MobileOne's, whose lists are of branches.
+    """
+    inner = list(module.children())
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return any(list(part.children()) for part in inner)
+    return any(isinstance(part, nn.Sequential) and _is_row(part) for part in inner)
 
 
 def build_optimizer(name: str, groups: Iterable[dict], lr: float) -> Optimizer:

@@ -86,6 +86,8 @@ def _predict(
     print(f"{'weights' if weights else 'checkpoint'}: {file}", flush=True)
     load = command.load or (lambda path, device: Predictor.from_checkpoint(module_class, path, device))
     trunk = getattr(options, "trunk", None)
+    if trunk and not options.weights:
+        raise InputError(f"--model.trunk {trunk} is the network of --model.weights; name these too, or leave it out.")
     predictor = load(file, device, **({"trunk": trunk} if trunk else {}))
     images = images_at(options.source) if options.source else _sample_images(file, predictor, datamodule_class)
     options.images = images  # for a task that numbers them

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 from PIL import Image
 from scipy.io import savemat
 
@@ -37,6 +37,15 @@ def trainer(folder, **settings):
         plugins=[AtomicCheckpointIO()],
         **settings,
     )
+
+
+def fitted(folder, module, data, ckpt_path=None, **settings):
+    """Fit the module; the trainer that did, and the loss of every step."""
+    losses = []
+    note = LambdaCallback(on_train_batch_end=lambda trainer, module, outputs, *_: losses.append(outputs["loss"].item()))
+    training = trainer(folder, callbacks=[note], **settings)
+    training.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return training, losses
 
 
 class Save(Callback):

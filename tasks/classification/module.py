@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from backbone import InputError, Preprocessing, read_pretrained
+from backbone import InputError, read_pretrained
 from backbone.timm_trunk import TimmTrunk
 from backbone.trunk import timm_classifier
 from tasks.classification.head import ClassificationHead
@@ -31,6 +31,7 @@ class ClassificationModule(DistilledLogitsModule):
     task = "classification"
     kind = "softmax"
     shape_options = (*TRUNK_OPTIONS, "head")
+    seen_as_trained = ("image_size", "central_fraction", "interpolation")
     head: ClassificationHead
 
     def __init__(
@@ -66,18 +67,14 @@ class ClassificationModule(DistilledLogitsModule):
 
     @classmethod
     def resolve(cls, command: str, model: dict[str, Any], data: dict[str, Any], runs: Path) -> None:
-        """Also: a whole classifier is scored as it is; it and timm's trunks see images as they were trained to."""
+        """Also: a whole classifier is scored as it is; it sees images as it was trained to."""
         if command != "fit" and cls.is_whole(model):
             model["head"] = "imagenet"
         if model.get("head") == "imagenet" and not model.get("weights") and not model.get("numerics"):
             raise InputError("--model.head imagenet takes the classifier of --model.weights; name a file that has one.")
         super().resolve(command, model, data, runs)
-        is_timm = model["trunk"] != "mobilenetv1"
-        if model.get("weights") and (is_timm or (command != "fit" and cls.is_whole(model))):
-            preprocessing = Preprocessing.from_dict(model["numerics"])
-            data.setdefault("image_size", preprocessing.image_size)
-            data.setdefault("central_fraction", preprocessing.crop_fraction)
-            data.setdefault("interpolation", preprocessing.interpolation)
+        if command != "fit" and cls.is_whole(model):
+            cls.see_as_trained(model, data)
 
     def mix(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Mix images, and their labels alike."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from backbone.errors import InputError
 from backbone.mobilenet import Numerics, conv_norm_act
 from data.module import DataModule
 from data.records import Records, Split
@@ -117,7 +118,10 @@ class DetectionHead(Head):
         if key not in self._anchors:
             expected = tuple(-(-side // 16) for side in self.input_size)
             if map_sizes[0] != expected:
-                raise ValueError(f"the map of stride 16 is {map_sizes[0]}, not {expected} as of {self.input_size} px")
+                raise InputError(
+                    f"the trunk's map of stride 16 is {map_sizes[0]}, not {expected} as of images of "
+                    f"{self.input_size} px; give --data.image_size in multiples of 32."
+                )
             self._anchors[key] = make_anchors(map_sizes, self.input_size).to(device)
         return self._anchors[key]
 

@@ -62,35 +62,26 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 class TeacherCache:
-    """Logits by (view, position of the image); `open` one.
+    """Logits by (view, position of the image) in `folder`, made empty there; with `cache_only` it must be complete.
 
     A row counts as done only after its numbers are on the disk, so that a kill at any time loses no more than a batch.
+    Raises InputError where it is of something else, damaged, or too large for the disk; nothing is changed then.
     """
 
-    def __init__(self, folder: Path, logits: np.memmap, done: np.memmap) -> None:
-        self.folder = folder
-        self._logits = logits  # float16 (V, N, K)
-        self._done = done  # uint8 (V, N)
-
-    @classmethod
-    def open(cls, folder: str | Path, manifest: Manifest, *, cache_only: bool = False) -> "TeacherCache":
-        """Open the cache in `folder`, or make an empty one; with `cache_only` it must be there, and complete.
-
-        Raises InputError where it is of something else, damaged, or too large for the disk; nothing is changed then.
-        """
-        folder = Path(folder).expanduser()
+    def __init__(self, folder: str | Path, manifest: Manifest, *, cache_only: bool = False) -> None:
+        self.folder = folder = Path(folder).expanduser()
         if not (folder / "manifest.json").is_file():
             if cache_only:
                 raise InputError(f"the cache {folder} does not exist; leave out `cache_only` to have it made.")
             _create(folder, manifest)
         _check(folder, manifest)
         shape = manifest["views"], manifest["images"], manifest["outputs"]
-        logits, done = _map(folder, "logits.npy", np.float16, shape), _map(folder, "done.npy", np.uint8, shape[:2])
-        missing = int((done == _MISSING).sum())
+        self._logits = _map(folder, "logits.npy", np.float16, shape)  # (V, N, K)
+        self._done = _map(folder, "done.npy", np.uint8, shape[:2])  # (V, N)
+        missing = int((self._done == _MISSING).sum())
         if cache_only and missing:
-            lacks = f"lacks {missing:,} of {done.size:,} rows"
+            lacks = f"lacks {missing:,} of {self._done.size:,} rows"
             raise InputError(f"the cache {folder} {lacks}; leave out `cache_only` to have it filled.")
-        return cls(folder, logits, done)
 
     def __deepcopy__(self, memo: dict) -> "TeacherCache":
         return self  # a copy would read the whole file into memory
@@ -134,11 +125,10 @@ class TeacherCache:
             raise InputError(f"the cache {self.folder} {lacks}; fill it, without `cache_only`.")
         return torch.from_numpy(np.asarray(self._logits.reshape(-1, self._logits.shape[2])[rows], np.float32))
 
-    def sample(self, count: int = 8) -> list[tuple[int, int]]:
-        """(view, position) of up to `count` rows that are done, drawn anew each time, for `verify`."""
-        done = np.flatnonzero(self._done.reshape(-1) == _DONE)
-        rows = np.random.default_rng().choice(done, min(count, len(done)), replace=False)
-        return [divmod(row, self._done.shape[1]) for row in rows.tolist()]
+    def sample(self, count: int = 8) -> list[list[int]]:
+        """[view, position] of up to `count` rows that are done, drawn anew each time, for `verify`."""
+        done = np.argwhere(self._done == _DONE)
+        return np.random.default_rng().choice(done, min(count, len(done)), replace=False).tolist()
 
     def verify(self, view: int, position: int, logits: Tensor) -> None:
         """Compare a row with the teacher's `logits` (K,) of now. InputError where they differ by over 1 %.

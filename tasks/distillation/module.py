@@ -99,7 +99,7 @@ class DistilledModule(TaskModule):
             teacher.to(self.device)
         if options["cache"]:
             manifest = manifest_of(self.data, self._names, self.teacher_size or 0, getattr(teacher, "digest", None))
-            self._cache = TeacherCache.open(options["cache"], manifest, cache_only=options["cache_only"])
+            self._cache = TeacherCache(options["cache"], manifest, cache_only=options["cache_only"])
             if teacher is not None:
                 verify_some(self._cache, self.data, partial(self._ask, teacher, "train"))
             if self.teacher is not None:

@@ -96,11 +96,10 @@ class Teacher:
     def __deepcopy__(self, memo: dict) -> "Teacher":
         return self  # nothing changes it, and a moving average of the student's weights needs no second one
 
-    def to(self, device: str | torch.device) -> "Teacher":
-        """Move it to where the images will be, and return it."""
+    def to(self, device: str | torch.device) -> None:
+        """Move it to where the images will be."""
         if isinstance(self.network, nn.Module):
             self.network.to(device)
-        return self
 
     def matched(self, names: Sequence[str]) -> "Teacher":
         """The same teacher with one output for each of `names`, in their order. InputError where it does not know one.
@@ -217,11 +216,10 @@ class Ensemble:
     def __deepcopy__(self, memo: dict) -> "Ensemble":
         return self
 
-    def to(self, device: str | torch.device) -> "Ensemble":
-        """Move all of them, and return it."""
+    def to(self, device: str | torch.device) -> None:
+        """Move all of them."""
         for teacher in self.teachers:
             teacher.to(device)
-        return self
 
 
 def build_teacher(option: TeacherOption, names: Sequence[str], kind: Kind) -> Teacher | Ensemble:

@@ -274,14 +274,15 @@ def _row(each: Run, folder: Path, images: tuple[int | None, int | None]) -> dict
     fit, test = _finished(folder, "val"), _finished(folder, "test")
     best = read_checkpoint(each.checkpoint or f"{fit}/checkpoints/best.ckpt", "face_attributes")
     last = read_checkpoint(f"{fit}/checkpoints/last.ckpt", "face_attributes") if fit else best
-    width, (height, breadth) = float(best["trunk"]["width_mult"]), best["hyper_parameters"]["input_size"]
+    width, (height, breadth) = best["trunk"]["width_mult"], best["hyper_parameters"]["input_size"]
+    model = best["trunk"]["trunk"] if width is None else f"{float(width)} MobileNet"
     cost = total(count(pooled_network(best), torch.zeros(1, 3, height, breadth, dtype=torch.uint8)))
     files = [path / "metrics.json" for path in (fit, test) if path]
     figures = {name: value for file in files for name, value in json.loads(file.read_text("utf-8")).items()}
     counts = *images, last["global_step"], cost.mult_adds, cost.params
     aps = (figures.get(name) for name in ("val/map", "test/map", "test/teacher_map"))
     paper = None if each.arm == "teacher" else _PAPER.get((width, height))
-    values = f"{width} MobileNet-{height}", _ARMS[each.arm], *counts, *aps, paper
+    values = f"{model}-{height}", _ARMS[each.arm], *counts, *aps, paper
     fraction = each.options["data"].get("unlabelled_fraction")
     return {**dict(zip(_COLUMNS, values, strict=True)), "arm": each.arm, "fraction": fraction}
 

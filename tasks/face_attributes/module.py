@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from backbone import InputError
+from backbone.errors import check_options
 from tasks.distillation.module import DistilledLogitsModule
 from tasks.face_attributes.head import AttributesHead
 from tasks.face_attributes.provenance import find_sources, teacher_names
@@ -20,18 +20,17 @@ class FaceAttributesModule(DistilledLogitsModule):
 
     task = "face_attributes"
     kind = "sigmoid"
+    seen_as_trained = ("interpolation",)  # faces are cut out already, at a size of their own
     head: AttributesHead
 
     def __init__(
         self, categories: dict[int, str], input_size: tuple[int, int], dropout: float = 0.0, **options: Any
     ) -> None:
         super().__init__(**options)
+        rule = "0 without a --model.teacher and --model.teacher_weight 1, as labels of mixed faces mean nothing"
         for name in ("mixup_alpha", "cutmix_alpha"):
-            if self.hparams[name] > 0 and self.teacher_weight < 1:
-                raise InputError(
-                    f"--model.{name} is {self.hparams[name]}, but labels of mixed faces mean nothing; it needs a "
-                    "--model.teacher and --model.teacher_weight 1."
-                )
+            mixed = self.hparams[name] > 0
+            check_options("model", (name, self.hparams[name], not (mixed and self.teacher_weight < 1), rule))
         self.attach(AttributesHead(self.trunk.channels, tuple(categories.values()), dropout))
 
     def prepare(self, data: Any) -> None:

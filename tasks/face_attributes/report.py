@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from data.folders import count_of
 from tasks import reporting
-from tasks.face_attributes.metrics import Scores
+from tasks.face_attributes.metrics import Scores, by_subgroup
 from tasks.plotting import contact_sheet, fit, image_or_grey
 from tasks.reporting import BLUE, DPI, ORANGE, as_code, clipped, legible, markdown_table, number, save_figure
 
@@ -18,18 +18,9 @@ _ROW = 24  # px of an attribute's bar and the gap to the next
 _WIDTH = 560  # px of a bar of AP 1
 _SHEET_ERRORS = 24
 
-# CelebA's attributes that judge a person, or tell of sex, age, build, or may stand in for ethnic origin
-_SENSITIVE = {
-    "attractive",
-    "big_lips",
-    "big_nose",
-    "chubby",
-    "double_chin",
-    "male",
-    "narrow_eyes",
-    "pale_skin",
-    "young",
-}
+# CelebA's attributes that judge a person, tell of sex, age or build, or may stand in for ethnic origin
+_SENSITIVE = {"attractive", "male", "young", "chubby", "double_chin"}
+_SENSITIVE |= {"big_lips", "big_nose", "narrow_eyes", "pale_skin"}
 
 
 class Evaluated(NamedTuple):
@@ -89,13 +80,11 @@ def surest_errors(evaluated: Evaluated, count: int) -> tuple[list[tuple[int, int
     images, attributes = np.nonzero(wrong)
     sureness = np.abs(logits - logit(np.clip(thresholds, 1e-9, 1 - 1e-9)))[wrong]
     most = max(5, -(-count // max(1, len(np.unique(attributes)))))
-    times = np.zeros(logits.shape[1], int)
     chosen: dict[int, int] = {}
     for i in np.argsort(-sureness, kind="stable"):
         image, attribute = int(images[i]), int(attributes[i])
-        if image not in chosen and times[attribute] < most:
+        if image not in chosen and list(chosen.values()).count(attribute) < most:
             chosen[image] = attribute
-            times[attribute] += 1
         if len(chosen) == count:
             break
     return list(chosen.items()), wrong.sum(axis=1)
@@ -217,6 +206,10 @@ _LIMITS = """\
 - Figures, probabilities and thresholds hold for images like those above; measure again on others.
 - The net says yes or no of any image, also of one without a face."""
 
+_OF_SENSITIVE = """\
+such attributes judge a person, tell of sex, age or build, or may stand in for ethnic origin. Leave out those you do \
+not need (`--data.attributes`)."""
+
 
 def write_model_card(
     path: Path,
@@ -225,14 +218,14 @@ def write_model_card(
     model: str,
     data: str,
     licence: str,
-    subgroups: Mapping[str, Mapping[str, Mapping[str, float]]],
+    groups: Mapping[str, np.ndarray],
     scored: str,
     teachers: Sequence[str] = (),
 ) -> None:
     """Write the model card; `model`, `data` and `licence` ("" where no data named one) are sentences.
 
-    `subgroups` is what `by_subgroup` gave for each attribute that divides the images, `scored` the split by the data's
-    name for it, and `teachers` are those that the net learned from.
+    `groups` are the attributes that divide the images, (N,) as `by_subgroup` takes them, `scored` the split by the
+    data's name for it, and `teachers` are those that the net learned from.
     """
     names = [as_code(name) for name in evaluated.names]
     model = f"{model} It says yes or no to {count_of(len(names), 'attribute')} of one face: {', '.join(names)}."
@@ -242,16 +235,11 @@ def write_model_card(
     about += [_NON_COMMERCIAL] * ("non-commercial" in licence.lower())
     about += [_CELEBA] * ("celeba" in f"{data} {licence}".lower())
     flatter = "The net was trained on these images or some of them, so its figures flatter it.\n\n"
-    limits = _LIMITS
     sensitive = [as_code(name) for name in evaluated.names if name.lower().replace(" ", "_") in _SENSITIVE]
-    if sensitive:
-        limits += (
-            f"\n- {', '.join(sensitive)}: such attributes judge a person, tell of sex, age or build, or may stand in "
-            "for ethnic origin. Leave out those you do not need (`--data.attributes`)."
-        )
+    limits = _LIMITS + f"\n- {', '.join(sensitive)}: {_OF_SENSITIVE}" * bool(sensitive)
     parts = {
         f"Figures on `{scored}`": flatter * (scored in ("train", "all")) + _figures_part(evaluated),
-        "Subgroups": _subgroups_part(subgroups, len(names)),
+        "Subgroups": _subgroups_part(evaluated, groups),
         "Intended use": _INTENDED,
         "Not intended": _NOT_INTENDED,
         "Limits": limits,
@@ -272,13 +260,14 @@ def _figures_part(evaluated: Evaluated) -> str:
     return "\n\n".join([over, reporting.figures_table(figures, _FIGURES), lowest])
 
 
-def _subgroups_part(subgroups: Mapping[str, Mapping[str, Mapping[str, float]]], num_attributes: int) -> str:
-    if not subgroups:
+def _subgroups_part(evaluated: Evaluated, groups: Mapping[str, np.ndarray]) -> str:
+    if not groups:
         return "Not measured: no attribute was named to divide the images by. Do not assume that groups fare alike."
     rows = []
-    for attribute, groups in subgroups.items():
-        for which, figures in groups.items():
-            counts = f"{int(figures['images']):,}", f"{num_attributes - int(figures['attributes_left_out'])}"
+    for attribute, group in groups.items():
+        subgroups = by_subgroup(evaluated.logits, evaluated.targets, group, evaluated.thresholds)
+        for which, figures in subgroups.items():
+            counts = f"{int(figures['images']):,}", f"{len(evaluated.names) - int(figures['attributes_left_out'])}"
             values = (number(figures[name]) for name in ("map", "base_rate", "balanced_accuracy", "f1", "accuracy"))
             rows.append([f"{which} {as_code(attribute)}", *counts, *values])
     head = ["images", "number", "attributes", "mean AP", "guessing", "balanced accuracy", "F1", "accuracy"]

@@ -1,13 +1,12 @@
 """What embeddings are judged by, on plain arrays: how far they are from the teacher's, and who they say is who."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import auc
 
 from backbone.errors import InputError
+from data.readers.lfw_pairs import Pairs
 from tasks.face_embeddings.verification import (
     best_threshold,
     roc,
@@ -15,9 +14,6 @@ from tasks.face_embeddings.verification import (
     thresholds_by_fold,
     verification_accuracy,
 )
-
-if TYPE_CHECKING:
-    from data.readers.lfw_pairs import Pairs
 
 FAR = 0.001  # FaceNet's rate of false accepts
 

@@ -31,6 +31,7 @@ class FaceEmbeddingsModule(DistilledModule):
     kind = "embeddings"
     compared_in_fit = True
     shape_options = (*TRUNK_OPTIONS, "embedding_size")
+    seen_as_trained = ("interpolation",)  # faces are cut out already, at a size of their own
     head: EmbeddingHead
 
     def __init__(

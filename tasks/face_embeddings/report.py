@@ -1,25 +1,21 @@
 """What a test run leaves in its folder: figures, a table of pairs, pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from data.folders import count_of
+from data.readers.lfw_pairs import Pairs
 from tasks.face_embeddings.metrics import FAR, Scores, Verification
 from tasks.face_embeddings.verification import roc
 from tasks.plotting import contact_sheet, image_or_grey
 from tasks.reporting import BLUE, DPI, ORANGE, save_figure, write_csv, write_json
-
-if TYPE_CHECKING:
-    from data.face_pairs import Pairs
 
 _SIDE = 150  # px of a face on a sheet
 _WORST = 24  # on a sheet: twelve false accepts and twelve false rejects
@@ -100,7 +96,6 @@ def _rows(
 def _plot_roc(path: Path, pairs: Pairs, nets: dict[str, Verification], split: str) -> None:
     """True against false accepts, the latter on a scale of powers of ten; below, the student's distances."""
     from matplotlib.figure import Figure  # slow to import, and only needed here
-    from matplotlib.ticker import FuncFormatter
 
     same, two = int(pairs.same.sum()), int((~pairs.same).sum())
     figure = Figure(figsize=(6.6, 7.4), dpi=DPI)
@@ -122,7 +117,7 @@ def _plot_roc(path: Path, pairs: Pairs, nets: dict[str, Verification], split: st
     curve.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1), ylabel="true accepts, of pairs of one person")
     curve.set_xlabel("false accepts, of pairs of two people")
     for axis in (curve.xaxis, curve.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     few = f";\nless than {1 / two:.1%} is no false accept at all" if two * FAR < 1 else ""
     title = f"{split}: {count_of(same, 'pair')} of one person, {two:,} of two{few}"
     curve.set_title(title, loc="left", fontsize=10)

@@ -6,15 +6,13 @@ folds, the threshold of each fold chosen on the nine others. Pairs at the thresh
 
 import numpy as np
 from sklearn.metrics import roc_curve
-
-from backbone.errors import InputError
+from sklearn.model_selection import LeaveOneGroupOut
 
 
 def verification_accuracy(distances: np.ndarray, same: np.ndarray, folds: np.ndarray) -> tuple[float, float]:
     """Part of the pairs (P,) decided rightly, each fold at the best threshold of the others: mean and deviation.
 
-    The deviation is the sample's over the folds (divide by the root of their number for LFW's standard error). Raises
-    InputError as `thresholds_by_fold`.
+    The deviation is the sample's over the folds (divide by the root of their number for LFW's standard error).
     """
     right = (distances <= thresholds_by_fold(distances, same, folds)) == same
     accuracies = [right[folds == fold].mean() for fold in np.unique(folds)]
@@ -22,17 +20,10 @@ def verification_accuracy(distances: np.ndarray, same: np.ndarray, folds: np.nda
 
 
 def thresholds_by_fold(distances: np.ndarray, same: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """For each pair (P,) the largest distance accepted in its fold: the `best_threshold` of all other folds.
-
-    Raises InputError for fewer than two folds.
-    """
-    names = np.unique(folds)
-    if len(names) < 2:
-        raise InputError(f"there are {len(names)} folds; a threshold is chosen on the others, so there must be two.")
+    """For each pair (P,) the largest distance accepted in its fold: the `best_threshold` of all other folds."""
     thresholds = np.empty(len(same))
-    for fold in names:
-        held_out = folds == fold
-        thresholds[held_out] = best_threshold(distances[~held_out], same[~held_out])
+    for others, held_out in LeaveOneGroupOut().split(distances, groups=folds):
+        thresholds[held_out] = best_threshold(distances[others], same[others])
     return thresholds
 
 

@@ -32,6 +32,7 @@ class GeolocalizationModule(TaskModule):
 
     task = "geolocalization"
     shape_options = (*TRUNK_OPTIONS, "partition", "max_images", "min_images", "points", "bottleneck")
+    seen_as_trained = ("image_size", "central_fraction", "interpolation")
     head: GeolocalizationHead
 
     def __init__(

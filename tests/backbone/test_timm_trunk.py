@@ -1,6 +1,7 @@
 """timm's networks as trunks; timm itself, with random weights, is the oracle."""
 
 import json
+import socket
 import sys
 
 import pytest
@@ -83,6 +84,15 @@ def test_settings_have_timms_preprocessing_and_rebuild_the_trunk():
     assert trunk_from(settings).settings == settings
 
 
+def test_the_part_of_a_name_behind_its_dot_says_which_weights_preprocessing_is_meant():
+    first, other = (
+        Preprocessing.from_dict(trunk_settings({"trunk": f"timm:mobilenetv3_large_100{tag}"})["numerics"])
+        for tag in ("", ".ra4_e3600_r224_in1k")
+    )
+    assert (first.mean[0], first.crop_fraction) == (0.485, 0.875)
+    assert (other.mean[0], other.crop_fraction) == (0.5, 0.95)
+
+
 def test_the_config_beside_weights_says_how_they_were_trained(tmp_path):
     save_file(whole("mobilenetv3_small_050").state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "crop_pct": 0.9}}')
@@ -97,14 +107,33 @@ def test_the_config_beside_weights_says_how_they_were_trained(tmp_path):
     [
         ({"trunk": "timm:mobilenetv3_lagre_100"}, None, "mobilenetv3_large_100"),
         ({"trunk": "resnet"}, None, "timm:NAME"),
+        ({"trunk": "timm:hf-hub:timm/resnet18.a1_in1k"}, None, "no such network"),
+        ({"trunk": "timm:resnet18.nonsense"}, None, "nonsense"),
+        ({"trunk": "timm:vit_tiny_patch16_224"}, None, "convolutional"),
+        ({"trunk": "timm:test_vit"}, None, r"strides \[16\]"),
         ({"trunk": "timm:mobilenetv3_small_050", "width_mult": 0.5}, None, "width_mult"),
         ({"trunk": "timm:mobilenetv3_small_050"}, ("mobilenetv2_035", {}), "lacks"),
         ({"trunk": "timm:mobilenetv3_small_050"}, ("mobilenetv3_small_075", {}), "another width"),
         ({"trunk": "timm:mobilenetv3_small_050"}, ("mobilenetv3_small_050", {"in_chans": 1}), "grey"),
     ],
-    ids=["a mistyped name", "no timm:", "a width", "another network", "another width", "grey images"],
+    ids=[
+        "a mistyped name",
+        "no timm:",
+        "a name that timm would fetch",
+        "no such weights",
+        "one size alone",
+        "one stride",
+        "a width",
+        "another network",
+        "another width",
+        "grey images",
+    ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence(options, written, message, tmp_path):
+def test_what_cannot_be_is_refused_in_a_sentence(options, written, message, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
     if written:
         name, more = written
         save_file(whole(name, **more).state_dict(), tmp_path / "w.safetensors")
@@ -121,6 +150,17 @@ def test_a_classifier_of_other_classes_is_only_a_start(tmp_path):
         timm_classifier(trunk, file)
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "repvit_m0_9"])
+def test_of_1001_classes_the_first_is_background_and_not_an_output(name, images, tmp_path):
+    network, file = whole(name, num_classes=1001), tmp_path / "w.safetensors"
+    save_file(network.state_dict(), file)
+    trunk = trunk_from({"trunk": f"timm:{name}", "weights": file}).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            timm_classifier(trunk, file).eval()(trunk.features(images)), network(images)[:, 1:], atol=1e-5, rtol=1e-5
+        )
+
+
 def test_without_timm_a_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"pip install .*\[timm\]"):
@@ -128,9 +168,10 @@ def test_without_timm_a_sentence_says_how_to_get_it(monkeypatch):
 
 
 def test_the_table_of_trunks_counts_ours_and_timms_and_names_what_is_published(capsys, monkeypatch):
-    monkeypatch.setattr(trunks, "PUBLISHED", [trunks.PUBLISHED[0], trunks.PUBLISHED[7]])
+    monkeypatch.setattr(trunks, "PUBLISHED", [trunks.PUBLISHED[i] for i in (0, 7, 3, 4)])
     assert main(["trunks", "--json"]) == 0
-    ours, theirs = json.loads(capsys.readouterr().out)
+    ours, theirs, *version_1 = json.loads(capsys.readouterr().out)
+    assert len({(row["mult_adds"], row["params"]) for row in version_1}) == 1  # timm's V1 is ours
     # Table 6 has 41 million mult-adds and half a million parameters for 0.25 MobileNet-224.
     assert (ours["trunk"], ours["width_mult"], round(ours["mult_adds"] / 1e6)) == ("mobilenetv1", 0.25, 41)
     assert ours["published_top1"] == 50.6

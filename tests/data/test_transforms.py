@@ -5,9 +5,19 @@ import sys
 import albumentations as A
 import numpy as np
 import pytest
+from PIL import Image
+from timm.data import create_transform
 
 from data import transforms
-from data.transforms import Squash, SSDRandomCrop, apply_with_boxes, build_detection_eval, build_detection_train
+from data.transforms import (
+    Squash,
+    SSDRandomCrop,
+    apply_to_image,
+    apply_with_boxes,
+    build_classification_eval,
+    build_detection_eval,
+    build_detection_train,
+)
 
 NOTHING = np.zeros((0, 4))
 
@@ -211,6 +221,25 @@ def test_an_unusable_box_is_dropped_and_the_others_stay(bad):
 def test_a_box_over_the_edge_is_clipped():
     result = run(build_detection_eval((240, 320)), IMAGE, np.array([[-20, 200, 50, 300]]), 0)
     np.testing.assert_allclose(result.boxes_xyxy, [[0, 200, 50, 240]], atol=1e-4)
+
+
+def test_bicubic_evaluation_is_timms():
+    """To the rounding, where both crops are of whole pixels; elsewhere timm's crop is up to half a pixel off-centre."""
+    generator = np.random.default_rng(0)
+    small = Image.fromarray(generator.integers(0, 256, (128, 160, 3), dtype=np.uint8))
+    image = small.resize((640, 512), Image.Resampling.BILINEAR)
+    theirs = create_transform(
+        (3, 224, 224), interpolation="bicubic", crop_pct=0.875, mean=(0, 0, 0), std=(1, 1, 1), is_training=False
+    )(image)
+    expected = 255 * theirs.permute(1, 2, 0).numpy()
+    pixels = np.asarray(image)
+    bicubic, bilinear = (
+        apply_to_image(build_classification_eval((224, 224), 0.875, kind), pixels, seed=0)
+        for kind in ("bicubic", "bilinear")
+    )
+    assert np.abs(bicubic - expected).mean() < 0.1
+    assert np.abs(bilinear - expected).mean() > 1
+    assert bicubic.flags.writeable  # torch warns of others
 
 
 def test_importing_albumentations_through_us_makes_no_connection():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from backbone import MobileNetV1
+from backbone import MobileNetV1, trunk_from
 from tasks.optim import EMA, build_optimizer, parameter_groups, set_rates, warmup_cosine
 
 
@@ -36,6 +36,31 @@ def test_norms_biases_and_depthwise_filters_are_not_decayed_and_the_trunk_has_it
     assert found["trunk.blocks.3.0.weight"] == (0.1, 0.0)  # depthwise
     assert found["trunk.blocks.3.3.weight"] == (0.1, 4e-5)  # 1x1
     assert sum(decay > 0 for _, decay in found.values()) == 1 + 13 + 1  # stem, thirteen 1x1, head
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "first", "last"),
+    [
+        ("mobilenetv1_100", 13, "conv_stem", "blocks.4.1"),
+        ("mobilenetv2_100", 17, "conv_stem", "blocks.6.0"),
+        ("repvit_m0_9", 19 + 3, "stem.conv1", "stages_3.blocks.1"),  # and what halves the maps between four stages
+        ("mobileone_s1", 2 * (2 + 8 + 10 + 1), "stem", "stages_3.1"),  # a depthwise and a 1x1 one each
+    ],
+)
+def test_the_blocks_of_timms_trunks_have_a_rate_each(name, blocks, first, last):
+    trunk = trunk_from({"trunk": f"timm:{name}"})
+    rate_of = {
+        id(parameter): group["lr_mult"]
+        for group in parameter_groups(trunk, trunk, 1.0, 0.0, layer_decay=0.5)
+        for parameter in group["params"]
+    }
+    stem = {"mobileone_s1": 1}.get(name, 2)  # its convolution and its norm, or RepViT's two convolutions
+    parts = [
+        {rate_of[id(parameter)] for parameter in trunk.network.get_submodule(part).parameters()}
+        for part in (first, last)
+    ]
+    assert parts == [{0.5 ** (blocks + stem)}, {0.5}]
+    assert len(set(rate_of.values())) == blocks + stem
 
 
 def test_frozen_parameters_are_in_no_group(model):

@@ -6,14 +6,19 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import save_file
 
 import tasks.classification
 import tasks.detection
 import tasks.face_attributes
 from tasks.classification.__main__ import main as classification
+from tasks.classification.module import ClassificationModule
 from tasks.detection.__main__ import main as detection
+from tasks.detection.module import DetectionModule
 from tasks.face_attributes.__main__ import main as face_attributes
+from tasks.face_attributes.module import FaceAttributesModule
+from tasks.geolocalization.module import GeolocalizationModule
 
 pytestmark = pytest.mark.slow  # whole commands
 
@@ -82,6 +87,47 @@ def test_a_classifier_of_timms_is_scored_and_predicts_as_it_is(write_classes, tm
         assert result.probabilities[0] == pytest.approx(expected.item(), abs=1e-4)
 
 
+def test_a_classifier_of_timms_can_be_trained_further_and_tested_from_its_checkpoint(write_classes, tmp_path):
+    root = write_classes(tmp_path / "data", {"train": 2, "val": 1, "test": 1})
+    for split in ("train", "val", "test"):
+        for folder, name in zip(sorted((root / split).iterdir()), ("beagle", "tabby", "goldfish"), strict=False):
+            folder.rename(folder.with_name(name))
+    save_file(timm.create_model("mobilenetv2_035").state_dict(), tmp_path / "w.safetensors")
+    weights = ["--model.trunk", "timm:mobilenetv2_035", "--model.weights", str(tmp_path / "w.safetensors")]
+    given = ["--data.root", str(root), "--data.image_size", "64", "--trainer.max_epochs", "1", *GIVEN]
+    assert classification(["fit", *weights, "--model.head", "imagenet", *given]) == 0
+    checkpoint = newest("classification") / "checkpoints" / "best.ckpt"
+    assert classification(["test", *GIVEN]) == 0
+    classify = tasks.classification.load(checkpoint)
+    assert len(classify.head.names) == 1000
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert torch.equal(classify.head.layers.whole.classifier.weight, state["head.layers.whole.classifier.weight"])
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (ClassificationModule, {"image_size": 224, "central_fraction": 0.95, "interpolation": "bicubic"}),
+        (GeolocalizationModule, {"image_size": 224, "central_fraction": 0.95, "interpolation": "bicubic"}),
+        (FaceAttributesModule, {"interpolation": "bicubic"}),
+        (DetectionModule, {}),
+    ],
+)
+def test_images_are_seen_as_weights_of_timms_were_trained_where_nothing_else_is_given(module, expected, tmp_path):
+    save_file(timm.create_model("repvit_m0_9").state_dict(), tmp_path / "w.safetensors")
+    options = {"trunk": "timm:repvit_m0_9", "weights": str(tmp_path / "w.safetensors")}
+    data = {}
+    module.resolve("fit", {**options}, data, tmp_path)
+    assert data == expected
+    data = dict.fromkeys(expected, "given")
+    module.resolve("fit", {**options}, data, tmp_path)
+    assert data == dict.fromkeys(expected, "given")
+    without = {"trunk": "timm:repvit_m0_9"}
+    module.resolve("fit", without, data := {}, tmp_path)
+    assert data == {}  # what is trained from the start is trained as the data are seen by default
+    assert without["numerics"]["preprocessing"]["crop_fraction"] == 0.95
+
+
 def test_a_student_on_timms_trunk_learns_from_a_teacher_on_timms_trunk(faces_root):
     given = ["--data.root", str(faces_root), "--data.image_size", "64", *GIVEN, "--trainer.max_epochs", "1"]
     small = ["--model.trunk", "timm:mobilenetv3_small_050"]
@@ -89,3 +135,9 @@ def test_a_student_on_timms_trunk_learns_from_a_teacher_on_timms_trunk(faces_roo
     teacher = str(newest("face_attributes") / "checkpoints" / "best.ckpt")
     assert face_attributes(["fit", *small, *given, "--model.teacher", teacher, "--model.layer_decay", "0.8"]) == 0
     assert face_attributes(["test", *GIVEN]) == 0
+    config = {"teacher": teacher, "students": [{"width_mult": 0.25, "image_size": 32}], "steps": 1}
+    config |= {"arms": ["distilled"], "data": {"root": str(faces_root), "num_workers": 0}}
+    Path("e.yaml").write_text(yaml.safe_dump(config))
+    assert face_attributes(["experiment", "--config", "e.yaml"]) == 0
+    models = [line.split(",")[0] for line in Path("runs/face_attributes/e/table.csv").read_text().splitlines()]
+    assert models == ["model", "timm:mobilenetv3_small_050-64", "0.25 MobileNet-32"]

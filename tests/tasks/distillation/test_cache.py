@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from helpers import tree
 
 from backbone.errors import InputError
 from tasks.distillation import cache as module
@@ -28,11 +29,8 @@ class Data:
         self.grey = lambda view, position: 20 * view + position
         self.bad_images = SimpleNamespace(note=lambda bad: None)
 
-    def file(self, split, position):
-        return f"{split}/{position}.jpg"
-
     def train_keys(self):
-        return [self.file("train", position) for position in range(self.images)]
+        return [f"train/{position}.jpg" for position in range(self.images)]
 
     def train_view_transform_id(self):
         return self.transform
@@ -60,14 +58,10 @@ def logits(view, positions):
 
 
 def filled(folder, manifest=MANIFEST):
-    cache = TeacherCache.open(folder, manifest)
+    cache = TeacherCache(folder, manifest)
     for view in range(manifest["views"]):
         cache.write(view, cache.missing(view), logits(view, cache.missing(view)))
     return cache
-
-
-def files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def close(cached, expected):
@@ -78,7 +72,7 @@ def close(cached, expected):
 @pytest.fixture
 def cache(tmp_path):
     """An empty one."""
-    return TeacherCache.open(tmp_path / "cache", MANIFEST)
+    return TeacherCache(tmp_path / "cache", MANIFEST)
 
 
 def test_what_is_read_is_what_was_written_in_any_order(cache, tmp_path):
@@ -87,7 +81,7 @@ def test_what_is_read_is_what_was_written_in_any_order(cache, tmp_path):
         written = torch.cat([logits(v, [p]) for v, p in zip(views, positions, strict=True)])
         cache.write(views, positions, written)
         assert torch.equal(cache.read(views, positions), written.half().float())
-    for opened in (cache, TeacherCache.open(tmp_path / "cache", MANIFEST, cache_only=True)):
+    for opened in (cache, TeacherCache(tmp_path / "cache", MANIFEST, cache_only=True)):
         for view in range(3):
             close(opened.read(np.full(10, view), np.arange(10)), logits(view, range(10)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]  # nothing left over beside it
@@ -107,9 +101,9 @@ def test_what_is_missing_is_counted_and_not_read(cache, tmp_path):
     with pytest.raises(InputError, match="2 of 3 rows, first view 1 of image 2"):
         cache.read([1, 1, 1], [3, 2, 5])
     with pytest.raises(InputError, match="27 of 30"):
-        TeacherCache.open(tmp_path / "cache", MANIFEST, cache_only=True)
+        TeacherCache(tmp_path / "cache", MANIFEST, cache_only=True)
     with pytest.raises(InputError, match="other does not exist"):
-        TeacherCache.open(tmp_path / "other", MANIFEST, cache_only=True)
+        TeacherCache(tmp_path / "other", MANIFEST, cache_only=True)
     assert not (tmp_path / "other").exists()
 
 
@@ -123,28 +117,39 @@ def test_rows_that_do_not_exist_are_refused(cache):
 # --- kills and several processes --------------------------------------------------------------------------------------
 
 
+def started(work, *given):
+    """The id of a process that does this work and ends, with 0 where nothing went wrong."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work(*given)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
 @pytest.mark.parametrize("flush", range(1, 7))
 def test_a_kill_at_any_flush_loses_no_more_than_a_batch(tmp_path, flush):
     """The process dies, unasked, in its n-th flush: odd ones are of numbers, even ones of marks."""
-    child = os.fork()
-    if child == 0:
-        flushed, flush_to_disk = [0], os.fsync
+
+    def killed():
+        flushed, flush_to_disk = [], os.fsync
 
         def fsync(number):
-            flushed[0] += 1
-            if flushed[0] == flush + 1:  # the first is the manifest's
+            flushed.append(number)
+            if len(flushed) == flush + 1:  # the first is the manifest's
                 os.kill(os.getpid(), signal.SIGKILL)
             flush_to_disk(number)
 
         os.fsync = fsync
-        try:
-            cache = TeacherCache.open(tmp_path / "cache", MANIFEST)
-            for positions in np.split(np.arange(10), [3, 6]):
-                cache.write(1, positions, logits(1, positions))
-        finally:
-            os._exit(0)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    cache = TeacherCache.open(tmp_path / "cache", MANIFEST)
+        cache = TeacherCache(tmp_path / "cache", MANIFEST)
+        for positions in np.split(np.arange(10), [3, 6]):
+            cache.write(1, positions, logits(1, positions))
+
+    assert os.WTERMSIG(os.waitpid(started(killed), 0)[1]) == signal.SIGKILL
+    cache = TeacherCache(tmp_path / "cache", MANIFEST)
     done = np.setdiff1d(np.arange(10), cache.missing(1))
     assert len(done) == {1: 0, 2: 3, 3: 3, 4: 6, 5: 6, 6: 10}[flush]
     if len(done):
@@ -168,20 +173,16 @@ def test_marks_come_after_numbers_that_are_on_the_disk(cache, monkeypatch):
 
 def test_several_processes_fill_one_cache_at_once(tmp_path):
     """Each opens it by itself, all at the same time, and writes every fourth image."""
-    manifest, children = {**MANIFEST, "images": 40}, []
-    for rank in range(4):
-        children.append(os.fork())
-        if children[-1] == 0:
-            code = 1
-            try:
-                cache = TeacherCache.open(tmp_path / "cache", manifest)
-                for view, position in np.ndindex(3, 10):
-                    cache.write(view, [4 * position + rank], logits(view, [4 * position + rank]))
-                code = 0
-            finally:
-                os._exit(code)
+    manifest = {**MANIFEST, "images": 40}
+
+    def write_fourth(rank):
+        cache = TeacherCache(tmp_path / "cache", manifest)
+        for view, position in np.ndindex(3, 10):
+            cache.write(view, [4 * position + rank], logits(view, [4 * position + rank]))
+
+    children = [started(write_fourth, rank) for rank in range(4)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    cache = TeacherCache.open(tmp_path / "cache", manifest, cache_only=True)
+    cache = TeacherCache(tmp_path / "cache", manifest, cache_only=True)
     for view in range(3):
         close(cache.read(view, np.arange(40)), logits(view, range(40)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
@@ -194,7 +195,7 @@ def test_processes_that_do_not_start_together_leave_no_image_to_nobody(tmp_path,
         together = {"is_available": True, "is_initialized": True, "get_rank": rank, "get_world_size": 2}
         fake = {name: lambda value=value: value for name, value in together.items()}
         monkeypatch.setattr(module, "dist", SimpleNamespace(**fake, barrier=lambda: None))
-        cache = TeacherCache.open(tmp_path / "cache", manifest_of(data, NAMES, 4, "d1e9"))
+        cache = TeacherCache(tmp_path / "cache", manifest_of(data, NAMES, 4, "d1e9"))
         fill(cache, data, data.ask)
         half = [cache.missing(view).tolist() for view in (0, 1)]
         assert half == ([[1, 3, 5, 7, 9]] * 2 if rank == 0 else [[]] * 2)
@@ -219,12 +220,12 @@ def test_processes_that_do_not_start_together_leave_no_image_to_nobody(tmp_path,
 )
 def test_a_cache_of_something_else_is_refused_by_field(tmp_path, field, value, difference):
     filled(tmp_path / "cache")
-    before = files(tmp_path / "cache")
+    before = tree(tmp_path / "cache")
     for cache_only in (False, True):
         with pytest.raises(InputError, match=difference):
-            TeacherCache.open(tmp_path / "cache", {**MANIFEST, field: value}, cache_only=cache_only)
-    assert files(tmp_path / "cache") == before
-    cache = TeacherCache.open(tmp_path / "cache", {**MANIFEST, "teacher": None}, cache_only=True)  # it is not compared
+            TeacherCache(tmp_path / "cache", {**MANIFEST, field: value}, cache_only=cache_only)
+    assert tree(tmp_path / "cache") == before
+    cache = TeacherCache(tmp_path / "cache", {**MANIFEST, "teacher": None}, cache_only=True)  # it is not compared
     close(cache.read(0, 0), logits(0, [0]))
 
 
@@ -248,7 +249,7 @@ def test_the_digest_is_of_parts_in_their_order():
 def test_damaged_caches_are_refused(cache, name, damage):
     damage(cache.folder / name)
     with pytest.raises(InputError, match=f"damaged: its {name}"):
-        TeacherCache.open(cache.folder, MANIFEST)
+        TeacherCache(cache.folder, MANIFEST)
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path):
@@ -257,15 +258,15 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
     for name in ("photos", "file"):
         with pytest.raises(InputError, match=f"{name} has other things"):
-            TeacherCache.open(tmp_path / name, MANIFEST)
+            TeacherCache(tmp_path / name, MANIFEST)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.jpg", "file", "photos"]
     (tmp_path / "empty").mkdir()
-    assert len(TeacherCache.open(tmp_path / "empty", MANIFEST).missing(0)) == 10
+    assert len(TeacherCache(tmp_path / "empty", MANIFEST).missing(0)) == 10
 
 
 def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_is_made(tmp_path):
     with pytest.raises(InputError, match=r"60003\.0 GB for 3 views of 1,000,000,000 images"):
-        TeacherCache.open(tmp_path / "cache", {**MANIFEST, "images": 10**9, "outputs": 10**4})
+        TeacherCache(tmp_path / "cache", {**MANIFEST, "images": 10**9, "outputs": 10**4})
     assert not list(tmp_path.iterdir())
 
 
@@ -293,7 +294,7 @@ def test_a_full_cache_is_served_from_where_nothing_can_be_written(tmp_path, monk
     filled(tmp_path / "cache")
     monkeypatch.setattr(module, "_create", None)
     monkeypatch.setattr(TeacherCache, "_store", None)
-    cache, data = TeacherCache.open(tmp_path / "cache", MANIFEST), Data()
+    cache, data = TeacherCache(tmp_path / "cache", MANIFEST), Data()
     fill(cache, data, data.ask)  # there is nothing to ask for
     assert not data.asked
     assert len(cache.read(np.arange(3), np.arange(3))) == 3
@@ -307,9 +308,9 @@ def test_a_full_cache_is_served_from_where_nothing_can_be_written(tmp_path, monk
 def test_eight_rows_are_drawn_from_those_that_are_done(cache, tmp_path):
     assert cache.sample() == []
     cache.write(2, [1, 4, 8], logits(2, [1, 4, 8]))
-    assert sorted(cache.sample()) == [(2, 1), (2, 4), (2, 8)]
+    assert sorted(cache.sample()) == [[2, 1], [2, 4], [2, 8]]
     full = filled(tmp_path / "full")
-    drawn = [set(full.sample()) for _ in range(30)]
+    drawn = [set(map(tuple, full.sample())) for _ in range(30)]
     assert {len(rows) for rows in drawn} == {8}  # none twice
     assert set.union(*drawn) == set(np.ndindex(3, 10))
 
@@ -339,12 +340,12 @@ def test_filling_asks_for_what_is_missing_and_goes_on_where_it_stopped(cache, tm
     with pytest.raises(KeyboardInterrupt):
         fill(cache, data, stopped)
     assert data.asked == rows[:7]  # of 28 numbers, too few to tell a teacher of probabilities by, and yet kept
-    cache = TeacherCache.open(tmp_path / "cache", MANIFEST)
+    cache = TeacherCache(tmp_path / "cache", MANIFEST)
     assert cache.missing(0).tolist() == [6, 8, 9]
     data.asked.clear()
     fill(cache, data, data.ask)
     assert data.asked == rows[7:]
-    cache = TeacherCache.open(tmp_path / "cache", MANIFEST, cache_only=True)  # complete without the unreadable image
+    cache = TeacherCache(tmp_path / "cache", MANIFEST, cache_only=True)  # complete without the unreadable image
     for view in range(3):
         assert cache.missing(view).tolist() == [6]  # which is tried again when a fit starts
         assert torch.equal(cache.read(view, 9), torch.full((1, 4), 20.0 * view + 9))
@@ -363,7 +364,7 @@ def test_of_a_teacher_of_probabilities_nothing_is_kept(tmp_path, monkeypatch, fu
     (tmp_path / f"late_{function}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     teacher, data = load_teacher(f"late_{function}:f"), Data(views=1, images=40)
-    cache = TeacherCache.open(tmp_path / "cache", manifest_of(data, NAMES, 2, "d1e9"))
+    cache = TeacherCache(tmp_path / "cache", manifest_of(data, NAMES, 2, "d1e9"))
     asked = []
 
     def ask(batch):

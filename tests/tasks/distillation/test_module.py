@@ -2,15 +2,12 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from helpers import Save, same, trainer
-from lightning.pytorch.callbacks import Callback
+from helpers import Save, fitted, same, trainer
 
 from backbone.errors import InputError
-from data.module import WholeImageDataModule
-from data.records import Records
+from data.attributes import AttributesDataModule
 from tasks.distillation.losses import cosine, masked_bce
 from tasks.distillation.module import DistilledLogitsModule, DistilledModule, check_distillation
 from tasks.head import Head
@@ -19,20 +16,9 @@ from tasks.pooled import PooledLinear
 NONE = {"teacher": None, "teacher_weight": None, "distance": "kl", "cache": None, "cache_only": False}
 
 
-class FacesDataModule(WholeImageDataModule):
-    """conftest's faces: whether there is a disc, and a bar."""
-
-    targets = ("attributes",)
-
-    def read(self) -> Records:
-        rows = [line.split() for line in (self.root / "list_attr_celeba.txt").read_text().splitlines()[2:]]
-        splits = [line.split()[1] for line in (self.root / "list_eval_partition.txt").read_text().splitlines()]
-        attributes = np.array([[value == "1" for value in row[1:]] for row in rows], np.int8)
-        columns = {"attributes": attributes, "split": np.array(splits, np.int8)}
-        return Records(self.root / "img_align_celeba", np.array([row[0].encode() for row in rows]), columns)
-
-
 class TinyHead(Head):
+    """Of conftest's faces whether there is a disc, a bar and, which nobody said, a cross."""
+
     monitor, names = "teacher", ("disc", "bar", "cross")
 
     def __init__(self, channels):
@@ -87,36 +73,24 @@ class Embedder(DistilledModule):
 
 
 def build(root, student=Student, views=0, workers=0, **options):
-    data = FacesDataModule(
-        root=str(root), image_size=32, batch_size=4, num_workers=workers, min_crop_area=0.6, views=views
-    )
+    small = {"image_size": 32, "batch_size": 4, "num_workers": workers, "min_crop_area": 0.6}
+    data = AttributesDataModule(root=str(root), views=views, **small)
     torch.manual_seed(0)
     options = {"width_mult": 0.25, "warmup_steps": 2, "lr": 0.01, **options}
     return student(data.input_size, **options), data
 
 
-class Losses(Callback):
-    def __init__(self):
-        self.seen = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.seen.append(outputs["loss"].item())
-
-
 def fit(root, folder, epochs=2, limit_val_batches=0, **options):
-    losses, (student, data) = Losses(), build(root, **options)
-    training = trainer(folder, max_epochs=epochs, limit_val_batches=limit_val_batches, callbacks=[losses])
-    training.fit(student, data)
-    return student, losses.seen
+    student, data = build(root, **options)
+    _, losses = fitted(folder, student, data, max_epochs=epochs, limit_val_batches=limit_val_batches)
+    return student, losses
 
 
 @pytest.fixture(scope="module")
 def teacher(faces_root, tmp_path_factory):
     """A checkpoint of a net trained on labels for an epoch."""
     folder = tmp_path_factory.mktemp("teacher")
-    student, data = build(faces_root)
-    training = trainer(folder, max_epochs=1)
-    training.fit(student, data)
+    training, _ = fitted(folder, *build(faces_root), max_epochs=1)
     training.save_checkpoint(folder / "teacher.ckpt")
     return str(folder / "teacher.ckpt")
 
@@ -146,8 +120,7 @@ def test_a_resumed_run_with_a_cache_and_no_labels_ends_with_the_same_weights(fac
     trainer(tmp_path, callbacks=[Save(tmp_path / "half.ckpt", epoch=0)], max_epochs=2).fit(student, data)
     student, data = build(faces_root, **options)
     student.head.loss = None  # all weight is the teacher's
-    training = trainer(tmp_path, max_epochs=2)
-    training.fit(student, data, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    training, _ = fitted(tmp_path, student, data, ckpt_path=tmp_path / "half.ckpt", max_epochs=2)
     assert same(student.state_dict(), whole.state_dict())
     training.save_checkpoint(tmp_path / "student.ckpt")
     alone, _ = build(faces_root)  # in the checkpoint and the optimiser is no teacher
@@ -289,7 +262,7 @@ def test_an_output_that_is_not_finite_names_its_file_wherever_it_is_asked_for(fa
         module.evaluated(batch_of(255))
 
 
-def test_a_cache_alone_serves_its_own_outputs_and_its_own_teacher(faces_root, functions, tmp_path, capsys):
+def test_a_cache_alone_serves_its_own_outputs_and_its_own_teacher(faces_root, functions, tmp_path, capsys, monkeypatch):
     options = {"cache": str(tmp_path / "cache"), "views": 2}
     start(faces_root, teacher=f"{functions}:f", **options)
     options["cache_only"] = True
@@ -303,12 +276,9 @@ def test_a_cache_alone_serves_its_own_outputs_and_its_own_teacher(faces_root, fu
     assert "gone.ckpt does not exist" in capsys.readouterr().out
     with pytest.raises(InputError, match="its teacher is"):
         start(faces_root, teacher=f"{functions}:g", **options)
-    TinyHead.names = ("bar", "disc", "cross")
-    try:
-        with pytest.raises(InputError, match="its names is"):
-            start(faces_root, **options)
-    finally:
-        TinyHead.names = ("disc", "bar", "cross")
+    monkeypatch.setattr(TinyHead, "names", ("bar", "disc", "cross"))
+    with pytest.raises(InputError, match="its names is"):
+        start(faces_root, **options)
 
 
 @pytest.mark.parametrize(

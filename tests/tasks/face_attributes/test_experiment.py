@@ -1,5 +1,3 @@
-import csv
-import json
 import os
 import signal
 from pathlib import Path
@@ -7,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import refused, same, tree
+from helpers import figures, refused, rows_of, same, tree
 
 from backbone import InputError
 from tasks.face_attributes.__main__ import main
@@ -154,8 +152,7 @@ def test_the_table_has_a_line_for_each_run_and_its_pictures_follow_what_there_is
     assert [cell.strip() for cell in lines[3].strip("|").split("|")] == [
         *("0.25 MobileNet-32", "t", "8", "8,000", "9", "250", "7", "0.500", "0.600", "0.800", "0.864")
     ]
-    with (tmp_path / "table.csv").open(newline="") as file:
-        assert [line["the teacher's"] for line in csv.DictReader(file)] == ["", "0.8", "0.8", ""]
+    assert [line["the teacher's"] for line in rows_of(tmp_path / "table.csv")] == ["", "0.8", "0.8", ""]
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"experiment.png", "unlabelled.png"}
     write_table(tmp_path / "few", rows[:1])
     assert {path.name for path in (tmp_path / "few" / "pictures").iterdir()} == {"experiment.png"}
@@ -173,10 +170,6 @@ def run_of(folder, split):
 
 def checkpoint(folder, name="best"):
     return torch.load(run_of(folder, "val") / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
-def figures(folder, split):
-    return json.loads((run_of(folder, split) / "metrics.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -200,16 +193,15 @@ def teacher(finished, tmp_path):
 def test_the_table_has_the_figures_of_the_runs_and_steps_are_equal(finished):
     _, folder = finished
     names = ["teacher", "0.25_32_distilled", "0.25_32_labels", "0.25_32_distilled_0"]
-    with (folder / "table.csv").open(newline="") as file:
-        rows = dict(zip(names, csv.DictReader(file), strict=True))
+    rows = dict(zip(names, rows_of(folder / "table.csv"), strict=True))
     for name, row in rows.items():
         for split in ("val", "test"):
-            assert float(row[f"{split} mean AP"]) == figures(folder / name, split)[f"{split}/map"]
+            assert float(row[f"{split} mean AP"]) == figures(run_of(folder / name, split))[f"{split}/map"]
         assert int(row["steps"]) == checkpoint(folder / name, "last")["global_step"] == (1 if name == "teacher" else 3)
         parameters = checkpoint(folder / name)["state_dict"]
         norms = ("running_mean", "running_var", "num_batches_tracked")
         assert int(row["params"]) == sum(v.numel() for key, v in parameters.items() if not key.endswith(norms))
-    assert float(rows["0.25_32_distilled"]["the teacher's"]) == figures(folder / "teacher", "test")["test/map"]
+    assert float(rows["0.25_32_distilled"]["the teacher's"]) == figures(run_of(folder / "teacher", "test"))["test/map"]
     images = [(row["labelled"], row["unlabelled"]) for row in rows.values()]
     assert images == [("8", "0"), ("8", "8"), ("8", "0"), ("8", "0")]
 
@@ -280,6 +272,6 @@ def test_a_teacher_may_know_more_than_its_students(faces_root, teacher, tmp_path
     file = write(tmp_path, faces_root, teacher=str(teacher), steps=1, **ALONE)
     assert main(["experiment", "--config", str(file), "--data.attributes", "[Bar]"]) == 0
     folder = Path("runs") / "face_attributes" / "tiny"
-    with (folder / "table.csv").open(newline="") as table:
-        [student] = csv.DictReader(table)
-    assert float(student["the teacher's"]) == figures(folder / "0.25_32_distilled", "test")["test/teacher_map"]
+    [student] = rows_of(folder / "table.csv")
+    tested = figures(run_of(folder / "0.25_32_distilled", "test"))
+    assert float(student["the teacher's"]) == tested["test/teacher_map"]

@@ -1,15 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from helpers import same, trainer
-from lightning.pytorch.callbacks import Callback
+from helpers import fitted, same, trainer
 
 from backbone import InputError
 from data.attributes import AttributesDataModule
 from tasks.face_attributes.metrics import choose_thresholds
 from tasks.face_attributes.module import FaceAttributesModule
 
-OF_DATA = ("views", "unlabelled", "labelled_fraction")
+OF_DATA = ("unlabelled", "labelled_fraction")
 
 
 class ShuffledLabels(AttributesDataModule):
@@ -31,34 +30,24 @@ def build(root, data_class=AttributesDataModule, **settings):
     return FaceAttributesModule(datamodule.categories, datamodule.input_size, **options), datamodule
 
 
-class Losses(Callback):
-    def __init__(self):
-        self.seen = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.seen.append(outputs["loss"].item())
-
-
 @pytest.fixture(scope="module")
 def teacher(faces_root, tmp_path_factory):
     """A checkpoint of a net trained for two epochs."""
     folder = tmp_path_factory.mktemp("teacher")
-    training = trainer(folder, max_epochs=2)
-    training.fit(*build(faces_root))
+    training, _ = fitted(folder, *build(faces_root), max_epochs=2)
     training.save_checkpoint(folder / "teacher.ckpt")
     return str(folder / "teacher.ckpt")
 
 
-def fit(root, folder, max_epochs=1, **settings):
-    losses = Losses()
+def fit(root, folder, **settings):
     module, data = build(root, **settings)
-    trainer(folder, callbacks=[losses], max_epochs=max_epochs).fit(module, data)
-    return module, losses.seen
+    trainer(folder, max_epochs=1).fit(module, data)
+    return module
 
 
 def test_with_a_teacher_alone_the_labels_change_nothing(faces_root, teacher, tmp_path):
     def weights(**settings):
-        return fit(faces_root, tmp_path, teacher=teacher, **settings)[0].state_dict()
+        return fit(faces_root, tmp_path, teacher=teacher, **settings).state_dict()
 
     assert same(weights(), weights(data_class=ShuffledLabels))
     assert not same(*(weights(teacher_weight=0.5, data_class=c) for c in (AttributesDataModule, ShuffledLabels)))
@@ -66,8 +55,7 @@ def test_with_a_teacher_alone_the_labels_change_nothing(faces_root, teacher, tmp
 
 def test_thresholds_are_chosen_on_validation_and_travel_with_the_weights(faces_root, tmp_path):
     module, datamodule = build(faces_root)
-    training = trainer(tmp_path, max_epochs=2, limit_val_batches=1.0)
-    training.fit(module, datamodule)
+    training, _ = fitted(tmp_path, module, datamodule, max_epochs=2, limit_val_batches=1.0)
     training.save_checkpoint(tmp_path / "end.ckpt")
     module.eval()
     batches = list(datamodule.val_dataloader())  # 4 and 2
@@ -96,5 +84,5 @@ def test_labels_are_needed_where_they_count(faces_root, teacher, tmp_path):
     for taught in ({}, {"teacher": teacher, "teacher_weight": 0.9}):
         with pytest.raises(InputError, match="none of the 8 training images has a label"):
             fit(faces_root, tmp_path, **settings, **taught)
-    module, _ = fit(faces_root, tmp_path, **settings, teacher=teacher)  # the teacher needs none
+    module = fit(faces_root, tmp_path, **settings, teacher=teacher)  # the teacher needs none
     assert module.head.teachers == [teacher]

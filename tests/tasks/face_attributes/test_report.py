@@ -1,26 +1,15 @@
-import csv
-import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from helpers import tree
-from PIL import Image
+from helpers import figures, is_color, pixels, rows_of, tree
 
 from tasks.face_attributes import report
 from tasks.face_attributes.metrics import by_subgroup, evaluate
 from tasks.face_attributes.report import Evaluated, surest_errors, write_model_card, write_report
 
 NAMES = ["Hat", "Smiling", "Eyeglasses", "Bald"]
-BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
-GREY = (160, 160, 160)
-
-
-def color_of(position):
-    return 40 + 40 * (position % 5), 90, 200 - 40 * (position % 5)
-
-
-def image(position):
-    return np.full((60, 80, 3), color_of(position), np.uint8)
+BLUE = (0, 114, 178)
 
 
 def evaluated(logits, targets, names=NAMES, thresholds=None, teacher=None):
@@ -30,43 +19,17 @@ def evaluated(logits, targets, names=NAMES, thresholds=None, teacher=None):
     return Evaluated("test", names, logits, targets, thresholds, scores, teacher)
 
 
-def write(folder, *given, open_image=image, **more):
+def write(folder, *given, **more):
     found = evaluated(*given, **more)
-    write_report(folder, found, [f"images/{k}.jpg" for k in range(len(found.logits))], open_image)
-    return found.scores, json.loads((folder / "metrics.json").read_text())
+    files = [f"images/{k}.jpg" for k in range(len(found.logits))]
+    write_report(folder, found, files, lambda position: np.full((60, 80, 3), position, np.uint8))
+    return found.scores, figures(folder)
 
 
 def noisy(num_images, num_attributes, seed=0, noise=1.0):
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, 2, (num_images, num_attributes)).astype(np.int8)
     return (2 * targets - 1 + noise * rng.normal(size=targets.shape)).astype(np.float32), targets
-
-
-def rows_of(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def pixels(path):
-    return np.asarray(Image.open(path).convert("RGB"))
-
-
-def is_color(image, color):
-    return (image == np.asarray(color, np.uint8)).all(axis=-1)
-
-
-@pytest.fixture
-def captions(monkeypatch):
-    """What is written under the tiles; without the plot that matplotlib takes half a second for."""
-    written = []
-    sheet = report.contact_sheet
-    monkeypatch.setattr(report, "_plot_attributes", lambda *_: None)
-    monkeypatch.setattr(
-        report,
-        "contact_sheet",
-        lambda tiles, texts, *rest, **more: [written.extend(texts), sheet(tiles, texts, *rest, **more)],
-    )
-    return written
 
 
 # "Hat": the second of four has it, AP 1/2. "Smiling": perfect. "Eyeglasses": nobody has them. "Bald": unknown but one.
@@ -107,12 +70,6 @@ def test_the_table_of_attributes_begins_with_the_worst_and_ends_with_those_left_
     assert of_teacher == {"balanced_accuracy": 0.5, "f1": 0, "accuracy": 0.75, "ece": 0.25}
 
 
-@pytest.mark.usefixtures("captions")
-def test_without_a_teacher_there_are_no_columns_of_one(tmp_path):
-    write(tmp_path, LOGITS, TARGETS)
-    assert not [name for name in rows_of(tmp_path / "per_attribute.csv")[0] if "teacher" in name]
-
-
 def test_every_image_has_the_probability_of_each_attribute(written):
     rows = rows_of(written[0] / "predictions.csv")
     assert rows[1] == {
@@ -150,6 +107,7 @@ def test_where_nothing_can_be_measured_there_still_is_a_report(tmp_path, num_ima
     _, metrics = write(tmp_path, np.zeros((num_images, 4)), np.full((num_images, 4), -1))
     assert metrics["test/map"] is None
     assert len(rows_of(tmp_path / "predictions.csv")) == num_images
+    assert not [name for name in rows_of(tmp_path / "per_attribute.csv")[0] if "teacher" in name]  # there is none
     for name in ("per_attribute", "worst_errors"):
         assert (pixels(tmp_path / "pictures" / f"{name}.png") < 100).any()
 
@@ -167,14 +125,15 @@ def test_any_name_is_drawn_without_a_warning_and_kept_in_the_tables(tmp_path):
 # ------------------------------------------------------------------------------------------------------- the sheet
 
 
-def test_the_surest_errors_have_prediction_and_target_in_their_captions(tmp_path, captions):
+def test_the_surest_errors_have_prediction_and_target_in_their_captions(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "contact_sheet", sheet := Mock())
     logits = np.float32([[4, 0], [-3, 5], [1, -3], [-1, -6]])
     targets = np.int8([[0, -1], [1, 0], [1, 0], [0, 1]])
     thresholds = np.array([0.5, 0.25])
     write(tmp_path, logits, targets, NAMES[:2], thresholds, teacher=np.zeros((4, 2), np.float32))
     # from the threshold's logit, -1.10, the second attribute is wrong by 6.1 and by 4.9, the first by 4 and by 3, of
     # which the last is in an image that has come already
-    assert captions == [
+    assert sheet.call_args.args[1] == [
         "Smiling 0.99, target no\nyes from 0.25; teacher 0.50; 1 more wrong\nimages/1.jpg",
         "Smiling 0.00, target yes\nyes from 0.25; teacher 0.50\nimages/3.jpg",
         "Hat 0.98, target no\nteacher 0.50\nimages/0.jpg",
@@ -211,13 +170,13 @@ def test_the_same_input_gives_the_same_files(tmp_path):
 # -------------------------------------------------------------------------------------------------------- model card
 
 
-def card(path, names=NAMES, subgroups=None, teachers=(), licence=""):
+def card(path, names=NAMES, groups=None, teachers=(), licence=""):
     logits, targets = noisy(60, len(names))
     targets[:, 0] = 1  # left out
     found = evaluated(logits, targets, names, None, logits if teachers else None)
     data = {"data": "Faces drawn by code.", "licence": licence, "scored": "test"}
-    write_model_card(path, found, model="M.", **data, subgroups=subgroups or {}, teachers=teachers)
-    return path.read_text("utf-8"), found.scores
+    write_model_card(path, found, model="M.", **data, groups=groups or {}, teachers=teachers)
+    return path.read_text("utf-8"), found
 
 
 def table(text, head):
@@ -235,10 +194,10 @@ def table(text, head):
 
 
 def test_the_card_has_the_figures_and_what_the_law_asks_to_be_said(tmp_path):
-    text, scores = card(tmp_path / "model_card.md")
+    text, found = card(tmp_path / "model_card.md")
     figures = table(text, "figure")
-    assert figures["mean average precision"] == [f"{scores.figures['map']:.3f}"]
-    assert figures["balanced accuracy"] == [f"{scores.figures['balanced_accuracy']:.3f}"]
+    assert figures["mean average precision"] == [f"{found.scores.figures['map']:.3f}"]
+    assert figures["balanced accuracy"] == [f"{found.scores.figures['balanced_accuracy']:.3f}"]
     for word in ("Faces drawn by code.", "Article 5(1)(g)", "Annex III, 1(b)", "Article 50(3)", "To identify a person"):
         assert word in text
     for word in ("CelebA", "commercial", "teacher", "ethnic origin"):  # nothing of these here
@@ -257,13 +216,11 @@ def test_celebas_terms_and_its_sensitive_attributes_are_in_the_card(tmp_path):
 
 
 def test_the_subgroups_are_a_table_with_two_rows_for_each_attribute_named(tmp_path):
-    logits, targets = noisy(80, 4, seed=3)
-    limits, nobody = np.full(4, 0.5), np.zeros(80, np.int8)
-    groups = {"Smiling": targets[:, 1], "a|b": targets[:, 3], "nobody": nobody}
-    subgroups = {name: by_subgroup(logits, targets, group, limits) for name, group in groups.items()}
-    rows = table(card(tmp_path / "card.md", subgroups=subgroups)[0], "images")
+    halves = np.arange(60) % 2
+    text, found = card(tmp_path / "card.md", groups={"Smiling": halves, "a|b": 1 - halves, "nobody": 0 * halves})
+    rows = table(text, "images")
     assert list(rows) == [f"{which} `{name}`" for name in ("Smiling", "a/b", "nobody") for which in ("with", "without")]
-    part = subgroups["Smiling"]["without"]
+    part = by_subgroup(found.logits, found.targets, halves, found.thresholds)["without"]
     names = ("map", "base_rate", "balanced_accuracy", "f1", "accuracy")
     assert rows["without `Smiling`"] == [str(int(part["images"])), "3", *(f"{part[name]:.3f}" for name in names)]
     assert rows["with `nobody`"] == ["0", "0", *["not measured"] * 5]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import trainer
+from helpers import fitted
 from torch import nn
 
 from data.attributes import AttributesDataModule
@@ -29,8 +29,7 @@ def teacher(people_root, tmp_path_factory):
     datamodule = AttributesDataModule(root=str(people_root), image_size=32, batch_size=8, num_workers=0)
     torch.manual_seed(0)
     module = FaceAttributesModule(datamodule.categories, datamodule.input_size, width_mult=0.25, lr=0.01)
-    training = trainer(folder, max_epochs=2)
-    training.fit(module, datamodule)
+    training, _ = fitted(folder, module, datamodule, max_epochs=2)
     training.save_checkpoint(folder / "teacher.ckpt")
     module.train()
     for norm in module.modules():

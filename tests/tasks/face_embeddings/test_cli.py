@@ -1,15 +1,15 @@
 """The real command, in-process: what a user types, what they see, and what is left on disk."""
 
-import csv
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import refused, tree
+from helpers import completed, figures, refused, rows_of, tree
 from PIL import Image
 
 from backbone import InputError
@@ -22,10 +22,7 @@ SMALL = ["--model.width_mult", "0.25", "--model.embedding_size", "16", "--data.i
 SMALL += ["--data.batch_size", "4", "--data.num_workers", "0"]
 SHORT = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
 FIGURES = {"verification_accuracy", "verification_accuracy_std", "tar_at_far_0.001", "auc"}
-
-
-def last_run(capsys):
-    return Path(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("run: "))
+run = partial(completed, main)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +33,11 @@ def trained(people_root, teacher, tmp_path_factory):
     given += ["--model.weights", teacher, "--model.trunk_lr_mult", "0"]  # so soon a trunk of its own tells nothing
     assert main(["fit", *given, "--model.teacher", teacher]) == 0
     return (folder / "face_embeddings" / "latest").resolve()
+
+
+@pytest.fixture
+def best(trained):
+    return str(trained / "checkpoints" / "best.ckpt")
 
 
 @pytest.fixture
@@ -51,18 +53,17 @@ def lfw(people_root, tmp_path):
     return ["--data.pairs", str(tmp_path / "pairs.txt"), "--data.pairs_root", str(tmp_path / "lfw")]
 
 
-def test_a_run_leaves_what_the_readme_promises_and_the_data_as_they_were(trained, people_root, capsys):
+def test_a_run_leaves_what_the_readme_promises_and_the_data_as_they_were(best, people_root, capsys):
     before = tree(people_root)
-    assert main(["test", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt")]) == 0
-    run = last_run(capsys)
+    _, folder = run(capsys, "test", "--ckpt_path", best)
     assert tree(people_root) == before
     names = {"config.yaml", "metrics.json", "nets.csv", "pairs.csv", "images.csv", "pictures"}
-    assert {path.name for path in run.iterdir()} >= names
+    assert {path.name for path in folder.iterdir()} >= names
     pictures = {"roc.png", "worst_pairs.png", "farthest_from_teacher.png"}
-    assert {path.name for path in (run / "pictures").iterdir()} == pictures
-    figures = json.loads((run / "metrics.json").read_text())
-    assert {f"test/{who}{name}" for name in FIGURES for who in ("", "teacher_")} <= set(figures)
-    assert (figures["test/images"], figures["test/pairs"]) == (8, 8)
+    assert {path.name for path in (folder / "pictures").iterdir()} == pictures
+    scores = figures(folder)
+    assert {f"test/{who}{name}" for name in FIGURES for who in ("", "teacher_")} <= set(scores)
+    assert (scores["test/images"], scores["test/pairs"]) == (8, 8)
 
 
 def test_on_the_sample_the_newest_net_of_attributes_is_the_teacher_and_config_yaml_names_it(
@@ -80,20 +81,17 @@ def test_on_the_sample_the_newest_net_of_attributes_is_the_teacher_and_config_ya
         path = Path(f"elsewhere/face_attributes/2026-01-0{day}_00-00-00/checkpoints/best.ckpt")
         path.parent.mkdir(parents=True)
         torch.save(contents if day == 3 else {**contents, "datamodule_hyper_parameters": of_sample}, path)
-    assert main([*given, *elsewhere]) == 0
-    run = last_run(capsys)
-    assert "2026-01-02" in yaml.safe_load((run / "config.yaml").read_text())["model"]["teacher"]
+    _, folder = run(capsys, *given, *elsewhere)
+    assert "2026-01-02" in yaml.safe_load((folder / "config.yaml").read_text())["model"]["teacher"]
     assert not Path("runs").exists()
-    assert main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt")]) == 0
-    assert "test/teacher_auc" in json.loads((last_run(capsys) / "metrics.json").read_text())
+    _, folder = run(capsys, "test", "--ckpt_path", str(folder / "checkpoints" / "best.ckpt"))
+    assert "test/teacher_auc" in figures(folder)
 
 
-def test_lfws_list_is_scored_and_the_loaded_net_is_the_tested_one(trained, lfw, tmp_path, capsys):
-    best = trained / "checkpoints" / "best.ckpt"
-    given = ["test", "--ckpt_path", str(best), "--data.root", "gone", *lfw, "--trainer.precision", "32-true"]
-    assert main(given) == 0
-    with (last_run(capsys) / "pairs.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+def test_lfws_list_is_scored_and_the_loaded_net_is_the_tested_one(best, lfw, tmp_path, capsys):
+    given = ["--ckpt_path", best, "--data.root", "gone", *lfw, "--trainer.precision", "32-true"]
+    _, folder = run(capsys, "test", *given)
+    rows = rows_of(folder / "pairs.csv")
     assert [(row["first"], row["second"], row["same"], row["fold"]) for row in rows] == [
         ("Ann_Lee/Ann_Lee_0001.jpg", "Ann_Lee/Ann_Lee_0002.jpg", "1", "0"),
         ("Ann_Lee/Ann_Lee_0001.jpg", "Cy/Cy_0002.jpg", "0", "0"),
@@ -115,48 +113,42 @@ def test_lfws_list_is_scored_and_the_loaded_net_is_the_tested_one(trained, lfw, 
         embed("nowhere.jpg")
 
 
-def test_a_pair_with_an_unreadable_image_is_left_out_and_counted(trained, lfw, tmp_path, capsys):
+def test_a_pair_with_an_unreadable_image_is_left_out_and_counted(best, lfw, tmp_path, capsys):
     (tmp_path / "lfw" / "Cy" / "Cy_0002.jpg").write_bytes(b"no image")
-    given = ["test", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt"), *lfw]
-    assert main([*given, "--data.max_bad_fraction", "0.5"]) == 0
-    run = last_run(capsys)
-    figures = json.loads((run / "metrics.json").read_text())
-    assert (figures["test/pairs"], figures["test/pairs_left_out"], figures["test/images"]) == (3, 1, 5)
-    assert "Cy_0002.jpg" in (run / "bad_images.txt").read_text()
+    _, folder = run(capsys, "test", "--ckpt_path", best, *lfw, "--data.max_bad_fraction", "0.5")
+    assert [figures(folder)[f"test/{name}"] for name in ("pairs", "pairs_left_out", "images")] == [3, 1, 5]
+    assert "Cy_0002.jpg" in (folder / "bad_images.txt").read_text()
 
 
 def test_without_known_people_the_distance_from_the_teacher_is_all(faces_root, teacher, capsys):
-    given = ["--data.root", str(faces_root), *SMALL, *SHORT, "--model.teacher", teacher]
-    assert main(["fit", *given]) == 0
-    run = last_run(capsys)
-    figures = json.loads((run / "metrics.json").read_text())
-    assert set(figures) == {f"val/{name}" for name in ("images", "cosine", "squared_distance", "teacher_spread")}
-    assert (run / "checkpoints" / "best.ckpt").is_file()
-    assert load(run / "checkpoints" / "best.ckpt").head.threshold is None
+    _, folder = run(capsys, "fit", "--data.root", str(faces_root), *SMALL, *SHORT, "--model.teacher", teacher)
+    names = ("images", "cosine", "squared_distance", "teacher_spread")
+    assert set(figures(folder)) == {f"val/{name}" for name in names}
+    assert load(folder / "checkpoints" / "best.ckpt").head.threshold is None
 
 
 def test_an_interrupted_run_goes_on_with_its_own_teacher(trained, capsys):
     """The teacher and its size, which the config may leave to be found out, are those of the checkpoint."""
-    given = ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt"), "--trainer.max_epochs", "2"]
-    assert main(["fit", *given]) == 0
-    assert (last_run(capsys) / "checkpoints" / "best.ckpt").is_file()
+    last = str(trained / "checkpoints" / "last.ckpt")
+    _, folder = run(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "2")
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
 
 
-def test_predict_embeds_and_measures(trained, people_root, capsys):
-    best, folder = str(trained / "checkpoints" / "best.ckpt"), people_root / "img_align_celeba"
-    assert main(["predict", "--ckpt_path", best, "--source", str(folder)]) == 0
-    run = last_run(capsys)
-    embeddings = np.load(run / "embeddings.npy")
-    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+def test_predict_embeds_and_measures(best, people_root, capsys):
+    faces = people_root / "img_align_celeba"
+    one = str(faces / "000003.jpg")
+
+    def predicted(*options):
+        printed, folder = run(capsys, "predict", "--ckpt_path", best, "--source", str(faces), *options)
+        lines = (folder / "predictions.jsonl").read_text().splitlines()
+        return printed, np.load(folder / "embeddings.npy"), [json.loads(line) for line in lines]
+
+    _, embeddings, rows = predicted()
     assert embeddings.shape == (24, 16)
     embed, threshold = load(best), load(best).head.threshold
     for row in rows[::6]:
         np.testing.assert_array_equal(embeddings[row["row"]], embed(row["file"]))
-    one = str(folder / "000003.jpg")
-    assert main(["predict", "--ckpt_path", best, "--source", str(folder), "--against", one]) == 0
-    printed = capsys.readouterr().out
-    run = Path(printed.strip().splitlines()[-1].removeprefix("run: "))
-    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    printed, _, rows = predicted("--against", one)
     distances = {row["file"]: row["squared_distance"] for row in rows}
     assert distances[one] == 0
     assert max(distances.values()) > 0.01

@@ -1,7 +1,5 @@
-import csv
-import json
-
 import numpy as np
+from helpers import figures, rows_of
 from PIL import Image
 
 from data.face_pairs import Pairs
@@ -22,22 +20,16 @@ def case(rows=24, count=60, seed=0):
     return student, teacher, pairs
 
 
-def write(folder, student, teacher, pairs, open_image=None):
+def write(folder, student, teacher, pairs):
     files = [f"person_{i // 2}/{i:03}.jpg" for i in range(len(student))]
-    image = open_image or (lambda i: np.full((40 + i, 50, 3), 8 * i, np.uint8))
     scores = evaluate(student, pairs, None if teacher is None else student, teacher)
-    write_report(folder, "test", scores, files, image)
-    return json.loads((folder / "metrics.json").read_text()), scores, files
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    write_report(folder, "test", scores, files, lambda i: np.full((40 + i, 50, 3), 8 * i, np.uint8))
+    return figures(folder), scores, files
 
 
 def test_the_tables_say_what_the_figures_say(tmp_path):
     flat, scores, files = write(tmp_path, *case())
-    rows = table(tmp_path / "pairs.csv")
+    rows = rows_of(tmp_path / "pairs.csv")
     assert len(rows) == 60
     by_fold = [[int(row["right"]) for row in rows if row["fold"] == str(fold)] for fold in range(3)]
     assert np.isclose(np.mean([np.mean(right) for right in by_fold]), flat["test/verification_accuracy"])
@@ -47,12 +39,12 @@ def test_the_tables_say_what_the_figures_say(tmp_path):
         accepted = float(row["squared_distance"]) <= float(row["threshold"])
         assert (row["same"], row["accepted"]) == (str(int(pairs.same[i])), str(int(accepted)))
         assert float(row["teacher_squared_distance"]) == round(scores.teacher.distances[i], 6)
-    student, teacher = table(tmp_path / "nets.csv")
+    student, teacher = rows_of(tmp_path / "nets.csv")
     assert (student["net"], teacher["net"]) == ("student", "teacher")
     for name in ("verification_accuracy", "auc", "tar_at_far_0.001"):
         assert float(student[name]) == flat[f"test/{name}"]
         assert float(teacher[name]) == flat[f"test/teacher_{name}"]
-    cosines = [float(row["cosine_to_teacher"]) for row in table(tmp_path / "images.csv")]
+    cosines = [float(row["cosine_to_teacher"]) for row in rows_of(tmp_path / "images.csv")]
     assert cosines == sorted(cosines)
     assert np.isclose(np.mean(cosines), flat["test/cosine"], atol=1e-6)
 
@@ -90,7 +82,7 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
         found = {path.relative_to(tmp_path / name).as_posix() for path in (tmp_path / name).rglob("*.*")}
         assert found == files | {"metrics.json"}
         assert (tmp_path / name / "pictures").is_dir()
-    assert [row["net"] for row in table(tmp_path / "pairs" / "nets.csv")] == ["student"]
+    assert [row["net"] for row in rows_of(tmp_path / "pairs" / "nets.csv")] == ["student"]
 
 
 def test_one_fold_has_no_accuracy_and_perfect_pairs_no_errors(tmp_path):
@@ -98,6 +90,6 @@ def test_one_fold_has_no_accuracy_and_perfect_pairs_no_errors(tmp_path):
     flat, _, _ = write(tmp_path, np.repeat(np.eye(12), 2, axis=0), None, pairs._replace(folds=0 * pairs.folds))
     assert flat["test/verification_accuracy"] is None
     assert flat["test/auc"] == 1
-    assert table(tmp_path / "nets.csv")[0]["verification_accuracy"] == ""
+    assert rows_of(tmp_path / "nets.csv")[0]["verification_accuracy"] == ""
     assert Image.open(tmp_path / "pictures" / "worst_pairs.png").size[1] < 100  # a title alone
     write(tmp_path / "collapsed", np.ones((24, 4)), None, pairs)  # no distance tells anything
