@@ -77,7 +77,9 @@ def test_a_checkpoint_predicts_in_a_fresh_process_without_the_data_or_a_network(
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    row = json.loads(done.stdout.splitlines()[0])
+    first, row, *_ = done.stdout.splitlines()
+    assert first == f"checkpoint: {best}"
+    row = json.loads(row)
     result = load(best)(tmp_path / "image.jpg")
     assert (row["latitude"], row["longitude"]) == pytest.approx(tuple(result.latlng), abs=1e-5)
     assert [cell["cell"] for cell in row["cells"]] == result.tokens
@@ -112,7 +114,7 @@ def test_positions_in_exif_are_read_only_to_compare_whatever_the_files_name(best
     assert point["properties"]["file"] == names[1]
 
     assert main([*given, "--compare", "--top_k", "2", "--decode", "expected", "--crops", "5"]) == 0
-    with_exif, without, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines()[:3])
+    with_exif, without, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines()[1:4])
     assert with_exif["exif"][0] == pytest.approx(48.86, abs=1)
     assert with_exif["distance_km"] > 0
     assert len(with_exif["cells"]) == 2
