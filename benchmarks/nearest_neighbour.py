@@ -10,7 +10,6 @@ import argparse
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
@@ -20,7 +19,7 @@ from data.geotagged import GeotaggedDataModule
 from tasks.accelerator import retain_freed_memory
 from tasks.geolocalization import s2
 from tasks.geolocalization.cells import partitions_of
-from tasks.geolocalization.metrics import within
+from tasks.geolocalization.metrics import nearness
 from tasks.geolocalization.sphere import haversine_km
 
 _SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
@@ -59,8 +58,8 @@ def main() -> None:
     frequent = cells.latlng[cells.counts.argmax()]
     for name, predicted in (("nearest neighbour", latlng[nearest]), ("most frequent cell", frequent)):
         distance = haversine_km(predicted, truth)
-        shares = ", ".join(f"{figure} {share:.3f}" for figure, share in within(distance).items())
-        print(f"{name}: {shares}, median {np.median(distance):,.0f} km")
+        *shares, (_, median) = nearness(distance).items()
+        print(f"{name}: {', '.join(f'{figure} {share:.3f}' for figure, share in shares)}, median {median:,.0f} km")
 
 
 if __name__ == "__main__":

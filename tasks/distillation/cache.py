@@ -76,10 +76,8 @@ class TeacherCache:
             _create(folder, manifest)
         _check(folder, manifest)
         shape = manifest["views"], manifest["images"], manifest["outputs"]
-        self._logits, self._done = (
-            _map(folder, "logits.npy", np.float16, shape),
-            _map(folder, "done.npy", np.uint8, shape[:2]),
-        )
+        self._logits = _map(folder, "logits.npy", np.float16, shape)  # (V, N, K)
+        self._done = _map(folder, "done.npy", np.uint8, shape[:2])  # (V, N)
         missing = int((self._done == _MISSING).sum())
         if cache_only and missing:
             lacks = f"lacks {missing:,} of {self._done.size:,} rows"

@@ -14,7 +14,7 @@ from data.attributes import AttributesDataModule
 from data.folders import say
 from data.records import Records, Split
 from tasks.distillation.losses import masked_bce
-from tasks.face_attributes.metrics import by_subgroup, check_finite, choose_thresholds, evaluate
+from tasks.face_attributes.metrics import check_finite, choose_thresholds, evaluate
 from tasks.face_attributes.provenance import Source, licences, sentence, source_of
 from tasks.face_attributes.report import Evaluated, write_model_card, write_report
 from tasks.head import Head
@@ -89,16 +89,14 @@ class AttributesHead(Head):
     def report(self, folder: Path, split: Split, data: AttributesDataModule, settings: Mapping[str, Any]) -> None:
         """Write metrics, tables, pictures and the model card."""
         positions, evaluated = self.positions, self.evaluated
-        groups = {name: group[positions] for name, group in data.subgroups(split).items()}
         scored, (height, width) = source_of(data), settings["input_size"]
-        scores = evaluated.logits, evaluated.targets
         write_model_card(
             folder / "model_card.md",
             evaluated,
             model=f"A {trunk_words(settings)} for images of {height} x {width} px.",
             data=f"{sentence(self.provenance)} Scored on {len(positions):,} images of {scored['data']}.",
             licence=licences([*self.provenance, scored]),
-            subgroups={name: by_subgroup(*scores, group, self.thresholds) for name, group in groups.items()},
+            groups={name: group[positions] for name, group in data.subgroups(split).items()},
             scored=data.hparams["test_split"] if split == "test" else split,
             teachers=self.teachers,
         )

@@ -9,7 +9,7 @@ from scipy.special import expit, logit
 from tqdm import tqdm
 
 from tasks import reporting
-from tasks.face_attributes.metrics import Scores
+from tasks.face_attributes.metrics import Scores, by_subgroup
 from tasks.plotting import contact_sheet, fit, image_or_grey
 from tasks.reporting import BLUE, DPI, ORANGE, as_code, clipped, count_of, legible, markdown_table, number, save_figure
 
@@ -217,14 +217,14 @@ def write_model_card(
     model: str,
     data: str,
     licence: str,
-    subgroups: Mapping[str, Mapping[str, Mapping[str, float]]],
+    groups: Mapping[str, np.ndarray],
     scored: str,
     teachers: Sequence[str] = (),
 ) -> None:
     """Write the model card; `model`, `data` and `licence` ("" where no data named one) are sentences.
 
-    `subgroups` is what `by_subgroup` gave for each attribute that divides the images, `scored` the split by the data's
-    name for it, and `teachers` are those that the net learned from.
+    `groups` are the attributes that divide the images, (N,) as `by_subgroup` takes them, `scored` the split by the
+    data's name for it, and `teachers` are those that the net learned from.
     """
     names = [as_code(name) for name in evaluated.names]
     model = f"{model} It says yes or no to {count_of(len(names), 'attribute')} of one face: {', '.join(names)}."
@@ -238,7 +238,7 @@ def write_model_card(
     limits = _LIMITS + f"\n- {', '.join(sensitive)}: {_OF_SENSITIVE}" * bool(sensitive)
     parts = {
         f"Figures on `{scored}`": flatter * (scored in ("train", "all")) + _figures_part(evaluated),
-        "Subgroups": _subgroups_part(subgroups, len(names)),
+        "Subgroups": _subgroups_part(evaluated, groups),
         "Intended use": _INTENDED,
         "Not intended": _NOT_INTENDED,
         "Limits": limits,
@@ -259,13 +259,14 @@ def _figures_part(evaluated: Evaluated) -> str:
     return "\n\n".join([over, reporting.figures_table(figures, _FIGURES), lowest])
 
 
-def _subgroups_part(subgroups: Mapping[str, Mapping[str, Mapping[str, float]]], num_attributes: int) -> str:
-    if not subgroups:
+def _subgroups_part(evaluated: Evaluated, groups: Mapping[str, np.ndarray]) -> str:
+    if not groups:
         return "Not measured: no attribute was named to divide the images by. Do not assume that groups fare alike."
     rows = []
-    for attribute, groups in subgroups.items():
-        for which, figures in groups.items():
-            counts = f"{int(figures['images']):,}", f"{num_attributes - int(figures['attributes_left_out'])}"
+    for attribute, group in groups.items():
+        subgroups = by_subgroup(evaluated.logits, evaluated.targets, group, evaluated.thresholds)
+        for which, figures in subgroups.items():
+            counts = f"{int(figures['images']):,}", f"{len(evaluated.names) - int(figures['attributes_left_out'])}"
             values = (number(figures[name]) for name in ("map", "base_rate", "balanced_accuracy", "f1", "accuracy"))
             rows.append([f"{which} {as_code(attribute)}", *counts, *values])
     head = ["images", "number", "attributes", "mean AP", "guessing", "balanced accuracy", "F1", "accuracy"]

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,30 +67,25 @@ class Partition:
 
     def to_dict(self) -> dict[str, Any]:
         """Lists and numbers alone, which a checkpoint holds whoever reads it; exact."""
-        entries = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {k: value.tolist() if isinstance(value, np.ndarray) else value for k, value in entries.items()}
+        return {k: value.tolist() if isinstance(value, np.ndarray) else value for k, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any]) -> Partition:
         """The inverse of `to_dict`, of lists or arrays. Raises InputError."""
+        types = {"ids": np.uint64, "counts": np.int64, "points": np.float64}
         try:
-            return cls(
-                np.asarray(entries["ids"], np.uint64),
-                np.asarray(entries["counts"], np.int64),
-                np.asarray(entries["points"], np.float64),
-                *(int(entries[name]) for name in ("total", "max_images", "min_images")),
-            )
-        except InputError:
-            raise
+            fitted: dict[str, Any] = {name: np.asarray(entries[name], dtype) for name, dtype in types.items()}
+            fitted |= {name: int(entries[name]) for name in ("total", "max_images", "min_images")}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"a partition lacks a number where one must be ({error}); build it again.") from error
+        return cls(**fitted)
 
     def save(self, path: Path) -> None:
         """Write an .npz file, complete or not at all. Raises InputError where it cannot be written."""
         part = path.with_name(f".{path.name}.part")
         try:
             with part.open("wb") as file:
-                np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
+                np.savez(file, **vars(self))
             part.replace(path)
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror or error}); give another path.") from error

@@ -58,9 +58,9 @@ def flat_ring(cell: int) -> np.ndarray:
     Neighbouring points are near each other, so longitudes go on beyond 180 where the cell does; they begin in
     [-180, 180). A cell with a pole inside or at a corner runs along the map's edge, which the pole is.
     """
-    level = int(s2.levels(np.array([cell], np.uint64))[0])
+    ids = np.array([cell], np.uint64)
     # A side of a face is 90 degrees and bends much on the map; from level 6 on it is under 2 and straight enough
-    latlng = s2.outline(cell, max(1, 64 >> level)).round(_DECIMALS)[:-1]
+    latlng = s2.outlines(ids, max(1, 64 >> int(s2.levels(ids)[0])))[0].round(_DECIMALS)
     # the two faces around a pole, which have a point there, are cut open at the antimeridian
     latlng = np.roll(latlng, -int(np.argmax(np.abs(latlng[:, 1]))), axis=0)
     points: list[tuple[float, float]] = []

@@ -16,7 +16,7 @@ from tasks.geolocalization import s2
 from tasks.geolocalization.cells import Partition, partitions_of
 from tasks.geolocalization.decoding import top_cells
 from tasks.geolocalization.hierarchy import CellHierarchy, Decode
-from tasks.geolocalization.loss import haversine_labels, hierarchical
+from tasks.geolocalization.loss import cross_entropy, haversine_labels
 from tasks.geolocalization.metrics import Ranks, evaluate, rank_cells
 from tasks.head import Head
 from tasks.pooled import PooledLinear
@@ -128,14 +128,18 @@ class GeolocalizationHead(Head):
         return self.layers(maps)
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The sum of the levels' cross-entropies with the cell of `batch["latlng"]`, float64 (B, 2) in degrees."""
+        """The sum of the levels' cross-entropies with the cell of `batch["latlng"]`, float64 (B, 2) in degrees.
+
+        After Müller-Budack et al. (2018). Each level has its own mean: an image may have a coarse cell and no fine one.
+        """
         cells, latlng = self.hierarchy, batch["latlng"].cpu()
         labels = [torch.from_numpy(p.lookup(latlng.numpy())).to(outputs.device) for p in cells.partitions]
         targets = labels
         if self.loss_kind == "haversine":
             true, points = latlng.float().to(outputs.device), self.points.split(cells.sizes)
             targets = [haversine_labels(true, *level, self.tau_km) for level in zip(points, labels, strict=True)]
-        return {"cells": hierarchical(outputs.split(cells.sizes, 1), targets)}
+        losses = [cross_entropy(*level) for level in zip(outputs.split(cells.sizes, 1), targets, strict=True)]
+        return {"cells": torch.stack(losses).sum()}
 
     def _decode(self, outputs: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return self.hierarchy.decode(outputs if outputs.ndim == 3 else outputs[:, None], self.decode)

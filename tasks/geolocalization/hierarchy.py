@@ -1,6 +1,7 @@
 """The cells that a net's outputs are of, one partition or a hierarchy of them, and how its logits become positions."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -24,9 +25,8 @@ class CellHierarchy:
         self.partitions = tuple(sorted(partitions, key=len, reverse=True))
         self.finest = self.partitions[0]
         self.sizes = [len(partition) for partition in self.partitions]
-        pairs = zip(self.partitions, self.partitions[1:], strict=False)
-        self._parents = [parent_of(fine, coarse) for fine, coarse in pairs]
-        corners = s2.corners(self.finest.ids)  # (C, 4, 2)
+        self._parents = [parent_of(fine, coarse) for fine, coarse in pairwise(self.partitions)]
+        corners = s2.outlines(self.finest.ids)  # (C, 4, 2)
         self._reach_km = haversine_km(self.finest.latlng[:, None], corners).max(1)  # of a cell around its point
 
     def decode(self, logits: Tensor, mode: Decode) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,6 @@
 An image in a cell that the partition dropped has the label -1: it trains nothing.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,14 +19,6 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     counted = targets >= 0 if targets.ndim == 1 else targets.any(1)
     total = F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=-1)
     return total / counted.sum().clamp(min=1)
-
-
-def hierarchical(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """The sum of `cross_entropy` over partitions (Müller-Budack et al. 2018), each of logits (B, C_k) and its targets.
-
-    Each level has its own mean: an image may have a coarse cell and no fine one.
-    """
-    return torch.stack([cross_entropy(*level) for level in zip(logits, targets, strict=True)]).sum()
 
 
 @torch.no_grad()

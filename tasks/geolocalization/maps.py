@@ -26,7 +26,7 @@ from tasks.geolocalization import s2
 from tasks.geolocalization.cells import Partition
 from tasks.geolocalization.geojson import flat_ring
 from tasks.geolocalization.metrics import THRESHOLDS_KM, Scores
-from tasks.geolocalization.sphere import EARTH_RADIUS_KM, great_circle, haversine_km, ring
+from tasks.geolocalization.sphere import EARTH_RADIUS_KM, destination, great_circle, haversine_km
 from tasks.reporting import BLUE, DPI, ORANGE, count_of, legible, save_figure
 
 THRESHOLD_NAMES = ("street", "city", "region", "country", "continent")  # of THRESHOLDS_KM, by Im2GPS's successors
@@ -86,7 +86,7 @@ def draw_partition(path: Path, partition: Partition, title: str) -> None:
     upper.set_title(heading + dots, loc="left", fontsize=11)
     _frame(upper, dense)
     lower.set_title("where cells are densest (the frame above)", loc="left", fontsize=11)
-    _add_degrees(lower, dense)
+    _add_degrees(lower)
 
     bars = figure.add_axes((0.74, 0, 0.26, 3.9 / total))
     cells = np.bincount(levels)
@@ -142,7 +142,7 @@ def draw_prediction(
     left.set_axis_off()
     upper = figure.add_axes((1 - across, 1 - upward, across, upward))
     lower = figure.add_axes((1 - across, 0, across, below))
-    circle = ring(latlng, min(half_radius_km, 0.499 * 360 * _DEGREE_KM), 181)
+    circle = destination(latlng, np.linspace(0, 360, 181), min(half_radius_km, 0.499 * 360 * _DEGREE_KM))
     for axes, view, line in ((upper, world, 1.4), (lower, near, 0.6)):
         _draw_land(axes, view)
         _fill(axes, view, rings, colors, line, 0.8)
@@ -154,7 +154,7 @@ def draw_prediction(
         if true_latlng is not None:
             _mark(axes, view, true_latlng, "*", BLUE, 330)
     _frame(upper, near)
-    _add_degrees(lower, near)
+    _add_degrees(lower)
 
     half = f"half of the probability within {distance_text(half_radius_km)}"
     rows = [("✖", _INK, f"predicted {position_text(latlng)}"), ("", _INK, half)]
@@ -297,8 +297,8 @@ def _one_line(title: str) -> str:
 
 def _world(latlng: np.ndarray) -> View:
     """The world; without the Antarctic where no position (N, 2) is in it."""
-    south = -60.0 if not len(latlng) or latlng[:, 0].min() > -58 else -90.0
-    north = 84.0 if not len(latlng) or latlng[:, 0].max() < 82 else 90.0
+    south = -60.0 if latlng[:, 0].min(initial=0) > -58 else -90.0
+    north = 84.0 if latlng[:, 0].max(initial=0) < 82 else 90.0
     return View(-180, south, 180, north)
 
 
@@ -362,13 +362,12 @@ def _draw_land(axes: Axes, view: View, line: float = 0.5, cased: bool = False) -
             style: dict[str, Any] = {"colors": color, "alpha": alpha, "linewidths": width, "zorder": 4, "snap": False}
             axes.add_collection(LineCollection([np.add(one, (turn, 0)) for one in lines], **style), autolim=False)
     axes.set(xlim=(view.west, view.east), ylim=(view.south, view.north), xticks=[], yticks=[])
-    axes.set_aspect("auto")  # the axes are made in the view's shape
     axes.spines[:].set(color="0.7", linewidth=0.8)
 
 
 def _cell_rings(ids: np.ndarray) -> list[np.ndarray]:
     """Each cell as a ring (n, 2) of a flat map, as `flat_ring`; of small cells the corners, all at once."""
-    latlng = s2.corners(ids)  # (C, 4, 2)
+    latlng = s2.outlines(ids)  # (C, 4, 2)
     simple = (s2.levels(ids) >= 6) & (np.abs(latlng[..., 0]) < 89.9).all(axis=1)
     flat = np.stack([np.unwrap(latlng[..., 1], period=360, axis=1), latlng[..., 0]], axis=-1)
     flat[..., 0] -= 360 * np.floor((flat[..., :1].min(axis=1) + 180 + 1e-9) / 360)
@@ -428,13 +427,12 @@ def _frame(axes: Axes, view: View) -> None:
             axes.plot(x + turn, y, color=color, linewidth=width, zorder=6, scalex=False, scaley=False)
 
 
-def _add_degrees(axes: Axes, view: View) -> None:
+def _add_degrees(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: _degrees((value + 180) % 360 - 180, "EW"))
     axes.yaxis.set_major_formatter(lambda value, _: _degrees(value, "NS"))
     axes.tick_params(labelsize=9, colors="0.35", length=3)
-    axes.set(xlim=(view.west, view.east), ylim=(view.south, view.north))
 
 
 def _color_bar(axes: Axes, norm: Any, colormap: Any, title: str, ticks: dict[float, str]) -> None:

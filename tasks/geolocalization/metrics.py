@@ -13,7 +13,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from tasks.calibration import calibration_error
-from tasks.geolocalization.cells import Partition
+from tasks.geolocalization.cells import Partition, own_cell_km
 from tasks.geolocalization.sphere import haversine_km
 
 THRESHOLDS_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent
@@ -87,25 +87,28 @@ def evaluate(latlng: np.ndarray, truth: np.ndarray, ranks: Ranks, cells: Partiti
     labels = cells.lookup(truth)
     covered = labels >= 0
     distance = haversine_km(latlng, truth)
-    oracle = np.where(covered, haversine_km(cells.latlng[labels], truth), np.inf)  # -1 is the last cell, and unused
+    oracle = own_cell_km(cells, truth)
     baseline = haversine_km(cells.latlng[cells.counts.argmax()], truth)
     right = ranks.rank == 0
     top = (ranks.rank >= 0) & (ranks.rank < _TOP)
 
-    figures = within(distance)
-    figures |= {"median_km": _median(distance), "mean_km": _mean(distance), "geoscore": geoscore(distance)}
+    figures = nearness(distance) | {"mean_km": _mean(distance), "geoscore": geoscore(distance)}
     figures |= {"cell_top1": _mean(right), "cell_top5": _mean(top), "ece": calibration_error(ranks.confidence, right)}
     figures |= {"nll": _mean(-np.log(np.maximum(ranks.probability[covered], _LEAST))), "coverage": _mean(covered)}
     for name, kilometres in (("oracle", oracle), ("baseline", baseline)):
-        figures |= {f"{name}_{figure}": value for figure, value in within(kilometres).items()}
-        figures[f"{name}_median_km"] = _median(kilometres)
+        figures |= {f"{name}_{figure}": value for figure, value in nearness(kilometres).items()}
     figures["images"] = float(len(truth))
     return Scores(figures, latlng, truth, distance, oracle, baseline, labels, ranks)
 
 
-def within(distance_km: np.ndarray) -> dict[str, float]:
-    """The share of distances (N,) that are at most each of `THRESHOLDS_KM`, as `within_1km` and so on."""
-    return {f"within_{limit}km": _mean(distance_km <= limit) for limit in THRESHOLDS_KM}
+def nearness(distance_km: np.ndarray) -> dict[str, float]:
+    """The share of distances (N,) that are at most each of `THRESHOLDS_KM`, as `within_1km` and so on; `median_km`.
+
+    NaN without distances; the median also where the middle is infinite.
+    """
+    median = float(np.median(distance_km)) if len(distance_km) else np.nan
+    shares = {f"within_{limit}km": _mean(distance_km <= limit) for limit in THRESHOLDS_KM}
+    return {**shares, "median_km": median if np.isfinite(median) else np.nan}
 
 
 def geoscore(distance_km: np.ndarray) -> float:
@@ -117,22 +120,15 @@ def selective(distance_km: np.ndarray, confidence: np.ndarray) -> list[dict[str,
     """How near the predictions are if only the surest are taken: a row for each of `SHARES`.
 
     A row has the `share` asked for, the `images` taken (those as sure as the last one too), the confidence they are
-    taken `from`, `median_km`, and `within_*km`. There are no rows without images.
+    taken `from`, and their `nearness`. There are no rows without images.
     """
     rows = []
     surest = np.sort(confidence)[::-1]
     for share in SHARES if len(surest) else ():
         limit = surest[int(np.ceil(share * len(surest))) - 1]
         taken = distance_km[confidence >= limit]
-        row = {"share": share, "images": float(len(taken)), "from": float(limit), "median_km": _median(taken)}
-        rows.append(row | within(taken))
+        rows.append({"share": share, "images": float(len(taken)), "from": float(limit), **nearness(taken)})
     return rows
-
-
-def _median(values: np.ndarray) -> float:
-    """NaN without values, and where the middle is infinite."""
-    middle = float(np.median(values)) if len(values) else np.nan
-    return middle if np.isfinite(middle) else np.nan
 
 
 def _mean(values: np.ndarray) -> float:

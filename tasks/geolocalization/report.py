@@ -22,7 +22,7 @@ from tasks.geolocalization.maps import (
     locator_map,
     position_text,
 )
-from tasks.geolocalization.metrics import TABLE_11, THRESHOLDS_KM, Scores, selective, within
+from tasks.geolocalization.metrics import TABLE_11, THRESHOLDS_KM, Scores, nearness, selective
 from tasks.geolocalization.sphere import haversine_km
 from tasks.plotting import contact_sheet, image_or_grey
 from tasks.reporting import count_of, figures_table, markdown_table, number, write_csv, write_json, write_model_card
@@ -70,9 +70,8 @@ def write_report(
     """
     pictures, distance = folder / "pictures", scores.distance_km
     pictures.mkdir(parents=True, exist_ok=True)
-    nearest = nearest_point_km(partition, scores.truth)
-    figures = {**scores.figures, **{f"ceiling_{name}": value for name, value in within(nearest).items()}}
-    figures |= {"ceiling_median_km": float(np.median(nearest))}
+    ceiling = nearness(nearest_point_km(partition, scores.truth))
+    figures = {**scores.figures, **{f"ceiling_{name}": value for name, value in ceiling.items()}}
     figures |= {"within_half_radius": float((distance <= half_radius_km).mean())}
     write_json(folder / "metrics.json", {f"{split}/{name}": value for name, value in figures.items()})
     write_csv(folder / "predictions.csv", _COLUMNS, _by_image(scores, half_radius_km, partition, files))
@@ -153,7 +152,7 @@ def by_region(truth: np.ndarray, distance_km: np.ndarray, partition: Partition) 
     for k, name in enumerate(REGIONS):
         there, trained = distance_km[of_truth == k], int(partition.counts[of_cells == k].sum())
         row: dict[str, str | float] = {"region": name, "training_images": trained, "images": len(there)}
-        rows.append({**row, **within(there), "median_km": float(np.median(there)) if len(there) else np.nan})
+        rows.append({**row, **nearness(there)})
     return rows
 
 

@@ -152,23 +152,16 @@ def centres(ids: np.ndarray) -> np.ndarray:
     return to_latlng(centre_vectors(ids))
 
 
-def corners(ids: np.ndarray) -> np.ndarray:
-    """The corners (N, 4, 2) of cells in degrees, anticlockwise as seen from above; at a pole the longitude is 0."""
-    face, i, j, size = (array[:, None] for array in _squares(ids))
-    return to_latlng(_on_cube(face, i + size * np.array([0, 1, 1, 0]), j + size * np.array([0, 0, 1, 1])))
+def outlines(ids: np.ndarray, points_per_side: int = 1) -> np.ndarray:
+    """The corners (N, 4 * points_per_side, 2) of cells in degrees, and points along their sides, which are geodesics.
 
-
-def outline(cell: int, points_per_side: int) -> np.ndarray:
-    """A closed ring (4 * points_per_side + 1, 2) in degrees along a cell's sides, anticlockwise; they are geodesics.
-
-    Longitudes jump by 360 where it crosses the antimeridian; a ring around a pole goes once around all of them.
+    Anticlockwise as seen from above. Longitudes jump by 360 across the antimeridian; at a pole the longitude is 0.
     """
-    face, i, j, size = _squares(np.array([cell], np.uint64))
-    along = size * np.arange(points_per_side) / points_per_side
-    none = np.zeros(points_per_side)
-    right = np.concatenate([along, none + size, size - along, none, [0]])
-    up = np.concatenate([none, along, none + size, size - along, [0]])
-    return to_latlng(_on_cube(face, i + right, j + up))
+    face, i, j, size = (array[:, None] for array in _squares(ids))
+    along = np.arange(points_per_side) / points_per_side
+    none, all_of_it = np.zeros(points_per_side), np.ones(points_per_side)
+    right, up = np.concatenate([[along, none], [all_of_it, along], [1 - along, all_of_it], [none, 1 - along]], axis=1)
+    return to_latlng(_on_cube(face, i + size * right, j + size * up))
 
 
 def tokens(ids: np.ndarray) -> list[str]:

@@ -62,16 +62,8 @@ def great_circle(a_latlng: np.ndarray, b_latlng: np.ndarray, num_points: int) ->
 
 def destination(latlng: np.ndarray, bearing: np.ndarray, distance_km: np.ndarray | float) -> np.ndarray:
     """Positions (..., 2) reached from others (..., 2) at a bearing (degrees from north, clockwise) after a distance."""
-    latitude, longitude = np.moveaxis(np.radians(np.asarray(latlng, np.float64)), -1, 0)
-    bearing, angle = np.radians(bearing), np.asarray(distance_km) / EARTH_RADIUS_KM
-    north = np.stack(
-        [-np.sin(latitude) * np.cos(longitude), -np.sin(latitude) * np.sin(longitude), np.cos(latitude)], -1
-    )
-    east = np.stack([-np.sin(longitude), np.cos(longitude), np.zeros_like(longitude)], -1)
-    ahead = np.cos(bearing)[..., None] * north + np.sin(bearing)[..., None] * east
-    return to_latlng(np.cos(angle)[..., None] * to_xyz(latlng) + np.sin(angle)[..., None] * ahead)
-
-
-def ring(latlng: np.ndarray, radius_km: float, num_points: int) -> np.ndarray:
-    """The positions (num_points, 2) at a distance from one (2,), clockwise from north; the last is the first again."""
-    return destination(latlng, np.linspace(0, 360, num_points), radius_km)
+    latlng = np.asarray(latlng, np.float64)
+    bearing, angle = np.radians(bearing)[..., None], np.asarray(distance_km)[..., None] / EARTH_RADIUS_KM
+    north, east = to_xyz(np.add(latlng, (90, 0))), to_xyz(latlng * (0, 1) + (0, 90))  # a quarter of the way around
+    ahead = np.cos(bearing) * north + np.sin(bearing) * east
+    return to_latlng(np.cos(angle) * to_xyz(latlng) + np.sin(angle) * ahead)

@@ -8,7 +8,7 @@ from data.attributes import AttributesDataModule
 from tasks.face_attributes.metrics import choose_thresholds
 from tasks.face_attributes.module import FaceAttributesModule
 
-OF_DATA = ("views", "unlabelled", "labelled_fraction")
+OF_DATA = ("unlabelled", "labelled_fraction")
 
 
 class ShuffledLabels(AttributesDataModule):

@@ -10,7 +10,7 @@ from tasks.face_embeddings.metrics import evaluate
 from tasks.face_embeddings.module import FaceEmbeddingsModule
 from tasks.pooled import pooled_network
 
-OF_DATA = ("views", "unlabelled", "num_workers")
+OF_DATA = ("views", "unlabelled")
 
 
 def build(root, **settings):

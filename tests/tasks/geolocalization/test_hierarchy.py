@@ -19,10 +19,6 @@ def partitions():
     return partitions_of(s2.leaf_ids(latlng), [20, 200], min_images=5)
 
 
-def logits_of(*levels):
-    return torch.cat([torch.as_tensor(level, dtype=torch.float32) for level in levels], -1)
-
-
 def test_the_product_down_the_hierarchy_may_choose_another_cell(partitions):
     fine, coarse = partitions
     cells, parents = CellHierarchy(partitions[::-1]), coarse.lookup(fine.latlng)  # in any order
@@ -30,7 +26,7 @@ def test_the_product_down_the_hierarchy_may_choose_another_cell(partitions):
     fine_logits, coarse_logits = torch.zeros(1, 1, len(fine)), torch.zeros(1, 1, len(coarse))
     fine_logits[..., first], fine_logits[..., other] = 2.0, 1.5
     coarse_logits[..., parents[other]] = 3.0
-    logits = logits_of(fine_logits, coarse_logits)
+    logits = torch.cat([fine_logits, coarse_logits], -1)
     probabilities, latlng = cells.decode(logits, "f_star")
     product = fine_logits[0, 0].double().softmax(0).numpy() * coarse_logits[0, 0].double().softmax(0).numpy()[parents]
     np.testing.assert_allclose(probabilities[0], product / product.sum(), rtol=1e-5)

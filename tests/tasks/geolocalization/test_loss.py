@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tasks.geolocalization.loss import cross_entropy, haversine_labels, hierarchical
+from tasks.geolocalization.loss import cross_entropy, haversine_labels
 from tasks.geolocalization.sphere import EARTH_RADIUS_KM, destination, haversine_km, to_latlng, to_xyz
 
 DEGREE_KM = EARTH_RADIUS_KM * math.pi / 180
@@ -33,6 +33,7 @@ def test_cross_entropy_worked_by_hand():
     loss = cross_entropy(logits, torch.tensor([2, -1, 0]))
     assert loss.item() == pytest.approx((math.log(8 / 5) + math.log(8)) / 2)
     targets = torch.tensor([[0.5, 0, 0.5], [0, 0, 0], [1, 0, 0]])
+    assert cross_entropy(logits, torch.full((3,), -1)) == 0
     halves = (math.log(8) + math.log(8 / 5)) / 2
     assert cross_entropy(logits, targets).item() == pytest.approx((halves + math.log(8)) / 2)
 
@@ -67,27 +68,9 @@ def test_the_loss_is_float32_in_mixed_precision(dtype):
     with torch.autocast("cpu", dtype=dtype):
         targets = soft(truth, cells, labels, 65.0)
         losses = [cross_entropy(logits.to(dtype), one) for one in (torch.tensor(labels), targets)]
-        losses.append(hierarchical([logits.to(dtype)], [targets]))
     torch.testing.assert_close(targets, exact, rtol=0, atol=0)
     assert {loss.dtype for loss in losses} == {torch.float32}
     torch.testing.assert_close(losses[1], cross_entropy(logits.to(dtype).float(), exact))
-
-
-def test_a_hierarchy_sums_its_levels_each_over_its_own_images():
-    torch.manual_seed(0)
-    logits = [torch.randn(3, cells, requires_grad=True) for cells in (6, 4, 2)]
-    labels = [torch.tensor(one) for one in ([5, -1, 0], [3, 2, -1], [-1, -1, -1])]
-    loss = hierarchical(logits, labels)
-    fine = F.cross_entropy(logits[0][[0, 2]], torch.tensor([5, 0]))
-    middle = F.cross_entropy(logits[1][[0, 1]], torch.tensor([3, 2]))
-    torch.testing.assert_close(loss, fine + middle)
-    loss.backward()
-    trained = [(one.grad != 0).any(1).tolist() for one in logits]
-    assert trained == [[True, False, True], [True, True, False], [False, False, False]]
-    mixed = hierarchical(logits[:2], [torch.eye(6)[[5, 5, 0]] * torch.tensor([[1.0], [0], [1]]), labels[1]])
-    torch.testing.assert_close(mixed, loss)
-    with pytest.raises(ValueError, match="zip"):
-        hierarchical(logits, labels[:2])
 
 
 def test_soft_labels_worked_by_hand():
@@ -134,8 +117,7 @@ def test_float32_vectors_measure_neighbours_to_metres():
 
 def test_antipodes_anywhere_are_no_nan_though_rounding_makes_some_vectors_too_long():
     places = to_latlng(np.random.default_rng(8).normal(size=(2000, 3)))
-    labels = soft(
-        places, places * [-1, 1] + [0, 180], np.zeros(2000, np.int64), 65.0
-    )  # (B, B), each opposite to its own
+    opposite = places * [-1, 1] + [0, 180]
+    labels = soft(places, opposite, np.zeros(2000, np.int64), 65.0)  # (B, B)
     assert labels.isfinite().all()
     torch.testing.assert_close(labels.sum(1), torch.ones(2000))

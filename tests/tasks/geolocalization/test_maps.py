@@ -1,5 +1,3 @@
-import socket
-
 import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
@@ -9,18 +7,11 @@ from PIL import Image
 from tasks.geolocalization import maps, s2
 from tasks.geolocalization.cells import Partition, partitions_of
 from tasks.geolocalization.metrics import THRESHOLDS_KM, evaluate, rank_cells
-from tasks.geolocalization.sphere import EARTH_RADIUS_KM, haversine_km, ring, to_latlng, to_xyz
+from tasks.geolocalization.sphere import EARTH_RADIUS_KM, destination, haversine_km, to_latlng, to_xyz
+
+pytestmark = pytest.mark.usefixtures("no_network")
 
 DEGREE_KM = EARTH_RADIUS_KM * np.pi / 180
-
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("a map asked for the network")
-
-    for name in ("socket", "create_connection", "getaddrinfo"):
-        monkeypatch.setattr(socket, name, refuse)
 
 
 @pytest.fixture
@@ -29,12 +20,6 @@ def figure(monkeypatch):
     figures = []
     monkeypatch.setattr(maps, "save_figure", lambda figure, _: figures.append(figure))
     return figures
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Images of few pixels, which are soon written."""
-    monkeypatch.setattr(maps, "DPI", 25)
 
 
 PARIS, LONDON, FIJI, SAMOA = np.array([[48.86, 2.35], [51.5, -0.12], [-17.7, 178.1], [-13.8, -171.8]])
@@ -124,7 +109,7 @@ def test_the_surroundings_hold_the_prediction_the_truth_and_half_of_the_probabil
     view = maps._surroundings(np.array(predicted), None if truth is None else np.array(truth), radius, 0.5)
     assert -90 <= view.south < view.north <= 90
     ends = np.reshape([predicted, predicted if truth is None else truth], (2, 2))
-    shown = np.concatenate([ends, ring(predicted, radius, 73)])
+    shown = np.concatenate([ends, destination(predicted, np.linspace(0, 360, 73), radius)])
     x, y = maps._in_view(shown, view).T
     assert (x <= view.east).all()
     assert ((view.south <= y) & (y <= view.north)).all()
@@ -187,16 +172,10 @@ def test_a_prediction_shows_the_image_the_heat_the_cells_and_the_truth(figure, t
     assert "1" in [text.get_text() for text in near.texts]
 
 
-def lines_of(axes):
-    """Points of the lines as drawn: within the map, with a gap where a line leaves it."""
-    for line in axes.lines:
-        yield line.get_color(), np.column_stack(line.get_data())
-
-
 def test_the_way_to_the_truth_crosses_the_antimeridian_and_not_the_map(figure, tmp_path):
     draw(tmp_path / "a.png", partition(), FIJI, true=SAMOA)
     world = figure[0].axes[1]
-    ways = [points for color, points in lines_of(world) if color == maps.BLUE]
+    ways = [np.column_stack(line.get_data()) for line in world.lines if line.get_color() == maps.BLUE]
     assert len(ways) == 2  # at either edge
     for points in ways:
         assert np.abs(np.diff(points, axis=0)).max() < 2
@@ -209,7 +188,8 @@ def test_the_way_to_the_truth_crosses_the_antimeridian_and_not_the_map(figure, t
 @pytest.mark.parametrize(
     ("at", "true"), [(FIJI, SAMOA), (np.array([89.0, 0.0]), None), (PARIS, np.array([-48.86, -177.65]))]
 )
-def test_a_prediction_is_written_for_any_place_and_name(small, tmp_path, at, true):
+def test_a_prediction_is_written_for_any_place_and_name(monkeypatch, tmp_path, at, true):
+    monkeypatch.setattr(maps, "DPI", 25)  # few pixels are soon written
     draw(tmp_path / "a.png", partition(), at, true=true, title="$\\frac{$ 眼 \udcff\n" + "n" * 300)
     pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     assert (pixels == (30, 140, 60)).all(axis=-1).mean() > 0.05
@@ -218,8 +198,7 @@ def test_a_prediction_is_written_for_any_place_and_name(small, tmp_path, at, tru
 def test_the_curves_have_the_shares_at_the_thresholds(figure, tmp_path):
     """Ten images north of two cells' points: all but one of the first cell, which the net names for all but one."""
     ids = s2.parents(s2.leaf_ids(np.array([[1.0, 7.0], [1.0, 100.0]])), 0)
-    cells = Partition(ids, np.array([4, 5]), s2.centre_vectors(ids), 10, 5, 1)
-    cells = Partition(ids, cells.counts, to_xyz([(0.5, 7.0), (0.5, 100.0)]), 10, 5, 1)
+    cells = Partition(ids, np.array([4, 5]), to_xyz([(0.5, 7.0), (0.5, 100.0)]), 10, 5, 1)
     truth = np.array([(0.5 + km / DEGREE_KM, 7.0) for km in (0.1, 0.99, 24, 24.9, 26, 199, 700, 749, 2499)] + [(80, 7)])
     best = np.array([0] * 8 + [1, 0])
     scores = evaluate(cells.latlng[best], truth, rank_cells(np.eye(2)[best], cells.lookup(truth)), cells)
@@ -265,8 +244,8 @@ def test_the_map_of_errors_counts_by_threshold_and_leads_from_the_farthest(figur
     assert images.get_offsets().tolist() == truth[:, ::-1].tolist()
 
 
-def blue_at(image):
-    y, x = np.nonzero((np.abs(image.astype(int) - (0, 114, 178)) < 12).all(axis=-1))
+def middle_of(image, color):
+    y, x = np.nonzero((np.abs(image.astype(int) - color) < 12).all(axis=-1))
     return x.mean(), y.mean()
 
 
@@ -274,10 +253,10 @@ def test_a_small_map_has_the_truth_where_it_is():
     truth = np.array([20.0, 10.0])
     image = maps.locator_map(truth, truth, 240)
     assert image.shape == (96, 240, 3)
-    assert blue_at(image) == pytest.approx((120, 48), abs=1.5)  # of one near the prediction: the middle
+    assert middle_of(image, (0, 114, 178)) == pytest.approx(
+        (120, 48), abs=1.5
+    )  # of one near the prediction: the middle
     far = maps.locator_map(np.array([-30.0, -90.0]), np.array([-30.0001, 89.0]), 360)
     assert far.shape == (144, 360, 3)
-    orange = (np.abs(far.astype(int) - (213, 94, 0)) < 12).all(axis=-1)
-    y, x = np.nonzero(orange)
-    assert (x.mean(), y.mean()) == pytest.approx((269, 114), abs=1.5)
+    assert middle_of(far, (213, 94, 0)) == pytest.approx((269, 114), abs=1.5)
     assert maps.locator_map(np.array([-80.0, 0.0]), PARIS, 240).shape == (96, 240, 3)

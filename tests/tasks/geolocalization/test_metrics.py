@@ -11,9 +11,9 @@ from tasks.geolocalization.metrics import (
     THRESHOLDS_KM,
     evaluate,
     geoscore,
+    nearness,
     rank_cells,
     selective,
-    within,
 )
 from tasks.geolocalization.sphere import EARTH_RADIUS_KM, destination, haversine_km, to_latlng, to_xyz
 
@@ -104,11 +104,11 @@ def test_scores_worked_by_hand():
 @pytest.mark.parametrize("limit", THRESHOLDS_KM)
 def test_a_threshold_includes_its_exact_distance(limit):
     at = np.array([np.nextafter(limit, 0), limit, np.nextafter(limit, np.inf)])
-    assert within(at)[f"within_{limit}km"] == 2 / 3
+    assert nearness(at)[f"within_{limit}km"] == 2 / 3
     # and from positions: north along a meridian, at distances 1 mm short and 1 mm beyond
     for more, inside in ((-1e-6, 1), (1e-6, 0)):
         north = np.array([[(limit + more) / DEGREE_KM - 45, 7.0]])
-        assert within(haversine_km(north, np.array([[-45.0, 7.0]])))[f"within_{limit}km"] == inside
+        assert nearness(haversine_km(north, np.array([[-45.0, 7.0]])))[f"within_{limit}km"] == inside
 
 
 def test_the_geoscore():

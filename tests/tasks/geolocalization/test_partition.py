@@ -7,7 +7,7 @@ from PIL import Image
 
 from tasks.geolocalization import cells, maps, report, s2
 from tasks.geolocalization.__main__ import main as command
-from tasks.geolocalization.cells import Partition, parent_of, partitions_of
+from tasks.geolocalization.cells import Partition, partitions_of
 
 PARIS, SYDNEY, FIJI, TOKYO = (48.8566, 2.3522), (-33.8688, 151.2093), (-17.5, 180.0), (35.68, 139.69)
 USUAL = ("--max_images", 100, "--min_images", 10)
@@ -39,9 +39,9 @@ def places():
     return latlng.round(6)
 
 
-def write(file, latlng, head="latitude,longitude", rows="{0},{1}"):
-    lines = [rows.format(latitude, longitude, k) for k, (latitude, longitude) in enumerate(latlng.tolist())]
-    Path(file).write_text("\n".join([head, *lines]) + "\n")
+def write(file, latlng):
+    rows = [f"{latitude},{longitude}" for latitude, longitude in latlng.tolist()]
+    Path(file).write_text("\n".join(["latitude,longitude", *rows]) + "\n")
     return file
 
 
@@ -84,8 +84,6 @@ def test_several_limits_make_a_nested_hierarchy(places, drawn):
     assert main("--csv", file, "--out", "P.npz", "--max_images", 300, 20, 100, "--min_images", 10) == 0
     fine, middle, coarse = (Partition.load(Path(f"P_{number}.npz")) for number in (20, 100, 300))
     assert [of.to_dict() for of in (fine, middle, coarse)] == built(places, [20, 100, 300])
-    assert len(fine) > len(middle) > len(coarse)
-    assert (parent_of(fine, coarse) >= 0).all()
     assert drawn == ["P_20.png", "P_100.png", "P_300.png"]
 
 
@@ -127,8 +125,6 @@ def test_a_folder_of_images_is_read_by_its_exif_and_mapped(places_root):
     [
         (["--csv", "no.csv"], "no.csv"),
         (["--csv", "places.csv", "--max_images", "0"], "--max_images is 0"),
-        (["--csv", "places.csv", "--max_images", "10", "--min_images", "11"], "--min_images is 11"),
-        (["--csv", "places.csv", "--max_images", "100", "100"], "--max_images is [100, 100]"),
         (["--csv", "places.csv", "--min_images", "1000"], "809 images make 0 cells of at least 1000"),
         (["--root", ".", "--test_fraction", "1"], "test_fraction is 1"),
         (["--csv", "places.csv", "--out", "P.png"], "P.png"),
