@@ -19,8 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from backbone.accelerator import best_precision, retain_freed_memory
 from backbone.errors import InputError
-from tasks.accelerator import best_precision, retain_freed_memory
 from tasks.module import TaskModule
 from tasks.options import LINKS, read_config, resolve
 from tasks.runs import AtomicCheckpointIO, BestCheckpoint, StopBetweenSteps, new_run, point_latest

@@ -72,7 +72,7 @@ def _predict(
 ) -> None:
     import torch
 
-    from tasks.accelerator import retain_freed_memory
+    from backbone.accelerator import retain_freed_memory
     from tasks.predictor import Predictor
     from tasks.runs import new_run, newest_checkpoint, point_latest
 
