@@ -1,6 +1,8 @@
 """The one exception that means: the user gave something that cannot be used; and how the commands take theirs."""
 
 import argparse
+import difflib
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -20,9 +22,16 @@ def check_options(group: str, *rows: tuple[str, Any, bool, str]) -> None:
 
 
 class Arguments(argparse.ArgumentParser):
-    """argparse, but a mistake gets one sentence as any other does, without the usage in front."""
+    """argparse, but names are written in full, and a mistake gets one sentence without the usage in front."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.allow_abbrev = False  # a part of a name may be another option's tomorrow
 
     def error(self, message: str) -> NoReturn:
-        """Print the sentence and exit with 2."""
-        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        """Print the sentence, with the nearest name there is, and exit with 2."""
+        unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+        near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
+        hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+        print(f"error: {message}; {hint}", file=sys.stderr)
         raise SystemExit(2)

@@ -434,12 +434,7 @@ def _read_torch(path: Path) -> _Contents:
         with warnings.catch_warnings(action="ignore"):  # about other formats; the errors say it better
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # by the kind of damage: UnpicklingError, RuntimeError, EOFError, KeyError and others
-        unsafe = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if unsafe:
-            _refuse(path, f"is a pickle that asks to run {unsafe[1]}, which loading weights never needs")
-        if "TorchScript" in str(error):
-            _refuse(path, "is a TorchScript program and not a file of tensors")
-        _refuse(path, "is damaged, or not a file of tensors as torch.save writes it")
+        _refuse(path, why_not_loaded(path, error))
     if not isinstance(found, Mapping):
         _refuse(path, f"holds a {type(found).__name__} and not tensors by name")
     trunk = found.get("trunk")
@@ -455,6 +450,21 @@ def _read_torch(path: Path) -> _Contents:
     if all(name.startswith("module.") for name in tensors):  # what DataParallel puts in front
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return _Contents(tensors, {}, trunk if isinstance(trunk, Mapping) else {})
+
+
+def why_not_loaded(path: Path, error: Exception) -> str:
+    """What a file is, as "is damaged", that `torch.load` with `weights_only` refused with this error."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not start:
+        return "is empty"
+    if not start.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive; before torch 1.6, a bare pickle
+        return "is not a file of tensors as torch.save writes it"
+    if unsafe := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"is a pickle that asks to run {unsafe[1]}, which loading weights never needs"
+    if "TorchScript" in str(error):
+        return "is a TorchScript program and not a file of tensors"
+    return "is damaged or cut short, or not a file of tensors as torch.save writes it"
 
 
 def _read_h5(path: Path) -> _Contents:

@@ -4,9 +4,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from tqdm import tqdm
-
 from backbone.errors import InputError
+from data.folders import progress
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -24,7 +23,7 @@ def extract(archive: Path, folder: Path) -> None:
         ):
             tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.0 to 3.11.3 have none
             unpacked = Path(temporary) / "unpacked"
-            tar.extractall(unpacked, tqdm(tar, desc=f"unpacking {archive.name}", unit="file", delay=2, leave=False))
+            tar.extractall(unpacked, progress(tar, desc=f"unpacking {archive.name}", unit="file"))
             inner = unpacked / folder.name
             (inner if inner.is_dir() else unpacked).replace(folder)
     except (OSError, tarfile.TarError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from backbone.errors import InputError, check_options
-from data.folders import existing_folder, list_images, say
+from data.folders import count_of, existing_folder, list_images, say
 from data.module import WholeImageDataModule, part_of, with_unlabelled
 from data.readers import attribute_csv, celeba
 from data.readers.attribute_csv import CSV_NAME, UNKNOWN
@@ -93,7 +93,7 @@ class AttributesDataModule(WholeImageDataModule):
         """How many images, how many of them without labels, and attributes."""
         without = int((records["attributes"] == UNKNOWN).all(1).sum())
         unlabelled = f", {without:,} of them without labels" if without else ""
-        return f"{len(records):,} images{unlabelled}, {len(records.classes)} attributes,"
+        return f"{count_of(len(records), 'image')}{unlabelled}, {count_of(len(records.classes), 'attribute')},"
 
     def need_labels(self, why: str) -> None:
         """Raises InputError, with `why` they are needed, where no training image has a label."""
@@ -140,7 +140,7 @@ def unused(records: Records, used: list[Records]) -> Records:
     once[np.unique(paths, return_index=True)[1]] = True
     new = once & ~np.isin(paths, np.concatenate([_full_paths(part) for part in used]))
     if not new.all():
-        count = f"{(~new).sum():,} of {len(records):,} images in {records.folder}"
+        count = f"{(~new).sum():,} of {count_of(len(records), 'image')} in {records.folder}"
         say(f"train: {count} are left out, in use already or scored")
     return records.take(new)
 

@@ -3,6 +3,7 @@
 from collections.abc import Container, Iterable, Mapping
 
 from backbone.errors import InputError
+from data.folders import count_of
 
 
 class BadImages:
@@ -37,7 +38,7 @@ class BadImages:
         if len(bad) > self.max_fraction * listed:
             file, reason = next(iter(bad.items()))
             raise InputError(
-                f"{len(bad)} of the {listed} images of the {split} split cannot be used, more than "
+                f"{len(bad)} of the {count_of(listed, 'image')} of the {split} split cannot be used, more than "
                 f"max_bad_fraction {self.max_fraction:g} allows; the first is {file}: {reason}; "
                 "repair them, or raise --data.max_bad_fraction."
             )

@@ -8,7 +8,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from data import imagenet
-from data.folders import existing_folder, say
+from data.folders import count_of, existing_folder, say
 from data.images import image_size, open_image
 from data.module import WholeImageDataModule
 from data.readers import image_folder, stanford_dogs
@@ -76,7 +76,8 @@ class ClassificationDataModule(WholeImageDataModule):
 
     def describe(self, records: Records) -> str:
         """How many images of how many classes."""
-        return f"{len(records):,} images of {len(np.unique(records['labels'])):,} of {len(records.classes):,} classes"
+        images, classes = count_of(len(records), "image"), count_of(len(records.classes), "class")
+        return f"{images} of {len(np.unique(records['labels'])):,} of {classes}"
 
     def select(self, split: Split) -> Records:
         """The records of a split; of training and validation without what looks like another set's test images."""
@@ -90,11 +91,12 @@ class ClassificationDataModule(WholeImageDataModule):
         options = {"val_fraction": 0.1, "test_fraction": 0.1, "seed": 0}
         tested = _read(existing_folder(other, option), "full", options)
         kept, removed = without_near_duplicates(records, tested.of_split("test"))
-        say(f"{split}: {removed:,} of {len(records):,} images left out as near-duplicates of test images in {other}")
+        images = count_of(len(records), "image")
+        say(f"{split}: {removed:,} of {images} left out as near-duplicates of test images in {other}")
         if len(gone := np.setdiff1d(records["labels"], kept["labels"])) and (split == "train" or not len(kept)):
             raise InputError(
-                f"every {split} image of {len(gone)} classes (first: {self.categories[int(gone[0])]}) looks like "
-                f"a test image in {other}; give other images, or leave out {option}."
+                f"every {split} image of {count_of(len(gone), 'class')} (first: {self.categories[int(gone[0])]}) looks "
+                f"like a test image in {other}; give other images, or leave out {option}."
             )
         return kept
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from backbone.errors import InputError
-from data.folders import say
+from data.folders import count_of, say
 from data.images import ImageError, open_image
 from data.loading import sample_seed
 from data.module import DataModule, collate_images
@@ -158,10 +158,10 @@ class DetectionDataModule(DataModule):
         boxes, clipped = records.boxes, clip_boxes(records)
         assert boxes is not None
         if split == "train" and not (clipped.usable & ~boxes.crowd).any():  # images without objects are a fair test
+            count = f"{count_of(len(boxes.crowd), 'annotation')} in {count_of(len(records), 'image')}"
             raise InputError(
-                f"{files[source].annotations}: the train split has no usable box ({len(boxes.crowd)} annotations in "
-                f"{len(records)} images, {clipped.empty.sum()} of them with zero or negative size); `bbox` must be "
-                "[x, y, width, height] in px."
+                f"{files[source].annotations}: the train split has no usable box ({count}, {clipped.empty.sum()} "
+                "of them with zero or negative size); `bbox` must be [x, y, width, height] in px."
             )
         return records
 
@@ -169,7 +169,8 @@ class DetectionDataModule(DataModule):
         """Its images, objects and classes."""
         assert records.boxes is not None
         objects = (clip_boxes(records).usable & ~records.boxes.crowd).sum()
-        return f"{len(records):,} images, {objects:,} boxes of {len(records.classes)} classes"
+        images, classes = count_of(len(records), "image"), count_of(len(records.classes), "class")
+        return f"{images}, {count_of(int(objects), 'box')} of {classes}"
 
     def setup(self, stage: str) -> None:
         """Also count the images that are known to be unusable from the start."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.attributes import read_attributes, unused, without_terms
-from data.folders import existing_folder, list_images, say
+from data.folders import count_of, existing_folder, list_images, say
 from data.module import WholeImageDataModule
 from data.readers import lfw_pairs
 from data.readers.attribute_csv import CSV_NAME
@@ -151,10 +151,11 @@ class FacePairsDataModule(WholeImageDataModule):
     def describe(self, records: Any) -> str:
         """How many images, and pairs of them."""
         if records.pairs is None:
-            return f"{len(records):,} images"
+            return count_of(len(records), "image")
         same = int(records.pairs.same.sum())
-        kinds = f"{same:,} pairs of one person and {len(records.pairs.same) - same:,} of two"
-        return f"{len(records):,} images, {kinds} in {len(np.unique(records.pairs.folds))} folds,"
+        kinds = f"{count_of(same, 'pair')} of one person and {len(records.pairs.same) - same:,} of two"
+        folds = count_of(len(np.unique(records.pairs.folds)), "fold")
+        return f"{count_of(len(records), 'image')}, {kinds} in {folds},"
 
     @cached_property
     def _listed(self) -> FaceRecords | None:

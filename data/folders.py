@@ -1,5 +1,6 @@
 """Folders of images: whether one is there, and what lies in it; the only place that lists them. No torch."""
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -18,6 +19,9 @@ _NOT_DATA = frozenset((b"__MACOSX", b"Thumbs.db", b"desktop.ini", b"@eaDir", b"l
 _ENDINGS = frozenset(ending.removeprefix(".").encode() for ending in IMAGE_ENDINGS)
 _THREADS = 16  # they wait for the disk; where it is fast, they are no slower than one
 
+# A progress bar where there is a terminal, and something to wait for.
+progress = functools.partial(tqdm, disable=None, delay=2, leave=False)
+
 
 def existing_folder(root: str | Path, option: str = "--data.root") -> Path:
     """The folder that an option names, as a path. Raises InputError where there is none."""
@@ -33,6 +37,11 @@ def say(line: str) -> None:
     from lightning.pytorch.utilities import rank_zero_only  # it imports torch
 
     rank_zero_only(print)(line, flush=True)
+
+
+def count_of(count: int, of: str) -> str:
+    """The number and the noun: "1 image", "2,000 images", "3 classes"."""
+    return f"{count:,} {of}{'' if count == 1 else 'es' if of.endswith(('s', 'x')) else 's'}"
 
 
 @dataclass
@@ -55,7 +64,7 @@ def list_folder(root: Path, depth: int = 0) -> Listing:
     Of links that lead twice to one folder, or back up, one counts within each of the folders at `depth`: 0 is the root.
     """
     listing, seen, level = Listing(), set[tuple[str, int, int]](), [""]
-    with ThreadPoolExecutor(_THREADS) as pool, tqdm(desc="listing images", unit=" images", delay=2, leave=False) as bar:
+    with ThreadPoolExecutor(_THREADS) as pool, progress(desc="listing images", unit=" images") as bar:
         while level:
             deeper: list[str] = []
             for path, (images, inodes, subfolders, others, identity) in zip(
@@ -88,7 +97,7 @@ def are_there(folder: Path, names: np.ndarray) -> np.ndarray:
     start = os.fsencode(folder)
     listed: dict[bytes, set[bytes]] = {}
     there = np.empty(len(names), dtype=bool)
-    for i, name in enumerate(tqdm(names.tolist(), desc="looking for the images", delay=2, leave=False)):
+    for i, name in enumerate(progress(names.tolist(), desc="looking for the images")):
         parent, _, last = name.rpartition(b"/")
         if parent not in listed:
             try:

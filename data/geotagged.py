@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from backbone.errors import InputError
+from data.folders import count_of
 from data.images import open_image
 from data.module import Size, WholeImageDataModule
 from data.readers import exif_folder, geotagged_csv, shards
@@ -46,7 +47,7 @@ def training_records(read: Records, assigned: Records, source: str | Path) -> Re
             f"every image of {source} to train on looks like one that is set aside; give other images, or say by a "
             "column `split` which is of which."
         )
-    note = f"{removed:,} of {len(train):,} training images look like one that is set aside and are left out"
+    note = f"{removed:,} of {count_of(len(train), 'training image')} look like one that is set aside and are left out"
     return replace(kept, notes=(*kept.notes, note)) if removed else kept
 
 
@@ -144,7 +145,7 @@ class GeotaggedDataModule(WholeImageDataModule):
     def describe(self, records: Records) -> str:
         """As "30 images in 7 squares of one degree"."""
         places = len(np.unique(np.round(records["latlng"]), axis=0))
-        return f"{len(records):,} images in {places:,} squares of one degree,"
+        return f"{count_of(len(records), 'image')} in {count_of(places, 'square')} of one degree,"
 
     def train_latlng(self) -> np.ndarray:
         """Where the training images were taken, float64 (N, 2): what a partition is built from."""

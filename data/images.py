@@ -88,7 +88,7 @@ def open_image(
 def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
     """An image already in memory as RGB uint8 (H, W, 3): a PIL image of any mode, or an array that is so already.
 
-    Raises ImageError for an array of another shape or type.
+    Raises InputError for anything else, and ImageError for a PIL image that cannot be decoded.
     """
     if isinstance(image, Image.Image):
         try:
@@ -99,11 +99,10 @@ def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
             raise ImageError("the PIL image", f"it cannot be decoded ({error})") from error
         return np.asarray(rgb.transpose(_TURN[turn]) if turn in _TURN else rgb)
     if not isinstance(image, np.ndarray):
-        raise ImageError("the image", f"it is of type {type(image).__name__}, not a path, a PIL image or an array")
+        kind = type(image).__name__
+        raise InputError(f"the image is of type {kind}; give a path, a PIL image or an array of uint8 RGB (H, W, 3).")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ImageError(
-            "the array", f"its shape is {image.shape} of {image.dtype}, not (H, W, 3) of uint8 in RGB order"
-        )
+        raise InputError(f"the array's shape is {image.shape} of {image.dtype}; give uint8 RGB (H, W, 3).")
     return image
 
 

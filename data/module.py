@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from backbone.errors import InputError, check_options
 from data.bad_images import BadImages
-from data.folders import existing_folder, say
+from data.folders import count_of, existing_folder, say
 from data.images import ImageError, open_image
 from data.loading import input_size, make_loader, sample_seed, worker_count
 from data.records import SPLITS, Records, Split, joined
@@ -163,7 +163,7 @@ class DataModule(LightningDataModule):
 
     def describe(self, records: Records) -> str:
         """What to say of a split's records, as "30 images of 3 classes"."""
-        return f"{len(records):,} images"
+        return count_of(len(records), "image")
 
     def dataset(self, split: Split, *, train: bool) -> Any:
         """The samples of a split by (epoch, position), augmented to `train` on."""

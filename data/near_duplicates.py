@@ -16,8 +16,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from data.folders import progress
 from data.images import ImageError, open_image
 from data.records import Records, positions_in
 
@@ -79,7 +79,7 @@ def hash_images(images: Records) -> np.ndarray:
     began = time.monotonic()
     pool = ThreadPoolExecutor(os.cpu_count())  # PIL decodes without holding the lock
     try:
-        with tqdm(total=len(images), desc="hashing images", unit=" images", delay=2, leave=False) as bar:
+        with progress(total=len(images), desc="hashing images", unit=" images") as bar:
             for done in as_completed([pool.submit(work, start) for start in range(0, len(images), _BLOCK)]):
                 bar.update(done.result())
     finally:
@@ -111,7 +111,7 @@ def near_duplicates(hashes: np.ndarray, of: np.ndarray, max_distance: int = MAX_
 
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(rows), desc="comparing images", unit=" images", delay=2, leave=False) as bar,
+        progress(total=len(rows), desc="comparing images", unit=" images") as bar,
     ):
         for count in pool.map(work, range(0, len(rows), step)):
             bar.update(count)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from backbone.errors import InputError, check_options
+from data.folders import count_of
 from data.records import SPLITS, UNSPLIT, Records, Split
 
 NAMES: dict[str, Split] = {  # what a split's folder, file or cell of a column is called, in lower case
@@ -125,8 +126,8 @@ def assign_splits(
                 )
         counts = " and ".join(f"{(split == SPLITS.index(s)).sum():,}" for s in lacking)
         notes.append(
-            f"{source} has no images for {' and '.join(_PURPOSE[s] for s in lacking)}: {counts} of its {len(train):,} "
-            f"training images, drawn by {by} with seed {seed}, are set aside "
+            f"{source} has no images for {' and '.join(_PURPOSE[s] for s in lacking)}: {counts} of its "
+            f"{count_of(len(train), 'training image')}, drawn by {by} with seed {seed}, are set aside "
             f"({', '.join(f'--data.{s}_fraction' for s in lacking)})"
         )
     if "group" in records.columns and by not in ("image", "day"):

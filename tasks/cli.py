@@ -1,11 +1,12 @@
 """The only LightningCLI: `fit`, `validate` and `test` of every task, each in one new run folder."""
 
+import contextlib
 import difflib
 import inspect
 import logging
+import re
 import shutil
 import signal
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +18,12 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbone.accelerator import best_precision, retain_freed_memory
 from backbone.errors import InputError
+from data.folders import count_of
 from tasks.module import TaskModule
 from tasks.options import LINKS, read_config, resolve
 from tasks.runs import AtomicCheckpointIO, BestCheckpoint, StopBetweenSteps, new_run, point_latest
@@ -43,28 +46,25 @@ def run(module_class: type[TaskModule], datamodule_class: type[LightningDataModu
 
 
 class _Parser(LightningArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong in one line, with the nearest name there is, and exit with 2."""
-        message = " ".join(message.split()).rstrip(".") + "."
-        hint = " The command's --help lists what there is."
-        for word in message.replace('"', " ").replace("'", " ").split():
-            group, _, option = word.strip(".,:").removeprefix("--").split("=")[0].partition(".")
-            known = [name.partition(".")[2] for name in self._names() if name.startswith(f"{group}.")]
-            near = difflib.get_close_matches(option, known, n=1)
-            if near and near[0] != option:
-                hint = f" Did you mean --{group}.{near[0]}?"
-                break
-        print(f"error: {message}{hint}", file=sys.stderr)
-        raise SystemExit(2)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.allow_abbrev = False  # a part of a name may be another option's tomorrow
 
-    def parse_path(self, cfg_path: str, *args: Any, **options: Any) -> Namespace:
-        """Parse a config. Raises InputError that names one that is not YAML, as jsonargparse does not."""
-        read_config(cfg_path)
-        return super().parse_path(cfg_path, *args, **options)
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise InputError: what is wrong in one line, with the nearest name there is."""
+        message, names = " ".join(message.split()).rstrip(".") + ".", self._names()
+        hint = " The command's --help lists what there is."
+        for dashes, word in re.findall(r"""(--|option ['"]|key ['"])([\w.]+\w)""", message):
+            near = difflib.get_close_matches(word, names, n=1)
+            if near and near[0] != word:
+                hint = f" Did you mean {dashes if dashes == '--' else ''}{near[0]}?"
+                break
+        raise InputError(f"{message}{hint}")
 
     def _names(self) -> set[str]:
         parsers = [self, *(getattr(self._subcommands_action, "_name_parser_map", {}) or {}).values()]
-        return {action.dest for parser in parsers for action in parser._actions if action.dest}
+        names = {action.dest for parser in parsers for action in parser._actions if action.dest}
+        return names | {name.partition(".")[0] for name in names}
 
 
 class ValidateLastEpoch(Callback):
@@ -105,26 +105,28 @@ class _Cli(LightningCLI):
         self.task = module_class.task
         self._module_class = module_class
         self._arguments = list(args)
-        super().__init__(
-            module_class,
-            datamodule_class,
-            save_config_callback=_SaveConfig,
-            parser_class=_Parser,
-            parser_kwargs={"prog": f"python -m tasks.{self.task}"},
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            # Its own precedence lets a checkpoint override the command line; ours is in options.py.
-            load_from_checkpoint_support=False,
-            trainer_defaults={
-                "max_epochs": 100,
-                "num_sanity_val_steps": 0,
-                "log_every_n_steps": 10,
-                "gradient_clip_val": 10.0,
-                "use_distributed_sampler": False,  # the data modules shard by themselves, without padding in evaluation
-                "enable_model_summary": False,
-            },
-            args=self._arguments,
-        )
+        with contextlib.ExitStack() as self._run:  # which removes the run folder where it has come to nothing
+            super().__init__(
+                module_class,
+                datamodule_class,
+                save_config_callback=_SaveConfig,
+                parser_class=_Parser,
+                parser_kwargs={"prog": f"python -m tasks.{self.task}"},
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                # Its own precedence lets a checkpoint override the command line; ours is in options.py.
+                load_from_checkpoint_support=False,
+                trainer_defaults={
+                    "max_epochs": 100,
+                    "num_sanity_val_steps": 0,
+                    "log_every_n_steps": 10,
+                    "gradient_clip_val": 10.0,
+                    # the data modules shard by themselves, without padding in evaluation
+                    "use_distributed_sampler": False,
+                    "enable_model_summary": False,
+                },
+                args=self._arguments,
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -148,6 +150,16 @@ class _Cli(LightningCLI):
                 parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        for name, after in zip(args, [*args[1:], ""], strict=True):
+            if name == "--config" or name.startswith("--config="):
+                fields = read_config(file := name.partition("=")[2] or after)
+                for group in ("data", "model", "trainer"):
+                    if not isinstance(fields.get(group) or {}, dict):
+                        raise InputError(f"{file}: {group} is {fields[group]!r}; give it names and values.")
+                try:
+                    parser.parse_args([args[0], "--config", file], defaults=False)
+                except InputError as error:
+                    raise InputError(f"{file}: {error}") from None
         parser.parse_args(args)  # --help and --print_config end here, and so does a mistake
 
         def parse(args: list[str]) -> dict[str, Any]:
@@ -172,8 +184,10 @@ class _Cli(LightningCLI):
                 raise InputError(f"--trainer.{name} is 0; it must be 1 or more.")
         root = Path(config.get("default_root_dir") or "runs")
         config["default_root_dir"] = str(root)
-        self.run_dir = new_run(self.task, root)
         self.writes_nothing = bool(config.fast_dev_run)
+        self.run_dir = root / self.task / "none"  # in a process that writes nothing
+        if not (getattr(rank_zero_only, "rank", 0) or self.writes_nothing):
+            self.run_dir = self._run.enter_context(new_run(self.task, root, "--trainer.default_root_dir"))
         head = self.model.head
         self.best = BestCheckpoint(self.run_dir / "checkpoints", f"val/{head.monitor}", head.mode, self.checkpoint_path)
         last = ModelCheckpoint(
@@ -217,14 +231,9 @@ class _Cli(LightningCLI):
             )
         if self.checkpoint:  # early, as it may contradict the options; when it is loaded it is asked again
             self.model.on_load_checkpoint(self.checkpoint)
-        self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before a run folder is made
+        self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before anything is written
         if self.subcommand == "fit":
             self.model.prepare(self.datamodule)
-        if self.trainer.is_global_zero and not self.writes_nothing:
-            try:
-                self.run_dir.mkdir(parents=True)  # at once, so that two runs never share a folder
-            except FileExistsError:
-                raise InputError(f"{self.run_dir} was taken by a run of the same second; start again.") from None
 
     def fit(self, model: TaskModule, **kwargs: Any) -> None:
         if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.hparams["root"]:
@@ -270,7 +279,7 @@ class _Cli(LightningCLI):
         except SystemExit:
             last = self.run_dir / "checkpoints" / "last.ckpt"
             if self.trainer.interrupted and last.is_file():
-                print(f"interrupted and saved; go on with: python -m tasks.{self.task} fit --ckpt_path {last}")
+                print(f"\ninterrupted and saved; go on with: python -m tasks.{self.task} fit --ckpt_path {last}")
             raise SystemExit(128 + (self.stop.signal or signal.SIGINT)) from None  # as a shell reports it
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
@@ -287,7 +296,8 @@ class _Cli(LightningCLI):
                         f"{name}\t{reason}\n" for name, reason in sorted(self.datamodule.bad_images.reasons.items())
                     ]
                     (self.run_dir / "bad_images.txt").write_text("".join(rows), "utf-8", "backslashreplace")
-                point_latest(self.run_dir)
+                if any(self.run_dir.iterdir()):
+                    point_latest(self.run_dir)
 
     def _finish(self) -> None:
         if not self.trainer.is_global_zero:
@@ -298,7 +308,8 @@ class _Cli(LightningCLI):
                 if f"{split}/{name}" in figures:
                     print(f"{meaning} {figures[f'{split}/{name}']:.3f}  ({split}/{name})")
         if self.datamodule.bad_images.reasons:
-            print(f"{len(self.datamodule.bad_images.reasons)} images were left out: {self.run_dir / 'bad_images.txt'}")
+            left_out = count_of(len(self.datamodule.bad_images.reasons), "image")
+            print(f"{left_out} left out: {self.run_dir / 'bad_images.txt'}")
         if self.run_dir.is_dir():
             if (self.run_dir / "pictures").is_dir():
                 print(f"pictures: {self.run_dir / 'pictures'}")
@@ -324,4 +335,5 @@ def _classes(categories: dict[int, str], others: dict[int, str]) -> str:
     """Their number, and first those that the others have not under the same id."""
     different = {number: name for number, name in categories.items() if others.get(number) != name} or categories
     names = [f"{' '.join(name.split())} (id {number})" for number, name in different.items()]
-    return f"{len(categories)} classes: {', '.join(names[:8])}{', ...' if len(categories) > min(8, len(names)) else ''}"
+    more = ", ..." if len(categories) > min(8, len(names)) else ""
+    return f"{count_of(len(categories), 'class')}: {', '.join(names[:8])}{more}"

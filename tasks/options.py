@@ -13,8 +13,9 @@ import yaml
 from backbone.errors import InputError
 from backbone.weights import find_weights
 from data.folders import say
+from data.loading import input_size
 from tasks.module import TaskModule, rebuilt
-from tasks.runs import newest_checkpoint, read_checkpoint
+from tasks.runs import checkpoint_at, newest_checkpoint, read_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LINKS = ("categories", "input_size")  # what the data tell the model, never the command line or a checkpoint
@@ -40,7 +41,10 @@ def resolve(
     """
     task, command = module_class.task, args[0]
     given = parse(list(args))
-    path = given.get("ckpt_path")
+    path, checkpoint = given.get("ckpt_path"), None
+    if path is not None:
+        path = checkpoint_at(path, "last.ckpt" if command == "fit" else "best.ckpt")
+        checkpoint = read_checkpoint(path, task)
     if "config" not in given and command == "fit":
         run_config = Path(path).resolve().parent.parent / "config.yaml" if path else CONFIGS / task / "sample.yaml"
         if run_config.is_file() and (path or not (given.get("data") or {}).get("root")):
@@ -52,14 +56,17 @@ def resolve(
     if path is None and command != "fit" and not module_class.is_whole(model):
         path = newest_checkpoint(task, runs)
         print(f"checkpoint: {path}")
+        checkpoint = read_checkpoint(path, task)
     if path is not None and command != "fit" and model.get("weights"):
         say(f"note: --model.weights {model['weights']} is not used, as a checkpoint brings its own weights")
-    checkpoint = None
-    if path is not None:
-        checkpoint = read_checkpoint(path, task)
+    if path is not None and checkpoint is not None:
         path = Path(path).resolve()  # not `latest`, which soon is another run
         model = _with_checkpoint(model, checkpoint, module_class.shape_options)
-        data = {**_saved(checkpoint, "datamodule_hyper_parameters", _OF_THE_MACHINE), **_given(data)}
+        trained_on = _saved(checkpoint, "datamodule_hyper_parameters", _OF_THE_MACHINE)
+        data = {**trained_on, **_given(data)}
+        ours, theirs = (input_size(of["image_size"], of["resolution_mult"]) for of in (data, trained_on))
+        if ours != theirs:
+            say(f"note: images are {_px(ours)}, and the checkpoint was trained at {_px(theirs)} (--data.image_size)")
     module_class.resolve(command, model, data, runs)
     settings = {name: value for name, value in given.items() if name != "config"}
     return Resolved({**settings, "model": model, "data": data, "ckpt_path": path and str(path)}, checkpoint, path)
@@ -75,10 +82,17 @@ def _fetched(word: str, width_mult: float | None) -> str:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The fields of a YAML file. Raises InputError where it is none."""
+    """The fields of a YAML file. Raises InputError where it is none, or has none."""
     try:
-        return dict(yaml.safe_load(Path(path).read_text("utf-8")) or {})
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+        fields = yaml.safe_load(Path(path).read_text("utf-8"))
+        if fields is None:
+            raise InputError(f"{path} is empty; write names and values into it, or leave it out.")
+        return dict(fields)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); give the path of a YAML file.") from error
+    except InputError:  # it is a ValueError too
+        raise
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not valid YAML of names and values ({' '.join(str(error).split())}).") from error
 
 
@@ -94,6 +108,10 @@ def _with_checkpoint(model: dict[str, Any], checkpoint: Mapping[str, Any], shape
 
 def _saved(checkpoint: Mapping[str, Any], key: str, without: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in checkpoint[key].items() if name[0] != "_" and name not in without}
+
+
+def _px(size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]} px"
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,14 +71,19 @@ def _predict(
     task: str, module_class: "type[TaskModule]", datamodule_class: Any, command: PredictCommand, options: Any
 ) -> None:
     import torch
+    import yaml
 
     from backbone.accelerator import retain_freed_memory
+    from data.folders import count_of
     from tasks.predictor import Predictor
     from tasks.runs import new_run, newest_checkpoint, point_latest
 
     retain_freed_memory()
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    file = getattr(options, "weights", None) or options.ckpt_path or newest_checkpoint(task, options.runs)
+    weights = getattr(options, "weights", None)
+    file = weights or options.ckpt_path or newest_checkpoint(task, options.runs)
+    print(f"{'weights' if weights else 'checkpoint'}: {file}", flush=True)
     load = command.load or (lambda path, device: Predictor.from_checkpoint(module_class, path, device))
     trunk = getattr(options, "trunk", None)
     if trunk and not options.weights:
@@ -86,31 +91,33 @@ def _predict(
     predictor = load(file, device, **({"trunk": trunk} if trunk else {}))
     images = images_at(options.source) if options.source else _sample_images(file, predictor, datamodule_class)
     options.images = images  # for a task that numbers them
-    run = new_run(task, options.runs)
-    describe, finish = command.start(options, predictor, run)
-    sheets = _Sheets(run / "pictures", f"What {file} predicts")
-    lines: list[str] = []
+    with new_run(task, options.runs, "--runs") as run:
+        describe, finish = command.start(options, predictor, run)
+        sheets = _Sheets(run / "pictures")
+        lines: list[str] = []
 
-    def predict(path: Path) -> None:
-        image = predictor.open(path)
-        described = describe(path, image)
-        lines.append(json.dumps({"file": str(path), **described.row}, ensure_ascii=False))
-        if command.sheets:
-            sheets.add(image if described.tile is None else described.tile, f"{path.name}\n{described.caption}")
+        def predict(path: Path) -> None:
+            image = predictor.open(path)
+            described = describe(path, image)
+            lines.append(json.dumps({"file": str(path), **described.row}, ensure_ascii=False))
+            if command.sheets:
+                sheets.add(image if described.tile is None else described.tile, f"{path.name}\n{described.caption}")
 
-    done = for_each(images, predict)
-    sheets.write()
-    run.mkdir(parents=True, exist_ok=True)
-    # A name that is not UTF-8 stays readable JSON: \udcff is its escape too.
-    text = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
-    (run / "predictions.jsonl").write_bytes(text)
-    own_lines = finish(done)
-    point_latest(run)
+        done, unreadable = for_each(images, predict)
+        sheets.write()
+        # A name that is not UTF-8 stays readable JSON: \udcff is its escape too.
+        text = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+        (run / "predictions.jsonl").write_bytes(text)
+        given["weights" if weights else "ckpt_path"] = str(file)
+        (run / "config.yaml").write_text(yaml.safe_dump(given), "utf-8")
+        own_lines = finish(done)
+        point_latest(run)
     if done <= _PRINTED:
         print(text.decode(), end="")
     for line in own_lines:
         print(line)
-    print(f"{done} images: {run / 'predictions.jsonl'}")
+    left_out = f", {unreadable:,} could not be read" if unreadable else ""
+    print(f"{count_of(done, 'image')}{left_out}: {run / 'predictions.jsonl'}")
     if (run / "pictures").is_dir():
         print(f"pictures: {run / 'pictures'}")
     print(f"run: {run}")
@@ -141,14 +148,15 @@ def _sample_images(file: Path, predictor: "Predictor", datamodule_class: Any) ->
     return [records.path(position) for position in range(len(records))]
 
 
-def for_each(images: Sequence[Path], predict: Callable[[Path], None]) -> int:
-    """Call `predict` with each image, with a progress bar; return for how many it returned.
+def for_each(images: Sequence[Path], predict: Callable[[Path], None]) -> tuple[int, int]:
+    """Call `predict` with each image, with a progress bar; return how many it took, and how many it could not read.
 
     An image for which it raises ImageError is named on stderr and passed over; InputError where all are. Ctrl-C ends
     it early, and what is done counts.
     """
     from tqdm import tqdm
 
+    from data.folders import count_of
     from data.images import ImageError
 
     refused: list[ImageError] = []
@@ -164,19 +172,19 @@ def for_each(images: Sequence[Path], predict: Callable[[Path], None]) -> int:
     except KeyboardInterrupt:
         if not done:
             raise
-        print(f"\ninterrupted: what follows is of the first {done} images", file=sys.stderr)
+        print(f"\ninterrupted: what follows is of the first {count_of(done, 'image')}", file=sys.stderr)
     for unreadable in refused:
         print(f"warning: {unreadable}", file=sys.stderr)
     if not done:
-        raise InputError(f"none of the {len(images)} images could be read; the first: {refused[0]}")
-    return done
+        raise InputError(f"{count_of(len(images), 'image')}, of which none could be read; the first: {refused[0]}")
+    return done, len(refused)
 
 
 class _Sheets:
     """Contact sheets of 60 tiles, each written when it is full, so that no more than one is in memory."""
 
-    def __init__(self, folder: Path, title: str) -> None:
-        self.folder, self.title = folder, title
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.number = 0
         self.tiles: list[np.ndarray] = []
         self.captions: list[str] = []
@@ -197,6 +205,6 @@ class _Sheets:
         self.number += 1
         self.folder.mkdir(parents=True, exist_ok=True)
         sheet = self.folder / f"predictions_{self.number:03}.png"
-        contact_sheet(self.tiles, self.captions, sheet, columns=6, title=f"{self.title}, sheet {self.number}")
+        contact_sheet(self.tiles, self.captions, sheet, columns=6, title=f"Predictions, sheet {self.number}")
         self.tiles.clear()
         self.captions.clear()

@@ -62,11 +62,6 @@ def write_model_card(path: Path, *, task: str, model: str, data: str, licence: s
     path.write_text("\n\n".join(text) + "\n", "utf-8")
 
 
-def count_of(count: int, of: str) -> str:
-    """The number and the noun: "1 image", "2,000 images", "3 classes"."""
-    return f"{count:,} {of}" if count == 1 else f"{count:,} {of}{'es' if of.endswith('s') else 's'}"
-
-
 def unique_names(names: Sequence[str], numbers: Iterable[int]) -> list[str]:
     """The names; one that several classes share is followed by its number."""
     count = Counter(names)

@@ -1,9 +1,12 @@
 """Run folders, `runs/<task>/<time>/`, and the checkpoints in them."""
 
+import contextlib
+import itertools
 import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,16 +18,34 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from backbone.errors import InputError
+from backbone.pretrained import why_not_loaded
 
 
-def new_run(task: str, root: Path) -> Path:
-    """Name a run folder that does not exist yet."""
+@contextlib.contextmanager
+def new_run(task: str, root: Path, option: str) -> Iterator[Path]:
+    """Make a run folder that no other run has; where what is done with it fails and has left it empty, remove it again.
+
+    InputError names the `option` that says `root`, where that cannot be written.
+    """
     time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, count = root / task / time, 1
-    while folder.exists():
-        count += 1
-        folder = root / task / f"{time}_{count}"
-    return folder
+    try:
+        missing = [path for path in (root / task, root, *root.parents) if not path.exists()]
+        for count in itertools.count(1):
+            folder = root / task / (time if count == 1 else f"{time}_{count}")
+            with contextlib.suppress(FileExistsError):  # of a run that began in the same second
+                folder.mkdir(parents=True)
+                break
+    except OSError as error:
+        raise InputError(
+            f"{option} {root} cannot be written ({error.strerror or error}); give a folder that can."
+        ) from error
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):  # one that is not empty
+            for path in (folder, *missing):
+                path.rmdir()
+        raise
 
 
 def point_latest(run: Path) -> None:
@@ -37,32 +58,44 @@ def point_latest(run: Path) -> None:
         return
 
 
-def newest_checkpoint(task: str, root: Path) -> Path:
-    """Find the best checkpoint of the newest run that has one; InputError where there is none."""
+def checkpoint_at(path: str | Path, name: str = "best.ckpt") -> Path:
+    """The path itself, or the checkpoint of this name in the run folder that it is."""
+    inside = Path(path) / "checkpoints" / name
+    return inside if inside.is_file() else Path(path)
+
+
+def best_checkpoints(task: str, root: Path) -> list[Path]:
+    """The best checkpoint of each run that has one, the newest first; InputError where there is none."""
     runs = (run for run in (root / task).glob("*") if not run.is_symlink())  # `latest` is one of the others
     found = sorted(
         (path for run in runs if (path := run / "checkpoints" / "best.ckpt").is_file()),
         key=lambda path: path.stat().st_mtime,
+        reverse=True,
     )
     if not found:
         raise InputError(
             f"There is no checkpoint under {root / task}; train one with `python -m tasks.{task} fit`, "
             "or name one with --ckpt_path."
         )
-    return found[-1]
+    return found
+
+
+def newest_checkpoint(task: str, root: Path) -> Path:
+    """The best checkpoint of the newest run that has one; InputError where there is none."""
+    return best_checkpoints(task, root)[0]
 
 
 def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:
     """Read a checkpoint of this task without running any code in it; InputError says what was found instead."""
-    if not Path(path).is_file():
+    path = checkpoint_at(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder without checkpoints/best.ckpt; give a run folder, or a .ckpt in one.")
+    if not path.is_file():
         raise InputError(f"The checkpoint {path} does not exist; give the path of a .ckpt that `fit` wrote.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises whatever the bytes happen to mean as a pickle
-        raise InputError(
-            f"{path} is not a checkpoint that can be read safely (weights and plain values alone); give a .ckpt that "
-            "`fit` wrote."
-        ) from None
+    except Exception as error:  # torch raises whatever the bytes happen to mean as a pickle
+        raise InputError(f"{path} {why_not_loaded(path, error)}; give a .ckpt that `fit` wrote.") from None
     if not isinstance(checkpoint, dict) or checkpoint.get("task") != task:
         found = checkpoint.get("task") if isinstance(checkpoint, dict) else None
         what = f"a checkpoint of the task {found!r}" if found else "not a checkpoint of this project"

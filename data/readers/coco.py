@@ -17,10 +17,9 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from backbone.errors import InputError
-from data.folders import are_there, say
+from data.folders import are_there, existing_folder, progress, say
 from data.images import ImageError, image_size
 from data.records import SPLITS, Boxes, Issue, Records, Split, joined
 from data.splits import NAMES, split_named
@@ -57,6 +56,7 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
     images. Raises InputError where several files match, or none.
     """
     found: dict[Split, list[SplitFiles]] = {}
+    root = existing_folder(root)
     for path in sorted((root / "annotations").glob("instances_*.json")):
         name, rest = re.findall("instances_([A-Za-z]*)(.*)", path.stem)[0]
         split = split_named(name)
@@ -131,7 +131,7 @@ def _read_split(files: SplitFiles) -> Records:
     folder, there = _locate(records.file_names, path, files.image_folders)
     sizes = records["sizes"].copy()
     problems = [b"" if file else b"there is no such file" for file in there]
-    for i in tqdm(np.flatnonzero(there & (sizes[:, 0] == 0)), desc="reading image sizes", delay=2, leave=False):
+    for i in progress(np.flatnonzero(there & (sizes[:, 0] == 0)), desc="reading image sizes"):
         try:
             sizes[i] = image_size(folder / os.fsdecode(records.file_names[i]))
         except ImageError as error:

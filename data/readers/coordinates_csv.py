@@ -131,7 +131,8 @@ def _refuse_missing(table: CsvTable, field: str, name: str) -> NoReturn:
     option = "group" if field == "group" else f"{field}_column"
     raise InputError(
         f"{table.file} has no column {name!r} for the {field}; the nearest are "
-        f"{', '.join(repr(lower[cell]) for cell in near)}{hint}: name the right one ({option}), or a preset."
+        f"{', '.join(repr(lower[cell]) for cell in near)}{hint}: name the right one by "
+        f"--data.{option} (of `partition`, --{option}), or a preset."
     )
 
 

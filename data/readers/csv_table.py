@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from backbone.errors import InputError
 from backbone.web_pages import is_web_page
-from data.folders import are_there
+from data.folders import are_there, progress
 from data.records import Issue, Records
 from data.splits import hash_names, splits_named
 
@@ -50,7 +49,7 @@ class CsvTable:
         quoting: Any = csv.QUOTE_MINIMAL if self.header else csv.QUOTE_NONE  # quotes are then in a title
         with (
             open_csv(self.file, newline="") as text,
-            tqdm(desc=f"reading {self.file.name}", total=size, unit="B", unit_scale=True, delay=2, leave=False) as bar,
+            progress(desc=f"reading {self.file.name}", total=size, unit="B", unit_scale=True) as bar,
         ):
             before = next(count for count, line in enumerate(text, start=1) if line.strip()) if self.header else 0
             reader = csv.reader(text, delimiter=self.delimiter, quoting=quoting)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts, clean
-from data.folders import list_images
+from data.folders import list_images, progress
 from data.images import ImageError, read_exif
 from data.records import SPLITS, UNSPLIT, Issue, Records
 from data.splits import splits_named
@@ -50,7 +49,7 @@ def read(root: Path) -> Records:
     pool = ThreadPoolExecutor(_THREADS)
     try:
         every = itertools.chain.from_iterable(pool.map(block, starts))
-        bar = tqdm(every, "reading EXIF positions", len(names), unit=" images", delay=2, leave=False)
+        bar = progress(every, "reading EXIF positions", len(names), unit=" images")
         for i, (position, day) in enumerate(bar):
             days[i] = day.encode()
             if isinstance(position, str):

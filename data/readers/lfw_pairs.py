@@ -41,8 +41,11 @@ def read_list(file: Path) -> tuple[list[str], Pairs]:
     """
     try:
         lines = Path(file).read_text("utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise InputError(f"--data.pairs {file} does not exist; give LFW's pairs.txt.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read as a list of pairs ({error}); give LFW's pairs.txt.") from error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"{file} cannot be read as a list of pairs ({reason}); give LFW's pairs.txt.") from error
     while lines and not lines[-1].strip():
         lines.pop()
     if lines and is_web_page(lines[0].encode()):

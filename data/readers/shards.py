@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts, clean
+from data.folders import progress
 from data.images import IMAGE_ENDINGS, ImageError
 from data.readers.coordinates_csv import GROUP_NAMES
 from data.records import Records
@@ -45,7 +45,7 @@ def read(pattern: str) -> Records:
         )
     folder = Path(os.path.commonpath([file.parent for file in files]))
     parts = []  # of a shard each, packed: objects of millions of images would fill the memory
-    for file in tqdm(files, desc="reading the shards' headers", unit=" shards", delay=2, leave=False):
+    for file in progress(files, desc="reading the shards' headers", unit=" shards"):
         if rows := list(_samples(file, os.fsencode(file.relative_to(folder)))):
             parts.append([np.array(column) for column in zip(*rows, strict=True)])
     names, places, groups, members = map(np.concatenate, zip(*parts, strict=True)) if parts else np.zeros((4, 0, 2))

@@ -16,10 +16,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 from scipy.io import loadmat
-from tqdm import tqdm
 
 from backbone.errors import InputError, check_options
-from data.folders import list_folder
+from data.folders import list_folder, progress
 from data.readers.csv_table import refuse_repeated
 from data.records import SPLITS, Issue, Records
 
@@ -137,10 +136,10 @@ def _same_bytes(images: Path, files: Sequence[str]) -> np.ndarray:
 
     Only files of one size are read. Empty and unreadable ones count as different: opening them will say more.
     """
-    sizes = [(images / file).stat().st_size for file in tqdm(files, desc="comparing images", delay=2, leave=False)]
+    sizes = [(images / file).stat().st_size for file in progress(files, desc="comparing images")]
     of_size = Counter(sizes)
     content: dict[str, Any] = {}
-    for file, size in zip(tqdm(files, desc="comparing images of equal size", delay=2, leave=False), sizes, strict=True):
+    for file, size in zip(progress(files, desc="comparing images of equal size"), sizes, strict=True):
         if size and of_size[size] > 1:
             try:
                 with (images / file).open("rb") as opened:
@@ -172,7 +171,7 @@ def _boxes(annotation: Path, files: Sequence[str]) -> tuple[np.ndarray, list[Iss
     """The box of the largest object of each file, float32 (N, 4) xyxy px, NaN where there is none; counted."""
     boxes = np.full((len(files), 4), np.nan, dtype=np.float32)
     reasons: Counter[str] = Counter()
-    for row, file in enumerate(tqdm(files, desc="reading the boxes", delay=2, leave=False)):
+    for row, file in enumerate(progress(files, desc="reading the boxes")):
         box = _largest_box(annotation / file.rpartition(".")[0])
         if isinstance(box, str):
             reasons[box] += 1

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from backbone.errors import InputError
+from data import folders
 
-progress = functools.partial(tqdm, desc="drawing the sample", unit="image", delay=2, leave=False)
+progress = functools.partial(folders.progress, desc="drawing the sample", unit="image")
 
 
 @contextlib.contextmanager

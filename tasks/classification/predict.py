@@ -32,8 +32,9 @@ def load(path: str | Path, device: str = "cpu", trunk: str | None = None) -> "Pr
     from data import imagenet
     from tasks.classification.module import ClassificationModule
     from tasks.predictor import Predictor
+    from tasks.runs import checkpoint_at
 
-    file = find_weights(path).file
+    file = checkpoint_at(find_weights(path).file)
     if file.suffix == ".ckpt":
         return Predictor.from_checkpoint(ClassificationModule, file, device)
     numerics = trunk_settings({"trunk": trunk, "weights": file})["numerics"]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from data.folders import count_of
 from tasks.classification.metrics import ConfusedPair, Scores, confused_pairs, top_classes, wilson_interval
 from tasks.plotting import contact_sheet, fit, image_or_grey
 from tasks.reporting import (
@@ -15,7 +16,6 @@ from tasks.reporting import (
     DPI,
     ORANGE,
     clipped,
-    count_of,
     legible,
     save_figure,
     unique_names,

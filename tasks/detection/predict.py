@@ -26,8 +26,9 @@ def load(path: str | Path, device: str = "cpu") -> "Predictor":
     from tasks.detection.module import DetectionModule
     from tasks.detection.pretrained import categories_of, detector_of, loss_of
     from tasks.predictor import Predictor
+    from tasks.runs import checkpoint_at
 
-    file = find_weights(path).file
+    file = checkpoint_at(find_weights(path).file)
     if file.suffix == ".ckpt":
         return Predictor.from_checkpoint(DetectionModule, file, device)
     detector = detector_of(read_pretrained(file))

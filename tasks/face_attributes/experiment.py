@@ -116,7 +116,7 @@ def main(args: list[str]) -> int:
 
 def _parser(without: Mapping[str, Sequence[str]]) -> LightningArgumentParser:
     """Of the options of `fit`, but for some of each group."""
-    parser = LightningArgumentParser(prog=_PROG, description=__doc__, exit_on_error=False)
+    parser = LightningArgumentParser(prog=_PROG, description=__doc__, exit_on_error=False, allow_abbrev=False)
     for group, of in _CLASSES.items():
         parser.add_class_arguments(of, group, skip={*without.get(group, ()), *(LINKS if group == "model" else ())})
     return parser

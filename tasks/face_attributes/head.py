@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backbone.trunk import trunk_words
 from data.attributes import AttributesDataModule
-from data.folders import say
+from data.folders import count_of, say
 from data.records import Records, Split
 from tasks.distillation.losses import masked_bce
 from tasks.face_attributes.metrics import check_finite, choose_thresholds, evaluate
@@ -94,7 +94,7 @@ class AttributesHead(Head):
             folder / "model_card.md",
             evaluated,
             model=f"A {trunk_words(settings)} for images of {height} x {width} px.",
-            data=f"{sentence(self.provenance)} Scored on {len(positions):,} images of {scored['data']}.",
+            data=f"{sentence(self.provenance)} Scored on {count_of(len(positions), 'image')} of {scored['data']}.",
             licence=licences([*self.provenance, scored]),
             groups={name: group[positions] for name, group in data.subgroups(split).items()},
             scored=data.hparams["test_split"] if split == "test" else split,

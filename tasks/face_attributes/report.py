@@ -8,10 +8,11 @@ import numpy as np
 from scipy.special import expit, logit
 from tqdm import tqdm
 
+from data.folders import count_of
 from tasks import reporting
 from tasks.face_attributes.metrics import Scores, by_subgroup
 from tasks.plotting import contact_sheet, fit, image_or_grey
-from tasks.reporting import BLUE, DPI, ORANGE, as_code, clipped, count_of, legible, markdown_table, number, save_figure
+from tasks.reporting import BLUE, DPI, ORANGE, as_code, clipped, legible, markdown_table, number, save_figure
 
 _ROW = 24  # px of an attribute's bar and the gap to the next
 _WIDTH = 560  # px of a bar of AP 1

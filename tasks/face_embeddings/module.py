@@ -11,7 +11,7 @@ from data.folders import say
 from tasks.distillation.module import DistilledModule
 from tasks.face_embeddings.head import Distance, EmbeddingHead
 from tasks.module import TRUNK_OPTIONS
-from tasks.runs import newest_checkpoint
+from tasks.runs import best_checkpoints, read_checkpoint
 
 
 class FaceEmbeddingsModule(DistilledModule):
@@ -53,13 +53,16 @@ class FaceEmbeddingsModule(DistilledModule):
         """Also: on the built-in sample the teacher is the newest net of face attributes, trained on it as well."""
         if command == "fit" and not (model.get("teacher") or model.get("cache_only") or data.get("root")):
             try:
-                model["teacher"] = str(newest_checkpoint("face_attributes", runs))
+                nets = best_checkpoints("face_attributes", runs)
             except InputError:
+                nets = []
+            model["teacher"] = next((str(net) for net in nets if _is_of_the_sample(net)), None)
+            if model["teacher"] is None:
                 raise InputError(
-                    f"there is no --model.teacher, and no net of face attributes under {runs} to learn from; train one "
-                    "first: `python -m tasks.face_attributes fit`."
-                ) from None
-            say(f"teacher: {model['teacher']}, the newest net of face attributes")
+                    f"there is no --model.teacher, and no net of face attributes under {runs} that learnt the built-in "
+                    "sample; train one first: `python -m tasks.face_attributes fit`."
+                )
+            say(f"teacher: {model['teacher']}, the newest net of face attributes that learnt the sample")
         super().resolve(command, model, data, runs)
 
     def prepare(self, data: Any) -> None:
@@ -82,3 +85,7 @@ class FaceEmbeddingsModule(DistilledModule):
     def distance(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """How far embeddings are from the teacher's."""
         return self.head.distance(outputs, targets)
+
+
+def _is_of_the_sample(checkpoint: Path) -> bool:
+    return read_checkpoint(checkpoint, "face_attributes")["datamodule_hyper_parameters"]["root"] is None

@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from data.folders import count_of
 from data.readers.lfw_pairs import Pairs
 from tasks.face_embeddings.metrics import FAR, Scores, Verification
 from tasks.face_embeddings.verification import roc
 from tasks.plotting import contact_sheet, image_or_grey
-from tasks.reporting import BLUE, DPI, ORANGE, count_of, save_figure, write_csv, write_json
+from tasks.reporting import BLUE, DPI, ORANGE, save_figure, write_csv, write_json
 
 _SIDE = 150  # px of a face on a sheet
 _WORST = 24  # on a sheet: twelve false accepts and twelve false rejects

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backbone.trunk import trunk_words
-from data.folders import say
+from data.folders import count_of, say
 from data.geotagged import GeotaggedDataModule
 from data.records import Records
 from tasks.geolocalization import s2
@@ -117,8 +117,8 @@ class GeolocalizationHead(Head):
         for cells in self.hierarchy.partitions:
             levels, kept = s2.levels(cells.ids), cells.counts.sum() / cells.total
             say(
-                f"cells: {len(cells):,} of {cells.min_images:,} to {cells.max_images:,} images, levels {levels.min()} "
-                f"to {levels.max()}, with {kept:.1%} of {cells.total:,} images"
+                f"{count_of(len(cells), 'cell')} of {cells.min_images:,} to {cells.max_images:,} images, levels "
+                f"{levels.min()} to {levels.max()}, with {kept:.1%} of {count_of(cells.total, 'image')}"
             )
         if not self._files and (advice := _advice(self.hierarchy.finest)):
             say(f"note: {advice}")
@@ -183,7 +183,7 @@ class GeolocalizationHead(Head):
             files=[data.file(split, position) for position in positions],
             open_image=lambda k: data.image(split, positions[k]),
             model=f"A {trunk_words(settings)} for images of {height} x {width} px.",
-            data=f"Scored on {len(positions):,} images of {root}.",
+            data=f"Scored on {count_of(len(positions), 'image')} of {root}.",
         )
 
     def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], top_k: int = 5) -> list[Geolocation]:

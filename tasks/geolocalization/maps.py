@@ -22,12 +22,13 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from data.folders import count_of
 from tasks.geolocalization import s2
 from tasks.geolocalization.cells import Partition
 from tasks.geolocalization.geojson import flat_ring
 from tasks.geolocalization.metrics import THRESHOLDS_KM, Scores
 from tasks.geolocalization.sphere import EARTH_RADIUS_KM, destination, great_circle, haversine_km
-from tasks.reporting import BLUE, DPI, ORANGE, count_of, legible, save_figure
+from tasks.reporting import BLUE, DPI, ORANGE, legible, save_figure
 
 THRESHOLD_NAMES = ("street", "city", "region", "country", "continent")  # of THRESHOLDS_KM, by Im2GPS's successors
 

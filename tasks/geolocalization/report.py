@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from data.folders import count_of
 from tasks.geolocalization import s2
 from tasks.geolocalization.cells import Partition, nearest_point_km, own_cell_km
 from tasks.geolocalization.maps import (
@@ -25,7 +26,7 @@ from tasks.geolocalization.maps import (
 from tasks.geolocalization.metrics import TABLE_11, THRESHOLDS_KM, Scores, nearness, selective
 from tasks.geolocalization.sphere import haversine_km
 from tasks.plotting import contact_sheet, image_or_grey
-from tasks.reporting import count_of, figures_table, markdown_table, number, write_csv, write_json, write_model_card
+from tasks.reporting import figures_table, markdown_table, number, write_csv, write_json, write_model_card
 
 _TILES_IN_ROW = 6
 _SAMPLE = 1_000_000  # images that a partition's figures are of, evenly along S2's curve, where there are more
@@ -101,7 +102,7 @@ def partition_figures(partition: Partition, leaves: np.ndarray) -> str:
     """
     kept, step, levels = int(partition.counts.sum()), -(-len(leaves) // _SAMPLE), s2.levels(partition.ids)
     lines = [
-        f"{partition.total:,} training images, {len(partition):,} cells",
+        f"{count_of(partition.total, 'training image')}, {count_of(len(partition), 'cell')}",
         f"{100 * kept / partition.total:.2f} % of the images are in a cell, {partition.total - kept:,} in none",
         "",
         f"{'level':>7} {'about':>9} {'cells':>9} {'images':>13} {'share':>8}",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backbone import InputError
 from data.images import ImageError, image_size, open_image, to_array
 
 # Four flat quarters, so that golden values hold after JPEG too: red green / blue grey, 64 x 48 px.
@@ -234,5 +235,11 @@ def test_the_error_survives_the_way_out_of_a_worker():
 def test_images_in_memory_become_rgb_or_are_refused():
     assert_rgb(to_array(palette_image()), EXPECTED)
     np.testing.assert_array_equal(to_array(QUARTERS), QUARTERS)
-    with pytest.raises(ImageError, match=r"shape is \(48, 64\) of uint8"):
-        to_array(QUARTERS[..., 0])
+    for image, found in (
+        (QUARTERS[..., 0], r"shape is \(48, 64\) of uint8"),
+        (QUARTERS / 255, "of float64"),
+        (3, "of type int"),
+    ):
+        with pytest.raises(InputError, match=rf"{found}; give .*uint8 RGB \(H, W, 3\)\.$") as refused:
+            to_array(image)
+        assert "file" not in str(refused.value)

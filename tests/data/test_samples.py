@@ -1,5 +1,6 @@
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from backbone.errors import InputError
 from data.samples import detection, dogs, faces, places, write_sample
 from data.samples.__main__ import SAMPLES, main
 from data.samples.detection import CATEGORIES, HEIGHT, WIDTH, draw_scene, outline
+from data.samples.drawing import progress
 
 # --- all samples ------------------------------------------------------------------------------------------------------
 
@@ -140,3 +142,10 @@ def test_outlines_worked_by_hand():
     np.testing.assert_allclose(square.min(axis=0), [100 - half, 50 - half])
     np.testing.assert_allclose(square.max(axis=0), [100 + half, 50 + half])
     np.testing.assert_allclose(outline("triangle", 0, 0, 10, 0)[0], [0, -10], atol=1e-9)  # up
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_shown_on_a_terminal_alone(terminal, monkeypatch):
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: terminal, write=len, flush=int))
+    with progress(total=1) as bar:
+        assert bar.disable != terminal

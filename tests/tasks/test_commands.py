@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 from itertools import groupby
@@ -10,6 +11,7 @@ import pytest
 
 from backbone import InputError
 from tasks.__main__ import main as tables
+from tasks.classification.__main__ import main as classification
 from tasks.commands import dispatch
 
 TASKS = ("classification", "detection", "face_attributes", "face_embeddings", "geolocalization")
@@ -46,6 +48,16 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(capsys):
 
     assert dispatch("x", "about", {"go": ("help", refuse)}, ["go"]) == 2
     assert capsys.readouterr().err == "error: photo.jpg: it is empty; replace it.\n"
+
+
+@pytest.mark.parametrize(("given", "near"), [("--sour", "--source"), ("--chekpt_path=x", "--ckpt_path"), ("--zzz", "")])
+def test_names_are_written_in_full_and_the_nearest_is_named(given, near, capsys):
+    with pytest.raises(SystemExit) as stop:
+        classification(["predict", given, "x"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert re.findall(r"did you mean (--\w+)", error) == [near] * bool(near)
+    assert error.count("\n") == 1
 
 
 def test_our_own_mistake_keeps_its_traceback():

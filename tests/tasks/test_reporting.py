@@ -2,7 +2,8 @@ import csv
 import json
 import os
 
-from tasks.reporting import as_code, clipped, count_of, figures_table, legible, write_csv, write_json, write_model_card
+from data.folders import count_of
+from tasks.reporting import as_code, clipped, figures_table, legible, write_csv, write_json, write_model_card
 
 
 def test_names_are_drawn_in_one_line_and_what_the_font_lacks_is_told_by_the_number():
@@ -16,11 +17,9 @@ def test_long_names_keep_both_ends():
 
 
 def test_numbers_agree_with_their_nouns():
-    assert [count_of(1, "class"), count_of(2000, "class"), count_of(0, "image")] == [
-        "1 class",
-        "2,000 classes",
-        "0 images",
-    ]
+    given = [(1, "class"), (2000, "class"), (0, "image"), (1, "training image"), (2, "box")]
+    expected = ["1 class", "2,000 classes", "0 images", "1 training image", "2 boxes"]
+    assert [count_of(*one) for one in given] == expected
 
 
 def test_what_could_not_be_measured_is_null(tmp_path):

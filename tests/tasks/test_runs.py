@@ -5,6 +5,9 @@ import os
 import pickle
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +15,15 @@ from helpers import trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from backbone import InputError
-from tasks.runs import AtomicCheckpointIO, BestCheckpoint, new_run, newest_checkpoint, point_latest, read_checkpoint
+from tasks.runs import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    checkpoint_at,
+    new_run,
+    newest_checkpoint,
+    point_latest,
+    read_checkpoint,
+)
 
 
 class Bomb:
@@ -20,12 +31,46 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-def test_a_new_run_never_has_the_name_of_one_that_exists(tmp_path):
-    first = new_run("detection", tmp_path)
-    first.mkdir(parents=True)
-    second = new_run("detection", tmp_path)
-    assert first != second
-    assert not second.exists()
+def test_runs_of_one_second_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.runs.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2, 3, 4, 5)))
+
+    def start(_):
+        with new_run("detection", tmp_path / "runs", "--runs") as run:
+            return run.name
+
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(start, range(16)))
+    expected = {"2026-01-02_03-04-05", *(f"2026-01-02_03-04-05_{count}" for count in range(2, 17))}
+    assert set(names) == {path.name for path in (tmp_path / "runs" / "detection").iterdir()} == expected
+
+
+def test_a_run_that_fails_leaves_what_it_has_written_and_nothing_else(tmp_path):
+    def start(root, name):
+        with new_run("detection", root, "--runs") as run:
+            if name:
+                (run / name).touch()
+            raise ZeroDivisionError
+
+    def fail(root, name):
+        with pytest.raises(ZeroDivisionError):
+            start(root, name)
+        return list(root.rglob("*"))
+
+    (tmp_path / "given").mkdir()
+    assert fail(tmp_path / "given", "") == []
+    assert fail(tmp_path / "new" / "runs", "") == []
+    assert [path.name for path in tmp_path.iterdir()] == ["given"]
+    assert fail(tmp_path / "runs", "metrics.csv")[-1].name == "metrics.csv"
+
+
+@pytest.mark.parametrize("place", ["file", "file/..", "file/runs", "/proc/x"])
+def test_a_place_that_cannot_be_written_is_refused_by_its_option(place, tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=f"^--runs {tmp_path / place} cannot be written"),
+        new_run("detection", tmp_path / place, "--runs"),
+    ):
+        pass
 
 
 def test_latest_points_at_the_last_run(tmp_path):
@@ -54,17 +99,23 @@ def saved(content):
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "reason"),
     [
-        *(b"not a checkpoint", b"", b"a\nb\nc", b"}abc"),
-        pickle.dumps({"task": "detection", "x": Bomb()}),
-        saved({"task": "detection", "state_dict": Bomb()}),  # today's format
+        *((content, "is not a file of tensors") for content in (b"not a checkpoint", b"a\nb\nc", b"}abc")),
+        (b"", "is empty"),
+        (saved({"task": "detection", "x": torch.zeros(1000)})[:-2000], "is damaged or cut short"),
+        (pickle.dumps({"x": Bomb()}), "is damaged or cut short, or not a file of tensors"),
+        (pickle.dumps({"task": "detection", "x": Bomb()}, protocol=2), r"is a pickle that asks to run \w+\.mkdir"),
+        (
+            saved({"task": "detection", "state_dict": Bomb()}),
+            r"is a pickle that asks to run \w+\.mkdir",
+        ),  # today's format
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path, content):
+def test_a_file_that_is_no_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path, content, reason):
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is not a checkpoint that can be read safely"):
+    with pytest.raises(InputError, match=rf"x\.ckpt {reason}"):
         read_checkpoint(path, "detection")
     assert not (tmp_path / "exploded").exists()
 
@@ -78,6 +129,16 @@ def test_a_checkpoint_of_another_task_or_project_is_refused_by_name(tmp_path):
         read_checkpoint(tmp_path / "other.ckpt", "detection")
     with pytest.raises(InputError, match="does not exist"):
         read_checkpoint(tmp_path / "none.ckpt", "detection")
+
+
+def test_a_run_folder_stands_for_a_checkpoint_in_it(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"run is a folder without checkpoints/best\.ckpt"):
+        read_checkpoint(tmp_path / "run", "detection")
+    for name in ("best", "last"):
+        torch.save({"task": "detection", "name": name}, tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
+    assert read_checkpoint(tmp_path / "run", "detection")["name"] == "best"
+    assert checkpoint_at(tmp_path / "run", "last.ckpt") == tmp_path / "run" / "checkpoints" / "last.ckpt"
 
 
 def _save_for_ever(path):

@@ -67,7 +67,7 @@ def test_numbers_are_read_to_the_bit(tmp_path):
     rows = "\n".join(f"{latitude!r};{longitude!r}" for latitude, longitude in latlng.tolist())
     file = write(tmp_path / "a.csv", f"latitude;longitude\n{rows}")  # and no path, nor an end to the last line
     assert (training(file) == latlng).all()
-    with pytest.raises(InputError, match=r"no column 'path'.*path_column"):
+    with pytest.raises(InputError, match=r"no column 'path'.*--data\.path_column"):
         read(file)
 
 
@@ -155,7 +155,7 @@ def test_columns_are_named_one_by_one(tmp_path):
         ("path;latitude;longitude\na;48,8;2,3\n", "line 2: the latitude is '48,8'; .*decimal point"),
         ("path,latitude,longitude\na,1,2\nb,1\n", "line 3: it has 2 values, but 3 or more"),
         ("path,latitude,longitude\nTokyo,139.69,35.68\n", "line 2: the latitude is 139.69, .*likely swapped"),
-        ("path,Latitude,easting\na,1,2\n", "no column 'longitude' .*'Latitude'.*longitude_column"),
+        ("path,Latitude,easting\na,1,2\n", r"no column 'longitude' .*'Latitude'.*--data\.longitude_column"),
         ("path,latitude,latitude,longitude\na,1,1,2\n", "'latitude' more than once"),
         ("path,latitude,longitude\n", r"no position \(no rows\)"),
         ("path,latitude,longitude\na,,\nb,0,0\n", r"no position \(1 row without .*; 1 row at \(0, 0\)"),

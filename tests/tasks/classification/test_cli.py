@@ -96,7 +96,9 @@ def test_a_run_leaves_what_the_readme_promises(trained):
 
 def test_resume_goes_on_with_the_same_run_and_the_command_line_wins(trained, capsys):
     given = ["--trainer.max_epochs", "3", "--model.lr", "1e-5"]
-    _, folder = run(capsys, "fit", "--ckpt_path", str(trained / "checkpoints" / "last.ckpt"), *given)
+    printed, folder = run(capsys, "fit", "--ckpt_path", str(trained), *given)  # its last.ckpt
+    assert "note: " not in printed
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["model"]["width_mult"], config["model"]["lr"], config["trainer"]["max_epochs"]) == (0.25, 1e-5, 3)
 
@@ -117,6 +119,7 @@ def test_the_shape_of_a_checkpoints_network_is_its_own_whatever_a_config_says(be
     config = Path("wider.yaml")
     config.write_text(f"model: {{width_mult: 1.0, head: imagenet, dropout: 0.3}}\ndata: {{root: {classes_root}}}\n")
     printed, folder = run(capsys, "test", "--config", str(config), "--ckpt_path", best)
+    assert "the checkpoint was trained at" not in printed
     notes = [line for line in printed.splitlines() if line.startswith("note: ")]
     assert [re.findall(r"--model\.\w+ \S+|is \S+$", note) for note in notes] == [
         ["--model.width_mult 1.0", "is 0.25"],
@@ -254,14 +257,19 @@ def test_predict_writes_json_lines_and_a_sheet_and_names_what_it_cannot_read(bes
     source.mkdir()
     for name in ("bar", "disc"):
         shutil.copy(classes_root / "test" / name / "test_00.png", source / f"{name}.png")
-    (source / "broken.jpg").write_bytes(b"<html>")
+    for name in ("broken.jpg", "cut.jpg"):
+        (source / name).write_bytes(b"<html>")
     (source / "notes.txt").write_text("not an image")
     assert main(["predict", "--ckpt_path", best, "--source", str(source), "--top_k", "2"]) == 0
     printed = capsys.readouterr()
+    assert printed.out.startswith(f"checkpoint: {best}\n")
+    assert "\n2 images, 2 could not be read: " in printed.out
     assert "broken.jpg: it is a web page" in printed.err
     folder = Path(printed.out.strip().splitlines()[-1].removeprefix("run: "))
     found = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert [row["file"] for row in found] == ["photos/bar.png", "photos/disc.png"]
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["ckpt_path"], config["source"], config["top_k"]) == (best, "photos", 2)
     classify = load(best)
     for row in found:
         result = classify(row["file"], top_k=2)
@@ -290,8 +298,8 @@ def test_predict_takes_an_imagenet_classifier(imagenet_file, classes_root, capsy
     assert [one["name"] for one in row["classes"]] == result.names
 
 
-def test_load_classifies_a_path_an_array_and_an_image_alike_at_the_checkpoints_temperature(best, classes_root):
-    classify = load(best)
+def test_load_classifies_a_path_an_array_and_an_image_alike_at_the_checkpoints_temperature(trained, classes_root):
+    classify = load(trained)
     path = classes_root / "test" / "disc" / "test_01.png"
     by_path = classify(path)
     assert len(by_path.names) == 3  # there are no more classes
@@ -308,8 +316,8 @@ def test_load_classifies_a_path_an_array_and_an_image_alike_at_the_checkpoints_t
     assert np.log(flatter.probabilities[0] / flatter.probabilities[1]) == pytest.approx(ratio / 2, abs=1e-6)
     for image, message in (
         ("nowhere.jpg", "there is no such file"),
-        (np.zeros((0, 5, 3), np.uint8), "its shape is"),
-        (123, "it is of type int"),
+        (np.zeros((0, 5, 3), np.uint8), "shape is"),
+        (123, "is of type int"),
     ):
         with pytest.raises(InputError, match=message):
             classify(image)
@@ -341,6 +349,7 @@ def test_predictions_of_a_test_are_what_load_says(best, classes_root, capsys):
         (["--model.weights", "none.pth"], "none.pth"),
         (["--trainer.accumulate_grad_batches", "0"], "--trainer.accumulate_grad_batches is 0; it must be 1 or more"),
         (["--trainer.max_epochs", "0"], "--trainer.max_epochs is 0"),
+        (["--trainer.default_root_dir", __file__], "--trainer.default_root_dir .* cannot be written"),
         (["--model.layer_deacy", "0.5"], "Did you mean --model.layer_decay"),
     ],
 )
@@ -355,10 +364,13 @@ def test_wrong_arguments_are_one_sentence_and_no_run(args, message, classes_root
         (["--source", "nowhere"], "--source nowhere: there is no such file or folder"),
         (["--source", "."], "has no image "),
         (["--source", ".", "--top_k", "0"], "--top_k 0: give 1 or more"),
+        (["--source", "photo.png", "--runs", "photo.png"], "--runs photo.png cannot be written"),
         ([], "name images with --source"),
     ],
 )
-def test_what_predict_cannot_use_is_one_sentence(args, message, best, capsys):
+def test_what_predict_cannot_use_is_one_sentence(args, message, best, classes_root, capsys):
+    if "." not in args:  # where an image would be one that is found
+        shutil.copy(classes_root / "test" / "bar" / "test_00.png", "photo.png")
     refused(main, ["predict", "--ckpt_path", best, *args], message, capsys)
 
 
@@ -371,8 +383,12 @@ def test_classes_of_checkpoint_and_data_that_differ_are_both_named(best, classes
 
 
 def test_a_checkpoint_of_another_task_is_refused_by_name(best, capsys):
-    torch.save({**torch.load(best, weights_only=True), "task": "detection"}, "other.ckpt")
-    refused(main, ["test", "--ckpt_path", "other.ckpt"], "is a checkpoint of the task 'detection'", capsys)
+    other = Path("others") / "checkpoints" / "last.ckpt"  # a run folder, whose config is of another task too
+    other.parent.mkdir(parents=True)
+    torch.save({**torch.load(best, weights_only=True), "task": "detection"}, other)
+    Path("others/config.yaml").write_text("model: {head: ssd}")
+    for command in ("test", "fit"):
+        refused(main, [command, "--ckpt_path", str(other)], "is a checkpoint of the task 'detection'", capsys)
 
 
 def test_two_processes_train_and_score_each_image_once(write_classes, tmp_path):

@@ -74,6 +74,7 @@ def test_a_config_tests_a_net_of_another_shape_at_the_size_asked_for(best, coco_
     given = ["--config", str(CONFIG), "--data.root", str(coco_root), "--data.num_workers", "0"]
     printed, folder = run(capsys, "test", *given, "--data.image_size", "128", "--ckpt_path", best, *QUIET)
     assert "--model.width_mult 1.0 is not used" in printed
+    assert "note: images are 128 x 128 px, and the checkpoint was trained at 96 x 96 px" in printed
     config = (folder / "config.yaml").read_text()
     assert "width_mult: 0.25" in config
     assert "image_size: 128" in config
@@ -143,8 +144,8 @@ def test_predict_keeps_cocos_ids_where_the_names_are_ids():
     assert numbered([one, Path("139.png")]) == {one: 1, Path("139.png"): 2}
 
 
-def test_load_detects_in_a_path_an_array_and_an_image_alike(best, coco_root):
-    detect, path = load(best), coco_root / "test" / "test_01.png"
+def test_load_detects_in_a_path_an_array_and_an_image_alike(trained, coco_root):
+    detect, path = load(trained), coco_root / "test" / "test_01.png"
     by_path = detect(path, min_score=0.02)
     assert len(by_path.scores) > 0
     assert by_path.boxes_xyxy.shape == (len(by_path.scores), 4)
@@ -163,9 +164,17 @@ def test_load_detects_in_a_path_an_array_and_an_image_alike(best, coco_root):
     ("args", "message"),
     [
         (["fit", "--data.root", "spoilt"], r"annotations\[3\] \(id 4\): `category_id` 77"),
+        (["fit", "--data.root", __file__], "is not a folder"),
         (["fit", "--model.head", "yolo"], "head"),
         (["fit", "--config", "cut.yaml"], r"cut\.yaml is not valid YAML"),
+        (["fit", "--config=empty.yaml"], r"empty\.yaml is empty"),
+        (["fit", "--config", "nowhere.yaml"], r"nowhere\.yaml cannot be read \(No such file"),
+        (["test", "--config", "."], r"\. cannot be read \(Is a dir"),
+        (["fit", "--config", "modle.yaml"], r"modle\.yaml: .*'modle\.lr'\. Did you mean model\.lr\?"),
+        (["fit", "--config", "lr.yaml"], r"lr\.yaml: .*model\.lr.*fast"),
+        (["fit", "--config", "number.yaml"], r"number\.yaml: model is 1"),
         (["fit", "--model.widht_mult", "0.5"], "Did you mean --model.width_mult"),
+        (["fit", "--model.width", "0.5"], "Did you mean --model.width_mult"),
         (["fit", "--trainer.accelerator", "warp"], "warp"),
         (["predict"], r"best\.ckpt.*--source"),
         (["predict", "--min_score", "2", "--source", "spoilt/test"], "--min_score is 2"),
@@ -176,7 +185,15 @@ def test_what_cannot_be_used_is_one_sentence_and_no_run(args, message, best, coc
     content = json.loads(annotations.read_text())
     content["annotations"][3]["category_id"] = 77
     annotations.write_text(json.dumps(content))
-    Path("cut.yaml").write_text("model: [1")
+    texts = {
+        "cut": "model: [1",
+        "empty": "",
+        "modle": "modle: {lr: 1}",
+        "lr": "model: {lr: fast}",
+        "number": "model: 1",
+    }
+    for name, text in texts.items():
+        Path(f"{name}.yaml").write_text(text)
     if args[0] == "predict":
         args = [*args, "--ckpt_path", best]
     elif "--data.root" not in args:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from helpers import completed, figures, refused, rows_of, tree
 from PIL import Image
@@ -74,12 +75,14 @@ def test_on_the_sample_the_newest_net_of_attributes_is_the_teacher_and_config_ya
     refused(main, given, "under runs.*`python -m tasks.face_attributes fit`", capsys)
     elsewhere = ["--trainer.default_root_dir", "elsewhere"]
     refused(main, [*given, *elsewhere], "under elsewhere", capsys)
-    for time in ("2026-01-01_00-00-00", "2026-01-02_00-00-00"):
-        newest = Path(f"elsewhere/face_attributes/{time}/checkpoints/best.ckpt")
-        newest.parent.mkdir(parents=True)
-        shutil.copyfile(teacher, newest)
+    contents = torch.load(teacher, weights_only=True)
+    of_sample = {**contents["datamodule_hyper_parameters"], "root": None}
+    for day in (1, 2, 3):  # of which the last learnt other faces
+        path = Path(f"elsewhere/face_attributes/2026-01-0{day}_00-00-00/checkpoints/best.ckpt")
+        path.parent.mkdir(parents=True)
+        torch.save(contents if day == 3 else {**contents, "datamodule_hyper_parameters": of_sample}, path)
     _, folder = run(capsys, *given, *elsewhere)
-    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["teacher"] == str(newest)
+    assert "2026-01-02" in yaml.safe_load((folder / "config.yaml").read_text())["model"]["teacher"]
     assert not Path("runs").exists()
     _, folder = run(capsys, "test", "--ckpt_path", str(folder / "checkpoints" / "best.ckpt"))
     assert "test/teacher_auc" in figures(folder)
