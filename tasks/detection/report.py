@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MATCH_IOU = 0.5
 NEAR_IOU = 0.1  # below it a box has nothing to do with the object; as in TIDE (Bolya et al. 2020, section 2.2)
-KINDS = ("missed", "wrong class", "false alarm", "badly localised", "second box")  # the order on the sheet
+KINDS = ("missed", "wrong class", "false positive", "badly localised", "second box")  # the order on the sheet
 
 _SHEET_IMAGES = 12
 _SHEET_ERRORS = 24
@@ -102,7 +102,7 @@ class DetectionError(NamedTuple):
     detected: int | None  # row in the image's scene
     true: int | None  # row in the image's scene
     score: float | None  # of the detected box; for a miss, of the best box below the threshold
-    iou: float | None  # of both boxes; for a false alarm, the best with any truth
+    iou: float | None  # of both boxes; for a false positive, the best with any truth
 
 
 def arrange(truth: Records, detections: Detections) -> list[Scene]:
@@ -181,7 +181,7 @@ def find_errors(image: int, scene: Scene, matched: Match, min_score: float) -> l
                 break
         else:
             best = max([0.0, *ious[d].tolist()])  # an inverted box has -0.0
-            errors.append(DetectionError("false alarm", image, d, None, float(scene.scores[d]), best))
+            errors.append(DetectionError("false positive", image, d, None, float(scene.scores[d]), best))
     for g in np.flatnonzero(~scene.is_crowd).tolist():
         if g not in explained:
             late = scene.scores[matched.taken == g]  # detected, but with too low a score
@@ -299,7 +299,7 @@ def _draw_errors(path: Path, images: Shown, errors: Sequence[DetectionError]) ->
             marks.append((scene.detected_xyxy[error.detected], f"{detected} {error.score:.2f}", VERMILLION))
         if error.true is not None:
             truth = names[scene.true_class[error.true]]
-            marks.append((scene.true_xyxy[error.true], f"is {truth}", GREEN))
+            marks.append((scene.true_xyxy[error.true], f"truth: {truth}", GREEN))
         corners, labels, colors = zip(*marks, strict=True)
         boxes = np.array(corners)  # (1 or 2, 4)
         crop, origin = _around(image, boxes)
@@ -319,7 +319,7 @@ def _description(error: DetectionError, detected: str, truth: str) -> str:
         return f"missed: {truth}\n{late}"
     what = {
         "wrong class": f": {truth} taken for {detected}",
-        "false alarm": f": no {detected} here",
+        "false positive": f": {detected}",
         "badly localised": f": {detected}",
         "second box": f" on one {detected}",
     }[error.kind]

@@ -55,7 +55,7 @@ def test_each_error_is_named_once_with_its_boxes_score_and_iou():
         ("wrong class", 1, 1, 0.9, 0.9),
         ("second box", 2, 0, 0.8, 0.8),
         ("badly localised", 3, 2, 0.7, 0.25),
-        ("false alarm", 5, None, 0.6, 0.0),
+        ("false positive", 5, None, 0.6, 0.0),
         ("missed", None, 3, 0.1, None),
         ("missed", None, 5, None, None),
     ]
