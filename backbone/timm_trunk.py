@@ -157,7 +157,7 @@ def create_timm(name: str, **options: Any) -> Any:
     try:
         import timm
     except ImportError as error:
-        raise InputError(f"trunk {PREFIX}{name} needs timm: pip install 'mobilenet-tasks[timm]'.") from error
+        raise InputError(f"trunk {PREFIX}{name} needs timm: pip install --editable '.[timm]'.") from error
     if not timm.is_model(name):  # asked first, as for a name such as hf-hub:... timm would open a connection
         import difflib
 

@@ -190,8 +190,8 @@ def _fetch_from_hub(word: str, repo: str, file: str | None, revision: str | None
         from huggingface_hub import errors
     except ImportError as error:
         raise InputError(
-            f"weights {word} come through the package huggingface_hub, which is not installed; pip install "
-            f"'mobilenet-tasks[hub]', or fetch the file from {address} and give its path."
+            f"weights {word} come through the package huggingface_hub, which is not installed; pip install --editable "
+            f"'.[hub]' in the project's folder, or fetch the file from {address} and give its path."
         ) from error
     try:
         info: Any = huggingface_hub.HfApi().model_info(repo, revision=revision, files_metadata=True)

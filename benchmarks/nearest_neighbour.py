@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from backbone import MobileNetV1, normalize, trunk_from
+from backbone.accelerator import retain_freed_memory
 from data.geotagged import GeotaggedDataModule
-from tasks.accelerator import retain_freed_memory
 from tasks.geolocalization import s2
 from tasks.geolocalization.cells import partitions_of
 from tasks.geolocalization.metrics import nearness

@@ -1,4 +1,4 @@
-"""What `tasks.accelerator.retain_freed_memory` gains: training images per second with and without it, in turn.
+"""What `backbone.accelerator.retain_freed_memory` gains: training images per second with and without it, in turn.
 
     python benchmarks/retained_memory.py [--steps N] [--rounds R]
 
@@ -18,7 +18,7 @@ def images_per_second(keep: bool, steps: int, batch_size: int = 32) -> float:
     from torch import nn
 
     from backbone import MobileNetV1
-    from tasks.accelerator import retain_freed_memory
+    from backbone.accelerator import retain_freed_memory
 
     if keep and not retain_freed_memory():
         raise SystemExit("this machine trains on an accelerator, or its C library is not glibc: nothing to compare")

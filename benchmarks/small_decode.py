@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from backbone.accelerator import retain_freed_memory
 from data import imagenet
 from data.images import open_image
 from data.readers import stanford_dogs
-from tasks.accelerator import retain_freed_memory
 from tasks.classification import load
 
 

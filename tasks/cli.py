@@ -21,9 +21,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from backbone.accelerator import best_precision, retain_freed_memory
 from backbone.errors import InputError
 from data.folders import count_of
-from tasks.accelerator import best_precision, retain_freed_memory
 from tasks.module import TaskModule
 from tasks.options import LINKS, read_config, resolve
 from tasks.runs import AtomicCheckpointIO, BestCheckpoint, StopBetweenSteps, new_run, point_latest

@@ -73,8 +73,8 @@ def _predict(
     import torch
     import yaml
 
+    from backbone.accelerator import retain_freed_memory
     from data.folders import count_of
-    from tasks.accelerator import retain_freed_memory
     from tasks.predictor import Predictor
     from tasks.runs import new_run, newest_checkpoint, point_latest
 

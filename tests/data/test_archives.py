@@ -51,7 +51,9 @@ def test_a_member_that_would_land_elsewhere_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", PAGE + bytes(2000), gzip.compress(bytes(10_000)), b"PK\x03\x04" + bytes(2000)]
+    "content",
+    [b"", PAGE + bytes(2000), gzip.compress(bytes(10_000), mtime=0), b"PK\x03\x04" + bytes(2000)],
+    ids=["empty", "a web page", "compressed", "a zip"],
 )
 def test_what_is_no_plain_tar_is_refused(tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)

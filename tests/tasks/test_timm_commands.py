@@ -18,6 +18,8 @@ from tasks.detection.__main__ import main as detection
 from tasks.detection.module import DetectionModule
 from tasks.face_attributes.__main__ import main as face_attributes
 from tasks.face_attributes.module import FaceAttributesModule
+from tasks.face_embeddings.__main__ import main as face_embeddings
+from tasks.geolocalization.__main__ import main as geolocalization
 from tasks.geolocalization.module import GeolocalizationModule
 
 pytestmark = pytest.mark.slow  # whole commands
@@ -141,3 +143,23 @@ def test_a_student_on_timms_trunk_learns_from_a_teacher_on_timms_trunk(faces_roo
     assert face_attributes(["experiment", "--config", "e.yaml"]) == 0
     models = [line.split(",")[0] for line in Path("runs/face_attributes/e/table.csv").read_text().splitlines()]
     assert models == ["model", "timm:mobilenetv3_small_050-64", "0.25 MobileNet-32"]
+    students = ["--model.trunk", "timm:mobilenetv3_small_050", "--model.embedding_size", "8"]
+    images = ["--data.root", str(faces_root / "img_align_celeba"), "--data.image_size", "64", *GIVEN]
+    assert face_embeddings(["fit", *students, *images, "--model.teacher", teacher, "--trainer.max_epochs", "1"]) == 0
+    assert face_embeddings(["test", *GIVEN]) == 0
+
+
+def test_places_are_learned_on_timms_trunk_with_its_norms_as_they_are_and_the_card_names_it(places_root, tmp_path):
+    network = timm.create_model("mobilenetv3_small_050")
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    weights = ["--model.trunk", "timm:mobilenetv3_small_050", "--model.weights", str(tmp_path / "w.safetensors")]
+    more = ["--model.freeze_norms", "true", "--model.head_steps", "1", "--model.min_images", "1"]
+    given = ["--data.root", str(places_root), "--data.image_size", "64", "--trainer.max_epochs", "2", *GIVEN]
+    assert geolocalization(["fit", *weights, *more, *given]) == 0
+    saved = torch.load(newest("geolocalization") / "checkpoints" / "best.ckpt", weights_only=True)
+    assert saved["datamodule_hyper_parameters"]["interpolation"] == "bicubic"
+    ours, theirs = saved["state_dict"], network.state_dict()
+    assert torch.equal(ours["trunk.network.bn1.running_mean"], theirs["bn1.running_mean"])
+    assert not torch.equal(ours["trunk.network.conv_stem.weight"], theirs["conv_stem.weight"])
+    assert geolocalization(["test", *GIVEN]) == 0
+    assert "timm:mobilenetv3_small_050" in (newest("geolocalization") / "model_card.md").read_text()
