@@ -289,6 +289,6 @@ def test_what_the_hub_does_not_give_is_one_sentence(server, hub, monkeypatch, ca
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"mobilenet-tasks\[hub\].*huggingface\.co/timm"):
+    with pytest.raises(InputError, match=r"\[hub\].*huggingface\.co/timm"):
         find_weights("imagenet")
     assert not cache.exists()
