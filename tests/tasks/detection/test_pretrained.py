@@ -1,14 +1,12 @@
 """A detector of TensorFlow's in our head, from a file that tests/tflite_writer.py wrote."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import Save, refused, same, trainer
+from helpers import Save, fit_in_two_processes, refused, same, trainer
 from tflite_writer import Writer
 
 from backbone import InputError, MobileNetV1, read_pretrained
@@ -212,18 +210,17 @@ def test_a_resumed_fit_from_a_detector_ends_as_the_whole_one(coco_root, file, tm
 
 @pytest.mark.slow
 def test_a_fit_from_a_detector_in_two_processes_begins_as_in_one(coco_root, file):
-    small = ["--data.root", str(coco_root), "--data.image_size", "96", "--data.batch_size", "4", *GIVEN]
+    torch.manual_seed(0)
+    data = DetectionDataModule(root=str(coco_root), image_size=SIDE, num_workers=0)
+    module = DetectionModule(data.categories, data.input_size, weights=str(file))
+    data.setup("fit")
+    module.prepare(data)
+    given = ["--data.root", str(coco_root), "--data.image_size", "96", "--data.batch_size", "4", *GIVEN]
     frozen = ["--model.weights", str(file), "--model.trunk_lr_mult", "0", "--trainer.max_epochs", "1"]
-    ddp = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    trunks = []
-    for more in ([], ddp):
-        command = [sys.executable, "-m", "tasks.detection", "fit", *small, *frozen, *more]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-        folder = Path(done.stdout.strip().splitlines()[-1].removeprefix("run: "))
-        state = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-        trunks.append({name: value for name, value in state.items() if name.startswith("trunk.")})
-    assert all(torch.equal(value, trunks[1][name]) for name, value in trunks[0].items())
+    folder = fit_in_two_processes("detection", *given, *frozen)
+    state = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    for name, value in module.trunk.state_dict().items():
+        assert torch.equal(value, state[f"trunk.{name}"]), name
 
 
 @pytest.mark.parametrize(
