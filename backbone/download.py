@@ -116,7 +116,16 @@ def _fetch(url: str, part: Path, path: Path, size: int | None, sha256: str | Non
                 etag_file.write_text(sent, "utf-8")
             with (
                 part.open("ab" if have else "wb") as file,
-                tqdm(desc=path.name, total=total, initial=have, unit="B", unit_scale=True, delay=2, leave=False) as bar,
+                tqdm(
+                    desc=path.name,
+                    total=total,
+                    initial=have,
+                    unit="B",
+                    unit_scale=True,
+                    delay=2,
+                    leave=False,
+                    disable=None,
+                ) as bar,
             ):
                 while have <= most and (chunk := response.read(min(_CHUNK, most + 1 - have))):
                     have += file.write(chunk)

@@ -188,7 +188,9 @@ def fill(cache: TeacherCache, data: Any, compute: Compute) -> None:
     waiting: list[tuple[Tensor, Tensor, Tensor]] = []
     computed = 0
     try:
-        with tqdm(total=sum(map(len, missing)), desc="teacher's outputs", unit=" images", delay=2, leave=False) as bar:
+        with tqdm(
+            total=sum(map(len, missing)), desc="teacher's outputs", unit=" images", delay=2, leave=False, disable=None
+        ) as bar:
             for view, positions in enumerate(missing):
                 unread = set(positions.tolist())
                 for batch in data.train_views(view, positions.tolist()) if unread else ():

@@ -212,7 +212,9 @@ def _mean_directions(leaves: np.ndarray, built: Sequence[tuple[np.ndarray, np.nd
     starts = [np.searchsorted(leaves, s2.range_min(ids)) for ids, _ in built]
     ends = [start + counts for start, (_, counts) in zip(starts, built, strict=True)]
     sums = [np.zeros((len(ids), 3)) for ids, _ in built]
-    with tqdm(total=len(leaves), desc="averaging", unit="image", unit_scale=True, delay=2, leave=False) as progress:
+    with tqdm(
+        total=len(leaves), desc="averaging", unit="image", unit_scale=True, delay=2, leave=False, disable=None
+    ) as progress:
         for begin in range(0, len(leaves), _CHUNK):
             vectors = s2.centre_vectors(leaves[begin : begin + _CHUNK])
             for start, end, total in zip(starts, ends, sums, strict=True):
