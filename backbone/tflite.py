@@ -15,7 +15,7 @@ from torch import Tensor
 
 from backbone.errors import InputError
 
-_LARGEST = 1 << 28  # bytes; an SSD of width 1 in float32 has 27 million
+_LARGEST = 80_000_000  # bytes; an SSD of width 1 in float32 has 27 million; as float32 a byte of a weight is four
 _MOST = 2000  # tensors or operators; MobileNet's SSD has 176 and 64, and a damaged file may say four billion
 # Operators that hand their input on as it is, or in another shape or type.
 _PASSING = {"RESHAPE", "SQUEEZE", "QUANTIZE", "DEQUANTIZE"}
@@ -86,7 +86,7 @@ def _read_graph(data: bytes) -> Graph:
             passed[operator.outputs[0]] = operator.inputs[0]
         else:
             operators.append(operator)
-    constants, room = {}, 2 * len(data)  # bytes; many tensors that share one buffer would fill the memory
+    constants, room = {}, len(data) + (1 << 20)  # bytes; many tensors that share one buffer would fill the memory
     for i in range(numbers[0]):
         values = _constant(model, graph.Tensors(i), room)
         if values is not None:
@@ -140,7 +140,7 @@ def _constant(model: Any, tensor: Any, room: int) -> tuple[np.ndarray, int] | No
     if size > room:
         raise ValueError(f"a buffer has {size:,} bytes")
     shape = tuple(tensor.Shape(i) for i in range(_length(tensor.ShapeLength(), 8)))
-    values = np.frombuffer(buffer.DataAsNumpy().tobytes(), dtype)
+    values = buffer.DataAsNumpy().view(dtype)
     if math.prod(shape) != len(values) or any(side < 0 for side in shape):
         raise ValueError(f"{len(values):,} values are of the shape {shape}")
     values = values.reshape(shape)
@@ -151,7 +151,10 @@ def _constant(model: Any, tensor: Any, room: int) -> tuple[np.ndarray, int] | No
             along = [1] * len(shape)
             along[quantization.QuantizedDimension()] = -1
             scale, zero = scale.reshape(along), zero.reshape(along) if len(zero) > 1 else zero
-        values = (values.astype(np.float64) - zero) * scale  # integers of 32 bits do not fit into float32
+        # Integers of 32 bits do not fit into float32.
+        values = values.astype(np.float64 if values.dtype.itemsize == 4 else np.float32)
+        values -= zero
+        values *= scale
     with np.errstate(over="ignore"):  # what is not finite is refused later
         return values.astype(np.float32), size
 
