@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from backbone.errors import InputError
 from backbone.mobilenet import Preprocessing
+from backbone.weight_files import json_beside
 
 PREFIX = "timm:"
 
@@ -76,8 +77,6 @@ class TimmClassifier(nn.Module):
 
 def preprocessing_of(name: str, weights: Path | None = None) -> Preprocessing:
     """What a network of timm's was trained with: the config beside `weights` as the Hub has it, or timm's own."""
-    from backbone.pretrained import json_beside
-
     config = dict(create_timm(name).pretrained_cfg)
     if weights is not None:
         config |= json_beside(weights, "config.json").get("pretrained_cfg") or {}

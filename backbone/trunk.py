@@ -14,7 +14,7 @@ from torch import nn
 
 from backbone.errors import InputError
 from backbone.mobilenet import MobileNetV1, Numerics, Preprocessing
-from backbone.pretrained import load_pretrained, read_pretrained, read_tensors, saved_trunk
+from backbone.pretrained import load_pretrained, read_pretrained
 from backbone.timm_trunk import (
     PREFIX,
     TimmClassifier,
@@ -24,6 +24,7 @@ from backbone.timm_trunk import (
     load_timm,
     preprocessing_of,
 )
+from backbone.weight_files import read_tensors, saved_trunk
 from backbone.weights import find_weights
 
 Trunk = MobileNetV1 | TimmTrunk

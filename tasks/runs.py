@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from backbone.errors import InputError
-from backbone.pretrained import why_not_loaded
+from backbone.weight_files import why_not_loaded
 
 
 @contextlib.contextmanager

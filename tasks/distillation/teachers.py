@@ -25,7 +25,7 @@ from torchvision.transforms.v2.functional import resize
 
 from backbone import Preprocessing, normalize
 from backbone.errors import InputError
-from backbone.pretrained import read_tensors
+from backbone.weight_files import read_tensors
 from data import imagenet
 from tasks.pooled import pooled_network
 

@@ -15,15 +15,7 @@ from backbone.cost import total
 from backbone.timm_trunk import reparameterized
 from backbone.trunk import timm_classifier
 
-FAMILIES = (
-    "mobilenetv1_100",
-    "mobilenetv2_100",
-    "mobilenetv3_large_100",
-    "mobilenetv4_conv_small",
-    "repvit_m0_9",
-    "mobileone_s1",
-    "efficientnet_lite0",
-)
+FAMILIES = [row.trunk.removeprefix("timm:") for row in trunks.PUBLISHED if row.width_mult is None]
 
 
 def whole(name, **options):

@@ -3,7 +3,6 @@ import hashlib
 import io
 import json
 import re
-import socket
 import subprocess
 import sys
 import zipfile
@@ -26,15 +25,6 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MOBILENET_TASKS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "weights"
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(socket, "create_connection", refuse)
 
 
 @pytest.fixture
@@ -95,7 +85,7 @@ def test_a_task_means_the_best_weights_of_the_width(word, width, name):
 @pytest.mark.parametrize(
     ("word", "width", "nearest"), [("imagenet", 0.35, "0.25"), ("imagenet", 2, "1.25"), ("coco", 0.5, "0.75")]
 )
-def test_a_width_that_nobody_published_names_the_nearest(word, width, nearest, no_network):
+def test_a_width_that_nobody_published_names_the_nearest(word, width, nearest, offline):
     with pytest.raises(InputError, match=rf"width {width:g}.*width_mult {nearest}\)"):
         find_weights(word, width)
 
@@ -137,7 +127,7 @@ def test_a_name_is_fetched_once_and_then_found_without_network(server, rows, cac
     assert len(server.asked) == 3
 
 
-def test_without_the_word_nothing_is_fetched(rows, no_network):
+def test_without_the_word_nothing_is_fetched(rows, offline):
     for name, row in rows.items():
         with pytest.raises(InputError, match=re.escape(row.address)):
             find_weights(name, fetch=False)
@@ -189,7 +179,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "mobilenet-tasks" / "weights"
 
 
-def test_what_is_no_name_is_a_path(tmp_path, monkeypatch, no_network):
+def test_what_is_no_name_is_a_path(tmp_path, monkeypatch, offline):
     file = tmp_path / "w.h5"
     file.write_bytes(BODY)
     assert find_weights(file) == (file, "w.h5", None, DIGEST)
