@@ -1,6 +1,6 @@
 """timm's networks as trunks, by the same names as our own: `features`, `channels` and `preprocessing`.
 
-timm is an extra. Nothing is ever fetched: weights come from a file, read as every other (backbone/pretrained.py).
+timm is an extra. Nothing is ever fetched: weights come from a file, read as every other (backbone/weight_files.py).
 """
 
 import re
