@@ -1,7 +1,10 @@
 """The face of every `python -m tasks.<task>`: its commands, quick help, one sentence for a mistake, and exit codes."""
 
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import InputError
@@ -11,6 +14,10 @@ if TYPE_CHECKING:
     from tasks.predict import PredictCommand
 
 Command = Callable[[list[str]], int]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
 
 
 def main(
@@ -66,10 +73,28 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
         print(f"error: {args[0]!r} is not a command of {prog}; use one of {', '.join(commands)}.", file=sys.stderr)
         return 2
     try:
-        return commands[args[0]][1](args[1:])
+        with _sigterm_raises():
+            return commands[args[0]][1](args[1:])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return 130  # as a shell reports Ctrl-C
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)  # as a shell reports it
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated`, so that what is begun is tidied up; in the main thread, where alone it can be."""
+
+    def receive(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, receive)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import shutil
 import signal
 import threading
@@ -18,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from backbone.errors import InputError
+from backbone.files import replacing
 from backbone.weight_files import why_not_loaded
 
 
@@ -180,21 +180,11 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place, flush it to disk, then rename: a kill leaves the old file or the new one.
-
-    Lightning's own goes through $TMPDIR, and a move between devices is a copy that a kill cuts short.
-    """
+    """Write a checkpoint whole. Lightning's own goes through $TMPDIR, whose move to another disk a kill cuts short."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Save `checkpoint` to `path`; OSError where the disk is full or read-only, with the old file left whole."""
+        """Save `checkpoint` to `path`; InputError where the disk is full or read-only, with the old file left whole."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as beside, beside.open("wb") as file:  # torch itself would not say what the disk says
+            torch.save(checkpoint, file)

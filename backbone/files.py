@@ -1,0 +1,78 @@
+"""Files written whole: beside their place, flushed to the disk, then renamed; a kill leaves the old file or the new."""
+
+import contextlib
+import errno
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from backbone.errors import InputError
+
+_HOST = re.sub(r"[^\w.-]", "_", socket.gethostname())
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path`, with its ending, to write to; what is there at the end is flushed and becomes `path`.
+
+    Raises InputError where the disk is full or may not be written to. Whatever is raised, `path` is as it was.
+    """
+    beside = path.with_name(f".tmp~{_HOST}~{os.getpid()}~{path.name[-60:]}")
+    try:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        if isinstance(error, Exception) and (cause := disk_error(error)):
+            raise InputError(f"{path} {not_written(cause)}") from error
+        raise
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole, text as UTF-8; half of a surrogate pair, which UTF-8 cannot have, as its escape."""
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    with replacing(path) as beside:
+        beside.write_bytes(data)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes of this machine left half-written in `folder` when they were killed."""
+    for file in folder.glob(".tmp~*"):
+        _, host, process, *_ = [*file.name.split("~"), "", ""]
+        if host == _HOST and process.isdecimal() and not _runs(int(process)):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The error of writing to a disk that this one is, or that led to it: torch.save raises others on top."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def not_written(error: OSError) -> str:
+    """The end of a sentence that begins with what could not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = (
+        "make room on its disk" if full else "raise the limit" if error.errno == errno.EFBIG else "make it writable"
+    )
+    return f"cannot be written ({error.strerror}); {remedy}, or name a folder on another disk."
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
