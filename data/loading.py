@@ -27,7 +27,8 @@ class EpochSampler(DistributedSampler):
     """Yields (epoch, index); with `shuffle` in an order that depends on (seed, epoch) alone.
 
     With several replicas, a shuffled order (training) is padded from its beginning so that every rank has equally
-    many; one that is not shuffled (evaluation) is dealt out without padding, so that nothing is counted twice.
+    many; one that is not shuffled (evaluation) is dealt out without padding. Only a rank for which none is left takes
+    one that another has too, since without a batch it would sit out what all do together; by index, it counts once.
     `start` leaves out that many items of this rank once, in the epoch the sampler is built with: a resume in mid-epoch.
     Its length stays that of a whole epoch, since Lightning counts the batches before `start` as done.
     `runs`, int64 (S,), are the numbers of items that lie together on a disk: an order then takes them near each other.
@@ -54,7 +55,7 @@ class EpochSampler(DistributedSampler):
         self.runs = runs
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order, mine = np.arange(self.size), slice(self.rank, None, self.num_replicas)
+        order, mine = np.arange(self.size), self._dealt()
         if self.shuffle:
             generator = np.random.default_rng((self.seed, self.epoch))
             order = generator.permutation(self.size) if self.runs is None else shuffled_runs(self.runs, generator)
@@ -68,7 +69,11 @@ class EpochSampler(DistributedSampler):
     def __len__(self) -> int:
         if self.shuffle:
             return -(-self.size // self.num_replicas)
-        return len(range(self.rank, self.size, self.num_replicas))
+        return len(range(self.size)[self._dealt()])
+
+    def _dealt(self) -> slice:
+        """The part of an order without padding that is this rank's: not empty, unless the order is."""
+        return slice(self.rank % (min(self.size, self.num_replicas) or 1), None, self.num_replicas)
 
 
 def shuffled_runs(runs: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -242,7 +242,7 @@ class DataModule(LightningDataModule):
         return self.loader(self.dataset("train", train=self.hparams["augment"]), shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
-        """In the records' order, not augmented, none twice on any number of devices."""
+        """In the records' order, not augmented; on several devices each once, as `EpochSampler` deals them out."""
         return self.loader(self.dataset("val", train=False), shuffle=False)
 
     def test_dataloader(self) -> DataLoader:

@@ -1,6 +1,10 @@
+import importlib
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from helpers import completed, figures, fit_in_two_processes
 from torch.utils.data import Dataset, DistributedSampler
 
 from data.loading import EpochSampler, make_loader, sample_seed
@@ -26,17 +30,21 @@ def test_without_shuffling_the_order_is_that_of_the_file():
     assert list(EpochSampler(4, seed=0, shuffle=False, epoch=2)) == [(2, 0), (2, 1), (2, 2), (2, 3)]
 
 
-@pytest.mark.parametrize("size", [7, 8, 2, 1])
-def test_training_shards_are_equally_long_and_evaluation_shards_repeat_nothing(size):
-    ranks = range(3)
-    train = [EpochSampler(size, seed=1, shuffle=True, rank=r, num_replicas=3) for r in ranks]
-    lengths = {len(indices(s)) for s in train}
-    assert lengths == {-(-size // 3)} == {len(s) for s in train}
-    assert {i for s in train for i in indices(s)} == set(range(size))
+@pytest.mark.parametrize("replicas", range(1, 5))
+@pytest.mark.parametrize("size", range(8))
+def test_every_rank_has_a_sample_and_evaluation_repeats_one_only_for_want_of_another(size, replicas):
+    def shares(shuffle):
+        settings = {"seed": 1, "shuffle": shuffle, "num_replicas": replicas}
+        samplers = [EpochSampler(size, rank=rank, **settings) for rank in range(replicas)]
+        drawn = [indices(sampler) for sampler in samplers]
+        assert [len(sampler) for sampler in samplers] == [len(share) for share in drawn]
+        assert {i for share in drawn for i in share} == set(range(size))
+        assert size == 0 or all(drawn)
+        return drawn
 
-    evaluation = [EpochSampler(size, seed=1, shuffle=False, rank=r, num_replicas=3) for r in ranks]
-    assert sorted(i for s in evaluation for i in indices(s)) == list(range(size))
-    assert [len(s) for s in evaluation] == [len(indices(s)) for s in evaluation]
+    assert {len(share) for share in shares(shuffle=True)} == {-(-size // replicas)}
+    evaluated = shares(shuffle=False)
+    assert sum(map(len, evaluated)) == (max(size, replicas) if size else 0)
 
 
 def test_start_skips_once_and_leaves_the_length_of_an_epoch():
@@ -123,3 +131,26 @@ def test_workers_run_on_one_thread():
 def test_the_incomplete_last_batch_is_dropped_only_in_training_where_another_is_left(size, shuffle, batches):
     loader = make_loader(Drawn(size), seed=0, shuffle=shuffle, batch_size=2, num_workers=0, collate=list)
     assert len(list(loader)) == len(loader) == batches
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_two_processes_with_one_validation_image_score_as_one_process(
+    task, write_classes, write_coco, tmp_path, capsys
+):
+    """Six images to train on, or one. A process without an image let the other wait for ever."""
+    root = tmp_path / "data"
+    if task == "classification":
+        write_classes(root, {"train": 2, "val": 1})
+        for name in ("cross", "disc"):
+            shutil.rmtree(root / "val" / name)
+    else:
+        write_coco(root, {"train": 1, "val": 1, "test": 1})
+    given = ["--data.root", str(root), "--data.num_workers", "0", "--trainer.precision", "32-true"]
+    small = ["--model.width_mult", "0.25", "--data.image_size", "96", "--trainer.enable_progress_bar", "false"]
+    folder = fit_in_two_processes(task, *given, *small, "--trainer.max_epochs", "4")
+    best = ["--ckpt_path", str(folder / "checkpoints" / "best.ckpt"), "--trainer.accelerator", "cpu"]
+    main = importlib.import_module(f"tasks.{task}.__main__").main
+    _, alone = completed(main, capsys, "validate", *given, *best)
+    assert figures(folder) == figures(alone)
+    assert figures(alone)["val/map" if task == "detection" else "val/nll"] > 0
