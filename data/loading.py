@@ -7,8 +7,10 @@ built with the epoch it starts in. A run with 2 workers then equals one with 0, 
 """
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -19,7 +21,16 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from backbone import scaled_image_size
 from backbone.errors import InputError
+from data.folders import say
 
+SHARED_MEMORY = Path(
+    "/dev/shm"
+)  # through which loading processes hand over their batches; Linux alone has it as a folder
+TIMEOUT = (
+    120  # s without a batch, after which a loading process is given up: one that finds no shared memory says nothing
+)
+_PREFETCHED = 2  # batches that each loading process is ahead: DataLoader's default
+_TARGETS = 16 << 10  # bytes beside an image's pixels: each tensor takes a page of 4 KiB at least
 _TOGETHER, _MIXED = 100, 1000  # of images of 100 kB, 10 MB are read in one go and a worker's order is within 100 MB
 
 
@@ -133,6 +144,7 @@ def make_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
+        timeout=TIMEOUT if num_workers else 0,
         collate_fn=collate,
         drop_last=shuffle and len(sampler) > batch_size,
         pin_memory=torch.cuda.is_available(),
@@ -177,6 +189,49 @@ def worker_count(num_workers: int | Literal["auto"]) -> int:
         return num_workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 8)  # decoding keeps a fast GPU fed by then, and each has its own copy of the libraries
+
+
+def fitting_workers(
+    num_workers: int | Literal["auto"],
+    *,
+    batch_size: int,
+    image_size: tuple[int, int],
+    sizes: Sequence[int],
+    processes: int,
+) -> int:
+    """The number of loading processes whose batches find room in shared memory; auto takes as many as fit, and says so.
+
+    `image_size` is (height, width) in px, `sizes` the numbers of images of the splits that are loaded at the same time,
+    and `processes` share a machine. Raises InputError where the number that was asked for does not fit.
+    """
+    wanted = worker_count(num_workers)
+    if not SHARED_MEMORY.is_dir():
+        return wanted
+    free = shutil.disk_usage(SHARED_MEMORY).free
+
+    def needed(workers: int) -> int:
+        waiting = (_PREFETCHED + 1) * workers * batch_size  # of a split; and one that is being made
+        images = sum(min(waiting, size) for size in sizes)
+        return processes * images * (3 * image_size[0] * image_size[1] + _TARGETS)
+
+    fitting = next(workers for workers in range(wanted, -1, -1) if needed(workers) <= free)
+    if fitting == wanted:
+        return wanted
+    found = f"shared memory ({SHARED_MEMORY}) has {_megabytes(free)} free of the {_megabytes(needed(wanted))}"
+    if num_workers != "auto":
+        raise InputError(
+            f"{found} that --data.num_workers {wanted} needs; give --data.num_workers {fitting}, a smaller "
+            "--data.batch_size, or more of it (in Docker: docker run --shm-size 1g)."
+        )
+    say(
+        f"{found} that {wanted} loading processes need: loading with --data.num_workers {fitting} "
+        "(in Docker, docker run --shm-size 1g gives more)"
+    )
+    return fitting
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
 
 
 def start_worker(worker_id: int) -> None:

@@ -19,7 +19,7 @@ from backbone.errors import InputError, check_options
 from data.bad_images import BadImages
 from data.folders import count_of, existing_folder, say
 from data.images import ImageError, open_image
-from data.loading import input_size, make_loader, sample_seed, worker_count
+from data.loading import fitting_workers, input_size, make_loader, sample_seed, worker_count
 from data.records import SPLITS, Records, Split, joined
 from data.samples import built_in_sample
 from data.transforms import (
@@ -169,6 +169,11 @@ class DataModule(LightningDataModule):
         """The samples of a split by (epoch, position), augmented to `train` on."""
         raise NotImplementedError
 
+    @property
+    def evaluated_size(self) -> Size:
+        """(height, width) px of an image in evaluation, where a net may look at parts of it."""
+        return self.input_size
+
     # --- what every task asks ---------------------------------------------------------------------------------------
 
     @property
@@ -216,6 +221,7 @@ class DataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Find and check what `stage` needs; print what was found, a line for each split."""
         wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        first = not self._splits
         for split in wanted.get(stage, ()):
             if split in self._splits:
                 continue
@@ -228,6 +234,14 @@ class DataModule(LightningDataModule):
             self._splits[split] = records
             say(f"{split}: {self.describe(records)} in {records.folder}")
             self.bad_images.start(split, records, len(records))
+        if first:  # and not in the validation after a fit, whose loaders have what room there was
+            self.num_workers = fitting_workers(
+                self.hparams["num_workers"],
+                batch_size=self.hparams["batch_size"],
+                image_size=max(self.input_size, self.evaluated_size),
+                sizes=[len(records) for records in self._splits.values()],
+                processes=self.trainer.num_devices if self.trainer else 1,
+            )
 
     def file(self, split: Split, position: int) -> str:
         """The path of an image, relative to the data set's folder."""
@@ -288,11 +302,6 @@ class WholeImageDataModule(DataModule):
         super().__init__(**options)
         rule = "0 or 1 where --data.augment is false, as all look the same"
         check_options("data", ("views", views, self.hparams["augment"] or views <= 1, rule))
-
-    @property
-    def evaluated_size(self) -> Size:
-        """(height, width) px of an image in evaluation, where a net may look at parts of it."""
-        return self.input_size
 
     def dataset(self, split: Split, *, train: bool) -> WholeImages:
         """The samples of a split: random crops to train on, or the middle of each image."""

@@ -1,13 +1,20 @@
 import importlib
+import os
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import completed, figures, fit_in_two_processes
+from helpers import completed, figures, fit_in_two_processes, one_sentence
 from torch.utils.data import Dataset, DistributedSampler
 
-from data.loading import EpochSampler, make_loader, sample_seed
+from data import loading
+from data.loading import EpochSampler, fitting_workers, make_loader, sample_seed
 
 
 def indices(sampler):
@@ -154,3 +161,90 @@ def test_two_processes_with_one_validation_image_score_as_one_process(
     _, alone = completed(main, capsys, "validate", *given, *best)
     assert figures(folder) == figures(alone)
     assert figures(alone)["val/map" if task == "detection" else "val/nll"] > 0
+
+
+# --- shared memory ----------------------------------------------------------------------------------------------------
+
+IMAGE = 3 * 100 * 100 + 16384  # bytes of one of 100 x 100 px, and of its targets
+
+
+@pytest.fixture
+def shared_memory(monkeypatch, tmp_path):
+    """The function that says how many bytes of it are free."""
+    monkeypatch.setattr(loading, "SHARED_MEMORY", tmp_path)
+    return lambda free: monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "processes", "images_of_a_worker"),
+    [
+        ([1000, 1000], 1, 2 * 3 * 8),  # a batch of 8 that is made and two that wait, of both splits
+        ([1000], 1, 3 * 8),
+        ([1000, 5], 1, 3 * 8 + 5),  # no more than there are
+        ([1000, 1000], 2, 2 * 2 * 3 * 8),
+    ],
+)
+def test_loading_processes_are_as_many_as_their_batches_find_room(
+    sizes, processes, images_of_a_worker, shared_memory, capsys
+):
+    given = {"batch_size": 8, "image_size": (100, 100), "sizes": sizes, "processes": processes}
+    shared_memory(images_of_a_worker * IMAGE)
+    assert fitting_workers(1, **given) == 1
+    assert capsys.readouterr().out == ""
+    shared_memory(images_of_a_worker * IMAGE - 1)
+    with one_sentence("has .* MB free of the .* MB that --data.num_workers 1 needs") as refused:
+        fitting_workers(1, **given)
+    assert "--data.num_workers 0" in str(refused.value)
+    assert "docker run --shm-size 1g" in str(refused.value)
+    assert fitting_workers(0, **given) == 0
+
+
+def test_auto_takes_the_loading_processes_that_fit_and_says_so(shared_memory, capsys, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
+    given = {"batch_size": 8, "image_size": (100, 100), "sizes": [1000, 1000], "processes": 1}
+    for free, expected in ((64 << 10, 0), (3 * 48 * IMAGE, 3), (4 * 48 * IMAGE, 4)):
+        shared_memory(free)
+        assert fitting_workers("auto", **given) == expected
+        line = capsys.readouterr().out
+        assert line.count("\n") == (expected < 4)
+        assert expected == 4 or (f"--data.num_workers {expected}" in line and "--shm-size" in line)
+
+
+def test_where_there_is_no_such_folder_nothing_is_looked_at(monkeypatch, tmp_path):
+    monkeypatch.setattr(loading, "SHARED_MEMORY", tmp_path / "none")
+    assert fitting_workers(3, batch_size=10**9, image_size=(1000, 1000), sizes=[10**9], processes=1) == 3
+
+
+class Asleep(Drawn):
+    def __getitem__(self, item):
+        time.sleep(20)
+
+
+def test_a_loading_process_that_gives_nothing_is_given_up(monkeypatch):
+    """As one does that finds no shared memory: it prints why, and goes on."""
+    monkeypatch.setattr(loading, "TIMEOUT", 1)
+    loader = make_loader(Asleep(2), seed=0, shuffle=False, batch_size=2, num_workers=1, collate=list)
+    with pytest.raises(RuntimeError, match="timed out after 1 seconds"):
+        list(loader)
+
+
+@pytest.mark.slow
+def test_a_fit_with_64_kib_of_shared_memory_is_refused_or_loads_without_processes(classes_root):
+    """A file system of its own at /dev/shm, which takes the right to make one."""
+    mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k none /dev/shm && exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*mounted, "true"], capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    small = "--model.width_mult 0.25 --data.image_size 32 --trainer.max_epochs 1 --trainer.enable_progress_bar false"
+    command = [sys.executable, "-m", "tasks.classification", "fit", "--data.root", str(classes_root), *small.split()]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def run(*more):
+        return subprocess.run([*mounted, *command, *more], capture_output=True, text=True, timeout=300, env=environment)
+
+    refused = run("--data.num_workers", "2")
+    assert refused.returncode == 2
+    assert "--data.num_workers 0" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    done = run()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "--data.num_workers 0" in done.stdout

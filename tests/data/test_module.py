@@ -1,7 +1,11 @@
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from helpers import trainer
+from helpers import one_sentence, trainer
 
+from data import loading
 from data.classification import ClassificationDataModule
 from data.loading import worker_count
 from data.module import part_of, with_unlabelled
@@ -77,3 +81,29 @@ def test_the_number_of_workers_is_that_of_the_cores_at_hand(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)), raising=False)
     assert worker_count("auto") == 8
     assert worker_count(0) == 0
+
+
+def test_shared_memory_is_looked_at_before_the_start_and_never_after_a_fit(classes_root, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(loading, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=64 << 10))
+
+    def module(num_workers):
+        return ClassificationDataModule(root=str(classes_root), image_size=64, batch_size=4, num_workers=num_workers)
+
+    auto = module("auto")
+    assert auto.num_workers == 2
+    auto.setup("fit")
+    assert auto.num_workers == auto.train_dataloader().num_workers == 0
+    assert capsys.readouterr().out.count("--data.num_workers 0") == 1
+    for stage in ("fit", "validate", "test"):
+        with one_sentence("--data.num_workers 0"):
+            module(2).setup(stage)
+    # 12 training and 6 validation images, which 2 processes have all at once
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=18 * (3 * 64 * 64 + 16384)))
+    roomy = module(2)
+    roomy.setup("fit")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))  # its loaders have it
+    roomy.setup("validate")
+    roomy.setup("test")
+    assert roomy.num_workers == 2
