@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,22 @@ def write_whole(path: Path, content: str | bytes) -> None:
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with replacing(path) as beside:
         beside.write_bytes(data)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file, whole or not at all, into a folder that is made. InputError as `replacing`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        shutil.copyfile(source, beside)
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Give a file another name too, without a copy where the file system can, in place of what has that name."""
+    with replacing(other) as beside:
+        try:
+            beside.hardlink_to(path)
+        except OSError:  # FAT, and some network file systems
+            shutil.copyfile(path, beside)
 
 
 def sweep(folder: Path) -> None:

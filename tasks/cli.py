@@ -5,7 +5,6 @@ import difflib
 import inspect
 import logging
 import re
-import shutil
 import signal
 import warnings
 from collections.abc import Sequence
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import SUPPRESS, Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -23,10 +22,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbone.accelerator import best_precision, retain_freed_memory
 from backbone.errors import InputError
+from backbone.files import copy_whole, write_whole
 from data.folders import count_of
+from tasks.failures import explained
 from tasks.module import TaskModule
 from tasks.options import LINKS, read_config, resolve
-from tasks.runs import AtomicCheckpointIO, BestCheckpoint, StopBetweenSteps, new_run, point_latest
+from tasks.processes import EndTogether, use_devices_of_torchrun
+from tasks.runs import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, StopBetweenSteps, new_run, point_latest
 
 
 def run(module_class: type[TaskModule], datamodule_class: type[LightningDataModule], args: Sequence[str]) -> int:
@@ -38,11 +40,31 @@ def run(module_class: type[TaskModule], datamodule_class: type[LightningDataModu
         logging.getLogger(name).setLevel(logging.WARNING)  # their banners
     for message in _NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
+    args, allowed = _without_allowed(args)
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_IMPORTED, *allowed])
     try:
         _Cli(module_class, datamodule_class, args)
     except SystemExit as stop:  # --help, a mistake in the arguments, Ctrl-C
         return int(stop.code or 0)
     return 0
+
+
+_IMPORTED = ("lightning", "torch", "torchmetrics", "backbone", "data", "tasks")  # what a config may name
+
+
+def _without_allowed(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without each `--allow_import MODULE`, and those modules: no config may allow itself more."""
+    rest, allowed, words = [], [], iter(args)
+    for word in words:
+        name, _, value = word.partition("=")
+        if name != "--allow_import":
+            rest.append(word)
+            continue
+        module = value or next(words, "")
+        if not all(part.isidentifier() for part in module.split(".")) or module.startswith("jsonargparse"):
+            raise InputError(f"--allow_import {module!r} is no module; give its name, as my_package.callbacks.")
+        allowed.append(module)
+    return rest, allowed
 
 
 class _Parser(LightningArgumentParser):
@@ -53,6 +75,12 @@ class _Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise InputError: what is wrong in one line, with the nearest name there is."""
         message, names = " ".join(message.split()).rstrip(".") + ".", self._names()
+        if refused := re.search(r"Importing '([\w.]+)' is not allowed", message):
+            module = refused[1].rpartition(".")[0] or refused[1]
+            raise InputError(
+                f"{refused[1]} is not imported: a config may name what is in {', '.join(_IMPORTED)}; what it names "
+                f"besides is run as code, and needs --allow_import {module} on the command line."
+            )
         hint = " The command's --help lists what there is."
         for dashes, word in re.findall(r"""(--|option ['"]|key ['"])([\w.]+\w)""", message):
             near = difflib.get_close_matches(word, names, n=1)
@@ -87,13 +115,17 @@ class _SaveConfig(SaveConfigCallback):
     """The run's config.yaml, which ends with what the weights were that it names."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        first, trunk = not self.already_saved, cast(TaskModule, pl_module).trunk
-        super().setup(trainer, pl_module, stage)
-        file, provenance = Path(str(trainer.log_dir)) / self.config_filename, trunk.settings.get("provenance")
-        if first and provenance and trainer.is_global_zero and file.is_file():
-            words = [f"{name} {value}" for name, value in provenance.items() if value]
-            with file.open("a", encoding="utf-8") as config:
-                config.write(f"# weights: {', '.join(words)}\n")
+        folder = trainer.log_dir  # on every rank: it is a broadcast
+        if self.already_saved or folder is None:
+            return
+        self.already_saved = True
+        if trainer.is_global_zero:
+            text = self.parser.dump(self.config, skip_none=False)
+            provenance = cast(TaskModule, pl_module).trunk.settings.get("provenance")
+            words = [f"{name} {value}" for name, value in (provenance or {}).items() if value]
+            text += f"# weights: {', '.join(words)}\n" if words else ""
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            write_whole(Path(folder) / self.config_filename, text)
 
 
 class _Cli(LightningCLI):
@@ -142,6 +174,8 @@ class _Cli(LightningCLI):
         parser.add_lightning_class_args(self._datamodule_class, "data")
         parser.add_lightning_class_args(self._model_class, "model")
         parser.add_lightning_class_args(self.trainer_class, "trainer")
+        help = "a module that configs may name besides those of lightning, torch and this project; on the command line"
+        parser.add_argument("--allow_import", metavar="MODULE", default=SUPPRESS, help=help)
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -153,6 +187,8 @@ class _Cli(LightningCLI):
         for name, after in zip(args, [*args[1:], ""], strict=True):
             if name == "--config" or name.startswith("--config="):
                 fields = read_config(file := name.partition("=")[2] or after)
+                if "allow_import" in fields:
+                    raise InputError(f"{file}: allow_import is for the command line; take it out of the config.")
                 for group in ("data", "model", "trainer"):
                     if not isinstance(fields.get(group) or {}, dict):
                         raise InputError(f"{file}: {group} is {fields[group]!r}; give it names and values.")
@@ -190,18 +226,12 @@ class _Cli(LightningCLI):
             self.run_dir = self._run.enter_context(new_run(self.task, root, "--trainer.default_root_dir"))
         head = self.model.head
         self.best = BestCheckpoint(self.run_dir / "checkpoints", f"val/{head.monitor}", head.mode, self.checkpoint_path)
-        last = ModelCheckpoint(
-            self.run_dir / "checkpoints",
-            "last",
-            every_n_epochs=1,
-            save_on_train_epoch_end=True,
-            save_on_exception=True,
-            enable_version_counter=False,
-        )
-        callbacks = config.get("callbacks") or []
-        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), self.best, last]
         self.stop = StopBetweenSteps()
-        config["callbacks"] += [self.stop, ValidateLastEpoch()]
+        self.last = LastCheckpoint(self.run_dir / "checkpoints", self.stop)
+        together = self._run.enter_context(EndTogether(self._kept))
+        callbacks = config.get("callbacks") or []
+        config["callbacks"] = [together, *(callbacks if isinstance(callbacks, list) else [callbacks])]
+        config["callbacks"] += [self.best, self.last, self.stop, ValidateLastEpoch()]
         if config.get("enable_progress_bar") is not False:
             config["callbacks"].append(_Progress())
         if (given := config.get("logger")) is not False:  # a logger of the user's comes beside ours
@@ -216,8 +246,13 @@ class _Cli(LightningCLI):
             retain_freed_memory()
         if config.get("precision") is None:
             config["precision"] = best_precision(accelerator)
+        use_devices_of_torchrun(config)
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+            # Lightning's own handler of SIGTERM calls a collective operation, in whatever else is going on. Ours is in
+            # runs.py.
+            trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
+            return trainer
         except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:  # a GPU that is not there
             raise InputError(f"the --trainer options are invalid: {' '.join(str(error).split())}") from error
 
@@ -253,8 +288,7 @@ class _Cli(LightningCLI):
         """Of a run that was stopped after its last step: its end, and the validation that it may not have come to."""
         folder = self.run_dir / "checkpoints"
         if self.trainer.is_global_zero:
-            folder.mkdir(exist_ok=True)
-            shutil.copyfile(str(self.checkpoint_path), folder / "last.ckpt")
+            copy_whole(Path(str(self.checkpoint_path)), folder / "last.ckpt")
         self._guarded(self.trainer.validate, model, verbose=False, **kwargs)
         value = self.trainer.callback_metrics.get(f"val/{model.head.monitor}")
         if value is not None and self.best.is_better(value):
@@ -272,32 +306,45 @@ class _Cli(LightningCLI):
         self._finish()
 
     def _guarded(self, function: Any, model: TaskModule, **kwargs: Any) -> None:
-        """Call a method of the trainer; turn Ctrl-C and a checkpoint that does not fit into plain words."""
+        """Call a method of the trainer; turn a signal, and a checkpoint that does not fit, into plain words."""
         try:
             with self.stop:
                 function(model, weights_only=True, **kwargs)
-        except SystemExit:
+        except (SystemExit, KeyboardInterrupt):
             last = self.run_dir / "checkpoints" / "last.ckpt"
-            if self.trainer.interrupted and last.is_file():
-                print(f"\ninterrupted and saved; go on with: python -m tasks.{self.task} fit --ckpt_path {last}")
+            if self.trainer.is_global_zero and last.is_file() and self.trainer.state.fn == "fit":
+                saved = "saved" if self.last.saved_at_the_end else "the last whole checkpoint is kept"
+                teacher = "" if model.hparams.get("teacher") is None else f" --config {self.run_dir / 'config.yaml'}"
+                print(
+                    f"\ninterrupted, {saved}; go on with: python -m tasks.{self.task} fit --ckpt_path {last}{teacher}"
+                )
+            elif self.trainer.is_global_zero:
+                print("\ninterrupted")
             raise SystemExit(128 + (self.stop.signal or signal.SIGINT)) from None  # as a shell reports it
-        except RuntimeError as error:
-            if "loading state_dict" not in str(error):
-                raise
-            reason = str(error).split("\n")[1].strip()
-            raise InputError(
-                f"--ckpt_path {kwargs['ckpt_path']} does not fit the model ({reason}); leave out the "
-                "--model options that change its shape."
-            ) from None
+        except Exception as error:
+            if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
+                reason = str(error).split("\n")[1].strip()
+                raise InputError(
+                    f"--ckpt_path {kwargs['ckpt_path']} does not fit the model ({reason}); leave out the "
+                    "--model options that change its shape."
+                ) from None
+            if sentence := str(error) if isinstance(error, InputError) else explained(error):
+                raise InputError(f"{sentence}{self._kept()}") from error
+            raise
         finally:
             if self.trainer.is_global_zero and self.run_dir.is_dir():
                 if self.datamodule.bad_images.reasons:
                     rows = [
                         f"{name}\t{reason}\n" for name, reason in sorted(self.datamodule.bad_images.reasons.items())
                     ]
-                    (self.run_dir / "bad_images.txt").write_text("".join(rows), "utf-8", "backslashreplace")
+                    write_whole(self.run_dir / "bad_images.txt", "".join(rows))
                 if any(self.run_dir.iterdir()):
                     point_latest(self.run_dir)
+
+    def _kept(self) -> str:
+        """What to add for the user where a run failed that had been saved before."""
+        last = self.run_dir / "checkpoints" / "last.ckpt"
+        return f" The last checkpoint is kept: {last}." if last.is_file() else ""
 
     def _finish(self) -> None:
         if not self.trainer.is_global_zero:

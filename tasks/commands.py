@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import InputError
+from tasks.failures import explained
 
 if TYPE_CHECKING:
     from tasks.module import TaskModule
@@ -78,6 +79,11 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if (sentence := explained(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)  # as a shell reports it
@@ -85,7 +91,10 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated`, so that what is begun is tidied up; in the main thread, where alone it can be."""
+    """Let SIGTERM raise `Terminated`, so that what is begun is tidied up; in the main thread, where alone it can be.
+
+    At the end both signals are what they were, whatever the command made of them.
+    """
 
     def receive(number: int, frame: Any) -> None:
         raise Terminated
@@ -93,8 +102,10 @@ def _sigterm_raises() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, receive)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, receive)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -197,6 +197,14 @@ class TaskModule(LightningModule):
         self.log_dict({f"train/loss_{name}": value for name, value in losses.items()}, batch_size=count)
         return loss
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Raise InputError where a gradient is not finite, before it is in the weights and in their average."""
+        if getattr(self.trainer.precision_plugin, "scaler", None):  # which leaves out such a step by itself
+            return
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+            raise InputError(f"the gradients are not finite at step {self.global_step}; train with a lower --model.lr.")
+
     @contextlib.contextmanager
     def _seeded_draws(self, batch_idx: int) -> Iterator[None]:
         """Draw dropout and mixing from seed, step and batch, so that a resumed run draws what it would have drawn."""

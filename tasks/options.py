@@ -45,11 +45,14 @@ def resolve(
     if path is not None:
         path = checkpoint_at(path, "last.ckpt" if command == "fit" else "best.ckpt")
         checkpoint = read_checkpoint(path, task)
+    named = "teacher" in (given.get("model") or {})
     if "config" not in given and command == "fit":
         run_config = Path(path).resolve().parent.parent / "config.yaml" if path else CONFIGS / task / "sample.yaml"
         if run_config.is_file() and (path or not (given.get("data") or {}).get("root")):
             given = parse([command, "--config", str(run_config), *args[1:]])
     model, data = dict(given.get("model") or {}), dict(given.get("data") or {})
+    if path is not None and not named:  # what the run's own config says came along with a checkpoint of whoever's
+        model.pop("teacher", None)
     runs = Path((given.get("trainer") or {}).get("default_root_dir") or "runs")
     if path is None and model.get("weights"):  # a checkpoint brings its own
         model["weights"] = _fetched(model["weights"], model.get("width_mult"))
@@ -62,6 +65,8 @@ def resolve(
     if path is not None and checkpoint is not None:
         path = Path(path).resolve()  # not `latest`, which soon is another run
         model = _with_checkpoint(model, checkpoint, module_class.shape_options)
+        if not named:
+            _leave_out_teacher(command, model, path)
         trained_on = _saved(checkpoint, "datamodule_hyper_parameters", _OF_THE_MACHINE)
         data = {**trained_on, **_given(data)}
         ours, theirs = (input_size(of["image_size"], of["resolution_mult"]) for of in (data, trained_on))
@@ -104,6 +109,21 @@ def _with_checkpoint(model: dict[str, Any], checkpoint: Mapping[str, Any], shape
         if model.get(name) not in (None, own[name]) and name != "numerics":
             say(f"note: --model.{name} {model[name]} is not used, as the checkpoint's own is {own[name]}")
     return {**saved, **_given(model), **own}
+
+
+def _leave_out_teacher(command: str, model: dict[str, Any], path: Path) -> None:
+    """Take out the teacher that a checkpoint alone names, as it may be code. Raises InputError where it is needed."""
+    teacher = model.pop("teacher", None)
+    if teacher is None:
+        return
+    word, config = teacher if isinstance(teacher, str) else "...", path.parent.parent / "config.yaml"
+    how = f"--model.teacher {word}{f', or --config {config},' if config.is_file() else ''} names it"
+    if command == "fit" and not model.get("cache_only"):
+        raise InputError(
+            f"{path} learned from the teacher {teacher}, which may be code: a teacher is loaded only where the command "
+            f"or a config that it gives names it; {how}, and --model.teacher null goes on without."
+        )
+    say(f"note: the teacher {teacher}, which the checkpoint names, is not loaded; {how}")
 
 
 def _saved(checkpoint: Mapping[str, Any], key: str, without: Sequence[str]) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import contextlib
 import itertools
-import shutil
+import os
+import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -17,24 +19,33 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from backbone.errors import InputError
-from backbone.files import replacing
-from backbone.weight_files import why_not_loaded
+from backbone.files import copy_whole, keep_as, replacing, sweep
+from backbone.weight_files import load_torch, why_not_loaded
+from data.folders import say
+from tasks.processes import agreed
+
+_TOGETHER_S = 2.0  # within which signals count as one
 
 
 @contextlib.contextmanager
 def new_run(task: str, root: Path, option: str) -> Iterator[Path]:
     """Make a run folder that no other run has; where what is done with it fails and has left it empty, remove it again.
 
-    InputError names the `option` that says `root`, where that cannot be written.
+    Its name comes after those of all runs that are there, also where the clock was set back. InputError names the
+    `option` that says `root`, where that cannot be written.
     """
-    time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     try:
         missing = [path for path in (root / task, root, *root.parents) if not path.exists()]
-        for count in itertools.count(1):
+        newest = max(((_order(path), path) for path in (root / task).glob("*")), default=(("", 0), None))[0]
+        time = max(now, newest[0])
+        for count in itertools.count(newest[1] + 1 if time == newest[0] else 1):
             folder = root / task / (time if count == 1 else f"{time}_{count}")
             with contextlib.suppress(FileExistsError):  # of a run that began in the same second
                 folder.mkdir(parents=True)
                 break
+        for left in (root / task).glob("*/checkpoints"):
+            sweep(left)
     except OSError as error:
         raise InputError(
             f"{option} {root} cannot be written ({error.strerror or error}); give a folder that can."
@@ -48,14 +59,19 @@ def new_run(task: str, root: Path, option: str) -> Iterator[Path]:
         raise
 
 
+def _order(run: Path) -> tuple[str, int]:
+    """Where a run folder is among the others by its name: its time, and its number among those of one second."""
+    name = re.fullmatch(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)(?:_(\d+))?", run.name)
+    return (name[1], int(name[2] or 1)) if name else ("", 0)
+
+
 def point_latest(run: Path) -> None:
     """Let `runs/<task>/latest` point at this run, where the file system has links."""
-    link = run.parent / "latest"
-    try:
+    with contextlib.suppress(OSError):  # Windows without the right to make links, FAT
+        link = run.parent / f".latest.{os.getpid()}"
         link.unlink(missing_ok=True)
         link.symlink_to(run.name)
-    except OSError:  # Windows without the right to make links, FAT
-        return
+        link.replace(run.parent / "latest")
 
 
 def checkpoint_at(path: str | Path, name: str = "best.ckpt") -> Path:
@@ -66,12 +82,15 @@ def checkpoint_at(path: str | Path, name: str = "best.ckpt") -> Path:
 
 def best_checkpoints(task: str, root: Path) -> list[Path]:
     """The best checkpoint of each run that has one, the newest first; InputError where there is none."""
+    latest = (root / task / "latest").resolve()
+
+    def order(path: Path) -> tuple[bool, tuple[str, int], float]:  # by its time only where a run was renamed
+        run = path.parents[1]
+        return run.resolve() == latest, _order(run), path.stat().st_mtime
+
     runs = (run for run in (root / task).glob("*") if not run.is_symlink())  # `latest` is one of the others
-    found = sorted(
-        (path for run in runs if (path := run / "checkpoints" / "best.ckpt").is_file()),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
+    found = [path for run in runs if (path := run / "checkpoints" / "best.ckpt").is_file()]
+    found.sort(key=order, reverse=True)
     if not found:
         raise InputError(
             f"There is no checkpoint under {root / task}; train one with `python -m tasks.{task} fit`, "
@@ -93,9 +112,11 @@ def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"The checkpoint {path} does not exist; give the path of a .ckpt that `fit` wrote.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = load_torch(path)
     except Exception as error:  # torch raises whatever the bytes happen to mean as a pickle
-        raise InputError(f"{path} {why_not_loaded(path, error)}; give a .ckpt that `fit` wrote.") from None
+        whole = [str(other) for other in sorted(path.parent.glob("*.ckpt")) if other != path and _is_whole(other)]
+        rest = f"{' and '.join(whole)} can be read: give one of them" if whole else "give a .ckpt that `fit` wrote"
+        raise InputError(f"{path} {why_not_loaded(path, error)}; {rest}.") from None
     if not isinstance(checkpoint, dict) or checkpoint.get("task") != task:
         found = checkpoint.get("task") if isinstance(checkpoint, dict) else None
         what = f"a checkpoint of the task {found!r}" if found else "not a checkpoint of this project"
@@ -106,14 +127,26 @@ def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:
     return checkpoint
 
 
-class StopBetweenSteps(Callback):
-    """Within `with stop:`, let Ctrl-C and SIGTERM stop a run before its next batch: a checkpoint continues it exactly.
+def _is_whole(path: Path) -> bool:
+    try:
+        return isinstance(load_torch(path), dict)
+    except Exception:  # see `read_checkpoint`
+        return False
 
-    A second signal stops at once. `signal` is the one received.
+
+class StopBetweenSteps(Callback):
+    """Within `with stop:`, Ctrl-C and SIGTERM stop training before its next batch, from where it goes on exactly.
+
+    Of several processes all stop before the same batch, whichever was told to. Before and after training a signal ends
+    the run at once, and so does a second one, later than what a shell and a scheduler send together.
+    `signal` is the first one received; `between_steps` is whether the weights are those of a whole number of steps.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.between_steps = False
+        self._training = False
+        self._at = 0.0  # seconds of the monotonic clock, when the signal came
 
     def __enter__(self) -> None:
         self._before = {}
@@ -122,25 +155,82 @@ class StopBetweenSteps(Callback):
 
     def __exit__(self, *args: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self.signal else handler)  # what was begun is brought to its end
 
     def _receive(self, number: int, frame: Any) -> None:
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal, self._at = number, time.monotonic()
+            if not self._training:
+                raise KeyboardInterrupt
+            say("\nstopping after this batch (again to stop at once)")
+        elif time.monotonic() - self._at > _TOGETHER_S:
             raise KeyboardInterrupt
-        self.signal = number
-        print("\nstopping after this batch (again to stop at once)", flush=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From now on, a batch in work is waited for."""
+        self._training = self.between_steps = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop before a batch, unless the gradients of the last one wait for it."""
-        if self.signal is not None and batch_idx % trainer.accumulate_grad_batches == 0:
-            raise KeyboardInterrupt
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._stop_if(agreed(self.signal or 0))
+            self.between_steps = False
 
-    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Stop before a batch."""
-        if self.signal is not None:
-            raise KeyboardInterrupt
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Note that the step is done."""
+        self.between_steps = (args[-1] + 1) % trainer.accumulate_grad_batches == 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the last step of an epoch is done, which may be of fewer batches."""
+        self.between_steps = True
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stop before a batch; several processes, which may have unequal numbers of them, at the next step."""
+        if trainer.world_size == 1 or not self._training:
+            self._stop_if(self.signal or 0)
 
     on_test_batch_start = on_validation_batch_start
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From now on, nothing is lost by stopping at once."""
+        self._training = False
+
+    def _stop_if(self, number: int) -> None:
+        if number:
+            self.signal, self._training = number, False
+            raise KeyboardInterrupt
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let the end of the run be saved undisturbed."""
+        if self.signal is None:
+            self.signal, self._at = 0, time.monotonic()
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """last.ckpt of every epoch, and of where training was stopped between two steps; previous.ckpt is the one before.
+
+    Where it stopped within a step, or where one of several processes failed alone, the file stays as it is.
+    """
+
+    def __init__(self, folder: Path, stop: StopBetweenSteps) -> None:
+        super().__init__(
+            folder,
+            "last",
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            save_on_exception=True,
+            enable_version_counter=False,
+        )
+        self._stop = stop
+        self.saved_at_the_end = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save where the weights are those of a whole number of steps, and every process has come here."""
+        together = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt)
+        if trainer.state.fn == "fit" and self._stop.between_steps and together:
+            with contextlib.suppress(InputError):  # of a full disk, which is what stopped it, or of weights not finite
+                super().on_exception(trainer, pl_module, exception)
+                self.saved_at_the_end = True
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -163,7 +253,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note whether this is a `fit`: a validation or a test loads the state too."""
-        self._stage = stage
+        self._stage, self._writes = stage, trainer.is_global_zero
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -172,8 +262,11 @@ class BestCheckpoint(ModelCheckpoint):
         if self._stage != "fit" or before is None or not before.is_file() or state_dict["best_model_score"] is None:
             return
         path = Path(str(self.dirpath)) / "best.ckpt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(before, path)
+        if not _is_whole(before):
+            say(f"note: {before} is damaged, so the best of what follows is looked for anew")
+            return
+        if self._writes:
+            copy_whole(before, path)
         self.best_model_path = self.kth_best_model_path = str(path)
         self.best_model_score = self.kth_value = state_dict["best_model_score"]
         self.best_k_models = {str(path): state_dict["best_model_score"]}
@@ -183,8 +276,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Write a checkpoint whole. Lightning's own goes through $TMPDIR, whose move to another disk a kill cuts short."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Save `checkpoint` to `path`; InputError where the disk is full or read-only, with the old file left whole."""
+        """Save `checkpoint` to `path`, where otherwise what was there stays; a last.ckpt stays as previous.ckpt anyway.
+
+        InputError where the disk is full or read-only, or where weights are not finite.
+        """
         path = Path(path)
+        for weights in (checkpoint.get("state_dict", {}), checkpoint.get("current_model_state", {})):
+            for name, tensor in weights.items():
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    step = checkpoint.get("global_step")
+                    raise InputError(f"{name} is not finite at step {step}: {path} is not saved; lower --model.lr.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside, beside.open("wb") as file:  # torch itself would not say what the disk says
-            torch.save(checkpoint, file)
+        with replacing(path) as beside:
+            with beside.open("wb") as file:  # torch itself would not say what the disk says
+                torch.save(checkpoint, file)
+            if path.name == "last.ckpt" and path.is_file():
+                keep_as(path, path.with_name("previous.ckpt"))

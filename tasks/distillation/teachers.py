@@ -25,8 +25,9 @@ from torchvision.transforms.v2.functional import resize
 
 from backbone import Preprocessing, normalize
 from backbone.errors import InputError
-from backbone.weight_files import read_tensors
+from backbone.weight_files import load_torch, read_tensors
 from data import imagenet
+from data.folders import say
 from tasks.pooled import pooled_network
 
 Kind = Literal["softmax", "sigmoid", "embeddings"]  # logits of one class of all, logits of yes or no for each, neither
@@ -259,7 +260,7 @@ def load_teacher(
 
     Args:
         source: "torchvision:resnet50" or "timm:resnet50", a checkpoint of this project ("x.ckpt"), a TorchScript
-            ("x.pt") or exported program ("x.pt2"), or "package.module:function". The last is code, and is run.
+            ("x.pt") or exported program ("x.pt2"), or "package.module:function". The last three are code, and are run.
         weights: Of torchvision's and timm's: a state dict as safetensors, or as torch.save writes it.
         names: Of its outputs in their order; a checkpoint knows its own, and 1,000 outputs are ImageNet's classes.
         mean: Of pixels scaled to 0..1, with `std`. torchvision's and timm's come with the name; a program or a function
@@ -375,7 +376,7 @@ def _from_library(source: str, weights: str | Path, embeddings: bool) -> _Networ
 def _from_checkpoint(path: Path, embeddings: bool) -> _Network:
     """From the trunk's settings, the pooled head's weights and its outputs' names, which are [] for embeddings."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = load_torch(path, mmap=True)
         task, trunk = checkpoint["task"], checkpoint["trunk"]
         height, width = checkpoint["hyper_parameters"]["input_size"]
     except Exception:  # torch raises whatever the bytes happen to mean as a pickle
@@ -393,6 +394,8 @@ def _from_checkpoint(path: Path, embeddings: bool) -> _Network:
 
 
 def _from_program(path: Path) -> _Network:
+    """What can do whatever a program can: torch.export's file has pickles in it, TorchScript can write files."""
+    _say_that_it_is_code(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated, but files of it are everywhere
             exported = path.suffix == ".pt2"
@@ -402,8 +405,13 @@ def _from_program(path: Path) -> _Network:
     return _Network(network, (b"exported " if exported else b"torchscript ") + path.read_bytes())
 
 
+def _say_that_it_is_code(source: str | Path) -> None:
+    say(f"note: the teacher {source} is a program and runs as one, with all that you may do; use what you trust")
+
+
 def _from_callable(text: str) -> _Network:
     """Its digest is of its module's source and, of an `nn.Module`, of its weights; not of other files it reads."""
+    _say_that_it_is_code(text)
     where, _, what = text.partition(":")
     try:
         module = importlib.import_module(where)
