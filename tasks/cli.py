@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
-from jsonargparse import SUPPRESS, Namespace, set_parsing_settings
+from jsonargparse import SUPPRESS, Namespace, set_loader, set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -26,7 +26,7 @@ from backbone.files import copy_whole, write_whole
 from data.folders import count_of
 from tasks.failures import explained
 from tasks.module import TaskModule
-from tasks.options import LINKS, read_config, resolve
+from tasks.options import LINKS, UNREADABLE, load_config, read_config, resolve, verbatim
 from tasks.processes import EndTogether, use_devices_of_torchrun
 from tasks.runs import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, StopBetweenSteps, new_run, point_latest
 
@@ -40,7 +40,8 @@ def run(module_class: type[TaskModule], datamodule_class: type[LightningDataModu
         logging.getLogger(name).setLevel(logging.WARNING)  # their banners
     for message in _NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
-    args, allowed = _without_allowed(args)
+    args, allowed = _without_allowed(verbatim(args))
+    set_loader("yaml", load_config, UNREADABLE)
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_IMPORTED, *allowed])
     try:
         _Cli(module_class, datamodule_class, args)

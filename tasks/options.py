@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from jsonargparse import get_loader
 
 from backbone.errors import InputError
 from backbone.weights import find_weights
@@ -19,7 +20,49 @@ from tasks.runs import checkpoint_at, newest_checkpoint, read_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LINKS = ("categories", "input_size")  # what the data tell the model, never the command line or a checkpoint
+UNREADABLE = (yaml.YAMLError, UnicodeError)
+_load_yaml = get_loader("yaml")
 _OF_THE_MACHINE = ("num_workers",)  # what a checkpoint says of another machine
+
+
+_VERBATIM = ("data.root", "trainer.default_root_dir", "ckpt_path")  # paths that no word of YAML stands for
+
+
+def verbatim(args: Sequence[str]) -> list[str]:
+    """The arguments with `./` before a path that YAML would take for something else: null, ~, #x, 1e5."""
+    given, path = [], False
+    for word in args:
+        name, equals, value = word.partition("=")
+        if name.removeprefix("--") in _VERBATIM and equals:
+            word = f"{name}={_as_path(value)}"
+        given.append(_as_path(word) if path else word)
+        path = word.removeprefix("--") in _VERBATIM and word.startswith("--")
+    return given
+
+
+def load_config(text: str) -> Any:
+    """A config as jsonargparse loads it, but its paths as strings; also of names that are not UTF-8."""
+    try:
+        plain = yaml.safe_load(text)
+    except UNREADABLE:
+        return _load_yaml(text)  # which says what is wrong with it
+    try:
+        fields = _load_yaml(text)
+    except UNREADABLE:  # libyaml takes no half of a surrogate pair
+        fields = plain
+    for name in _VERBATIM if isinstance(fields, dict) else ():
+        group, _, key = name.rpartition(".")
+        there, given = (of.get(group) if group else of for of in (fields, plain))
+        if isinstance(there, dict) and isinstance(given.get(key), str):
+            there[key] = _as_path(given[key])
+    return fields
+
+
+def _as_path(text: str) -> str:
+    try:
+        return f"./{text}" if isinstance(_load_yaml(text), float | None) else text
+    except UNREADABLE:
+        return text
 
 
 class Resolved(NamedTuple):
