@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbone.accelerator import best_precision, retain_freed_memory
 from backbone.errors import InputError
+from backbone.names import shown
 from data.folders import count_of
 from tasks.module import TaskModule
 from tasks.options import LINKS, read_config, resolve
@@ -334,6 +335,6 @@ _NOT_FOR_USERS = (
 def _classes(categories: dict[int, str], others: dict[int, str]) -> str:
     """Their number, and first those that the others have not under the same id."""
     different = {number: name for number, name in categories.items() if others.get(number) != name} or categories
-    names = [f"{' '.join(name.split())} (id {number})" for number, name in different.items()]
+    names = [f"{shown(name)} (id {number})" for number, name in different.items()]
     more = ", ..." if len(categories) > min(8, len(names)) else ""
     return f"{count_of(len(categories), 'class')}: {', '.join(names[:8])}{more}"
