@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 def write_json(path: Path, figures: Mapping[str, float | None]) -> dict[str, float | None]:
     """Write figures by name, null where one could not be measured (None or NaN); return what was written."""
     flat = {name: None if value is None or math.isnan(value) else float(value) for name, value in figures.items()}
-    write_whole(path, json.dumps(flat, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    _write_text(path, json.dumps(flat, indent=2, allow_nan=False, ensure_ascii=False))
     return flat
 
 
@@ -83,8 +83,12 @@ def write_model_card(
     licence = licence or "The data name no licence: see that you may use them."
     text = [f"# Model card: {task}", model, "## Data and licence", f"{data} {licence}"]
     text += [f"## {heading}\n\n{content.strip()}" for heading, content in parts.items()]
-    lines = "\n\n".join([*text, end] if end else text).rstrip("\n").split("\n")
-    write_whole(path, "\n".join(map(escaped, lines)) + "\n")
+    _write_text(path, "\n\n".join([*text, end] if end else text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write lines that names are in; JSON stays exact."""
+    write_whole(path, "\n".join(map(escaped, text.rstrip("\n").split("\n"))) + "\n")
 
 
 def unique_names(names: Sequence[str], numbers: Iterable[int]) -> list[str]:
