@@ -114,7 +114,7 @@ def legible(names: Sequence[str], what: str, most: int = 60) -> list[str]:
     for k, name in enumerate(names):
         whole = shown(name, most)
         kept = " ".join("".join(letter if ord(letter) in known else " " for letter in whole).split())
-        found.append(whole if kept == whole else f"{kept} ({what} {k})" if kept else f"{what} {k}")
+        found.append(f"{what} {k}" if not kept else whole if kept == whole else f"{kept} ({what} {k})")
     count = Counter(found)
     return [name if count[name] == 1 else f"{name} ({what} {k})" for k, name in enumerate(found)]
 

@@ -23,8 +23,8 @@ from tasks.reporting import (
 
 
 def test_names_are_drawn_in_one_line_and_what_the_font_lacks_is_told_by_the_number():
-    names = ["пудель", "a\n b", "柴犬", "🐶 dog", "Ærø"]
-    assert legible(names, "class") == ["пудель", "a b", "class 2", "dog (class 3)", "Ærø"]
+    names = ["пудель", "a\n b", "柴犬", "🐶 dog", "Ærø", " "]
+    assert legible(names, "class") == ["пудель", "a b", "class 2", "dog (class 3)", "Ærø", "class 5"]
 
 
 def test_long_names_keep_both_ends():
