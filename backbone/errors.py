@@ -6,12 +6,18 @@ import re
 import sys
 from typing import Any, NoReturn
 
+from backbone.names import printed
+
 
 class InputError(ValueError):
     """What the user gave cannot be used. One sentence: the file, the field, the value, and the remedy.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. As a string it is fit for a terminal, whatever
+    the names in it hold.
     """
+
+    def __str__(self) -> str:
+        return printed(super().__str__())
 
 
 def check_options(group: str, *rows: tuple[str, Any, bool, str]) -> None:
@@ -33,5 +39,5 @@ class Arguments(argparse.ArgumentParser):
         unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
         near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
         hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
-        print(f"error: {message}; {hint}", file=sys.stderr)
+        print(printed(f"error: {message}; {hint}"), file=sys.stderr)
         raise SystemExit(2)

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from backbone.errors import InputError
+from backbone.names import printed
 from data.images import IMAGE_ENDINGS
 
 # Left by macOS, Windows, file servers and file systems; no more data than a name with a leading dot.
@@ -33,10 +34,10 @@ def existing_folder(root: str | Path, option: str = "--data.root") -> Path:
 
 
 def say(line: str) -> None:
-    """Print a line for the user, once in a distributed run."""
+    """Print a line for the user, once in a distributed run; names in it may hold anything."""
     from lightning.pytorch.utilities import rank_zero_only  # it imports torch
 
-    rank_zero_only(print)(line, flush=True)
+    rank_zero_only(print)(printed(line), flush=True)
 
 
 def count_of(count: int, of: str) -> str:
@@ -103,7 +104,7 @@ def are_there(folder: Path, names: np.ndarray) -> np.ndarray:
             try:
                 with os.scandir(os.path.join(start, parent)) as entries:  # noqa: PTH118  # a Path cannot be bytes
                     listed[parent] = {entry.name for entry in entries if entry.is_file()}
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a zero byte in the name
                 listed[parent] = set()
         there[i] = last in listed[parent]
     return there

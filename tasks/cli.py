@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from backbone.accelerator import best_precision, retain_freed_memory
 from backbone.errors import InputError
 from backbone.files import copy_whole, write_whole
+from backbone.names import escaped, shown
 from data.folders import count_of
 from tasks.failures import explained
 from tasks.module import TaskModule
@@ -336,7 +337,8 @@ class _Cli(LightningCLI):
             if self.trainer.is_global_zero and self.run_dir.is_dir():
                 if self.datamodule.bad_images.reasons:
                     rows = [
-                        f"{name}\t{reason}\n" for name, reason in sorted(self.datamodule.bad_images.reasons.items())
+                        f"{escaped(name)}\t{escaped(reason)}\n"
+                        for name, reason in sorted(self.datamodule.bad_images.reasons.items())
                     ]
                     write_whole(self.run_dir / "bad_images.txt", "".join(rows))
                 if any(self.run_dir.iterdir()):
@@ -382,6 +384,6 @@ _NOT_FOR_USERS = (
 def _classes(categories: dict[int, str], others: dict[int, str]) -> str:
     """Their number, and first those that the others have not under the same id."""
     different = {number: name for number, name in categories.items() if others.get(number) != name} or categories
-    names = [f"{' '.join(name.split())} (id {number})" for number, name in different.items()]
+    names = [f"{shown(name)} (id {number})" for number, name in different.items()]
     more = ", ..." if len(categories) > min(8, len(names)) else ""
     return f"{count_of(len(categories), 'class')}: {', '.join(names[:8])}{more}"

@@ -1,6 +1,7 @@
 """The face of every `python -m tasks.<task>`: its commands, quick help, one sentence for a mistake, and exit codes."""
 
 import contextlib
+import io
 import signal
 import sys
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import InputError
+from backbone.names import printed
 from tasks.failures import explained
 
 if TYPE_CHECKING:
@@ -64,6 +66,9 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
     a command is known, so that `--help` answers at once.
     """
     args = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path that is not UTF-8 is no reason to stop
     if not args or args[0] in ("-h", "--help"):
         print(f"usage: {prog} COMMAND [options]\n\n{about.strip()}\n\ncommands:")
         for name, (help_line, _) in commands.items():
@@ -71,7 +76,8 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
         print(f"\n`{prog} COMMAND --help` lists the options of a command.")
         return 0
     if args[0] not in commands:
-        print(f"error: {args[0]!r} is not a command of {prog}; use one of {', '.join(commands)}.", file=sys.stderr)
+        sentence = f"error: {args[0]!r} is not a command of {prog}; use one of {', '.join(commands)}."
+        print(printed(sentence), file=sys.stderr)
         return 2
     try:
         with _sigterm_raises():
@@ -80,9 +86,9 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        if (sentence := explained(error)) is None:
+        if (meaning := explained(error)) is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        print(printed(f"error: {meaning}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)

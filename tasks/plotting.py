@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backbone.errors import InputError
+from backbone.files import replacing
+from backbone.names import shown
 
 Color = tuple[int, int, int]
 
@@ -20,6 +22,8 @@ Color = tuple[int, int, int]
 GREEN: Color = (0, 158, 115)
 VERMILLION: Color = (213, 94, 0)
 
+_MOST_LETTERS = 1000  # of a line under a tile
+_MOST_LINES = 12  # of a caption, before they are wrapped
 _INK: Color = (32, 32, 32)
 _PAPER: Color = (255, 255, 255)
 
@@ -57,7 +61,7 @@ def draw_boxes(image: np.ndarray, boxes_xyxy: np.ndarray, labels: Sequence[str],
     tags = []
     for corner, label, color in zip(corners.tolist(), labels, colors, strict=True):
         if label:
-            text = _shortened(label, font, width - 2 * pad)
+            text = _shortened(shown(label, 100), font, width - 2 * pad)
             places.append(_label_place(corner, _text_size(text, font, pad), (width, height), places))
             tags.append((places[-1], text, color))
     for (left, top, right, bottom), text, color in reversed(tags):
@@ -90,7 +94,8 @@ def contact_sheet(
 ) -> None:
     """Write a PNG of tiles (H, W, 3) uint8 RGB in rows of `columns`, captions under them, the title above.
 
-    A caption's lines are separated by newlines and wrapped to the tile's width. Without tiles it is the title alone.
+    A caption's lines are separated by newlines and wrapped to the tile's width; of absurdly many or long ones only a
+    part is drawn. Without tiles it is the title alone. Raises InputError where the file cannot be written.
     """
     margin, size = 14, 15
     font, bold = _font(size), _font(20)
@@ -98,8 +103,8 @@ def contact_sheet(
     cell = max((tile.shape[1] for tile in tiles), default=0)
     columns = max(1, min(columns, len(tiles)))
     width = max(columns * (cell + margin) + margin, 640)
-    captions = [text.encode("utf-8", "replace").decode() for text in captions]  # a name need not be valid UTF-8
-    wrapped = [[one for line in text.split("\n") for one in _wrapped(line, font, cell)] for text in captions]
+    lines = [text.split("\n")[:_MOST_LINES] for text in captions]
+    wrapped = [[one for line in caption for one in _wrapped(line, font, cell)] for caption in lines]
     heading = _wrapped(title, bold, width - 2 * margin)
     rows = [range(first, min(first + columns, len(tiles))) for first in range(0, len(tiles), columns)]
     row_heights = [(max(tiles[i].shape[0] for i in row), max(len(wrapped[i]) for i in row) * step) for row in rows]
@@ -117,7 +122,8 @@ def contact_sheet(
             for k, text in enumerate(wrapped[i]):
                 draw.text((left, top + tiles[i].shape[0] + 4 + k * step), text, font=font, fill=_INK)
         top += tile_height + text_height + 2 * margin
-    sheet.save(path, format="PNG")
+    with replacing(path) as beside:
+        sheet.save(beside, format="PNG")
 
 
 @functools.lru_cache
@@ -160,16 +166,20 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wi
     """The text, with its middle left out where it is wider than so many pixels."""
     if font.getlength(text) <= width:
         return text
-    for keep in range(len(text) - 1, 1, -1):
-        short = text[: (keep + 1) // 2] + "…" + text[len(text) - keep // 2 :]
-        if font.getlength(short) <= width:
-            return short
-    return text[:1]
+
+    def keeping(letters: int) -> str:
+        return text[: (letters + 1) // 2] + "…" + text[len(text) - letters // 2 :]
+
+    fits, wider = 1, len(text)
+    while wider - fits > 1:
+        middle = (fits + wider) // 2
+        fits, wider = (middle, wider) if font.getlength(keeping(middle)) <= width else (fits, middle)
+    return keeping(fits) if fits > 1 else text[:1]
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     lines: list[str] = []
-    for word in text.split():
+    for word in shown(text, _MOST_LETTERS).split():
         word = _shortened(word, font, width)
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"

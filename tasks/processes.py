@@ -17,6 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from backbone.errors import InputError
+from backbone.names import printed
 from tasks.failures import explained
 
 Value = TypeVar("Value")
@@ -139,7 +140,7 @@ class EndTogether(Callback):
             self._tell(other, self._heard)
         time.sleep(_HEARD_S)  # in which the main thread comes to its own end, if it can
         if self._speaks and self._heard and self._heard[0]:
-            print(f"error: {self._heard[0]}{self._kept()}", file=sys.stderr, flush=True)
+            print(printed(f"error: {self._heard[0]}{self._kept()}"), file=sys.stderr, flush=True)
         for child in self._children:
             child.kill()
         os._exit(code)

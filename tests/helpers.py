@@ -4,9 +4,12 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 import tarfile
@@ -136,6 +139,48 @@ def one_sentence(message):
     with pytest.raises(InputError, match=message) as raised:
         yield raised
     assert "\n" not in str(raised.value)
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """No file can grow beyond so many bytes, as on a full disk."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+# --- names from strangers ---
+
+HOSTILE = [
+    *(
+        "n" * 5000,
+        "two\nlines,\ta tab\rand more",
+        "\x1b[31mred\x1b[0m\x07",
+        "\x9b31mred",
+        "nul\x00",
+        "\u202egnp.exe\u2066",
+    ),
+    *("\udcff", "\ud800", "=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1"),
+    *("$x_{$", "$\\frac{$", "a|b`c", "柴犬 🐶", ""),
+]
+_DOES_SOMETHING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def harmless(folder):
+    """See that what a report left is UTF-8 without control characters, formulas or enormous pictures."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        if path.suffix == ".png":
+            assert max(pixels(path).shape) < 6000, path
+            continue
+        text = path.read_bytes().decode().replace("\r\n", "\n")
+        assert not _DOES_SOMETHING.search(text), path
+        if path.suffix == ".csv":
+            for cell in itertools.chain.from_iterable(csv.reader(io.StringIO(text))):
+                assert cell.lstrip()[:1] not in ("=", "+", "-", "@", "\uff1d") or np.isfinite(float(cell)), (path, cell)
 
 
 def names(records):

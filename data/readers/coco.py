@@ -25,6 +25,7 @@ from data.records import SPLITS, Boxes, Issue, Records, Split, joined
 from data.splits import NAMES, split_named
 
 _TOOLS_FILE = "_annotations.coco.json"
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of surrogate pairs that no file's name has
 _REMEDY = "give a COCO annotation file, with `images`, `annotations` and `categories`."
 
 
@@ -273,7 +274,7 @@ def parse_annotations(content: Any, name: str, *, for_scoring: bool = False) -> 
     by_id = np.argsort(class_ids).tolist()
     return Records(
         Path(),
-        np.array([os.fsencode(PurePath(file)) if file else b"" for file in files], dtype=np.bytes_),
+        np.array([os.fsencode(PurePath(_NO_BYTE.sub("?", file))) if file else b"" for file in files], dtype=np.bytes_),
         {"image_ids": image_ids, "sizes": images.sizes(strict=not for_scoring)},
         boxes,
         tuple(classes[i] for i in by_id),

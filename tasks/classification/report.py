@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from backbone.names import shown
 from data.folders import count_of
 from tasks.classification.metrics import ConfusedPair, Scores, confused_pairs, top_classes, wilson_interval
 from tasks.plotting import contact_sheet, fit, image_or_grey
@@ -73,7 +74,7 @@ def write_report(
 
     opened = functools.partial(image_or_grey, open_image)
     shown_as = legible(names, "class")
-    predictions = Predictions(labels, best[:, 0], probabilities[:, 0], shown_as, files, opened)
+    predictions = Predictions(labels, best[:, 0], probabilities[:, 0], shown_as, list(map(shown, files)), opened)
     _plot_confusion(pictures / "confusion_matrix.png", scores, shown_as, split)
     _plot_calibration(pictures / "calibration.png", scores, split)
     _draw_errors(pictures / "worst_errors.png", predictions)
@@ -188,10 +189,9 @@ def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str
     colors[table == 0] = 1
     axes.imshow(colors, aspect="auto", interpolation="nearest")
     heads = [clipped(names[k]) for k in columns] + ["others"] * (num_columns - len(columns))
-    text = {"fontsize": size, "parse_math": False}  # a name may hold two dollars
-    axes.set_yticks(range(num_rows), [clipped(names[k]) for k in rows], **text)
+    axes.set_yticks(range(num_rows), [clipped(names[k]) for k in rows], fontsize=size)
     slope = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if with_numbers else {"rotation": 90}
-    axes.set_xticks(range(num_columns), heads, **text, **slope)
+    axes.set_xticks(range(num_columns), heads, fontsize=size, **slope)
     axes.set_xticks(np.arange(1, num_columns) - 0.5, minor=True)
     axes.set_yticks(np.arange(1, num_rows) - 0.5, minor=True)
     axes.grid(which="minor", color="0.93", linewidth=0.6)
@@ -206,8 +206,8 @@ def _plot_confusion(path: Path, scores: Scores, names: Sequence[str], split: str
     for k, colormap in enumerate((blues, oranges)):
         bar = figure.add_axes((1 + (20 + 12 * k) / width, 0, 12 / width, 1))
         figure.colorbar(ScalarMappable(norm, colormap), cax=bar, ticks=[])
-    shown = [0, 0.05, 0.2, 0.5, 1] if height > 200 else [0, 0.2, 1]
-    bar.set_yticks(shown, [f"{100 * share:.0f} %" for share in shown], fontsize=8)
+    marks = [0, 0.05, 0.2, 0.5, 1] if height > 200 else [0, 0.2, 1]
+    bar.set_yticks(marks, [f"{100 * share:.0f} %" for share in marks], fontsize=8)
     save_figure(figure, path)
 
 
@@ -250,7 +250,7 @@ def _plot_calibration(path: Path, scores: Scores, split: str) -> None:
     figure.suptitle(
         f"{split}: how far the probabilities can be trusted. On the dashed line: exactly; below: too sure\n"
     )
-    figure.savefig(path, metadata={"Software": None})
+    save_figure(figure, path, tight=False)
 
 
 # --------------------------------------------------------------------------------------------------------- pictures
@@ -280,10 +280,10 @@ def _draw_pairs(path: Path, predictions: Predictions, pairs: Sequence[ConfusedPa
     either_way: dict[frozenset[int], ConfusedPair] = {}
     for pair in pairs:
         either_way.setdefault(frozenset(pair[:2]), pair)
-    shown = list(either_way.values())[:_SHEET_PAIRS]
+    chosen = list(either_way.values())[:_SHEET_PAIRS]
 
-    def strip(chosen: np.ndarray) -> np.ndarray:
-        thumbnails = [_thumbnail(predictions.open_image(i)) for i in predictions.surest(chosen, _STRIP)]
+    def strip(images: np.ndarray) -> np.ndarray:
+        thumbnails = [_thumbnail(predictions.open_image(i)) for i in predictions.surest(images, _STRIP)]
         blank = np.full((_THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
         return np.concatenate(thumbnails + [blank] * (_STRIP - len(thumbnails)), axis=1)
 
@@ -292,7 +292,7 @@ def _draw_pairs(path: Path, predictions: Predictions, pairs: Sequence[ConfusedPa
 
     tiles, captions = [], []
     gap = np.full((_THUMBNAIL, 24, 3), 255, np.uint8)
-    for pair in tqdm(shown, "confused pairs", disable=None, delay=2, leave=False):
+    for pair in tqdm(chosen, "confused pairs", disable=None, delay=2, leave=False):
         mistaken = (predictions.truth == pair.truth) & (predictions.predicted == pair.predicted)
         of_other = predictions.truth == pair.predicted
         recognised = of_other & (predictions.predicted == pair.predicted)
@@ -305,7 +305,7 @@ def _draw_pairs(path: Path, predictions: Predictions, pairs: Sequence[ConfusedPa
             + (f"; the other way round, {amount(reverse)}" if reverse else "")
             + (f"\nright: {other}" if of_other.any() else f"\nthe data have no image of {other}")
         )
-    title = "The classes that were most often confused" if shown else "No class was taken for another"
+    title = "The classes that were most often confused" if chosen else "No class was taken for another"
     contact_sheet(tiles, captions, path, columns=1, title=title)
 
 

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from backbone.errors import Arguments, InputError
+from backbone.files import write_whole
+from backbone.names import printed
 
 
 def main(args: list[str]) -> int:
@@ -43,8 +45,8 @@ def main(args: list[str]) -> int:
     scores = evaluate(truth, detections, options.backend)
     for file, issues in ((annotations, truth.issues), (results, odd_results)):
         for issue in issues:
-            print(f"warning: {file}: {issue}", file=sys.stderr)
+            print(printed(f"warning: {file}: {issue}"), file=sys.stderr)
     print(format_figures(scores.figures))
     if figures_file is not None:
-        figures_file.write_text(json.dumps(scores.figures, indent=2) + "\n")
+        write_whole(figures_file, json.dumps(scores.figures, indent=2) + "\n")
     return 0

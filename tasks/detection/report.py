@@ -11,11 +11,13 @@ import numpy as np
 from hotcoco.primitives import bbox_iou
 from tqdm import tqdm
 
+from backbone.files import write_whole
+from backbone.names import shown
 from data.readers.coco import Detections
 from data.records import Records
 from tasks.detection.metrics import IOU_THRESHOLDS, RECALL_POINTS, CocoScores, coco_results, mean_measured
 from tasks.plotting import GREEN, VERMILLION, class_color, contact_sheet, draw_boxes, fit, image_or_grey
-from tasks.reporting import clipped, unique_names, write_csv, write_json
+from tasks.reporting import clipped, legible, save_figure, unique_names, write_csv, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +45,7 @@ def write_report(
     `precision_recall.png`, `detections.png` and `worst_errors.png`. The same input gives the same files.
     """
     names = unique_names(truth.classes, truth.class_ids)
-    files = [truth.path(i).name for i in range(len(truth))]
+    files = [shown(truth.path(i).name) for i in range(len(truth))]
     scenes = arrange(truth, detections)
     matches = [match(scene) for scene in tqdm(scenes, "matching boxes", disable=None, leave=False)]  # COCO's take 4 s
     best_f1, min_score = best_threshold(scenes, matches)
@@ -64,12 +66,12 @@ def write_report(
     measured |= {"best_f1": best_f1, "best_f1_score": min_score}
     flat = write_json(folder / "metrics.json", {f"{split}/{name}": value for name, value in measured.items()})
     results = coco_results(detections, truth["image_ids"], truth.class_ids)
-    (folder / "predictions.json").write_text(json.dumps(results, allow_nan=False) + "\n")
+    write_whole(folder / "predictions.json", json.dumps(results, allow_nan=False) + "\n")
     _write_ap_by_class(folder / "ap_by_class.csv", scores, names, scenes)
-    _plot_precision_recall(pictures / "precision_recall.png", scores, names)
-    shown = Shown(scenes, min_score, names, files, open_or_grey)
-    _draw_detections(pictures / "detections.png", shown)
-    _draw_errors(pictures / "worst_errors.png", shown, errors)
+    drawn = Shown(scenes, min_score, legible(names, "class"), files, open_or_grey)
+    _plot_precision_recall(pictures / "precision_recall.png", scores, drawn.names)
+    _draw_detections(pictures / "detections.png", drawn)
+    _draw_errors(pictures / "worst_errors.png", drawn, errors)
     return flat
 
 
@@ -251,7 +253,7 @@ def _plot_precision_recall(path: Path, scores: CocoScores, names: Sequence[str])
             axes.legend(**beside, fontsize=8, title="average precision")
         else:
             axes.text(0.5, 0.5, "no ground truth", ha="center")
-    figure.savefig(path, metadata={"Software": None})  # the same bytes whatever the version
+    save_figure(figure, path, tight=False)
 
 
 class Shown(NamedTuple):
@@ -271,18 +273,18 @@ def _draw_detections(path: Path, images: Shown) -> None:
     for i in chosen:
         scene = scenes[i]
         image, scale = fit(open_image(i), 440, 400)
-        shown = np.flatnonzero(scene.scores >= min_score)
-        detected = [f"{names[scene.detected_class[d]]} {scene.scores[d]:.2f}" for d in shown]
+        sure = np.flatnonzero(scene.scores >= min_score)
+        detected = [f"{names[scene.detected_class[d]]} {scene.scores[d]:.2f}" for d in sure]
         true = [
             names[k] + (" (crowd)" if crowd else "")
             for k, crowd in zip(scene.true_class.tolist(), scene.is_crowd.tolist(), strict=True)
         ]
         true_side = draw_boxes(image, scene.true_xyxy * scale, true, [class_color(k) for k in scene.true_class])
-        colors = [class_color(scene.detected_class[d]) for d in shown]
-        detected_side = draw_boxes(image, scene.detected_xyxy[shown] * scale, detected, colors)
+        colors = [class_color(scene.detected_class[d]) for d in sure]
+        detected_side = draw_boxes(image, scene.detected_xyxy[sure] * scale, detected, colors)
         gap = np.full((image.shape[0], 6, 3), 255, np.uint8)
         tiles.append(np.concatenate([true_side, gap, detected_side], axis=1))
-        captions.append(f"{files[i]}\n{len(true)} in truth (left), {len(shown)} detected (right)")
+        captions.append(f"{files[i]}\n{len(true)} in truth (left), {len(sure)} detected (right)")
     title = f"{len(chosen)} of {len(scenes)} images: ground truth left, detections from score {min_score:.2f} right"
     contact_sheet(tiles, captions, path, columns=2, title=title)
 

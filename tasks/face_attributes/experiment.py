@@ -22,6 +22,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from backbone.__main__ import print_columns
 from backbone.cost import count, total
 from backbone.errors import InputError
+from backbone.files import write_whole
+from backbone.names import shown
 from data.attributes import AttributesDataModule
 from data.loading import input_size
 from tasks.__main__ import TABLE_12
@@ -219,7 +221,7 @@ def _refuse_changes(runs: Sequence[Run], teacher: str, folder: Path) -> None:
                 )
         settings[each.name] = now
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
+    write_whole(file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
 # ------------------------------------------------------------------------------------------------------------ running
@@ -233,7 +235,7 @@ def _make(each: Run, folder: Path) -> int:
         options["model"]["teacher"] = f"{_finished(folder / 'teacher', 'val')}/checkpoints/best.ckpt"
     own.mkdir(parents=True, exist_ok=True)
     config = own / "config.yaml"
-    config.write_text(yaml.safe_dump(options, sort_keys=False, allow_unicode=True), "utf-8")
+    write_whole(config, yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
     for command, split in (("fit", "val"), ("test", "test")):
         if _finished(own, split) or (command == "fit" and each.checkpoint):
             continue
@@ -282,7 +284,7 @@ def _row(each: Run, folder: Path, images: tuple[int | None, int | None]) -> dict
     counts = *images, last["global_step"], cost.mult_adds, cost.params
     aps = (figures.get(name) for name in ("val/map", "test/map", "test/teacher_map"))
     paper = None if each.arm == "teacher" else _PAPER.get((width, height))
-    values = f"{model}-{height}", _ARMS[each.arm], *counts, *aps, paper
+    values = shown(f"{model}-{height}"), _ARMS[each.arm], *counts, *aps, paper
     fraction = each.options["data"].get("unlabelled_fraction")
     return {**dict(zip(_COLUMNS, values, strict=True)), "arm": each.arm, "fraction": fraction}
 
@@ -303,7 +305,7 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     print(f"\n  {_NOTE}\n\ntable: {folder / 'table.md'}\npictures: {pictures}")
     pictures.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "table.csv", _COLUMNS, ([row[name] for name in _COLUMNS] for row in rows))  # None is empty
-    (folder / "table.md").write_text(f"{markdown_table(_COLUMNS, words)}\n\n{_NOTE}\n", "utf-8")
+    write_whole(folder / "table.md", f"{markdown_table(_COLUMNS, words)}\n\n{_NOTE}\n")
     teacher = {f"the teacher, {ap:.3f}": ap for _, ap in points("teacher")}
     students, same = "students of the teacher", "the same students on labels, equal steps"
     curves = {students: points("distilled", fraction=1), same: points("labels")}

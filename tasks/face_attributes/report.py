@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import expit, logit
 from tqdm import tqdm
 
+from backbone.names import shown
 from data.folders import count_of
 from tasks import reporting
 from tasks.face_attributes.metrics import Scores, by_subgroup
@@ -99,41 +100,40 @@ def _plot_attributes(path: Path, evaluated: Evaluated) -> None:
 
     names, columns = legible(evaluated.names, "attribute"), evaluated.scores.by_attribute
     figures, ap = evaluated.scores.figures, columns["ap"]
-    shown = [k for k in evaluated.worst_first if not np.isnan(ap[k])]
+    drawn = [k for k in evaluated.worst_first if not np.isnan(ap[k])]
     images = count_of(int(figures["images"]), "image")
-    title = [f"{evaluated.split}: average precision of {count_of(len(shown), 'attribute')} in {images}"]
-    if shown:
+    title = [f"{evaluated.split}: average precision of {count_of(len(drawn), 'attribute')} in {images}"]
+    if drawn:
         teacher = f", the teacher's {figures['teacher_map']:.3f}" if "teacher_map" in figures else ""
         title.append(f"mean {figures['map']:.3f}{teacher}")
-    if left_out := [clipped(names[k]) for k in range(len(names)) if k not in shown]:
+    if left_out := [clipped(names[k]) for k in range(len(names)) if k not in drawn]:
         listed = ", ".join(left_out[:3]) + ", …" * (len(left_out) > 3)
         title.append(f"{len(left_out)} left out, without both a yes and a no: {listed}")
 
-    height = max(1, len(shown)) * _ROW
+    height = max(1, len(drawn)) * _ROW
     figure = Figure(figsize=(_WIDTH / DPI, height / DPI), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))  # the bars fill the figure, and saving it makes room for what is around them
-    axes.set_title("\n".join(title), loc="left", fontsize=11, pad=24 if shown else 8, parse_math=False)
-    if not shown:
+    axes.set_title("\n".join(title), loc="left", fontsize=11, pad=24 if drawn else 8)
+    if not drawn:
         axes.set_axis_off()
         return save_figure(figure, path)
 
-    places = np.arange(len(shown))
-    marks: list[Any] = [axes.barh(places, ap[shown], height=0.62, color=BLUE, label="average precision")]
+    places = np.arange(len(drawn))
+    marks: list[Any] = [axes.barh(places, ap[drawn], height=0.62, color=BLUE, label="average precision")]
     line: dict[str, Any] = {"color": "black", "markersize": 15, "markeredgewidth": 2}
-    marks += axes.plot(columns["base_rate"][shown], places, "|", **line, label="base rate (guessing)")
+    marks += axes.plot(columns["base_rate"][drawn], places, "|", **line, label="base rate (guessing)")
     texts = [("AP", ap, BLUE), ("base", columns["base_rate"], "0.2")]
     if "teacher_ap" in columns:
         diamond: dict[str, Any] = {"color": ORANGE, "markeredgecolor": "white", "markersize": 8, "clip_on": False}
-        marks += axes.plot(columns["teacher_ap"][shown], places, "D", **diamond, linestyle="", label="teacher's")
+        marks += axes.plot(columns["teacher_ap"][drawn], places, "D", **diamond, linestyle="", label="teacher's")
         texts.insert(1, ("teacher", columns["teacher_ap"], ORANGE))
     for column, (head, values, color) in enumerate(texts):
         x = 1.03 + 0.105 * column
         axes.text(x, 1 + 6 / height, head, color=color, fontsize=9, transform=axes.transAxes)
-        for place, k in enumerate(shown):
+        for place, k in enumerate(drawn):
             axes.text(x, place, f"{values[k]:.3f}", va="center", fontsize=9, color=color)
-    plain: dict[str, Any] = {"fontsize": 9, "parse_math": False}  # a name may hold two dollars
-    axes.set_yticks(places, [clipped(names[k]) for k in shown], **plain)
-    axes.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.5))
+    axes.set_yticks(places, [clipped(names[k]) for k in drawn], fontsize=9)
+    axes.set(xlim=(0, 1), ylim=(len(drawn) - 0.5, -0.5))
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
@@ -147,7 +147,7 @@ def _draw_errors(
     path: Path, evaluated: Evaluated, files: Sequence[str], open_image: Callable[[int], np.ndarray]
 ) -> None:
     chosen, errors = surest_errors(evaluated, _SHEET_ERRORS)
-    names, thresholds, teacher = evaluated.names, evaluated.thresholds, evaluated.teacher
+    names, thresholds, teacher = legible(evaluated.names, "attribute"), evaluated.thresholds, evaluated.teacher
     tiles, captions = [], []
     for image, k in tqdm(chosen, "worst errors", disable=None, delay=2, leave=False):
         tiles.append(fit(image_or_grey(open_image, image), 240, 240)[0])
@@ -156,7 +156,7 @@ def _draw_errors(
         notes += [f"teacher {expit(teacher[image, k]):.2f}"] if teacher is not None else []
         notes += [f"{errors[image] - 1} more wrong"] if errors[image] > 1 else []
         prediction = f"{names[k]} {expit(evaluated.logits[image, k]):.2f}, target {target}"
-        captions.append("\n".join([prediction, *["; ".join(notes)] * bool(notes), files[image]]))
+        captions.append("\n".join([prediction, *["; ".join(notes)] * bool(notes), shown(files[image])]))
     total, predictions = int(errors.sum()), count_of(int((evaluated.targets >= 0).sum()), "prediction")
     title = f"Wrong: {total:,} of {predictions}" if total else f"No errors in {predictions}"
     if total > len(chosen):

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from backbone.names import shown
 from data.folders import count_of
 from data.readers.lfw_pairs import Pairs
 from tasks.face_embeddings.metrics import FAR, Scores, Verification
@@ -59,13 +60,13 @@ def worst_pairs(pairs: Pairs, net: Verification, count: int) -> tuple[list[int],
     found: list[list[int]] = []
     for same, sign in ((False, 1), (True, -1)):
         wrong = np.flatnonzero((pairs.same == same) & ((beyond <= 0) != same))
-        shown: set[int] = set()
+        seen: set[int] = set()
         chosen: list[int] = []
         for i in wrong[np.argsort(sign * beyond[wrong], kind="stable")].tolist():
             two = {int(pairs.first[i]), int(pairs.second[i])}
-            if len(chosen) < count and not shown & two:
+            if len(chosen) < count and not seen & two:
                 chosen.append(i)
-                shown |= two
+                seen |= two
         found.append(chosen)
     return found[0], found[1]
 
@@ -146,7 +147,7 @@ def _draw_worst_pairs(path: Path, pairs: Pairs, net: Verification, files: Sequen
         tiles.append(np.concatenate([face(first), np.full((_SIDE, 4, 3), 255, np.uint8), face(second)], axis=1))
         what = "one person, taken for two" if pairs.same[i] else "two people, taken for one"
         distance = f"distance {net.distances[i]:.3g}, one person up to {net.thresholds[i]:.3g}"
-        captions.append(f"{what}\n{distance}\n{files[first]}\n{files[second]}")
+        captions.append(f"{what}\n{distance}\n{shown(files[first])}\n{shown(files[second])}")
     accepted = net.distances <= net.thresholds
     accepts, rejects = int((accepted & ~pairs.same).sum()), int((~accepted & pairs.same).sum())
     title = f"{count_of(accepts, 'false accept')} and {count_of(rejects, 'false reject')} in "
@@ -154,9 +155,9 @@ def _draw_worst_pairs(path: Path, pairs: Pairs, net: Verification, files: Sequen
     contact_sheet(tiles, captions, path, columns=4, title=title)
 
 
-def _draw_farthest(path: Path, cosines: np.ndarray, shown: Sequence[int], files: Sequence[str], face: Face) -> None:
-    progress = tqdm(shown, "farthest from the teacher", disable=None, delay=2, leave=False)
-    tiles, captions = zip(*((face(i), f"cosine {cosines[i]:.3f}\n{files[i]}") for i in progress), strict=True)
+def _draw_farthest(path: Path, cosines: np.ndarray, which: Sequence[int], files: Sequence[str], face: Face) -> None:
+    progress = tqdm(which, "farthest from the teacher", disable=None, delay=2, leave=False)
+    tiles, captions = zip(*((face(i), f"cosine {cosines[i]:.3f}\n{shown(files[i])}") for i in progress), strict=True)
     title = f"Farthest from the teacher, of {count_of(len(cosines), 'image')}; mean cosine {cosines.mean():.3f}"
     contact_sheet(tiles, captions, path, columns=8, title=title)
 

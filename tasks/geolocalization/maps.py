@@ -71,7 +71,7 @@ def draw_partition(path: Path, partition: Partition, title: str) -> None:
 
     height, total = 15.0 * world.shape, 15.0 * world.shape + 6.2  # inches
     figure = Figure(figsize=(15.0, total), dpi=DPI)
-    figure.text(0, 1, _one_line(title), fontsize=15, va="bottom", parse_math=False)
+    figure.text(0, 1, _one_line(title), fontsize=15, va="bottom")
     upper = figure.add_axes((0, 1 - (height + 0.3) / total, 1, height / total))
     lower = figure.add_axes((0, 0, 0.66, 5.4 / total))
     # A cell below a pixel would fade out, and what is below shine through between two: lines as opaque as they
@@ -137,7 +137,7 @@ def draw_prediction(
     near = _surroundings(latlng, true_latlng, half_radius_km, below * tall / (across * wide))
 
     figure = Figure(figsize=(wide, tall), dpi=DPI)
-    figure.text(0, 1.005, _one_line(title), fontsize=15, va="bottom", parse_math=False)
+    figure.text(0, 1.005, _one_line(title), fontsize=15, va="bottom")
     left = figure.add_axes((0, 0.5, 0.31, 0.5), anchor="NW")
     left.imshow(image, interpolation="antialiased")
     left.set_axis_off()
@@ -165,7 +165,7 @@ def draw_prediction(
     for k, at in enumerate(numbered):
         rows.append((f"{k + 1}", _RED, f"{_percent(probabilities[k])}   {position_text(at)}"))
     for k, (sign, color, text) in enumerate(rows):
-        y, style = 0.465 - 0.032 * k, dict[str, Any](color=color, fontsize=12, va="top", parse_math=False)
+        y, style = 0.465 - 0.032 * k, dict[str, Any](color=color, fontsize=12, va="top")
         figure.text(0.01, y, sign, fontweight="bold", **style)
         figure.text(0.03, y, text, **style)
     ticks = {share: _percent(share) for share in (top / 100, top / 10, top)}
@@ -230,7 +230,7 @@ def draw_error_curve(path: Path, scores: Scores, split: str) -> None:
     axes.legend(loc="upper left", framealpha=1, edgecolor="white", fontsize=10)
     median = f", half of them within {distance_text(float(np.median(scores.distance_km)))}"
     heading = f"{split}: {count_of(len(scores.distance_km), 'image')}{median}"
-    axes.set_title(heading, loc="left", fontsize=13, pad=44, parse_math=False)
+    axes.set_title(heading, loc="left", fontsize=13, pad=44)
     save_figure(figure, path)
 
 
@@ -292,8 +292,7 @@ def _percent(share: float) -> str:
 
 
 def _one_line(title: str) -> str:
-    [line] = legible([title], "image")
-    return line if len(line) <= 110 else f"{line[:54]}…{line[-55:]}"
+    return legible([title], "image", 110)[0]
 
 
 def _world(latlng: np.ndarray) -> View:

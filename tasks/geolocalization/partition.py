@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbone.errors import Arguments, InputError
+from backbone.names import printed
 
 if TYPE_CHECKING:  # --help answers at once
     import numpy as np
@@ -101,7 +102,7 @@ def _leaves(options: argparse.Namespace) -> np.ndarray:
         records = read_geotagged(options.root, columns)
         train = training_records(records, assign_splits(records, **split, source=options.root), options.root)
         for line in (*train.notes, *(f"{options.root}: {issue}" for issue in train.issues)):
-            print(line)
+            print(printed(line))
         return collect_leaves([train["latlng"]])
     if options.val_fraction + options.test_fraction and has_places_alone(options.csv, columns):
         print(
@@ -111,5 +112,5 @@ def _leaves(options: argparse.Namespace) -> np.ndarray:
     issues = IssueCounts("row")
     leaves = collect_leaves(training_coordinates(options.csv, columns, issues, **split))
     for issue in issues.issues:
-        print(f"{options.csv}: {issue}")
+        print(printed(f"{options.csv}: {issue}"))
     return leaves

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from backbone.files import write_whole
+from backbone.names import shown
 from data.folders import count_of
 from tasks.geolocalization import s2
 from tasks.geolocalization.cells import Partition, nearest_point_km, own_cell_km
@@ -79,7 +81,7 @@ def write_report(
     regions = by_region(scores.truth, distance, partition)
     cells = (["" if value != value else value for value in row.values()] for row in regions)  # NaN is not itself
     write_csv(folder / "by_region.csv", list(regions[0]), cells)
-    (folder / "table_11.md").write_text(table_11(scores, split), "utf-8")
+    write_whole(folder / "table_11.md", table_11(scores, split))
     _write_card(folder / "model_card.md", split, scores, regions, partition, model, data)
 
     draw_partition(pictures / "partition.png", partition, "Cells that the net tells apart")
@@ -205,7 +207,7 @@ def _draw_near_to_far(
     for k in tqdm(chosen, "images and maps", disable=None, delay=2, leave=False):
         tiles.append(_tile(image_or_grey(open_image, k), locator_map(scores.truth[k], scores.latlng[k], 240)))
         far = f"{distance_text(float(scores.distance_km[k]))} off, sure by {100 * scores.ranks.confidence[k]:.3g} %"
-        captions.append(f"{far}\ntruth {position_text(scores.truth[k])}\n{files[k]}")
+        captions.append(f"{far}\ntruth {position_text(scores.truth[k])}\n{shown(files[k])}")
     which = "The nearest, middle and farthest of " if len(chosen) < len(order) else ""
     title = f"{which}{count_of(len(order), 'image')}, the nearest predictions first; star: truth, cross: prediction"
     contact_sheet(tiles, captions, path, columns=_TILES_IN_ROW, title=title)
@@ -263,9 +265,8 @@ def _write_card(
         + "\n\nPer cent of a region's images within so many kilometres. Regions are rough boxes of latitude and "
         "longitude. Where few images were learned from, or tested on, expect worse, and less certainty.",
     }
-    write_model_card(path, task="geolocalization", model=f"{model} {cells}", data=data, licence="", parts=parts)
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" + Path(__file__).with_name("model_card.md").read_text("utf-8"))
+    told = {"task": "geolocalization", "model": f"{model} {cells}", "data": data, "licence": ""}
+    write_model_card(path, **told, parts=parts, end=Path(__file__).with_name("model_card.md").read_text("utf-8"))
 
 
 def _per_cent(share: float) -> str:

@@ -10,6 +10,7 @@ from operator import itemgetter
 import pytest
 
 from backbone import InputError
+from data.folders import say
 from tasks.__main__ import main as tables
 from tasks.classification.__main__ import main as classification
 from tasks.commands import dispatch
@@ -48,6 +49,29 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(capsys):
 
     assert dispatch("x", "about", {"go": ("help", refuse)}, ["go"]) == 2
     assert capsys.readouterr().err == "error: photo.jpg: it is empty; replace it.\n"
+
+
+def test_what_names_hold_does_not_reach_the_terminal(monkeypatch):
+    def refuse(args):
+        say("train: class \x1b[2J\udcff")
+        print("run: /data/\udcff")
+        raise InputError("class \x1b[2J\n\udcff: rename it.")
+
+    streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8", "strict") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    assert dispatch("x", "about", {"go": ("help", refuse)}, ["go"]) == 2
+    assert dispatch("x", "about", {"go": ("help", refuse)}, ["\x1b[2J\udcff"]) == 2
+    with pytest.raises(SystemExit):
+        classification(["predict", "--\x1b[2J\udcff", "n" * 5000])
+    for stream in streams.values():
+        stream.flush()
+    printed, errors = (stream.buffer.getvalue().decode() for stream in streams.values())
+    assert printed == "train: class \\x1b[2J\\udcff\nrun: /data/\\udcff\n"
+    lines = errors.splitlines()
+    assert lines[0] == r"error: class \x1b[2J\n\udcff: rename it."
+    assert len(lines) == 3
+    assert all(len(line) <= 2000 and line.isprintable() for line in lines)
 
 
 @pytest.mark.parametrize(("given", "near"), [("--sour", "--source"), ("--chekpt_path=x", "--ckpt_path"), ("--zzz", "")])

@@ -1,8 +1,10 @@
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
-from helpers import is_color, pixels
+from helpers import HOSTILE, is_color, pixels
 
-from tasks.plotting import class_color, contact_sheet, draw_boxes, fit
+from tasks.plotting import _font, _shortened, class_color, contact_sheet, draw_boxes, fit
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -113,3 +115,28 @@ def test_a_sheet_without_tiles_is_its_title(tmp_path):
     sheet = pixels(tmp_path / "sheet.png")
     assert sheet.shape[1] == 640
     assert (sheet < 100).any()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_any_name_is_drawn_within_its_place(name, tmp_path):
+    box = np.array([[20, 40, 90, 90.0]])
+    assert draw_boxes(grey(100, 200), box, [name], [RED]).shape == (100, 200, 3)
+    contact_sheet([grey(50, 300)] * 2, [name, 1000 * f"{name}\n"], tmp_path / "a.png", columns=2, title=name)
+    sheet = pixels(tmp_path / "a.png")
+    assert (sheet[:, 314:328] == 255).sum() > 0.9 * sheet[:, 314:328].size  # only the title may cross the middle
+    assert max(sheet.shape) < 6000
+
+
+@pytest.mark.parametrize("width", [5, 30, 100, 200])
+@pytest.mark.parametrize("text", ["n" * 5000, "abcdefghijklmnopqrstuvwxyz"], ids=len)
+def test_a_text_too_wide_keeps_as_much_of_both_ends_as_fits_and_is_measured_few_times(text, width):
+    font = Mock(wraps=_font(15))
+    short = _shortened(text, font, width)
+    assert font.getlength.call_count < 20
+    assert font.getlength(short) <= width or len(short) == 1
+    if len(short) > 1:
+        head, tail = short.split("…")
+        assert text.startswith(head)
+        assert text.endswith(tail)
+        assert 0 <= len(head) - len(tail) <= 1
+        assert font.getlength(text[: len(head) + 1] + "…" + text[len(text) - len(tail) - 1 :]) > width

@@ -2,18 +2,36 @@ import csv
 import json
 import os
 
+import numpy as np
+import pytest
+from helpers import HOSTILE, harmless, largest_file, one_sentence, pixels
+from matplotlib.figure import Figure
+
 from data.folders import count_of
-from tasks.reporting import as_code, clipped, figures_table, legible, write_csv, write_json, write_model_card
+from tasks.plotting import contact_sheet
+from tasks.reporting import (
+    as_code,
+    clipped,
+    figures_table,
+    legible,
+    markdown_table,
+    save_figure,
+    write_csv,
+    write_json,
+    write_model_card,
+)
 
 
 def test_names_are_drawn_in_one_line_and_what_the_font_lacks_is_told_by_the_number():
-    names = ["пудель", "a\n b", "柴犬", "🐶 dog", "Ærø"]
-    assert legible(names, "class") == ["пудель", "a b", "class 2", "dog (class 3)", "Ærø"]
+    names = ["пудель", "a\n b", "柴犬", "🐶 dog", "Ærø", " "]
+    assert legible(names, "class") == ["пудель", "a b", "class 2", "dog (class 3)", "Ærø", "class 5"]
 
 
 def test_long_names_keep_both_ends():
     assert clipped("n02088364-beagle") == "n02088364-beagle"
     assert clipped("a" * 14 + "b" * 30 + "c" * 11) == "a" * 14 + "…" + "c" * 11
+    alike = ["a" * 40 + letter + "a" * 40 for letter in "xyz"]
+    assert [name[-10:] for name in legible(alike, "class")] == [f" (class {k})" for k in range(3)]
 
 
 def test_numbers_agree_with_their_nouns():
@@ -27,10 +45,95 @@ def test_what_could_not_be_measured_is_null(tmp_path):
     assert json.loads((tmp_path / "m.json").read_text()) == written == {"a": None, "b": None, "c": 0.5}
 
 
+def test_names_in_json_are_exact_and_harmless(tmp_path):
+    write_json(tmp_path / "m.json", {name: k for k, name in enumerate(HOSTILE)})
+    assert list(json.loads((tmp_path / "m.json").read_text("utf-8"))) == HOSTILE
+    harmless(tmp_path)
+
+
+def read_back(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
 def test_a_file_name_that_is_no_utf_8_is_escaped(tmp_path):
     write_csv(tmp_path / "t.csv", ["file"], [[os.fsdecode(b"\xff.jpg")], ["a,b"]])
-    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
-        assert list(csv.reader(file)) == [["file"], ["\\udcff.jpg"], ["a,b"]]
+    assert read_back(tmp_path / "t.csv") == [["file"], ["\\udcff.jpg"], ["a,b"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "cell"),
+    [
+        *(
+            ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+            ("+1+1", "'+1+1"),
+            ("-2+3", "'-2+3"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+        ),
+        *((" =1", "' =1"), ("\uff1d1", "'\uff1d1"), ("-", "'-"), ("-1_000", "'-1_000"), ("-inf", "'-inf")),
+        *(
+            ("-1.5", "-1.5"),
+            ("+.5e-3", "+.5e-3"),
+            ("-3.", "-3."),
+            (-1.5, "-1.5"),
+            (np.float32(-1.5), "-1.5"),
+            (-2, "-2"),
+        ),
+        *(
+            ("a=b", "a=b"),
+            ("'=", "'="),
+            ("\t=1", r"\t=1"),
+            ("\r=1", r"\r=1"),
+            ("a\nb", r"a\nb"),
+            ("n" * 5000, "n" * 5000),
+        ),
+        *((None, ""), ("", "")),
+    ],
+)
+def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe_and_a_number_none(given, cell, tmp_path):
+    write_csv(tmp_path / "t.csv", ["a", given], [["b", given]])
+    assert read_back(tmp_path / "t.csv") == [["a", cell], ["b", cell]]
+
+
+def test_a_table_keeps_its_columns_whatever_is_in_its_cells():
+    lines = markdown_table(["a|b", "c"], [["d\ne", "=1"]]).split("\n")
+    assert lines == ["| a/b | c |", "| --- | --- |", "| d e | =1 |"]
+
+
+@pytest.mark.parametrize("place", ["title", "tick", "legend", "text"])
+def test_dollars_are_no_mathematics_wherever_they_are_drawn(place, tmp_path):
+    def draw(text, path):
+        figure = Figure(figsize=(4, 3))
+        axes = figure.add_subplot(xscale="log")
+        axes.plot([1, 100], [1, 2], label=text if place == "legend" else "x")
+        axes.legend()
+        axes.set_title(text if place == "title" else "x")
+        axes.set_yticks([1], [text if place == "tick" else "x"])
+        axes.text(10, 1, text if place == "text" else "x")
+        save_figure(figure, path, tight=False)
+        return pixels(path)
+
+    broken = draw("$\\frac{$", tmp_path / "a.png")  # no mathematics: matplotlib would raise
+    assert (broken != draw("x", tmp_path / "b.png")).any()
+    assert (draw("$x$", tmp_path / "c.png") != draw("x", tmp_path / "b.png")).any()
+
+
+@pytest.mark.parametrize("write", ["csv", "json", "card", "figure", "sheet"])
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays(write, tmp_path):
+    path = tmp_path / "file.png"
+    path.write_text("old")
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    calls = {
+        "csv": lambda: write_csv(path, ["a"], [["x" * 200_000]]),
+        "json": lambda: write_json(path, {"x" * 200_000: 1.0}),
+        "card": lambda: write_model_card(path, task="t", model="x" * 200_000, data="", licence="", parts={}),
+        "figure": lambda: save_figure(Figure(figsize=(50, 50)), path),
+        "sheet": lambda: contact_sheet([noise], [""], path, columns=2, title=""),
+    }
+    with largest_file(10_000), one_sentence(r"file\.png cannot be written \(File too large\)"):
+        calls[write]()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_model_card_has_its_parts_by_heading_and_a_table_cell_no_bar(tmp_path):

@@ -50,6 +50,16 @@ def test_no_annotations_are_refused_with_what_was_looked_for(tmp_path):
         read(tmp_path)
 
 
+def test_a_file_name_that_no_file_can_have_is_that_of_a_missing_image(tmp_path):
+    data, path = content(), tmp_path / "annotations" / "instances_train.json"
+    write(path, data, tmp_path / "train")
+    for image, name in zip(data["images"][1:], ("\ud800.png", "a\0b/c.png"), strict=True):
+        image["file_name"] = name
+    write(path, data)
+    records = read(tmp_path)
+    assert [bool(problem) for problem in records["problem"]] == [False, True, True]
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 

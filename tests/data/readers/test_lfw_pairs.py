@@ -67,6 +67,7 @@ def test_spaces_divide_as_tabs_do_and_a_header_of_one_number_means_one_fold(tmp_
 def test_a_list_that_is_none_is_refused_by_its_line(tmp_path, line, text, message):
     lines = LFW_LINES.copy()
     lines[line - 1] = text
+    message = message.replace("\t", r"\\t")  # as it is said
     with pytest.raises(InputError, match=rf"pairs\.txt,? {message}"):
         read_list(write_lines(tmp_path / "pairs.txt", lines))
 

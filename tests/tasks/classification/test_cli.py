@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import completed, figures, fit_in_two_processes, refused, rows_of, tree
+from helpers import completed, figures, fit_in_two_processes, harmless, refused, rows_of, tree
 from PIL import Image
 from timm.models.efficientnet import _gen_mobilenet_v1 as timm_mobilenet_v1
 
@@ -455,3 +457,47 @@ def test_a_teacher_of_other_classes_is_one_sentence_and_no_run(best, breeds_root
     teacher = ["--model.teacher", best]
     message = r"the student's class 'Siberian_husky' .* bar, cross, disc"
     refused(main, ["fit", "--data.root", str(breeds_root), *SMALL, *teacher], message, capsys)
+
+
+def test_class_folders_and_files_with_hostile_names_train_and_test_without_harm(classes_root, tmp_path):
+    names = [
+        b"n" * 200,
+        b"two\nlines",
+        b"\x1b[31mred\x07",
+        b"\xff\xfe",
+        b"=cmd|' C'!A0",
+        b"$x_{$",
+        "\x9b31m\u202e".encode(),
+    ]
+    root = tmp_path / "data"
+    for split in ("train", "val", "test"):
+        for k, name in enumerate(names):
+            folder = root / split / os.fsdecode(name)
+            shutil.copytree(classes_root / split / ("bar", "cross", "disc")[k % 3], folder)
+            for file in folder.iterdir():
+                file.write_bytes(file.read_bytes() + name)  # no two files alike
+                file.rename(folder / f"{os.fsdecode(name)}{file.name}")
+    before = tree(root)
+
+    def command(*args):
+        done = subprocess.run([sys.executable, "-m", "tasks.classification", *args], capture_output=True, timeout=300)
+        printed = (done.stdout + done.stderr).decode()
+        assert done.returncode == 0, printed[-3000:]
+        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e\udc80-\udcff]", printed)
+        return Path(done.stdout.decode().strip().splitlines()[-1].removeprefix("run: "))
+
+    once = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    trained = command("fit", "--data.root", str(root), *SMALL, *once)
+    tested = command("test", "--ckpt_path", str(trained / "checkpoints" / "best.ckpt"))
+    assert tree(root) == before
+    for folder in (trained, tested):
+        harmless(folder / "pictures")
+        assert len(list((folder / "pictures").glob("*.png"))) == 4
+        for file in folder.glob("*_*.csv"):
+            rows = rows_of(file)
+            assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "@", "\x1b"))]
+    exact = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)["hyper_parameters"]["categories"]
+    assert set(exact.values()) == {name.decode(errors="replace") for name in names}
+    rows = rows_of(tested / "predictions.csv")
+    assert len(rows) == 2 * len(names)
+    assert {row["truth"] for row in rows} >= {"'=cmd|' C'!A0", r"two\nlines", r"\x1b[31mred\x07", "$x_{$"}

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import is_color, pixels, rows_of, tree
+from helpers import HOSTILE, harmless, is_color, pixels, rows_of, tree
 from matplotlib import colormaps
 
 from backbone.errors import InputError
@@ -19,11 +19,11 @@ def images_of(labels):
     return lambda position: np.full((60, 80, 3), COLORS[labels[position] % 4], np.uint8)
 
 
-def write(folder, logits, labels, names=None, open_image=None, temperature=1.0, **more):
+def write(folder, logits, labels, names=None, open_image=None, temperature=1.0, files=None, **more):
     logits, labels = np.asarray(logits, np.float32), np.asarray(labels)
     scores = evaluate(logits, labels, temperature)
     names = names or [f"class {k}" for k in range(logits.shape[1])]
-    files = [f"images/{k}.jpg" for k in range(len(labels))]
+    files = files or [f"images/{k}.jpg" for k in range(len(labels))]
     told = {"split": "test", "scores": scores, "logits": logits, "labels": labels, "class_names": names, **more}
     return scores, write_report(folder, files=files, open_image=open_image or images_of(labels), **told)
 
@@ -124,6 +124,20 @@ def test_any_name_is_drawn_without_a_warning_and_kept_in_the_tables(tmp_path):
     write(tmp_path, *noisy(60, 5), names)
     assert {row["class"] for row in rows_of(tmp_path / "per_class.csv")} == set(names)
     assert pixels(tmp_path / "pictures" / "confusion_matrix.png").shape[1] < 1200
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_from_strangers_do_no_harm(tmp_path):
+    count = len(HOSTILE)
+    _, metrics = write(
+        tmp_path, *answering([(k, (k + k % 2) % count) for k in range(count)], count), HOSTILE, files=HOSTILE
+    )
+    harmless(tmp_path)
+    assert [name.removeprefix("test/recall/") for name in metrics if "/recall/" in name] == HOSTILE
+    assert [row["file"] for row in rows_of(tmp_path / "predictions.csv")][:2] == [
+        "n" * 5000,
+        r"two\nlines,\ta tab\rand more",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- confusion matrix

@@ -2,6 +2,7 @@ import json
 
 import pytest
 from coco_content import annotation
+from helpers import largest_file
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -99,3 +100,26 @@ def test_odd_data_are_one_warning_on_stderr(files, capsys):
     assert error.startswith("warning: ")
     assert "A.json: 3 annotations without area" in error
     assert error.count("\n") == 1
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_figures_stay(files, capsys):
+    file = files / "figures.json"
+    file.write_text("old")
+    with largest_file(100):
+        assert main(arguments(files, "--json", str(file))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {file} cannot be written")
+    assert error.count("\n") == 1
+    assert file.read_text() == "old"
+    assert len(list(files.iterdir())) == 3
+
+
+def test_a_warning_does_nothing_to_the_terminal(files, capsys):
+    content = json.loads((files / "A.json").read_text())
+    del content["annotations"][0]["area"]
+    named = files / "A\x1b[2J\n.json"
+    named.write_text(json.dumps(content))
+    assert main(["--annotations", str(named), "--results", str(files / "R.json")]) == 0
+    [warning] = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: ")
+    assert warning.isprintable()

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from coco_content import annotation
-from helpers import is_color, pixels, rows_of, tree
+from helpers import HOSTILE, harmless, is_color, pixels, rows_of, tree
 from PIL import Image
 
 from backbone.errors import InputError
@@ -237,3 +237,16 @@ def test_an_image_that_cannot_be_opened_is_a_grey_tile(tmp_path):
 
     write(tmp_path, *hand_case(), open_image)
     assert pixels_of(tmp_path / "pictures" / "detections.png", (160, 160, 160)).mean() > 0.3
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_from_strangers_do_no_harm(tmp_path):
+    names = [name for name in HOSTILE if name]
+    ground_truth, results = busy_case(np.random.default_rng(0), 12, len(names))
+    for category, name in zip(ground_truth["categories"], names, strict=True):
+        category["name"] = name
+    for image, name in zip(ground_truth["images"], names, strict=False):
+        image["file_name"] = f"{name}.jpg"
+    metrics = write(tmp_path, ground_truth, results)
+    harmless(tmp_path)
+    assert {name.removeprefix("test/ap/") for name in metrics if "/ap/" in name} == set(names)

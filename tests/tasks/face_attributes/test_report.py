@@ -2,7 +2,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from helpers import figures, is_color, pixels, rows_of, tree
+from helpers import HOSTILE, figures, harmless, is_color, pixels, rows_of, tree
 
 from tasks.face_attributes import report
 from tasks.face_attributes.metrics import by_subgroup, evaluate
@@ -120,6 +120,21 @@ def test_any_name_is_drawn_without_a_warning_and_kept_in_the_tables(tmp_path):
     write(tmp_path, logits, targets, names)
     assert {row["attribute"] for row in rows_of(tmp_path / "per_attribute.csv")} == set(names)
     assert pixels(tmp_path / "pictures" / "per_attribute.png").shape[1] < 1200
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_from_strangers_do_no_harm(tmp_path):
+    logits, targets = noisy(len(HOSTILE), len(HOSTILE))
+    targets[:, :3] = 0  # these names are in the title
+    found = evaluated(logits, targets, HOSTILE, teacher=logits + 1)
+    write_report(tmp_path, found, HOSTILE, lambda position: np.full((60, 80, 3), position, np.uint8))
+    groups = {name: targets[:, k] for k, name in enumerate(HOSTILE)}
+    told = {"model": "M\x1b[2J.", "data": "D \udcff.", "licence": "\u202eL", "scored": "test", "teachers": HOSTILE}
+    write_model_card(tmp_path / "model_card.md", found, groups=groups, **told)
+    harmless(tmp_path)
+    lines = (tmp_path / "model_card.md").read_text("utf-8").splitlines()
+    assert [line.count("|") for line in lines if line.startswith("| with")] == [9] * 2 * len(HOSTILE)
+    assert {name.removeprefix("test/ap/") for name in figures(tmp_path) if "/ap/" in name} == set(HOSTILE[3:])
 
 
 # ------------------------------------------------------------------------------------------------------- the sheet

@@ -1,5 +1,5 @@
 import numpy as np
-from helpers import figures, rows_of
+from helpers import HOSTILE, figures, harmless, rows_of
 from PIL import Image
 
 from data.face_pairs import Pairs
@@ -20,8 +20,8 @@ def case(rows=24, count=60, seed=0):
     return student, teacher, pairs
 
 
-def write(folder, student, teacher, pairs):
-    files = [f"person_{i // 2}/{i:03}.jpg" for i in range(len(student))]
+def write(folder, student, teacher, pairs, files=None):
+    files = files or [f"person_{i // 2}/{i:03}.jpg" for i in range(len(student))]
     scores = evaluate(student, pairs, None if teacher is None else student, teacher)
     write_report(folder, "test", scores, files, lambda i: np.full((40 + i, 50, 3), 8 * i, np.uint8))
     return figures(folder), scores, files
@@ -93,3 +93,10 @@ def test_one_fold_has_no_accuracy_and_perfect_pairs_no_errors(tmp_path):
     assert rows_of(tmp_path / "nets.csv")[0]["verification_accuracy"] == ""
     assert Image.open(tmp_path / "pictures" / "worst_pairs.png").size[1] < 100  # a title alone
     write(tmp_path / "collapsed", np.ones((24, 4)), None, pairs)  # no distance tells anything
+
+
+def test_names_from_strangers_do_no_harm(tmp_path):
+    files = [f"{name}/{i}.jpg" for i, name in enumerate([*HOSTILE, *HOSTILE][:24])]
+    write(tmp_path, *case(), files)
+    harmless(tmp_path)
+    assert rows_of(tmp_path / "pairs.csv")[0]["first"] == "n" * 5000 + "/0.jpg"

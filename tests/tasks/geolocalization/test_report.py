@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import HOSTILE, harmless
 from PIL import Image
 
 from tasks.geolocalization import maps, report, s2
@@ -142,13 +143,30 @@ def test_any_name_is_drawn_without_a_warning_and_the_same_input_gives_the_same_f
         (tmp_path / name).mkdir()
         write(tmp_path / name, TRUTH, chances(5), names)
     found = [row["file"] for row in rows_of(tmp_path / "a" / "predictions.csv")]
-    assert found == ["$\\frac{$", "two\nlines.jpg", "not \\udcff UTF-8", *names[3:]]
+    assert found == ["$\\frac{$", "two\\nlines.jpg", "not \\udcff UTF-8", *names[3:]]
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert len(files) == 12
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
     for path in (tmp_path / "a" / "pictures").iterdir():
         assert (np.asarray(Image.open(path).convert("RGB")) < 120).any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_from_strangers_do_no_harm(tmp_path, monkeypatch):
+    monkeypatch.setattr(maps, "DPI", 20)
+    monkeypatch.setattr(maps, "_coast", lambda: ([], []))  # quicker, and no name is in it, nor in the maps left out
+    for name in ("draw_partition", "draw_error_curve", "draw_errors_map"):
+        monkeypatch.setattr(report, name, lambda *_: None)
+    monkeypatch.setattr(report, "locator_map", lambda *_: np.zeros((96, 240, 3), np.uint8))
+    truth, probabilities, files = np.repeat(TRUTH, 4, axis=0)[:18], chances(18), HOSTILE[:18]
+    order = np.argsort(scored(truth, probabilities).distance_km, kind="stable")
+    in_titles = HOSTILE[0], "$x_{$", "".join(HOSTILE[1:])
+    for k, name in zip(order[[0, 8, 17]], in_titles, strict=True):
+        files[k] = name
+    write(tmp_path, truth, probabilities, files)
+    harmless(tmp_path)
+    assert rows_of(tmp_path / "predictions.csv")[order[0]]["file"] == HOSTILE[0]
 
 
 def table(text, head):
