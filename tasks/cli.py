@@ -24,7 +24,7 @@ from backbone.accelerator import best_precision, retain_freed_memory
 from backbone.errors import InputError
 from backbone.files import copy_whole, write_whole
 from backbone.names import escaped, shown
-from data.folders import count_of
+from data.folders import count_of, say
 from tasks.failures import explained
 from tasks.module import TaskModule
 from tasks.options import LINKS, UNREADABLE, load_config, read_config, resolve, verbatim
@@ -274,7 +274,7 @@ class _Cli(LightningCLI):
 
     def fit(self, model: TaskModule, **kwargs: Any) -> None:
         if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.hparams["root"]:
-            print("starting from random weights; ImageNet's, by --model.weights imagenet, need far fewer images")
+            say("starting from random weights; ImageNet's, by --model.weights imagenet, need far fewer images")
         path = self.checkpoint_path and str(self.checkpoint_path)
         self._guarded(self.trainer.fit, model, **{**kwargs, "ckpt_path": path})
         if not self.writes_nothing:

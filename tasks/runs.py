@@ -162,7 +162,7 @@ class StopBetweenSteps(Callback):
             self.signal, self._at = number, time.monotonic()
             if not self._training:
                 raise KeyboardInterrupt
-            say("\nstopping after this batch (again to stop at once)")
+            say("stopping after this batch (again to stop at once)")
         elif time.monotonic() - self._at > _TOGETHER_S:
             raise KeyboardInterrupt
 
