@@ -274,6 +274,17 @@ def test_an_image_that_could_not_be_read_is_tried_again(photos, predict):
     assert files == Counter(str(path) for path in photos.iterdir())
 
 
+def test_names_that_are_not_utf8_are_known_again(photos, predict):
+    odd = photos / os.fsdecode(b"0\xff\n.png")
+    (photos / "000.png").rename(odd)
+    assert predict("detection", at=4) == (130, 4)
+    assert predict("detection") == (0, COUNT - 4)
+    [run] = runs("detection")
+    files = Counter(row["file"] for row in lines(run / "predictions.jsonl"))
+    assert files == Counter(str(path) for path in photos.glob("*.png"))
+    assert files[str(odd)] == 1
+
+
 def another_net(photos):
     Path("net.ckpt").write_bytes(b"another")
 
