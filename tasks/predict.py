@@ -163,7 +163,7 @@ class _Rows:
                 yield json.loads(row), json.loads(more)
 
     def append(self, row: Mapping[str, Any], kept: Any) -> None:
-        """Write both; the row last, so that where it is whole, so is what is kept."""
+        """Write both to the disk."""
         for file, content in zip(self._files, (kept, row), strict=True):
             # A name that is not UTF-8 stays readable JSON: \udcff is its escape too.
             data = f"{json.dumps(content, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
@@ -172,7 +172,10 @@ class _Rows:
         self.count += 1
 
     def recover(self) -> bool:
-        """Drop what a kill left torn, and learn what is done; False where an image was changed since it was done."""
+        """Drop what a kill left torn or by itself, and learn what is done.
+
+        False where an image was changed since it was done; OSError where the run has ended in the meantime.
+        """
         ends = [0, 0]
         with self.kept.open("rb") as kept, self.part.open("rb") as part:
             for lines in zip(kept, part, strict=False):
@@ -241,13 +244,13 @@ def _rows_of_run(task: str, root: Path, config: bytes) -> Iterator[_Rows]:
 def _unfinished(folder: Path, config: bytes) -> _Rows | None:
     """The rows of the newest run of this config that was interrupted and that no other process goes on with."""
     for part in sorted(folder.glob("*/predictions.jsonl.part"), reverse=True):
-        # OSError: finished since it was listed, or not ours to write.
+        # OSError: ended since it was listed, or not ours to write.
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             if (part.parent / "config.yaml").read_bytes() != config:
                 continue
             rows = _Rows(part.parent, "rb+")
             stack.callback(rows.close)
-            if rows.locked and part.exists() and rows.recover():
+            if rows.locked and rows.recover():
                 sweep(rows.run)
                 sweep(rows.run / "pictures")
                 stack.pop_all()

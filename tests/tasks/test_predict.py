@@ -293,6 +293,10 @@ def one_image_more(photos):
     image_file(photos / "000_more.png", 1)
 
 
+def an_image_renamed(photos):
+    (photos / "006.png").rename(photos / "007.png")
+
+
 def a_done_image_changed(photos):
     stat = (photos / "001.png").stat()
     time.sleep(0.05)
@@ -301,17 +305,18 @@ def a_done_image_changed(photos):
 
 
 def another_folder_of_these_names(photos):
-    photos.rename("moved")
-    Path("elsewhere").mkdir()
-    shutil.copytree("moved", "elsewhere/photos")
-    Path("elsewhere/runs").symlink_to("../runs")
-    shutil.copy("net.ckpt", "elsewhere")
     os.chdir("elsewhere")
 
 
-@pytest.mark.parametrize("change", [another_net, one_image_more, a_done_image_changed, another_folder_of_these_names])
+CHANGES = [another_net, one_image_more, an_image_renamed, a_done_image_changed, another_folder_of_these_names]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_another_net_or_other_images_begin_a_new_run(change, photos, predict, monkeypatch):
     monkeypatch.chdir(Path.cwd())  # so that it comes back
+    shutil.copytree(photos, "elsewhere/photos")
+    Path("elsewhere/runs").symlink_to("../runs")
+    shutil.copy("net.ckpt", "elsewhere")
     predict("detection", at=3)
     change(photos)
     count = len(list(Path("photos").glob("*.png")))
@@ -405,6 +410,21 @@ def test_what_is_at_work_is_not_gone_on_with(predict):
     thread.join(60)
     assert results == {"first": (0, COUNT), "second": (0, COUNT)}
     assert [len(lines(run / "predictions.jsonl")) for run in runs("classification")] == [COUNT, COUNT]
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_gone_on_with(predict, monkeypatch):
+    predict("classification", at=3)
+    [first] = runs("classification")
+
+    def lock(file):  # the other process gives its file its name, and lets go, before we have the lock
+        if (first / "predictions.jsonl.part").exists():
+            (first / "predictions.jsonl.part").rename(first / "predictions.jsonl")
+        return True
+
+    monkeypatch.setattr("tasks.predict._lock", lock)
+    assert predict("classification") == (0, COUNT)
+    assert len(runs("classification")) == 2
+    assert len(lines(first / "predictions.jsonl")) == 3
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
