@@ -4,14 +4,20 @@ A task says its own options and what to write of a result; nothing heavy is impo
 """
 
 import argparse
+import contextlib
+import hashlib
 import json
+import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backbone.errors import Arguments, InputError
+from backbone.files import disk_error, not_written, replacing, sweep, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 
 _PRINTED = 20  # lines; those of more images are in the file alone
 _TILES = 60  # on a sheet
+_NAME_BYTES = 200  # of an image's name that go into names of files, which 255 bytes with all else bound
 
 
 class Described(NamedTuple):
@@ -29,10 +36,13 @@ class Described(NamedTuple):
     row: Mapping[str, Any]  # the line of predictions.jsonl, after the file's name
     caption: str  # under its tile on the sheet, a few lines
     tile: "np.ndarray | None" = None  # what the sheet shows; None: the image, uint8 (H, W, 3)
+    kept: Any = None  # on the disk, for `Finish`: what JSON can hold
 
 
-Describe = Callable[[Path, "np.ndarray"], Described]
-Finish = Callable[[int], Sequence[str]]  # of how many images: writes the task's own files, gives lines to print
+Describe = Callable[[Path, "np.ndarray", int], Described]  # of an image, and how many rows are before its own
+# Of how many images, with the row and what was kept of each: writes the task's own files, gives lines to print. It
+# learns of them from the disk alone, as some may have been described by a call that was interrupted.
+Finish = Callable[[int, Iterator[tuple[dict[str, Any], Any]]], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -74,9 +84,11 @@ def _predict(
     import yaml
 
     from backbone.accelerator import retain_freed_memory
+    from backbone.download import digest_of
+    from backbone.weights import find_weights
     from data.folders import count_of
     from tasks.predictor import Predictor
-    from tasks.runs import new_run, newest_checkpoint, point_latest
+    from tasks.runs import checkpoint_at, newest_checkpoint, point_latest
 
     retain_freed_memory()
     given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
@@ -88,54 +100,215 @@ def _predict(
     trunk = getattr(options, "trunk", None)
     if trunk and not options.weights:
         raise InputError(f"--model.trunk {trunk} is the network of --model.weights; name these too, or leave it out.")
-    predictor = load(file, device, **({"trunk": trunk} if trunk else {}))
+    found = checkpoint_at(find_weights(file).file if weights else file)
+    predictor = load(found, device, **({"trunk": trunk} if trunk else {}))
     images = images_at(options.source) if options.source else _sample_images(file, predictor, datamodule_class)
+    of_weights = "weights" if weights else "ckpt_path"
+    files = {name: path for name, path in vars(options).items() if isinstance(path, Path) and path.is_file()}
+    paths = b"\0".join(os.fsencode(path.absolute()) for path in images)
+    config = {  # all that decides the rows
+        **given,
+        of_weights: str(file),
+        "device": device,
+        "images": {"count": len(images), "sha256_of_paths": hashlib.sha256(paths).hexdigest()},
+        "sha256": {name: digest_of(path) for name, path in {**files, of_weights: found}.items()},
+    }
     options.images = images  # for a task that numbers them
-    with new_run(task, options.runs, "--runs") as run:
-        describe, finish = command.start(options, predictor, run)
-        sheets = _Sheets(run / "pictures")
-        lines: list[str] = []
+    with _rows_of_run(task, options.runs, yaml.safe_dump(config, encoding="utf-8")) as rows:
+        describe, finish = command.start(options, predictor, rows.run)
+        sheets = _Sheets(rows.run / "pictures")
 
         def predict(path: Path) -> None:
             image = predictor.open(path)
-            described = describe(path, image)
-            lines.append(json.dumps({"file": str(path), **described.row}, ensure_ascii=False))
+            described = describe(path, image, rows.count)
+            rows.append({"file": str(path), **described.row}, described.kept)
             if command.sheets:
                 sheets.add(image if described.tile is None else described.tile, f"{path.name}\n{described.caption}")
 
-        done, unreadable = for_each(images, predict)
-        sheets.write()
-        # A name that is not UTF-8 stays readable JSON: \udcff is its escape too.
-        text = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
-        (run / "predictions.jsonl").write_bytes(text)
-        given["weights" if weights else "ckpt_path"] = str(file)
-        (run / "config.yaml").write_text(yaml.safe_dump(given), "utf-8")
-        own_lines = finish(done)
-        point_latest(run)
-    if done <= _PRINTED:
-        print(text.decode(), end="")
+        if rows.done:
+            print(f"going on with {rows.run}: {count_of(rows.count, 'image')} of {len(images):,} done", flush=True)
+        try:
+            unreadable = for_each([path for path in images if str(path) not in rows.done], predict, rows.count)
+        finally:
+            sheets.write()
+        own_lines = finish(rows.count, iter(rows))
+        written = rows.finish()
+        point_latest(rows.run)
+    if rows.count <= _PRINTED:
+        print(written.read_text("utf-8"), end="")
     for line in own_lines:
         print(line)
     left_out = f", {unreadable:,} could not be read" if unreadable else ""
-    print(f"{count_of(done, 'image')}{left_out}: {run / 'predictions.jsonl'}")
-    if (run / "pictures").is_dir():
-        print(f"pictures: {run / 'pictures'}")
-    print(f"run: {run}")
+    print(f"{count_of(rows.count, 'image')}{left_out}: {written}")
+    if sheets.folder.is_dir():
+        print(f"pictures: {sheets.folder}")
+    print(f"run: {rows.run}")
+
+
+class _Rows:
+    """The rows of a run on the disk, each from when its image is done, and beside each what the task keeps for its end.
+
+    While they are open no other process adds to them. `done` are the files that have a row from a call before.
+    """
+
+    def __init__(self, run: Path, mode: str) -> None:
+        self.run, self.count, self.done = run, 0, set[str]()
+        self.part, self.kept = run / "predictions.jsonl.part", run / "kept.jsonl.part"
+        self._files = [path.open(mode, buffering=0) for path in (self.kept, self.part)]
+        self.locked = _lock(self._files[1].fileno())
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], Any]]:
+        with self.part.open("rb") as part, self.kept.open("rb") as kept:
+            for row, more in zip(part, kept, strict=True):
+                yield json.loads(row), json.loads(more)
+
+    def append(self, row: Mapping[str, Any], kept: Any) -> None:
+        """Write both to the disk."""
+        for file, content in zip(self._files, (kept, row), strict=True):
+            # A name that is not UTF-8 stays readable JSON: \udcff is its escape too.
+            data = f"{json.dumps(content, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
+            while data:
+                data = data[file.write(data) :]
+        self.count += 1
+
+    def recover(self) -> bool:
+        """Drop what a kill left torn or by itself, and learn what is done.
+
+        False where an image was changed since it was done; OSError where the run has ended in the meantime.
+        """
+        ends = [0, 0]
+        with self.kept.open("rb") as kept, self.part.open("rb") as part:
+            for lines in zip(kept, part, strict=False):
+                try:
+                    _, row = map(json.loads, lines)
+                except ValueError:
+                    break
+                if not all(line.endswith(b"\n") for line in lines):
+                    break
+                self.done.add(row["file"])
+                ends = [end + len(line) for end, line in zip(ends, lines, strict=True)]
+        self.count, last = len(self.done), self.part.stat().st_mtime
+        if any(Path(file).stat().st_ctime > last for file in self.done):
+            return False
+        for file, end in zip(self._files, ends, strict=True):
+            file.truncate(end)
+            file.seek(end)
+        return True
+
+    def finish(self) -> Path:
+        """Give the rows, which are complete, their name; returns it."""
+        os.fsync(self._files[1].fileno())
+        written = self.part.rename(self.part.with_suffix(""))
+        self.kept.unlink()
+        return written
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+@contextlib.contextmanager
+def _rows_of_run(task: str, root: Path, config: bytes) -> Iterator[_Rows]:
+    """The rows of the newest unfinished run of this config, or of a new run.
+
+    Where the body fails with no row, nothing of them is left; else a line says that they are kept. Raises InputError
+    where the disk is full or may not be written to.
+    """
+    from data.folders import count_of
+    from tasks.runs import new_run
+
+    with contextlib.ExitStack() as stack:
+        rows = _unfinished(root / task, config)
+        run = rows.run if rows else stack.enter_context(new_run(task, root, "--runs"))
+        try:
+            if rows is None:
+                rows = _Rows(run, "xb")
+                write_whole(run / "config.yaml", config)  # from now on others may find it; it is locked before
+            yield rows
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # it must not hide the error
+                if rows and rows.count:
+                    print(f"{count_of(rows.count, 'image')} done, kept in {run}; the same command goes on.", flush=True)
+                else:
+                    for name in ("config.yaml", "predictions.jsonl.part", "kept.jsonl.part"):
+                        (run / name).unlink(missing_ok=True)
+            told = isinstance(error, InputError) or not isinstance(error, Exception)
+            if not told and (cause := disk_error(error)):
+                raise InputError(f"{run} {not_written(cause)}") from error
+            raise
+        finally:
+            if rows:
+                rows.close()
+
+
+def _unfinished(folder: Path, config: bytes) -> _Rows | None:
+    """The rows of the newest run of this config that was interrupted and that no other process goes on with."""
+    for part in sorted(folder.glob("*/predictions.jsonl.part"), reverse=True):
+        # OSError: ended since it was listed, or not ours to write.
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            if (part.parent / "config.yaml").read_bytes() != config:
+                continue
+            rows = _Rows(part.parent, "rb+")
+            stack.callback(rows.close)
+            if rows.locked and rows.recover():
+                sweep(rows.run)
+                sweep(rows.run / "pictures")
+                stack.pop_all()
+                return rows
+    return None
+
+
+def _lock(file: int) -> bool:
+    """Whether this open file is now locked by us; until it is closed, no other process's can be."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # Windows; another's, or a file system without locks
+        return False
+    return True
 
 
 def images_at(source: Path) -> list[Path]:
-    """The image at `source`, or the images right in that folder by their endings; InputError where there is none."""
+    """The image at `source`, or the images right in that folder by their endings; InputError where there is none.
+
+    What is called like an image and is a folder, a pipe, a socket or a device is passed over, and counted in a line.
+    """
+    from data.folders import count_of
     from data.images import IMAGE_ENDINGS
 
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise InputError(f"--source {source}: there is no such file or folder.")
-    images = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
+    try:
+        if source.is_file():
+            return [source]
+        if not source.is_dir():
+            what = "this is neither a file nor a folder" if source.exists() else "there is no such file or folder"
+            raise InputError(f"--source {source}: {what}; name an image, or a folder of images.")
+        found = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
+        images = [path for path in found if path.is_file() or not path.exists()]  # a link to nothing is told of later
+    except OSError as error:
+        raise InputError(f"--source {source} cannot be read ({error.strerror or error}); make it readable.") from error
+    if len(images) < len(found):
+        print(f"note: {count_of(len(found) - len(images), 'name')} in {source} are of no regular file: passed over")
     if not images:
         endings = ", ".join(sorted(IMAGE_ENDINGS))
         raise InputError(f"--source {source}: this folder has no image ({endings}); folders in it are not searched.")
     return images
+
+
+def writable_names(names: Iterable[str]) -> list[str]:
+    """For each name one that a file's can be made of: no control characters, 200 bytes or a few more, no two alike."""
+    made: dict[str, None] = {}  # in order
+    counts = Counter[str]()
+    for name in names:
+        clipped = re.sub(r"[\x00-\x1f\x7f-\x9f]", "_", name)
+        while len(os.fsencode(clipped)) > _NAME_BYTES:
+            clipped = clipped[:-1]
+        unique = clipped
+        while unique in made:
+            counts[clipped] += 1
+            unique = f"{clipped}_{counts[clipped] + 1}"
+        made[unique] = None
+    return list(made)
 
 
 def _sample_images(file: Path, predictor: "Predictor", datamodule_class: Any) -> list[Path]:
@@ -148,44 +321,39 @@ def _sample_images(file: Path, predictor: "Predictor", datamodule_class: Any) ->
     return [records.path(position) for position in range(len(records))]
 
 
-def for_each(images: Sequence[Path], predict: Callable[[Path], None]) -> tuple[int, int]:
-    """Call `predict` with each image, with a progress bar; return how many it took, and how many it could not read.
+def for_each(images: Sequence[Path], predict: Callable[[Path], None], done: int = 0) -> int:
+    """Call `predict` with each image, with a progress bar; return how many it could not read.
 
-    An image for which it raises ImageError is named on stderr and passed over; InputError where all are. Ctrl-C ends
-    it early, and what is done counts.
+    An image for which it raises ImageError is named on stderr and passed over. InputError where all are, and none was
+    `done` before.
     """
     from tqdm import tqdm
 
     from data.folders import count_of
     from data.images import ImageError
 
-    refused: list[ImageError] = []
-    done = 0
-    try:
-        for path in tqdm(images, unit="image", disable=None):
+    unreadable, first = 0, ""
+    with tqdm(images, initial=done, total=done + len(images), unit="image", disable=None) as bar:
+        for path in bar:
             try:
                 predict(path)
             except ImageError as error:
-                refused.append(error)
-                continue
-            done += 1
-    except KeyboardInterrupt:
-        if not done:
-            raise
-        print(f"\ninterrupted: what follows is of the first {count_of(done, 'image')}", file=sys.stderr)
-    for unreadable in refused:
-        print(f"warning: {unreadable}", file=sys.stderr)
-    if not done:
-        raise InputError(f"{count_of(len(images), 'image')}, of which none could be read; the first: {refused[0]}")
-    return done, len(refused)
+                unreadable, first = unreadable + 1, first or str(error)
+                bar.write(f"warning: {error}", file=sys.stderr)
+    if not done and unreadable == len(images):
+        raise InputError(f"{count_of(len(images), 'image')}, of which none could be read; the first: {first}")
+    return unreadable
 
 
 class _Sheets:
-    """Contact sheets of 60 tiles, each written when it is full, so that no more than one is in memory."""
+    """Contact sheets of 60 tiles, each written when it is full, so that no more than one is in memory.
+
+    A run that goes on begins a new sheet.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.number = 0
+        self.number = max((int(path.stem.rpartition("_")[2]) for path in folder.glob("predictions_*.png")), default=0)
         self.tiles: list[np.ndarray] = []
         self.captions: list[str] = []
 
@@ -202,9 +370,10 @@ class _Sheets:
 
         if not self.tiles:
             return
-        self.number += 1
+        number = self.number + 1
         self.folder.mkdir(parents=True, exist_ok=True)
-        sheet = self.folder / f"predictions_{self.number:03}.png"
-        contact_sheet(self.tiles, self.captions, sheet, columns=6, title=f"Predictions, sheet {self.number}")
+        with replacing(self.folder / f"predictions_{number:03}.png") as sheet:
+            contact_sheet(self.tiles, self.captions, sheet, columns=6, title=f"Predictions, sheet {number}")
+        self.number = number
         self.tiles.clear()
         self.captions.clear()

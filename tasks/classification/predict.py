@@ -48,13 +48,13 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
     if predictor.data_options.get("crop") == "bbox":
         print("note: this net was trained on images cut to the dog's box (--data.crop bbox); give it such images")
 
-    def describe(path: Path, image: "np.ndarray") -> Described:
+    def describe(path: Path, image: "np.ndarray", number: int) -> Described:
         result = predictor(image, top_k=options.top_k)
         classes = list(zip(result.names, result.probabilities.tolist(), strict=True))
         row = {"classes": [{"name": name, "probability": p} for name, p in classes]}
         return Described(row, "\n".join(f"{name} {p:.2f}" for name, p in classes[:3]))
 
-    return describe, lambda done: ()
+    return describe, lambda done, rows: ()
 
 
 PREDICT = PredictCommand(

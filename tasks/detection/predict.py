@@ -2,12 +2,13 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import Arguments, InputError
-from tasks.predict import Describe, Described, Finish, PredictCommand
+from backbone.files import replacing
+from tasks.predict import Describe, Described, Finish, PredictCommand, writable_names
 
 if TYPE_CHECKING:
     from tasks.predictor import Predictor
@@ -60,30 +61,35 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
     ids: list[int] = list(predictor.module.hparams["categories"])
     suppression = {"class_agnostic": True} if options.class_agnostic else {}
     image_ids, pictures = numbered(options.images), run / "pictures"
-    rows: list[dict[str, Any]] = []
-    counts: list[int] = []  # of the objects drawn in each image
+    # They keep their ending, so that a.jpg and a.png beside each other have a picture each.
+    names = dict(zip(options.images, writable_names(path.name for path in options.images), strict=True))
 
-    def describe(path: Path, image: np.ndarray) -> Described:
+    def describe(path: Path, image: np.ndarray, number: int) -> Described:
         result = predictor(image, min_score=_LEAST_SCORE, **suppression)
         classes = np.searchsorted(ids, result.category_ids)
         found = stack_detections([result.boxes_xyxy], [result.scores], [classes])
-        rows.extend({**row, "file_name": path.name} for row in coco_results(found, np.array([image_ids[path]]), ids))
+        rows = coco_results(found, np.array([image_ids[path]]), ids)
         drawn = np.flatnonzero(result.scores >= min_score)
-        counts.append(len(drawn))
         labels = [f"{result.names[i]} {result.scores[i]:.2f}" for i in drawn]
         tile = draw_boxes(image, result.boxes_xyxy[drawn], labels, [class_color(k) for k in classes[drawn].tolist()])
         pictures.mkdir(parents=True, exist_ok=True)
-        # The name keeps its ending, so that a.jpg and a.png beside each other have an image each.
-        Image.fromarray(tile).save(pictures / f"{path.name}.jpg", quality=92)
+        Image.fromarray(tile).save(pictures / f"{names[path]}.jpg", quality=92)
         objects = [
             {"name": result.names[i], "score": float(result.scores[i]), "box_xyxy": result.boxes_xyxy[i].tolist()}
             for i in drawn
         ]
-        return Described({"objects": objects}, "")
+        return Described({"objects": objects}, "", kept=[{**row, "file_name": path.name} for row in rows])
 
-    def finish(done: int) -> Sequence[str]:
-        (run / "predictions.json").write_text(json.dumps(rows))
-        return [f"{sum(counts)} objects of score {min_score:g} or more", f"COCO results: {run / 'predictions.json'}"]
+    def finish(done: int, rows: Iterator[tuple[dict[str, Any], Any]]) -> Sequence[str]:
+        results, count, between = run / "predictions.json", 0, "["
+        with replacing(results) as beside, beside.open("w") as file:
+            for row, coco_rows in rows:
+                count += len(row["objects"])
+                for coco_row in coco_rows:
+                    file.write(between + json.dumps(coco_row))
+                    between = ", "
+            file.write("]" if between == ", " else "[]")
+        return [f"{count} objects of score {min_score:g} or more", f"COCO results: {results}"]
 
     return describe, finish
 

@@ -24,14 +24,14 @@ def load(path: str | Path, device: str = "cpu") -> "Predictor":
 
 
 def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tuple[Describe, Finish]:
-    def describe(path: Path, image: "np.ndarray") -> Described:
+    def describe(path: Path, image: "np.ndarray", number: int) -> Described:
         result = predictor(image)
         probabilities = dict(zip(result.names, result.probabilities.tolist(), strict=True))
         present = [name for name, has in zip(result.names, result.present, strict=True) if has]
         caption = ", ".join(f"{name} {probabilities[name]:.2f}" for name in present)
         return Described({"attributes": probabilities, "present": present}, caption or "none")
 
-    return describe, lambda done: ()
+    return describe, lambda done, rows: ()
 
 
 PREDICT = PredictCommand(

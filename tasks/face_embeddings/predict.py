@@ -1,11 +1,12 @@
 """What `python -m tasks.face_embeddings predict` writes: embeddings, and how far they are from one more image's."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import Arguments
+from backbone.files import replacing
 from tasks.predict import Describe, Described, Finish, PredictCommand
 
 if TYPE_CHECKING:
@@ -37,25 +38,31 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
 
     other = None if options.against is None else predictor(options.against)
     threshold: Any = predictor.head.threshold
-    embeddings: list[np.ndarray] = []
-    lines: list[tuple[float, str]] = []
 
-    def describe(path: Path, image: "np.ndarray") -> Described:
+    def describe(path: Path, image: "np.ndarray", number: int) -> Described:
         embedding = predictor(image)
-        row: dict[str, Any] = {"row": len(embeddings)}
-        embeddings.append(embedding)
+        row: dict[str, Any] = {"row": number}
         if other is not None:
             distance = float(np.square(embedding - other).sum())
             row |= {"against": str(options.against), "squared_distance": distance}
             if threshold is not None:
                 row["one_person"] = distance <= threshold
-            verdict = {None: "", True: ", one person", False: ", two people"}[row.get("one_person")]
-            lines.append((distance, f"{distance:.3g}{verdict}: {path}"))
-        return Described(row, "")
+        return Described(row, "", kept=embedding.tolist())
 
-    def finish(done: int) -> Sequence[str]:
-        np.save(run / "embeddings.npy", np.stack(embeddings))
-        printed = [line for _, line in sorted(lines)[:_PRINTED]]
+    def finish(done: int, rows: Iterator[tuple[dict[str, Any], Any]]) -> Sequence[str]:
+        nearest: list[tuple[float, str]] = []
+        with replacing(run / "embeddings.npy") as beside, beside.open("wb") as file:  # by rows: all may outgrow memory
+            for row, embedding in rows:
+                if not row["row"]:
+                    header = {"descr": "<f4", "fortran_order": False, "shape": (done, len(embedding))}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.asarray(embedding, "<f4").tobytes())
+                if other is not None:
+                    verdict = {None: "", True: ", one person", False: ", two people"}[row.get("one_person")]
+                    distance = row["squared_distance"]
+                    nearest.append((distance, f"{distance:.3g}{verdict}: {row['file']}"))
+                    nearest = sorted(nearest)[:_PRINTED]
+        printed = [line for _, line in nearest]
         if printed and threshold is not None:
             printed.append(f"one person up to {threshold:.3g}, as chosen on the validation pairs")
         return [*printed, f"embeddings: {run / 'embeddings.npy'}"]

@@ -2,13 +2,11 @@
 
 import argparse
 import json
-import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import Arguments
-from tasks.predict import Describe, Described, Finish, PredictCommand
+from tasks.predict import Describe, Described, Finish, PredictCommand, writable_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from tasks.geolocalization.hierarchy import Decode
     from tasks.predictor import Predictor
 
-_NAME_BYTES = 100  # of an image's name that go into names of files, which 255 bytes with all else bound
 _MAPS = 20  # drawn for the first images; of more, the JSON lines, the GeoJSON and the sheets tell
 
 
@@ -67,9 +64,9 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
 
     head: Any = _adjusted(predictor, options.crops, options.decode).head
     finest = head.hierarchy.finest
-    done: list[Path] = []
+    stems = dict(zip(options.images, writable_names(path.stem for path in options.images), strict=True))
 
-    def describe(path: Path, image: "np.ndarray") -> Described:
+    def describe(path: Path, image: "np.ndarray", number: int) -> Described:
         result = predictor(image, top_k=options.top_k)
         cells = zip(result.cells_latlng.tolist(), result.cells_probability.tolist(), result.tokens, strict=True)
         row: dict[str, Any] = {
@@ -87,33 +84,24 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
             caption += f"\n{distance:,.0f} km off"
         elif position is not None:
             row["exif"] = position
-        name = f"{len(done):05}_{_writable(path.stem)}"
+        name = f"{number:05}_{stems[path]}"
         for folder in ("geojson", "pictures"):
             (run / folder).mkdir(parents=True, exist_ok=True)
         where = result.latlng, result.half_radius_km
         collection = feature_collection(finest, result.cells, result.cells_probability, *where, path.name)
         text = json.dumps(collection, ensure_ascii=False)
         (run / "geojson" / f"{name}.geojson").write_bytes(text.encode("utf-8", "backslashreplace"))
-        if len(done) < _MAPS:
+        if number < _MAPS:
             drawn = top_cells(result.probabilities[None], DRAWN_CELLS)[0]
             shown = image, finest, (drawn, result.probabilities[drawn]), *where, true, path.name
             draw_prediction(run / "pictures" / f"{name}.png", *shown)
-        done.append(path)
         return Described(row, caption)
 
-    return describe, lambda _: ()
+    return describe, lambda done, rows: ()
 
 
 def _degrees(latlng: Any) -> dict[str, float]:
     return {"latitude": round(float(latlng[0]), 6), "longitude": round(float(latlng[1]), 6)}
-
-
-def _writable(name: str) -> str:
-    """A name that another can be made of: without control characters, and not too long."""
-    name = re.sub(r"[\x00-\x1f\x7f-\x9f]", "_", name)
-    while len(os.fsencode(name)) > _NAME_BYTES:
-        name = name[:-1]
-    return name
 
 
 PREDICT = PredictCommand(

@@ -74,10 +74,10 @@ class CountingModule(TaskModule):
 
 
 def start(options, predictor, run):
-    def describe(path, image):
+    def describe(path, image, number):
         return Described({"count": (count := predictor(image))}, f"{count:.1f} discs")
 
-    return describe, lambda done: []
+    return describe, lambda done, rows: []
 
 
 def run(*args):

@@ -108,7 +108,7 @@ def test_positions_in_exif_are_read_only_to_compare_whatever_the_files_name(best
     for kind, ending in (("geojson", ".geojson"), ("pictures", ".png")):
         written = sorted(path.name for path in (run / kind).iterdir() if path.name[0] == "0")
         assert written == [
-            f"{stem}{ending}" for stem in ("00000_two_lines_", "00001_without", "00002_" + "\u00e9" * 50)
+            f"{stem}{ending}" for stem in ("00000_two_lines_", "00001_without", "00002_" + "\u00e9" * 100)
         ]
     [point, *_] = json.loads((run / "geojson" / "00000_two_lines_.geojson").read_text("utf-8"))["features"]
     assert point["properties"]["file"] == names[1]

@@ -1,0 +1,544 @@
+"""`predict` where something stops it: in-process on small untrained nets, and killed as a process of its own."""
+
+import dataclasses
+import errno
+import importlib
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers import image_file, one_sentence, tree
+from PIL import Image
+
+from tasks.commands import Terminated, main
+from tasks.predict import images_at, writable_names
+from tasks.predictor import Predictor
+
+COUNT = 7
+CODES = {KeyboardInterrupt: 130, Terminated: 143}
+OWN_FILES = {
+    "classification": set(),
+    "detection": {"predictions.json"},
+    "face_attributes": set(),
+    "face_embeddings": {"embeddings.npy"},
+    "geolocalization": set(),
+}
+
+
+def classification():
+    from tasks.classification.module import ClassificationModule
+
+    return ClassificationModule({0: "bar", 1: "disc"}, (32, 32), width_mult=0.25)
+
+
+def detection():
+    from tasks.detection.module import DetectionModule
+
+    return DetectionModule({2: "disc", 5: "bar"}, (96, 96), width_mult=0.25)
+
+
+def face_embeddings():
+    from tasks.face_embeddings.module import FaceEmbeddingsModule
+
+    module = FaceEmbeddingsModule((32, 32), 8, width_mult=0.25)
+    module.head.threshold = 0.5
+    return module
+
+
+def geolocalization():
+    from tasks.geolocalization import s2
+    from tasks.geolocalization.cells import partitions_of
+    from tasks.geolocalization.module import GeolocalizationModule
+
+    latlng = np.random.default_rng(0).uniform((-60, -180), (60, 180), (100, 2))
+    module = GeolocalizationModule((32, 32), width_mult=0.25)
+    module.head.take(partitions_of(s2.leaf_ids(latlng), [20], min_images=1))
+    return module
+
+
+NETS = {net.__name__: net for net in (classification, detection, face_embeddings, geolocalization)}
+
+
+class Stopping(Predictor):
+    """Raises `fault` in the place of the prediction number `at`, from 0; counts those that it made."""
+
+    at, fault, made = None, None, 0
+
+    def __call__(self, image, **options):
+        if self.made == self.at:
+            raise self.fault
+        self.made += 1
+        return super().__call__(image, **options)
+
+
+@pytest.fixture
+def predict(net_of):
+    """A call of the command; its exit code, and how many predictions it made."""
+
+    def call(task, *args, at=None, fault=KeyboardInterrupt, before=None):
+        command = importlib.import_module(f"tasks.{task}.predict").PREDICT
+        predictor = Stopping(net_of(task), None if task == "detection" else 0.875)
+        predictor.data_options = {"crops": 1}
+        predictor.at, predictor.fault = at, fault
+
+        def load(path, device):
+            if before is not None:
+                before()
+            return predictor
+
+        given = ["predict", "--ckpt_path", "net.ckpt", "--source", "photos", *args]
+        code = main(task, "", lambda: (None, None), dataclasses.replace(command, load=load), given)
+        return code, predictor.made
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def net_of():
+    nets = {}
+
+    def net(task):
+        if task not in nets:
+            torch.manual_seed(0)
+            nets[task] = NETS[task]()
+        return nets[task]
+
+    return net
+
+
+@pytest.fixture(autouse=True)
+def photos():
+    """Images in the working folder, one of which cannot be read."""
+    folder = Path("photos")
+    for i in range(COUNT):
+        image_file(folder / f"{i:03}.png", i)
+    (folder / "002_broken.jpg").write_bytes(b"<html>")
+    Path("net.ckpt").write_bytes(b"a net")
+    return folder
+
+
+def runs(task):
+    return sorted(path for path in Path("runs", task).glob("*") if not path.is_symlink())
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def contents(run):
+    """All files of a run but its sheets, of which one that was interrupted has more."""
+    return {path: digest for path, digest in tree(run).items() if not path.match("pictures/predictions_*.png")}
+
+
+def check_as_uninterrupted(task, run, predict, *args, made=COUNT):
+    """The run is whole, and has the very bytes of another that nothing stopped."""
+    assert predict(task, *args) == (0, made)
+    [other] = set(runs(task)) - {run}
+    assert [row["file"] for row in lines(run / "predictions.jsonl")] == [f"photos/{i:03}.png" for i in range(COUNT)]
+    expected = {"config.yaml", "predictions.jsonl", "pictures", "geojson"} & {path.name for path in other.iterdir()}
+    assert {path.name for path in run.iterdir()} == expected | OWN_FILES[task]
+    assert contents(run) == contents(other)
+
+
+@pytest.mark.parametrize("fault", CODES, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    ("task", "args"),
+    [
+        ("classification", []),
+        ("detection", ["--min_score", "0.02"]),
+        ("face_embeddings", ["--against", "photos/003.png"]),
+        ("geolocalization", ["--top_k", "2"]),
+    ],
+)
+def test_what_was_interrupted_twice_is_in_the_end_as_if_it_was_not(task, args, fault, predict, capsys):
+    first = int(task == "face_embeddings")  # it predicts the other image first, whatever is done
+    assert predict(task, *args, at=3 + first, fault=fault) == (CODES[fault], 3 + first)
+    [run] = runs(task)
+    assert [row["file"] for row in lines(run / "predictions.jsonl.part")] == [f"photos/{i:03}.png" for i in range(3)]
+    assert not (run / "predictions.jsonl").exists()
+    capsys.readouterr()
+    assert predict(task, *args, at=2 + first, fault=fault) == (CODES[fault], 2 + first)
+    printed = capsys.readouterr()
+    assert f"going on with {run}: 3 images of 8 done\n" in printed.out
+    assert f"5 images done, kept in {run}" in printed.out
+    assert "002_broken.jpg" in printed.err  # it is tried again
+    assert predict(task, *args) == (0, 2 + first)
+    assert Path("runs", task, "latest").resolve() == run.resolve()
+    printed = capsys.readouterr().out
+    assert f"\n7 images, 1 could not be read: {run / 'predictions.jsonl'}\n" in printed
+    assert sum(line.startswith('{"file"') for line in printed.splitlines()) == COUNT
+    if first:
+        rows = lines(run / "predictions.jsonl")
+        assert [row["row"] for row in rows] == list(range(COUNT))
+        assert np.load(run / "embeddings.npy").shape == (COUNT, 8)
+        nearest = [line.rpartition(": ")[2] for line in printed.splitlines() if line.endswith(".png")]
+        assert nearest == [row["file"] for row in sorted(rows, key=lambda row: row["squared_distance"])]
+    if task == "detection":
+        ids = {row["image_id"] for row in json.loads((run / "predictions.json").read_text())}
+        assert ids <= {1, 2, 3, 5, 6, 7, 8}  # the fourth name is the broken image's
+        assert len(ids) > 3
+    check_as_uninterrupted(task, run, predict, *args, made=COUNT + first)
+
+
+def cut_row(run):
+    path = run / "predictions.jsonl.part"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def cut_end_of_line(run):
+    path = run / "predictions.jsonl.part"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def half_a_row_more(run):
+    for name in ("kept.jsonl.part", "predictions.jsonl.part"):
+        with (run / name).open("ab") as file:
+            file.write(b'{"file": "photos/00')
+
+
+def kept_without_its_row(run):
+    with (run / "kept.jsonl.part").open("ab") as file:
+        file.write(b"[]\n")
+
+
+def zeros_of_a_power_cut(run):
+    path = run / "predictions.jsonl.part"
+    content = path.read_bytes()
+    path.write_bytes(content[:-5] + bytes(4096) + b"\n")
+
+
+def half_a_file_of_the_end(run):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    for folder in {run, *(path.parent for path in run.glob("pictures/*"))}:
+        (folder / f".tmp~{socket.gethostname()}~{gone.stdout.strip()}~x.npy").write_bytes(b"half")
+
+
+TORN = [cut_row, cut_end_of_line, half_a_row_more, kept_without_its_row, zeros_of_a_power_cut]
+
+
+@pytest.mark.parametrize("task", ["detection", "face_embeddings"])
+@pytest.mark.parametrize("tear", [*TORN, half_a_file_of_the_end], ids=lambda tear: tear.__name__)
+def test_what_a_kill_left_torn_is_made_again(tear, task, predict):
+    predict(task, at=4)
+    [run] = runs(task)
+    tear(run)
+    lost = tear in (cut_row, cut_end_of_line, zeros_of_a_power_cut)
+    assert predict(task) == (0, 4 if lost else 3)
+    check_as_uninterrupted(task, run, predict)
+
+
+def test_a_kill_after_the_last_image_leaves_only_the_end_to_be_made(predict, monkeypatch):
+    def killed(*args):
+        raise Terminated
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.predict._Rows.finish", killed)
+        assert predict("detection") == (143, COUNT)
+    [run] = runs("detection")
+    (run / "predictions.json").write_text("[")
+    assert predict("detection") == (0, 0)
+    check_as_uninterrupted("detection", run, predict)
+
+
+def test_a_sheet_holds_what_was_made_before_an_interruption_and_the_next_call_begins_another(predict):
+    predict("classification", at=2)
+    [run] = runs("classification")
+    first = tree(run / "pictures")
+    assert set(map(str, first)) == {"predictions_001.png"}
+    predict("classification")
+    both = tree(run / "pictures")
+    assert set(map(str, both)) == {"predictions_001.png", "predictions_002.png"}
+    assert first.items() <= both.items()
+    assert Image.open(run / "pictures" / "predictions_002.png").size[0] > 5 * 220
+
+
+def test_an_image_that_could_not_be_read_is_tried_again(photos, predict):
+    predict("classification", at=5)
+    image_file(photos / "002_broken.jpg", 9)
+    assert predict("classification") == (0, 3)
+    [run] = runs("classification")
+    files = Counter(row["file"] for row in lines(run / "predictions.jsonl"))
+    assert files == Counter(str(path) for path in photos.iterdir())
+
+
+def test_names_that_are_not_utf8_are_known_again(photos, predict):
+    odd = photos / os.fsdecode(b"0\xff\n.png")
+    (photos / "000.png").rename(odd)
+    assert predict("detection", at=4) == (130, 4)
+    assert predict("detection") == (0, COUNT - 4)
+    [run] = runs("detection")
+    files = Counter(row["file"] for row in lines(run / "predictions.jsonl"))
+    assert files == Counter(str(path) for path in photos.glob("*.png"))
+    assert files[str(odd)] == 1
+
+
+def another_net(photos):
+    Path("net.ckpt").write_bytes(b"another")
+
+
+def one_image_more(photos):
+    image_file(photos / "000_more.png", 1)
+
+
+def an_image_renamed(photos):
+    (photos / "006.png").rename(photos / "007.png")
+
+
+def a_done_image_changed(photos):
+    stat = (photos / "001.png").stat()
+    time.sleep(0.05)
+    image_file(photos / "001.png", 99)
+    os.utime(photos / "001.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def another_folder_of_these_names(photos):
+    os.chdir("elsewhere")
+
+
+CHANGES = [another_net, one_image_more, an_image_renamed, a_done_image_changed, another_folder_of_these_names]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_another_net_or_other_images_begin_a_new_run(change, photos, predict, monkeypatch):
+    monkeypatch.chdir(Path.cwd())  # so that it comes back
+    shutil.copytree(photos, "elsewhere/photos")
+    Path("elsewhere/runs").symlink_to("../runs")
+    shutil.copy("net.ckpt", "elsewhere")
+    predict("detection", at=3)
+    change(photos)
+    count = len(list(Path("photos").glob("*.png")))
+    assert predict("detection") == (0, count)
+    old, new = runs("detection")
+    assert len(lines(old / "predictions.jsonl.part")) == 3
+    assert len(lines(new / "predictions.jsonl")) == count
+
+
+def test_other_options_begin_a_new_run_and_the_config_names_them(predict):
+    predict("classification", at=3)
+    assert predict("classification", "--top_k", "1") == (0, COUNT)
+    assert predict("classification") == (0, COUNT - 3)
+    old, new = runs("classification")
+    assert [len(lines(run / "predictions.jsonl")) for run in (old, new)] == [COUNT, COUNT]
+    config = yaml.safe_load((new / "config.yaml").read_text())
+    assert (config["top_k"], config["ckpt_path"], config["images"]["count"]) == (1, "net.ckpt", COUNT + 1)
+    assert len(config["sha256"]["ckpt_path"]) == 64
+
+
+def test_the_image_to_compare_with_is_part_of_what_decides(predict):
+    shutil.copy("photos/001.png", "one.png")
+    predict("face_embeddings", "--against", "one.png", at=3)
+    shutil.copy("photos/002.png", "one.png")
+    assert predict("face_embeddings", "--against", "one.png") == (0, COUNT + 1)
+    assert len(runs("face_embeddings")) == 2
+
+
+def test_stopped_before_the_first_row_it_leaves_nothing(predict):
+    assert predict("classification", at=0) == (130, 0)
+    assert not Path("runs").exists()
+
+
+def test_where_no_image_can_be_read_nothing_is_left(photos, predict, capsys):
+    for path in photos.iterdir():
+        path.write_bytes(b"<html>")
+    assert predict("detection") == (2, 0)
+    assert not Path("runs").exists()
+    assert capsys.readouterr().err.count("\nerror: ") == 1
+
+
+def in_threads(count, call):
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("unfinished", [0, 1])
+def test_two_in_the_same_instant_have_a_folder_each(unfinished, predict):
+    """And of an unfinished run only one goes on with it."""
+    if unfinished:
+        predict("classification", at=4)
+    barrier, results = threading.Barrier(2), {}
+
+    def call(i):
+        results[i] = predict("classification", before=barrier.wait)
+
+    in_threads(2, call)
+    assert sorted(results.values()) == [(0, 3 if unfinished else COUNT), (0, COUNT)]
+    assert len(runs("classification")) == 2
+    for run in runs("classification"):
+        files = [row["file"] for row in lines(run / "predictions.jsonl")]
+        assert files == [f"photos/{i:03}.png" for i in range(COUNT)]
+        assert not list(run.glob("*.part"))
+
+
+def test_what_is_at_work_is_not_gone_on_with(predict):
+    begun, go_on, results = threading.Event(), threading.Event(), {}
+
+    class Waiting:
+        """Equal to the prediction's number once two are made; then lets the other call run."""
+
+        def __eq__(self, made):
+            if made == 2:
+                begun.set()
+                assert go_on.wait(60)
+            return False
+
+        __hash__ = None
+
+    thread = threading.Thread(target=lambda: results.update(first=predict("classification", at=Waiting())))
+    thread.start()
+    assert begun.wait(60)
+    [first] = runs("classification")
+    assert len(lines(first / "predictions.jsonl.part")) == 2
+    results["second"] = predict("classification")
+    go_on.set()
+    thread.join(60)
+    assert results == {"first": (0, COUNT), "second": (0, COUNT)}
+    assert [len(lines(run / "predictions.jsonl")) for run in runs("classification")] == [COUNT, COUNT]
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_not_gone_on_with(predict, monkeypatch):
+    predict("classification", at=3)
+    [first] = runs("classification")
+
+    def lock(file):  # the other process gives its file its name, and lets go, before we have the lock
+        if (first / "predictions.jsonl.part").exists():
+            (first / "predictions.jsonl.part").rename(first / "predictions.jsonl")
+        return True
+
+    monkeypatch.setattr("tasks.predict._lock", lock)
+    assert predict("classification") == (0, COUNT)
+    assert len(runs("classification")) == 2
+    assert len(lines(first / "predictions.jsonl")) == 3
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_an_error_of_the_disk_is_one_sentence_and_the_rows_are_kept(error, predict, capsys):
+    assert predict("detection", at=4, fault=OSError(error, os.strerror(error))) == (2, 4)
+    [run] = runs("detection")
+    err = capsys.readouterr().err.splitlines()
+    assert [line for line in err if not line.startswith("warning: ")] == [err[-1]]
+    assert err[-1].startswith(f"error: {run} ")
+    assert os.strerror(error) in err[-1]
+    assert predict("detection") == (0, COUNT - 4)
+    check_as_uninterrupted("detection", run, predict)
+
+
+def test_a_row_that_the_disk_takes_only_in_part_is_made_again(predict, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))  # of a file, in bytes: the third row goes beyond
+    try:
+        code, made = predict("face_embeddings")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert 1 < made < COUNT
+    [run] = runs("face_embeddings")
+    assert "raise the limit" in capsys.readouterr().err
+    assert (run / "kept.jsonl.part").stat().st_size == 700
+    assert predict("face_embeddings") == (0, COUNT + 1 - made)
+    check_as_uninterrupted("face_embeddings", run, predict)
+
+
+def test_only_regular_files_are_opened_and_the_others_counted_in_a_line(photos, predict, capsys):
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "folder.jpg").mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("photos/socket.png")
+        (photos / "device.png").symlink_to("/dev/zero")
+        (photos / "link.png").symlink_to("000.png")
+        (photos / "to_nothing.png").symlink_to("gone.png")
+        assert predict("classification") == (0, COUNT + 1)
+    printed = capsys.readouterr()
+    assert [line for line in printed.out.splitlines() if line.startswith("note: 4 names ")]
+    assert "to_nothing.png: there is no such file" in printed.err
+    with one_sentence("pipe.jpg: this is neither a file nor a folder"):
+        images_at(photos / "pipe.jpg")
+    with one_sentence("photos/folder.jpg: this folder has no image"):
+        images_at(photos / "folder.jpg")
+    with one_sentence("cannot be read"):
+        images_at(photos / ("x" * 300))
+
+
+LONG = "\u00e9" * 123  # 246 bytes
+
+
+def test_pictures_of_any_names_are_written_and_none_over_another(photos, predict):
+    names = [f"{LONG}.png", f"{LONG}.jpg", "a\n.png", "a\t.png", "a_.png", "a_.png_2", "a_.jpg"]
+    for i, name in enumerate(names):
+        Image.new("RGB", (40 + i, 40)).save(photos / name, format="png")
+    given = [name for name in names if name.endswith("g")] + [f"{i:03}.png" for i in range(COUNT)]
+    assert predict("detection") == (0, len(given))
+    [run] = runs("detection")
+    written = [path.name for path in (run / "pictures").iterdir()]
+    assert len(written) == len(given)
+    assert max(len(os.fsencode(name)) for name in written) <= 255
+    widths = Counter(Image.open(run / "pictures" / name).size[0] for name in written)
+    assert widths == Counter(Image.open(photos / name).size[0] for name in given)
+    assert predict("geolocalization") == (0, len(given))
+    [run] = runs("geolocalization")
+    assert len(list((run / "geojson").iterdir())) == len(given)
+
+
+def test_names_stay_as_they_are_where_they_can():
+    names = ["b.jpg", "a\n", "a_", "a_2", "a\t", "\u00e9" * 150, "\u00e9" * 151, os.fsdecode(b"\xff.png")]
+    short = "\u00e9" * 100
+    expected = ["b.jpg", "a_", "a__2", "a_2", "a__3", short, f"{short}_2", os.fsdecode(b"\xff.png")]
+    assert writable_names(names) == expected
+    assert writable_names(["a\n", "a__2", "a\t"]) == ["a_", "a__2", "a__3"]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_or_killed_loses_no_row_and_the_same_command_completes_it(classes_root):
+    from tasks.classification.__main__ import main as classification
+
+    small = ["--model.width_mult", "0.25", "--data.image_size", "32", "--data.num_workers", "0"]
+    assert classification(["fit", "--data.root", str(classes_root), *small, "--trainer.max_epochs", "1"]) == 0
+    for i in range(300):
+        image_file(Path("all") / f"{i:03}.png", i)
+    best = Path("runs/classification/latest").resolve() / "checkpoints" / "best.ckpt"
+    command = [sys.executable, "-m", "tasks.classification", "predict", "--source", "all", "--ckpt_path", str(best)]
+    done, parts = 0, Path("runs/classification")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            until = time.monotonic() + 120
+            while sum(part.read_bytes().count(b"\n") for part in parts.glob("2*/predictions.jsonl.part")) < done + 20:
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            process.send_signal(number)
+            printed, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+        assert "Traceback" not in error
+        [part] = parts.glob("2*/predictions.jsonl.part")
+        kept = part.read_bytes().count(b"\n")
+        assert done + 20 <= kept < 300
+        if number != signal.SIGKILL:
+            assert f"{kept} images done, kept in {part.parent}" in printed
+        assert (f"going on with {part.parent}: {done} images" in printed) == bool(done)
+        done = kept
+    last = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert last.returncode == 0, last.stderr
+    assert f"going on with {part.parent}: {done} images of 300 done" in last.stdout
+    files = Counter(row["file"] for row in lines(part.parent / "predictions.jsonl"))
+    assert files == Counter(str(path) for path in Path("all").glob("*.png"))
+    assert set(files.values()) == {1}
+    assert len(files) == 300
