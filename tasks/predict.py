@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backbone.errors import Arguments, InputError
 from backbone.files import disk_error, not_written, replacing, sweep, write_whole
+from backbone.names import escaped, printed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +96,7 @@ def _predict(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = getattr(options, "weights", None)
     file = weights or options.ckpt_path or newest_checkpoint(task, options.runs)
-    print(f"{'weights' if weights else 'checkpoint'}: {file}", flush=True)
+    print(printed(f"{'weights' if weights else 'checkpoint'}: {file}"), flush=True)
     load = command.load or (lambda path, device: Predictor.from_checkpoint(module_class, path, device))
     trunk = getattr(options, "trunk", None)
     if trunk and not options.weights:
@@ -135,9 +136,10 @@ def _predict(
         written = rows.finish()
         point_latest(rows.run)
     if rows.count <= _PRINTED:
-        print(written.read_text("utf-8"), end="")
+        for row in written.read_text("utf-8").splitlines():
+            print(escaped(row))
     for line in own_lines:
-        print(line)
+        print(printed(line))
     left_out = f", {unreadable:,} could not be read" if unreadable else ""
     print(f"{count_of(rows.count, 'image')}{left_out}: {written}")
     if sheets.folder.is_dir():
