@@ -251,13 +251,15 @@ def _turn(path: str | Path, image: Image.Image, annotated_size: tuple[int, int] 
 def _upright_rgb(path: str | Path, image: Image.Image, turn: int) -> np.ndarray:
     """A decoded image as RGB uint8 (H, W, 3), with the orientation `turn` undone, by strips of whole rows."""
     width, height = image.size
-    upright = np.empty((width, height, 3) if turn >= 5 else (height, width, 3), np.uint8)
-    stored = _AS_STORED[turn](upright)  # (height, width, 3), a view
     rows = max(1, _STRIP // max(width, 1))
     if image.mode == "I":
         low, high = cast(tuple[int, int], image.getextrema())
         if low < 0 or high > 65535:
             raise ImageError(path, f"pixel values {low} to {high} are outside 16 bits")
+    if rows >= height and turn == 1:  # most images: not copied once more
+        return np.asarray(_to_rgb(path, image))
+    upright = np.empty((width, height, 3) if turn >= 5 else (height, width, 3), np.uint8)
+    stored = _AS_STORED[turn](upright)  # (height, width, 3), a view
     for top in range(0, height, rows):
         strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
         stored[top : top + rows] = np.asarray(_to_rgb(path, strip))
