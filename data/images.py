@@ -4,8 +4,11 @@ PIL, because OpenCV decodes a truncated JPEG in silence and torchvision ignores 
 """
 
 import io
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -13,9 +16,15 @@ from PIL import ExifTags, Image
 from backbone.errors import InputError
 from backbone.web_pages import is_web_page
 
-# Above this an image is refused from its header, before a byte of it is decoded: a 400-megapixel PNG may be a file of
-# 48 kB. It is PIL's own figure (1 GiB of RGB over 4 and 3), at which PIL only warns; PIL refuses at twice that.
-MAX_PIXELS = 89_478_485
+# The memory in MB that decoding one image may take, counted from its header before a byte is decoded: a WebP of 89
+# megapixels may be a file of 40 bytes. It is enough for 89,478,485 px of RGB, where PIL warns and where the limit once
+# was, in PNG, TIFF, BMP or JPEG: 7 bytes each, or 10 of a progressive JPEG at full colour resolution, and 8 MB more.
+# The decoders of WebP (16 bytes) and JPEG 2000 (19) need more: 56 and 47 megapixels are their limits.
+_MAX_MB = 910
+_MAX_MB_VARIABLE = "MOBILENET_TASKS_MAX_IMAGE_MB"
+_FEWEST = 4  # bytes that a pixel takes: one of grey, and then three of RGB
+_WIDEST = 1 << 25  # px: PIL's decoders count the bits of a row in 32, and else say that there is no memory
+_STRIP = 1 << 20  # px that are converted at once, so that nothing but the image and its RGB is ever there as a whole
 
 # Raster formats of photos. Not "whatever PIL knows": EPS, for one, starts Ghostscript on the file.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
@@ -27,16 +36,20 @@ IMAGE_ENDINGS = frozenset((
 ))
 # fmt: on
 
+_BITS_PER_SAMPLE = 258  # TIFF tag
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
-_TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# The view (height, width, 3) of an upright image in which its pixels lie as stored.
+_AS_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a.transpose(1, 0, 2)[::-1],
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: a.transpose(1, 0, 2)[:, ::-1],
 }
+_GREY_OF_16_BITS = ((np.arange(1 << 16) + 128) // 257).astype(np.uint8)  # 65535 / 257 = 255
 
 
 class ImageError(InputError):
@@ -68,21 +81,24 @@ def open_image(
     `content`: the file as it came out of an archive, which `path` then only names.
     Raises ImageError with the file and the reason.
     """
+    if content is None:
+        _check_kind(path)
+    limit = memory_limit()
     try:
         with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as image:
-            _check_pixel_count(path, image)
+            size = image.size
+            if image.format == "PNG":  # which is decoded when asked for its EXIF
+                _check_memory(path, image, size, limit)
             turn = _turn(path, image, annotated_size)
             if at_least is not None:  # draft() wants (width, height) as stored; formats other than JPEG ignore it
                 image.draft(None, at_least if turn >= 5 else at_least[::-1])
+            _check_memory(path, image, size, limit)
             image.load()
-            rgb = _to_rgb(path, image)
+            return _upright_rgb(path, image, turn)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # PIL's plugins raise a dozen kinds: OSError, SyntaxError, ValueError, struct.error ...
         raise ImageError(path, _reason(path, error, content)) from error
-    if turn in _TURN:
-        rgb = rgb.transpose(_TURN[turn])
-    return np.asarray(rgb)  # (H, W, 3)
 
 
 def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
@@ -93,11 +109,9 @@ def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(image, Image.Image):
         try:
             image.load()  # one that was opened lazily is read only now
-            turn = _orientation(image)
-            rgb = _to_rgb("the PIL image", image)
+            return _upright_rgb("the PIL image", image, _orientation(image))
         except OSError as error:
             raise ImageError("the PIL image", f"it cannot be decoded ({error})") from error
-        return np.asarray(rgb.transpose(_TURN[turn]) if turn in _TURN else rgb)
     if not isinstance(image, np.ndarray):
         kind = type(image).__name__
         raise InputError(f"the image is of type {kind}; give a path, a PIL image or an array of uint8 RGB (H, W, 3).")
@@ -108,9 +122,12 @@ def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) of the upright image, in px, from the header alone. Raises ImageError."""
+    _check_kind(path)
+    limit = memory_limit()
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            _check_pixel_count(path, image)
+            if image.format == "PNG":  # as in `open_image`
+                _check_memory(path, image, image.size, limit)
             width, height = image.size
             return (width, height) if _orientation(image) >= 5 else (height, width)
     except ImageError:
@@ -121,18 +138,88 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 def read_exif(path: str | Path) -> tuple[dict[int, Any], dict[int, Any]]:
     """The tags of the GPS and of the Exif part of a file's metadata; empty where it has none. Raises ImageError."""
+    _check_kind(path)
+    limit = memory_limit()
     try:
         with Image.open(path, formats=_FORMATS) as image:
+            if image.format == "PNG":  # as in `open_image`
+                _check_memory(path, image, image.size, limit)
             exif = image.getexif()
             return dict(exif.get_ifd(ExifTags.IFD.GPSInfo)), dict(exif.get_ifd(ExifTags.IFD.Exif))
+    except ImageError:
+        raise
     except Exception as error:
         raise ImageError(path, _reason(path, error)) from error
 
 
-def _check_pixel_count(path: str | Path, image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(path, f"{width} x {height} px is over the limit of {MAX_PIXELS:,} px")
+def memory_limit() -> int:
+    """The bytes that decoding one image may take: $MOBILENET_TASKS_MAX_IMAGE_MB, or 910 MB. Raises InputError.
+
+    PIL's own limit, which counts the pixels, is raised to what fits within these bytes.
+    """
+    text = os.environ.get(_MAX_MB_VARIABLE) or str(_MAX_MB)
+    if not text.isdecimal() or not int(text):
+        raise InputError(f"{_MAX_MB_VARIABLE} is {text!r}; it must be a whole number of MB above 0, such as {_MAX_MB}.")
+    limit = int(text) * 10**6
+    if Image.MAX_IMAGE_PIXELS is not None:  # else who uses PIL has taken it away
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit // _FEWEST)
+    return limit
+
+
+def _check_kind(path: str | Path) -> None:
+    """Raise ImageError for what is there, but no regular file: it may have no end, or let wait for ever."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116  # a str need not become a Path for it
+    except OSError:
+        return  # opening it says why
+    if stat.S_ISDIR(mode):
+        raise ImageError(path, "it cannot be read (Is a directory)")
+    if not stat.S_ISREG(mode):
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise ImageError(path, f"it is {kind}, not a file")
+
+
+def _check_memory(path: str | Path, image: Image.Image, size: tuple[int, int], limit: int) -> None:
+    """Raise ImageError where decoding takes more than `limit` bytes; `size` is (width, height) before any draft."""
+    needed, pixels = _memory_needed(image, size), size[0] * size[1]
+    if needed > limit:
+        reason = (
+            f"decoding {size[0]} x {size[1]} px takes {needed / 1e6:,.0f} MB, over the limit of {limit / 1e6:,.0f} MB"
+        )
+        raise ImageError(path, f"{reason} ({_MAX_MB_VARIABLE})")
+    if size[0] > _WIDEST:
+        raise ImageError(path, f"{size[0]} x {size[1]} px is too wide")
+    if pixels > limit // _FEWEST:  # a JPEG that is decoded small: it takes little memory, but its time
+        raise ImageError(path, f"it has more than the limit of {limit // _FEWEST:,} px ({_MAX_MB_VARIABLE})")
+
+
+def _memory_needed(image: Image.Image, size: tuple[int, int]) -> int:
+    """Bytes at the peak: the pixels as PIL holds them, and beside them what their decoder holds, or then the RGB."""
+    pixels = image.width * image.height
+    held = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, 4)
+    return pixels * held + max(_decoder_needs(image, size), 3 * pixels + 8 * min(pixels, _STRIP))
+
+
+def _decoder_needs(image: Any, size: tuple[int, int]) -> int:
+    """Bytes that a decoder holds beside the pixels it gives, by measurement; few where it goes row by row."""
+    pixels, bands = image.width * image.height, len(image.getbands())
+    if image.format == "TIFF":  # a strip or tile, which may be all of it
+        return pixels * sum(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) // 8
+    if image.format == "MPO" or (image.format == "JPEG" and _has_scans(image)):  # all coefficients, in 16 bits
+        parts = [across * down for _, across, down, _ in image.layer]
+        return 2 * size[0] * size[1] * sum(parts) // max(parts)
+    return pixels * {"JPEG2000": 5 * bands, "WEBP": 12, "AVIF": 2 * bands}.get(image.format, 0)
+
+
+def _has_scans(image: Any) -> bool:
+    """Whether a JPEG comes in several scans: it is progressive, or its first one, behind whose head PIL stands, is not
+    of all colours; such a head has no 0xFF but the first, so that none can be made up of two pieces.
+    """
+    colours = image.layers
+    image.fp.seek(-(8 + 2 * colours), os.SEEK_CUR)
+    head = image.fp.read(8 + 2 * colours)
+    whole = head.startswith(bytes([0xFF, 0xDA, 0, 6 + 2 * colours, colours])) and 0xFF not in head[1:]
+    return bool(image.info.get("progressive")) or not whole
 
 
 def _orientation(image: Image.Image) -> int:
@@ -145,7 +232,7 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:
         return 1
-    return value if value in _TURN else 1
+    return value if value in _AS_STORED else 1
 
 
 def _turn(path: str | Path, image: Image.Image, annotated_size: tuple[int, int] | None) -> int:
@@ -161,14 +248,29 @@ def _turn(path: str | Path, image: Image.Image, annotated_size: tuple[int, int] 
     raise ImageError(path, f"the image is {upright[1]} x {upright[0]} px but its annotation says {width} x {height} px")
 
 
+def _upright_rgb(path: str | Path, image: Image.Image, turn: int) -> np.ndarray:
+    """A decoded image as RGB uint8 (H, W, 3), with the orientation `turn` undone, by strips of whole rows."""
+    width, height = image.size
+    rows = max(1, _STRIP // max(width, 1))
+    if image.mode == "I":
+        low, high = cast(tuple[int, int], image.getextrema())
+        if low < 0 or high > 65535:
+            raise ImageError(path, f"pixel values {low} to {high} are outside 16 bits")
+    if rows >= height and turn == 1:  # most images: not copied once more
+        return np.asarray(_to_rgb(path, image))
+    upright = np.empty((width, height, 3) if turn >= 5 else (height, width, 3), np.uint8)
+    stored = _AS_STORED[turn](upright)  # (height, width, 3), a view
+    for top in range(0, height, rows):
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        stored[top : top + rows] = np.asarray(_to_rgb(path, strip))
+    return upright
+
+
 def _to_rgb(path: str | Path, image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # I;16, I;16B, I: convert("RGB") would cut everything above 255 to white
-        values = np.asarray(image).astype(np.int64)  # (H, W)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(path, f"pixel values {values.min()} to {values.max()} are outside 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")  # 65535 / 257 = 255
+        return Image.fromarray(_GREY_OF_16_BITS[np.asarray(image)]).convert("RGB")
     if image.mode == "F":
         raise ImageError(path, "32-bit floating-point pixels have no fixed white")
     if image.has_transparency_data:
@@ -182,7 +284,7 @@ def _reason(path: str | Path, error: Exception, content: bytes | None = None) ->
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than the limit of {MAX_PIXELS:,} px"
+        return f"it has more than the limit of {Image.MAX_IMAGE_PIXELS:,} px"
     try:
         with Path(path).open("rb") if content is None else io.BytesIO(content) as file:
             head = file.read(512)

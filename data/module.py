@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from backbone.errors import InputError, check_options
 from data.bad_images import BadImages
 from data.folders import count_of, existing_folder, say
-from data.images import ImageError, open_image
+from data.images import ImageError, memory_limit, open_image
 from data.loading import fitting_workers, input_size, make_loader, sample_seed, worker_count
 from data.records import SPLITS, Records, Split, joined
 from data.samples import built_in_sample
@@ -222,6 +222,7 @@ class DataModule(LightningDataModule):
         """Find and check what `stage` needs; print what was found, a line for each split."""
         wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
         first = not self._splits
+        memory_limit()  # a mistake in it is told before the start
         for split in wanted.get(stage, ()):
             if split in self._splits:
                 continue

@@ -330,7 +330,7 @@ class _Cli(LightningCLI):
                     f"--ckpt_path {kwargs['ckpt_path']} does not fit the model ({reason}); leave out the "
                     "--model options that change its shape."
                 ) from None
-            if sentence := str(error) if isinstance(error, InputError) else explained(error):
+            if sentence := explained(error):
                 raise InputError(f"{sentence}{self._kept()}") from error
             raise
         finally:

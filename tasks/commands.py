@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from backbone.errors import InputError
 from backbone.names import printed
 from tasks.failures import explained
 
@@ -82,9 +81,6 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
     try:
         with _sigterm_raises():
             return commands[args[0]][1](args[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except Exception as error:
         if (meaning := explained(error)) is None:
             raise

@@ -17,7 +17,10 @@ _MEANINGS = (
     # that of a bus error too, in which a write to shared memory ends that was promised, but is not there
     (r"shared memory", f"the shared memory, /dev/shm, is too small for the loading processes; {_FEWER}, {_SHARED}."),
     (r"DataLoader timed out", f"the loading processes have given no batch for too long; {_FEWER}, {_SHARED}."),
-    (r"DataLoader worker .*(?:is killed by|exited)", f"a loading process was killed, mostly for its memory; {_FEWER}."),
+    (
+        r"DataLoader worker .*(?:is killed by|exited)",
+        f"a loading process was killed, mostly for its memory; {_FEWER}, {_SHARED}.",
+    ),
     (
         r"^OutOfMemoryError|(?:CUDA|MPS).* out of memory|_ALLOC_FAILED",
         "the memory of the device is full; give a smaller --data.batch_size.",
@@ -37,18 +40,19 @@ _MEANINGS = (
 def explained(error: BaseException) -> str | None:
     """What failed, and what to do about it, where it is memory, a loading process or a disk; None for all else.
 
-    An InputError that a loading process raised has come here inside of a traceback: its own sentence is given.
+    Of an InputError it is its own sentence, which has come from a loading process inside of a traceback.
     """
     if not isinstance(error, Exception):
         return None
-    kind, text = type(error).__name__, str(error)
+    given = isinstance(error, InputError)
+    kind, text = type(error).__name__, str(error.args[0]) if given else str(error)
     if crossed := re.match(r"Caught (\w+) in ", text):  # "... DataLoader worker process 0", and then its traceback
         kind = crossed[1]
         text = text.rpartition(f"{kind}: ")[2].strip()
         if kind in (InputError.__name__, *(below.__name__ for below in InputError.__subclasses__())):
             return text
-    elif isinstance(error, InputError):
-        return None
+    elif given:
+        return str(error)
     if error.__cause__ and (meaning := explained(error.__cause__)):
         return meaning
     for pattern, meaning in _MEANINGS:

@@ -172,7 +172,7 @@ class EndTogether(Callback):
         if isinstance(error, SystemExit | KeyboardInterrupt):
             message = "", int(getattr(error, "code", 130))
         elif error is not None:
-            sentence = str(error) if isinstance(error, InputError) else explained(error)
+            sentence = explained(error)
             message = sentence or f"process {self._rank} failed: {type(error).__name__}: {error}", 2 if sentence else 1
         for rank in self._peers:
             self._tell(rank, message)

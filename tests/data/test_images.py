@@ -1,13 +1,24 @@
+import io
+import os
 import pickle
+import signal
+import socket
 import struct
+import subprocess
+import sys
+import textwrap
+import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import one_sentence
 from PIL import Image
 
 from backbone import InputError
-from data.images import ImageError, image_size, open_image, to_array
+from data import images
+from data.images import ImageError, image_size, memory_limit, open_image, read_exif, to_array
 
 # Four flat quarters, so that golden values hold after JPEG too: red green / blue grey, 64 x 48 px.
 QUARTERS = np.zeros((48, 64, 3), np.uint8)
@@ -161,13 +172,181 @@ def png_of_size(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
+LIMIT = "MOBILENET_TASKS_MAX_IMAGE_MB"
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [9_460, 20_000])  # just over the limit, where PIL warns; and where it refuses
+@pytest.mark.parametrize("side", [11_350, 20_000, 40_000])  # just over the limit; where PIL warns; and where it refuses
 def test_a_decompression_bomb_is_refused_from_its_header(tmp_path, side):
     (tmp_path / "bomb.png").write_bytes(png_of_size(side, side))
-    for look in (open_image, image_size):
-        with pytest.raises(ImageError, match=r"bomb\.png: .*limit of 89,478,485 px; replace or remove"):
+    for look in (open_image, image_size, read_exif):
+        with pytest.raises(ImageError, match=r"bomb\.png: .*limit of (910 MB|227,500,000 px).*; replace or remove"):
             look(tmp_path / "bomb.png")
+
+
+def encoded(image, kind, **options):
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def refused_at(limit, content, monkeypatch, **options):
+    monkeypatch.setenv(LIMIT, str(limit))
+    with pytest.raises(ImageError, match="limit of"):
+        open_image("a", content=content, **options)
+
+
+def accepted_at(limit, content, monkeypatch, **options):
+    monkeypatch.setenv(LIMIT, str(limit))
+    return open_image("a", content=content, **options)
+
+
+PLAIN = Image.new("RGB", (2000, 1000), (1, 2, 3))  # 2 Mpx, of which 1 is converted at a time: 8.4 MB more
+LARGE = PLAIN.resize((2500, 2000))
+FULL = {"subsampling": 0}  # colours at full resolution
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "options", "megabytes"),
+    [
+        (PLAIN, "png", {}, 8 + 6 + 9),  # 4 bytes as PIL has them, and 3 of RGB
+        (PLAIN.convert("L"), "png", {}, 2 + 6 + 9),
+        (PLAIN.convert("P"), "png", {"transparency": 0}, 2 + 6 + 9),
+        (PLAIN.convert("LA"), "png", {}, 8 + 6 + 9),
+        (PLAIN.convert("RGBA"), "png", {}, 8 + 6 + 9),
+        (Image.new("I;16", PLAIN.size), "png", {}, 4 + 6 + 9),
+        (PLAIN.convert("CMYK"), "jpeg", {}, 8 + 6 + 9),
+        (LARGE, "jpeg", FULL, 20 + 15 + 9),
+        (LARGE, "jpeg", {**FULL, "progressive": True}, 20 + 30),  # 3 coefficients of 2 bytes each
+        (PLAIN, "webp", {}, 32),
+    ],
+    ids=lambda value: getattr(value, "mode", None),
+)
+def test_the_limit_is_of_the_memory_that_decoding_takes(image, kind, options, megabytes, monkeypatch):
+    content = encoded(image, kind, **options)
+    refused_at(megabytes - 1, content, monkeypatch)
+    assert accepted_at(megabytes, content, monkeypatch).shape == (image.height, image.width, 3)
+
+
+SCAN, SCAN_OF_ONE = b"\xff\xda\x00\x0c\x03\x01\x00\x02\x11\x03\x11", b"\xff\xda\x00\x08\x01\x01\x00"
+
+
+def test_a_jpeg_is_measured_by_what_is_decoded_of_it_unless_its_coefficients_are_all_kept(monkeypatch):
+    """At an eighth, 0.03 Mpx, and 8 MB are the least for 2 Mpx of anything; in several scans 12 MB are kept."""
+    small = {"at_least": (100, 100)}
+    content = encoded(PLAIN, "jpeg", **FULL)
+    assert accepted_at(8, content, monkeypatch, **small).shape == (125, 250, 3)
+    refused_at(7, content, monkeypatch, **small)
+    assert SCAN in content
+    for several in (encoded(PLAIN, "jpeg", **FULL, progressive=True), content.replace(SCAN, SCAN_OF_ONE)):
+        refused_at(12, several, monkeypatch, **small)
+
+
+def test_what_was_accepted_of_rgb_still_is_and_pil_neither_warns_nor_refuses_below_the_limit(tmp_path, monkeypatch):
+    assert memory_limit() == 910 * 10**6
+    assert Image.MAX_IMAGE_PIXELS == 227_500_000
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for width, height in ((9_459, 9_459), (11_349, 11_349)):
+            (tmp_path / "a.png").write_bytes(png_of_size(width, height))
+            with pytest.raises(ImageError, match="cannot be decoded"):  # it has no pixels, but the limit lets it pass
+                open_image(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert memory_limit() == 910 * 10**6
+    assert Image.MAX_IMAGE_PIXELS is None  # who has taken it away keeps it so
+
+
+def test_a_row_too_wide_for_pil_is_a_bad_image_and_no_want_of_memory(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_of_size(89_478_485, 1))
+    with pytest.raises(ImageError, match="89478485 x 1 px is too wide"):
+        open_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "1e3"])
+def test_a_limit_that_is_no_number_of_megabytes_is_refused(value, tmp_path, monkeypatch):
+    Image.fromarray(QUARTERS).save(tmp_path / "a.png")
+    monkeypatch.setenv(LIMIT, value)
+    for look in (open_image, image_size, read_exif):
+        with one_sentence(f"{LIMIT} is '{value}'") as refused:
+            look(tmp_path / "a.png")
+        assert not isinstance(refused.value, ImageError)  # which would be one bad image of many
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("kind", ["RGB", "P", "RGBA", "I;16"])
+def test_strips_make_up_the_image_to_the_last_bit(kind, orientation, monkeypatch):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (45, 31, 4), dtype=np.uint8))
+    if kind == "I;16":
+        image = Image.fromarray(rng.integers(0, 65536, (45, 31), dtype=np.uint16))
+    elif kind != "RGBA":
+        image = image.convert("RGB").quantize(40) if kind == "P" else image.convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(image, "png", exif=exif, **({"transparency": bytes(range(40))} if kind == "P" else {}))
+    whole = open_image("a.png", content=content)
+    monkeypatch.setattr(images, "_STRIP", 7 * 31)  # seven rows, and three at the end
+    np.testing.assert_array_equal(open_image("a.png", content=content), whole)
+    assert whole.flags.c_contiguous
+    if kind == "RGB":
+        np.testing.assert_array_equal(whole, UPRIGHT[orientation](np.asarray(image)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("L", "png", {}),
+        ("RGB", "png", {}),
+        ("RGBA", "png", {}),
+        ("LA", "png", {}),
+        ("I;16", "png", {}),
+        ("P", "png", {"transparency": 0}),
+        ("RGB", "jpeg", {}),
+        ("CMYK", "jpeg", {}),
+        ("RGB", "jpeg", {"subsampling": 0, "progressive": True}),
+        ("RGB", "webp", {"lossless": True, "method": 0}),
+        ("RGB", "jpeg2000", {}),
+    ],
+)
+def test_the_memory_counted_is_within_a_quarter_of_what_decoding_takes(mode, kind, options, tmp_path):
+    """The peak of a process of its own, with 36 Mpx; ru_maxrss would begin with that of this one, which starts it."""
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("only Linux tells a process's peak so")
+    Image.new(mode, (6000, 6000)).save(tmp_path / "a", kind, **options)
+    code = """
+        import re
+        from pathlib import Path
+        from PIL import Image
+        from data.images import _memory_needed, open_image
+        with Image.open("a") as image:
+            counted = _memory_needed(image, image.size)
+        peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+        before = peak()
+        open_image("a")
+        print(counted / (peak() - before))
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert 0.75 < float(done.stdout) < 1.25
+
+
+@pytest.mark.parametrize("look", [open_image, image_size, read_exif])
+def test_what_is_no_regular_file_is_refused_at_once(look, tmp_path, monkeypatch):
+    """A pipe that nobody writes to lets whoever opens it wait for ever; the alarm would end that."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    monkeypatch.chdir(tmp_path)  # the name of a socket may be 107 bytes long
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.jpg")
+        signal.alarm(20)
+        for name, kind in (("pipe.jpg", "a pipe"), ("socket.jpg", "a socket"), ("/dev/zero", "a device")):
+            with pytest.raises(ImageError, match=f"{name}: it is {kind}, not a file"):
+                look(name)
+        with pytest.raises(ImageError, match="Is a directory"):
+            look(tmp_path)
+        signal.alarm(0)
 
 
 @pytest.mark.parametrize(

@@ -107,3 +107,9 @@ def test_shared_memory_is_looked_at_before_the_start_and_never_after_a_fit(class
     roomy.setup("validate")
     roomy.setup("test")
     assert roomy.num_workers == 2
+
+
+def test_a_mistake_in_the_limit_of_an_image_is_told_before_the_start(classes_root, monkeypatch):
+    monkeypatch.setenv("MOBILENET_TASKS_MAX_IMAGE_MB", "many")
+    with one_sentence("MOBILENET_TASKS_MAX_IMAGE_MB is 'many'"):
+        ClassificationDataModule(root=str(classes_root)).setup("fit")
