@@ -1,13 +1,19 @@
 """What processes tell each other."""
 
 import os
+import queue
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tasks.processes import gather
+from backbone import InputError
+from tasks import processes
+from tasks.processes import EndTogether, gather
 
 
 def test_in_one_process_its_own_entries_come_back_by_key():
@@ -20,7 +26,9 @@ def test_two_processes_gather_each_entry_once_even_if_one_has_none(tmp_path):
     script = f"""
 import sys
 import numpy as np, torch.distributed as dist
-from tasks.processes import gather
+from backbone import InputError
+from tasks import processes
+from tasks.processes import EndTogether, gather
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=rank, world_size=2)
 for mine in ([0, 2, 4, 6], [1, 3, 5, 0])[rank], ([], [3, 1])[rank]:
@@ -39,3 +47,82 @@ dist.destroy_process_group()
     outputs = [process.communicate(timeout=120)[0] for process in running]
     expected = "\n".join(str({i: [i, 10 * i] for i in ids}) for ids in (range(7), (1, 3))) + "\n"
     assert outputs == [expected, expected]
+
+
+@pytest.fixture
+def connected(monkeypatch):
+    """Three that are connected as three processes are, in this one; and the exit codes that they were ended with."""
+    ended = []
+    monkeypatch.setattr(processes, "_HEARD_S", 0.3)
+    monkeypatch.setattr(processes.os, "_exit", ended.append)
+    offer = queue.Queue()
+
+    def broadcast(given):
+        if given is None:
+            given = offer.get()
+        offer.put(given)
+        return given
+
+    three = [EndTogether(lambda: " Kept.") for _ in range(3)]
+    strategy = SimpleNamespace(launcher=None, broadcast=broadcast)
+    threads = [
+        threading.Thread(
+            target=one.setup, args=(SimpleNamespace(world_size=3, global_rank=i, strategy=strategy), None, "fit")
+        )
+        for i, one in enumerate(three)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    yield three, ended
+    for one in three:
+        for peer in one._peers.values():
+            peer.close()
+
+
+def ends(one, error=None):
+    with one:
+        if error is not None:
+            raise error
+
+
+def test_processes_that_end_well_let_each_other_go(connected):
+    three, ended = connected
+    for one in three:
+        ends(one)
+    time.sleep(0.6)
+    assert ended == []
+
+
+def test_what_one_process_fails_with_is_what_the_first_ends_with(connected):
+    three, ended = connected
+    own = threading.Thread(target=lambda: pytest.raises(SystemExit, ends, three[2], InputError("a is b; give c.")))
+    own.start()
+    with pytest.raises(InputError, match=r"^a is b; give c\. Kept\.$"):
+        ends(three[0], RuntimeError("connection closed by peer"))  # what it has noticed of it
+    with pytest.raises(SystemExit) as silent:
+        ends(three[1], RuntimeError("connection closed by peer"))
+    assert silent.value.code == 2
+    own.join(10)
+    time.sleep(0.6)
+    assert set(ended) == {2}  # those that had not come to their own end by then
+
+
+def test_a_process_that_is_gone_ends_the_others_with_the_first_speaking(connected, capsys):
+    three, ended = connected
+    three[1]._peers[0].shutdown(2)  # as the system does for a process that is killed
+    time.sleep(1)
+    assert set(ended) == {1}
+    [error] = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("error: process 1 of the run is gone")
+
+
+def test_where_the_first_is_gone_the_second_speaks(connected, capsys):
+    three, ended = connected
+    for peer in three[0]._peers.values():
+        peer.shutdown(2)
+    with pytest.raises(InputError, match="process 0 of the run is gone"):
+        ends(three[1], RuntimeError("connection closed by peer"))
+    with pytest.raises(SystemExit):
+        ends(three[2], RuntimeError("connection closed by peer"))

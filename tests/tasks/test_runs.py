@@ -3,6 +3,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +93,38 @@ def test_newest_checkpoint_passes_over_runs_without_one(tmp_path):
         newest_checkpoint("classification", tmp_path)
 
 
+def test_a_clock_set_back_changes_neither_the_order_of_runs_nor_the_newest(tmp_path, monkeypatch):
+    names = []
+    for hour in (12, 10, 10, 11, 12):
+        monkeypatch.setattr("tasks.runs.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2, hour)))  # noqa: B023
+        with new_run("detection", tmp_path, "--runs") as run:
+            (run / "checkpoints").mkdir()
+            (run / "checkpoints" / "best.ckpt").touch()
+            os.utime(run / "checkpoints" / "best.ckpt", (1000 - len(names), 1000 - len(names)))
+        names.append(run.name)
+        assert newest_checkpoint("detection", tmp_path).parts[-3] == run.name
+    assert names == ["2026-01-02_12-00-00", *(f"2026-01-02_12-00-00_{count}" for count in range(2, 6))]
+    point_latest(tmp_path / "detection" / names[1])  # the run that ended last, though another began after it
+    assert newest_checkpoint("detection", tmp_path).parts[-3] == names[1]
+
+
+def test_the_start_of_a_run_sweeps_what_a_killed_one_left_half_written(tmp_path):
+    path = tmp_path / "detection" / "2026" / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    process = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=(path,))
+    process.start()
+    while not list(path.parent.glob(".tmp~*")):
+        pass
+    os.kill(process.pid, signal.SIGSTOP)
+    with new_run("detection", tmp_path, "--runs"):
+        left = list(path.parent.glob(".tmp~*"))  # of a process that is still there
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with new_run("detection", tmp_path, "--runs"):
+        assert left
+        assert not list(path.parent.glob(".tmp~*"))
+
+
 def saved(content):
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -157,6 +190,49 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert torch.equal(torch.load(path, weights_only=True)["x"], torch.arange(2_000_000))
+
+
+def test_the_last_checkpoint_is_kept_as_the_previous_one_and_offered_where_the_new_one_is_damaged(tmp_path):
+    path = tmp_path / "last.ckpt"
+    for step in range(3):
+        AtomicCheckpointIO().save_checkpoint({"task": "detection", "global_step": step}, path)
+    assert read_checkpoint(path, "detection")["global_step"] == 2
+    assert read_checkpoint(tmp_path / "previous.ckpt", "detection")["global_step"] == 1
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], whole[:-30]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"last\.ckpt is .*{tmp_path}/previous\.ckpt can be read"):
+            read_checkpoint(path, "detection")
+
+
+def test_one_flipped_bit_of_what_a_checkpoint_holds_is_found(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({"task": "detection", "state_dict": {"a": torch.randn(40, 50), "b": torch.randn(9)}}, path)
+    whole, content = path.read_bytes(), read_checkpoint(path, "detection")["state_dict"]
+    generator = random.Random(0)
+    found = 0
+    for place in generator.sample(range(len(whole)), 400):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            read = read_checkpoint(path, "detection")["state_dict"]
+        except InputError:
+            found += 1
+        else:  # a byte that means nothing: padding, a date
+            assert all(torch.equal(read[name], tensor) for name, tensor in content.items())
+    assert found > 300
+
+
+@pytest.mark.parametrize("key", ["state_dict", "current_model_state"])
+def test_weights_that_are_not_finite_are_not_saved(key, tmp_path):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({key: {"x": torch.ones(2)}, "global_step": 7}, path)
+    for value in (math.nan, math.inf):
+        with pytest.raises(InputError, match="x is not finite at step 8"):
+            AtomicCheckpointIO().save_checkpoint({key: {"x": torch.tensor([1, value])}, "global_step": 8}, path)
+    assert torch.equal(torch.load(path)[key]["x"], torch.ones(2))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_save_that_fails_leaves_the_old_checkpoint_and_no_remains(tmp_path):
