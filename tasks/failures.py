@@ -17,10 +17,9 @@ _MEANINGS = (
     # that of a bus error too, in which a write to shared memory ends that was promised, but is not there
     (r"shared memory", f"the shared memory, /dev/shm, is too small for the loading processes; {_FEWER}, {_SHARED}."),
     (r"DataLoader timed out", f"the loading processes have given no batch for too long; {_FEWER}, {_SHARED}."),
-    # not always by which signal, so that it may have been a bus error
     (
         r"DataLoader worker .*(?:is killed by|exited)",
-        f"a loading process was killed, mostly for memory; {_FEWER}, {_SHARED}.",
+        f"a loading process was killed, mostly for its memory; {_FEWER}, {_SHARED}.",
     ),
     (
         r"^OutOfMemoryError|(?:CUDA|MPS).* out of memory|_ALLOC_FAILED",
