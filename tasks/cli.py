@@ -373,6 +373,7 @@ _NOT_FOR_USERS = (
     ".*Checkpoint directory .* exists and is not empty.*",  # the validation after a fit
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*The number of training batches .* is smaller than the logging interval.*",
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # the figures are those of all processes already
     ".*Experiment logs directory .* exists and is not empty.*",
     ".*The dirpath has changed from .*",  # a resumed run has a folder of its own
     ".*your dataloader is not resumable.*",  # it is: data/loading.py starts where the checkpoint stands

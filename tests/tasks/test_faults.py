@@ -29,18 +29,15 @@ MODULE = """
 import os
 import signal
 import time
-from pathlib import Path
 
-
-Path("imported").touch()
-
+from lightning.pytorch.callbacks import Callback
 
 def network(images):
     return images.float().mean((2, 3))[:, :3]
 
 
 class Fault(Callback):
-    def __init__(self, kind, step=4, rank=0):
+    def __init__(self, kind: str, step: int = 4, rank: int = 0) -> None:
         self.kind, self.step, self.rank = kind, step, rank
 
     def on_before_optimizer_step(self, trainer, module, optimizer):
@@ -161,10 +158,10 @@ def test_a_teacher_that_a_checkpoint_alone_names_is_not_loaded(command, whole, m
     assert main([command, "--ckpt_path", str(run), *QUIET]) == (2 if command == "fit" else 0)
     told = capsys.readouterr()
     assert f"--model.teacher {module}:network" in told.out + told.err
-    assert not Path("imported").exists()
+    assert module not in sys.modules
     named = [command, "--ckpt_path", str(run), "--model.teacher", f"{module}:network", "--trainer.max_epochs", "4"]
     assert main([*named, *QUIET]) == 0
-    assert Path("imported").exists()
+    assert module in sys.modules
     assert f"{module}:network is a program" in capsys.readouterr().out
 
 
@@ -177,14 +174,14 @@ def test_a_config_imports_nothing_but_what_is_allowed(whole, module, tmp_path, c
     Path("own.yaml").write_text(f"allow_import: {module}\n")
     refused(main, ["fit", "--config", "own.yaml"], "allow_import is for the command line", capsys)
     refused(main, ["fit", "--trainer.callbacks", "os.system"], "os", capsys)
-    assert not Path("imported").exists()
+    assert module not in sys.modules
     assert main([*more, f"--allow_import={module}"]) == 0
-    assert Path("imported").exists()
+    assert module in sys.modules
     honest = ["--trainer.callbacks", "lightning.pytorch.callbacks.EarlyStopping"]
     assert main([*more, f"--allow_import={module}", *honest, "--trainer.callbacks.monitor", "val/top1"]) == 0
 
 
-@pytest.mark.parametrize("name", ["null", "~", "#x", "1e5", os.fsdecode(b"caf\xe9"), "a: b"])
+@pytest.mark.parametrize("name", ["null", os.fsdecode(b"#caf\xe9")])
 def test_a_root_of_any_name_is_the_folder_of_that_name(name, classes_root, tmp_path, capsys):
     shutil.copytree(classes_root, tmp_path / name)
     _, run = completed(main, capsys, "fit", "--data.root", name, *SMALL, *QUIET, "--trainer.max_epochs", "1")
@@ -231,21 +228,21 @@ def two(*args, start=("-m",), seconds=100):
 
 
 def test_an_error_of_one_process_ends_both_and_is_the_last_line(classes_root, module):
-    given = ["--data.root", str(classes_root), *SMALL, *QUIET, *EPOCHS, *faulty(module, kind="error", rank=1)]
+    given = ["--data.root", str(classes_root), *SMALL, *QUIET, *EPOCHS, *faulty(module, kind="error", step=1, rank=1)]
     done, took = two(*given, "--trainer.devices", "2", "--trainer.strategy", "ddp")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: process 1 failed: RuntimeError: what no one foresaw")
     assert took < 60
-    assert weights(latest())["global_step"] == 2  # the first epoch, of two steps for each of the two
+    assert weights(latest())["global_step"] == 1  # of the first epoch, which has one step here
 
 
 def test_torchrun_is_one_run_of_all_its_processes_and_stops_as_one(classes_root, module, tmp_path):
-    start = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "-m"]
-    given = ["--data.root", str(classes_root), *SMALL, *QUIET, *EPOCHS]
-    done, _ = two(*given, *faulty(module, kind="parent", rank=1, step=3), start=start)  # torchrun tells both
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    given = ["--data.root", str(classes_root), *SMALL, *QUIET, "--trainer.max_epochs", "50"]
+    done, _ = two(*given, *faulty(module, kind="parent", rank=1, step=1), start=start)  # torchrun tells both
     [run] = [path for path in Path("runs/classification").iterdir() if not path.is_symlink()]
     saved = weights(run)
-    assert saved["global_step"] == 4  # in the second epoch
+    assert saved["global_step"] == 2  # the step in work was done
     assert "interrupted, saved" in done.stdout
     wrong, _ = two(*given, "--trainer.devices", "3", start=start)
     assert "--trainer.devices 3" in wrong.stderr

@@ -424,7 +424,8 @@ def test_a_student_learns_from_a_cache_and_is_compared_with_its_teacher(best, cl
     logged = [row for row in rows_of(folder / "metrics.csv") if row["train/loss"]]
     assert len(logged) == 6
     assert all(row["train/loss"] == row["train/loss_teacher"] for row in logged)
-    student = ["test", "--ckpt_path", str(folder / "checkpoints" / "best.ckpt"), *EXACT]
+    alone = ["test", "--ckpt_path", str(folder / "checkpoints" / "best.ckpt"), *EXACT]
+    student = [*alone, "--model.teacher", str(teacher)]
     compared = figures(run(capsys, *student)[1])
     of_teacher = figures(run(capsys, "test", "--ckpt_path", str(teacher), *EXACT)[1])
     assert compared["test/teacher_top1"] == of_teacher["test/top1"]
@@ -432,9 +433,10 @@ def test_a_student_learns_from_a_cache_and_is_compared_with_its_teacher(best, cl
     assert compared["test/teacher_kl"] >= 0
     assert "test/teacher_top1" not in of_teacher
     teacher.unlink()
-    printed, folder = run(capsys, *student)
-    assert str(teacher) in printed
-    assert figures(folder) == {name: value for name, value in compared.items() if "teacher" not in name}
+    for command in (student, alone):  # a teacher that is gone, and one that the checkpoint alone names
+        printed, folder = run(capsys, *command)
+        assert str(teacher) in printed
+        assert figures(folder) == {name: value for name, value in compared.items() if "teacher" not in name}
 
 
 @pytest.mark.parametrize(

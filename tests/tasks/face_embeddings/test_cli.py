@@ -53,9 +53,9 @@ def lfw(people_root, tmp_path):
     return ["--data.pairs", str(tmp_path / "pairs.txt"), "--data.pairs_root", str(tmp_path / "lfw")]
 
 
-def test_a_run_leaves_what_the_readme_promises_and_the_data_as_they_were(best, people_root, capsys):
+def test_a_run_leaves_what_the_readme_promises_and_the_data_as_they_were(best, teacher, people_root, capsys):
     before = tree(people_root)
-    _, folder = run(capsys, "test", "--ckpt_path", best)
+    _, folder = run(capsys, "test", "--ckpt_path", best, "--model.teacher", teacher)
     assert tree(people_root) == before
     names = {"config.yaml", "metrics.json", "nets.csv", "pairs.csv", "images.csv", "pictures"}
     assert {path.name for path in folder.iterdir()} >= names
@@ -84,7 +84,8 @@ def test_on_the_sample_the_newest_net_of_attributes_is_the_teacher_and_config_ya
     _, folder = run(capsys, *given, *elsewhere)
     assert "2026-01-02" in yaml.safe_load((folder / "config.yaml").read_text())["model"]["teacher"]
     assert not Path("runs").exists()
-    _, folder = run(capsys, "test", "--ckpt_path", str(folder / "checkpoints" / "best.ckpt"))
+    named = ["--config", str(folder / "config.yaml")]
+    _, folder = run(capsys, "test", "--ckpt_path", str(folder / "checkpoints" / "best.ckpt"), *named)
     assert "test/teacher_auc" in figures(folder)
 
 
@@ -128,9 +129,11 @@ def test_without_known_people_the_distance_from_the_teacher_is_all(faces_root, t
 
 
 def test_an_interrupted_run_goes_on_with_its_own_teacher(trained, capsys):
-    """The teacher and its size, which the config may leave to be found out, are those of the checkpoint."""
+    """It is the one that its config names, and is loaded where the command names that config."""
     last = str(trained / "checkpoints" / "last.ckpt")
-    _, folder = run(capsys, "fit", "--ckpt_path", last, "--trainer.max_epochs", "2")
+    refused(main, ["fit", "--ckpt_path", last, "--trainer.max_epochs", "2"], f"--config {trained}/config.yaml", capsys)
+    named = ["--config", str(trained / "config.yaml")]
+    _, folder = run(capsys, "fit", "--ckpt_path", last, *named, "--trainer.max_epochs", "2")
     assert (folder / "checkpoints" / "best.ckpt").is_file()
 
 
