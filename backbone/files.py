@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        if isinstance(error, Exception) and (cause := disk_error(error)):
+        cause = error if isinstance(error, OSError) and not path.parent.is_dir() else disk_error(error)
+        if isinstance(error, Exception) and cause:
             raise InputError(f"{path} {not_written(cause)}") from error
         raise
 
@@ -58,13 +60,24 @@ def keep_as(path: Path, other: Path) -> None:
             shutil.copyfile(path, beside)
 
 
+@contextlib.contextmanager
+def room_beside(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, to build in and rename from; gone at the end, as is what killed processes left."""
+    sweep(path.parent)
+    start = f".tmp~{_HOST}~{os.getpid()}~"
+    with tempfile.TemporaryDirectory(prefix=start, dir=path.parent, ignore_cleanup_errors=True) as room:
+        yield Path(room)
+
+
 def sweep(folder: Path) -> None:
     """Remove what processes of this machine left half-written in `folder` when they were killed."""
     for file in folder.glob(".tmp~*"):
         _, host, process, *_ = [*file.name.split("~"), "", ""]
         if host == _HOST and process.isdecimal() and not _runs(int(process)):
+            if file.is_dir():
+                shutil.rmtree(file, ignore_errors=True)
             with contextlib.suppress(OSError):
-                file.unlink()
+                file.unlink(missing_ok=True)
 
 
 def disk_error(error: BaseException | None) -> OSError | None:

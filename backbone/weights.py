@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from backbone.download import check, digest_of, download, extract_one, kept_digest
 from backbone.errors import InputError
+from backbone.files import write_whole
 
 TABLE = Path(__file__).with_name("weights.csv")
 # What a task's word means without a width. Of the two SSDs the narrower one has a known digest, and was tried.
@@ -178,7 +179,7 @@ def _from_hub(word: str, fetch: bool) -> Weights:
     if not record.is_file():
         print(f"note: {word} is from now on its commit {kept['revision']}, SHA-256 {found} (kept in {record})")
     _make(record.parent)
-    record.write_text(json.dumps(kept, indent=1), "utf-8")
+    write_whole(record, json.dumps(kept, indent=1))
     return Weights(path, word, kept["revision"], found)
 
 

@@ -1,10 +1,10 @@
 """Unpacking the archives of a data set, whose SHA-256 backbone/download.py has checked; nothing is half there."""
 
 import tarfile
-import tempfile
 from pathlib import Path
 
 from backbone.errors import InputError
+from backbone.files import room_beside
 from data.folders import progress
 
 
@@ -19,10 +19,10 @@ def extract(archive: Path, folder: Path) -> None:
     try:
         with (
             tarfile.open(archive, "r:") as tar,  # never decompressed
-            tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary,
+            room_beside(folder) as room,
         ):
             tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.0 to 3.11.3 have none
-            unpacked = Path(temporary) / "unpacked"
+            unpacked = room / "unpacked"
             tar.extractall(unpacked, progress(tar, desc=f"unpacking {archive.name}", unit="file"))
             inner = unpacked / folder.name
             (inner if inner.is_dir() else unpacked).replace(folder)

@@ -9,7 +9,6 @@ round): average hash 70 % with 64 bits, 90 % with 256; difference hash 87 % and 
 import contextlib
 import hashlib
 import os
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -17,6 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from backbone.errors import InputError
+from backbone.files import replacing, sweep
 from data.folders import progress
 from data.images import ImageError, open_image
 from data.records import Records, positions_in
@@ -159,9 +160,9 @@ def _save(images: Records, hashes: np.ndarray, stamps: np.ndarray) -> None:
     if cached := _cached(images.folder):
         other = ~np.isin(cached["file_names"], images.file_names)
         arrays = {key: np.concatenate([array, cached[key][other]]) for key, array in arrays.items()}
-    with contextlib.suppress(OSError, RuntimeError):  # a full disk, no home folder: hashed again next time
+    with contextlib.suppress(OSError, RuntimeError, InputError):  # a full disk, no home folder: hashed again next time
         path = _cache_file(images.folder)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as unfinished:
-            np.savez(Path(unfinished) / path.name, **arrays)  # type: ignore[arg-type]  # its stub: allow_pickle
-            (Path(unfinished) / path.name).replace(path)
+        sweep(path.parent)
+        with replacing(path) as beside:
+            np.savez(beside, **arrays)  # type: ignore[arg-type]  # its stub: allow_pickle

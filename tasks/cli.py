@@ -41,11 +41,8 @@ def run(module_class: type[TaskModule], datamodule_class: type[LightningDataModu
         logging.getLogger(name).setLevel(logging.WARNING)  # their banners
     for message in _NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
-    args, allowed = _without_allowed(verbatim(args))
-    set_loader("yaml", load_config, UNREADABLE)
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_IMPORTED, *allowed])
     try:
-        _Cli(module_class, datamodule_class, args)
+        _Cli(module_class, datamodule_class, prepared(args))
     except SystemExit as stop:  # --help, a mistake in the arguments, Ctrl-C
         return int(stop.code or 0)
     return 0
@@ -54,9 +51,12 @@ def run(module_class: type[TaskModule], datamodule_class: type[LightningDataModu
 _IMPORTED = ("lightning", "torch", "torchmetrics", "backbone", "data", "tasks")  # what a config may name
 
 
-def _without_allowed(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments without each `--allow_import MODULE`, and those modules: no config may allow itself more."""
-    rest, allowed, words = [], [], iter(args)
+def prepared(args: Sequence[str]) -> list[str]:
+    """The arguments as a parser may take them, with paths as they are given; configs import what is allowed alone.
+
+    Each `--allow_import MODULE`, which no config may say for itself, is taken out. Raises InputError.
+    """
+    rest, allowed, words = [], [], iter(verbatim(args))
     for word in words:
         name, _, value = word.partition("=")
         if name != "--allow_import":
@@ -66,7 +66,9 @@ def _without_allowed(args: Sequence[str]) -> tuple[list[str], list[str]]:
         if not all(part.isidentifier() for part in module.split(".")) or module.startswith("jsonargparse"):
             raise InputError(f"--allow_import {module!r} is no module; give its name, as my_package.callbacks.")
         allowed.append(module)
-    return rest, allowed
+    set_loader("yaml", load_config, UNREADABLE)
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_IMPORTED, *allowed])
+    return rest
 
 
 class _Parser(LightningArgumentParser):
@@ -347,6 +349,8 @@ class _Cli(LightningCLI):
     def _kept(self) -> str:
         """What to add for the user where a run failed that had been saved before."""
         last = self.run_dir / "checkpoints" / "last.ckpt"
+        if not last.is_file() and self.subcommand == "fit" and self.checkpoint_path:
+            last = self.checkpoint_path  # it went on from there, and came to no other
         return f" The last checkpoint is kept: {last}." if last.is_file() else ""
 
     def _finish(self) -> None:

@@ -22,6 +22,11 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does."""
 
 
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """The exit code by which a shell reports the signal that stopped a command."""
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+
+
 def main(
     task: str,
     about: str,
@@ -88,7 +93,7 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
         return 2
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)  # as a shell reports it
+        return exit_code(stop)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def new_run(task: str, root: Path, option: str) -> Iterator[Path]:
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     try:
         missing = [path for path in (root / task, root, *root.parents) if not path.exists()]
-        newest = max(((_order(path), path) for path in (root / task).glob("*")), default=(("", 0), None))[0]
+        newest = max(((run_order(path), path) for path in (root / task).glob("*")), default=(("", 0), None))[0]
         time = max(now, newest[0])
         for count in itertools.count(newest[1] + 1 if time == newest[0] else 1):
             folder = root / task / (time if count == 1 else f"{time}_{count}")
@@ -59,7 +59,7 @@ def new_run(task: str, root: Path, option: str) -> Iterator[Path]:
         raise
 
 
-def _order(run: Path) -> tuple[str, int]:
+def run_order(run: Path) -> tuple[str, int]:
     """Where a run folder is among the others by its name: its time, and its number among those of one second."""
     name = re.fullmatch(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)(?:_(\d+))?", run.name)
     return (name[1], int(name[2] or 1)) if name else ("", 0)
@@ -86,7 +86,7 @@ def best_checkpoints(task: str, root: Path) -> list[Path]:
 
     def order(path: Path) -> tuple[bool, tuple[str, int], float]:  # by its time only where a run was renamed
         run = path.parents[1]
-        return run.resolve() == latest, _order(run), path.stat().st_mtime
+        return run.resolve() == latest, run_order(run), path.stat().st_mtime
 
     runs = (run for run in (root / task).glob("*") if not run.is_symlink())  # `latest` is one of the others
     found = [path for run in runs if (path := run / "checkpoints" / "best.ckpt").is_file()]

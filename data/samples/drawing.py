@@ -3,7 +3,6 @@
 import colorsys
 import contextlib
 import functools
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from backbone.errors import InputError
+from backbone.files import room_beside
 from data import folders
 
 progress = functools.partial(folders.progress, desc="drawing the sample", unit="image")
@@ -28,8 +28,8 @@ def drawn_whole(folder: str | Path) -> Iterator[Path]:
         raise InputError(f"{folder} exists and is not an empty folder; give a new one.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            drawn = Path(temporary) / "sample"
+        with room_beside(folder) as room:
+            drawn = room / "sample"
             yield drawn
             drawn.replace(folder)
     except OSError as error:

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from backbone.errors import InputError
+from backbone.files import room_beside
 from tasks.distillation.teachers import ENOUGH_TO_TELL, digest_of
 
 Manifest = Mapping[str, Any]  # see `manifest_of`
@@ -228,8 +228,8 @@ def _create(folder: Path, manifest: Manifest) -> None:
                 f"the cache {folder} needs {size / 1e9:.1f} GB for {views} views of {images:,} images and the disk has "
                 f"{free / 1e9:.1f}; name a folder on another disk, or ask for fewer views."
             )
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".cache_", ignore_cleanup_errors=True) as at:
-            new = Path(at) / folder.name
+        with room_beside(folder) as room:
+            new = room / folder.name
             new.mkdir()
             np.lib.format.open_memmap(new / "logits.npy", "w+", np.float16, shape).flush()  # zeros, of no size yet
             np.lib.format.open_memmap(new / "done.npy", "w+", np.uint8, shape[:2]).flush()

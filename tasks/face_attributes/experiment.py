@@ -27,14 +27,15 @@ from backbone.names import shown
 from data.attributes import AttributesDataModule
 from data.loading import input_size
 from tasks.__main__ import TABLE_12
-from tasks.cli import run
+from tasks.cli import prepared, run
+from tasks.commands import exit_code
 from tasks.distillation.module import check_distillation
 from tasks.distillation.teachers import build_teacher
 from tasks.face_attributes.module import FaceAttributesModule
 from tasks.options import CONFIGS, LINKS, read_config
 from tasks.pooled import pooled_network
 from tasks.reporting import BLUE, DPI, ORANGE, markdown_table, save_figure, write_csv
-from tasks.runs import read_checkpoint
+from tasks.runs import read_checkpoint, run_order
 
 _PROG = "python -m tasks.face_attributes experiment"
 _CONFIGS = CONFIGS / "face_attributes"
@@ -82,7 +83,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--students", type=list[Student], help="the shapes")
     parser.add_argument("--arms", type=list[Arm], help="distilled, labels, or both, which is the default")
     parser.add_argument("--steps", type=PositiveInt, help="of every student's run")
-    given = _parsed(parser.parse_args, args)
+    given = _parsed(parser.parse_args, prepared(args))
     config = Path(given.pop("config", _CONFIGS / "experiment_sample.yaml"))
     folder = Path(given.pop("runs", "runs")) / "face_attributes" / given.pop("name", config.stem)
     settings = read_config(config)
@@ -102,8 +103,8 @@ def main(args: list[str]) -> int:
             print(f"\n[{number}/{len(runs)}] {each.name}", flush=True)
             if code := _make(each, folder):
                 break
-    except KeyboardInterrupt:
-        code = 130  # as a shell reports Ctrl-C
+    except KeyboardInterrupt as stop:
+        code = exit_code(stop)
     done = [each for each in runs if _finished(folder / each.name, "test")]
     if done:
         write_table(folder, [_row(each, folder / each.name, images[each.name]) for each in done])
@@ -240,7 +241,7 @@ def _make(each: Run, folder: Path) -> int:
         if _finished(own, split) or (command == "fit" and each.checkpoint):
             continue
         begun = own.glob("face_attributes/2*/checkpoints/last.ckpt")
-        checkpoint = max(begun, key=lambda file: file.stat().st_mtime, default=None)
+        checkpoint = max(begun, key=lambda file: run_order(file.parents[1]), default=None)
         if command == "test":
             checkpoint = Path(each.checkpoint or f"{_finished(own, 'val')}/checkpoints/best.ckpt")
         args = [command, "--config", str(config), *(["--ckpt_path", str(checkpoint)] if checkpoint else [])]
@@ -256,7 +257,7 @@ def _make(each: Run, folder: Path) -> int:
 
 def _finished(folder: Path, split: str) -> Path | None:
     """The run in `folder` that came to figures of a split, which a report writes last."""
-    for file in sorted(folder.glob("face_attributes/2*/metrics.json")):
+    for file in sorted(folder.glob("face_attributes/2*/metrics.json"), key=lambda file: run_order(file.parent)):
         if f"{split}/map" in json.loads(file.read_text("utf-8")):
             return file.parent
     return None

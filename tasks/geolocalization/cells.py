@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from backbone.errors import InputError
+from backbone.files import replacing
 from tasks.geolocalization import s2
 from tasks.geolocalization.sphere import haversine_km, to_latlng, to_xyz, unit
 
@@ -82,15 +83,8 @@ class Partition:
 
     def save(self, path: Path) -> None:
         """Write an .npz file, complete or not at all. Raises InputError where it cannot be written."""
-        part = path.with_name(f".{path.name}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez(file, **vars(self))
-            part.replace(path)
-        except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror or error}); give another path.") from error
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as beside, beside.open("wb") as file:
+            np.savez(file, **vars(self))
 
     @classmethod
     def load(cls, path: Path) -> Partition:
