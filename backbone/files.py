@@ -28,6 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(path)
+        _flush_names(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -96,6 +97,16 @@ def not_written(error: OSError) -> str:
         "make room on its disk" if full else "raise the limit" if error.errno == errno.EFBIG else "make it writable"
     )
     return f"cannot be written ({error.strerror}); {remedy}, or name a folder on another disk."
+
+
+def _flush_names(folder: Path) -> None:
+    """Write a folder's list of names to the disk, so that a loss of power does not take a rename back."""
+    with contextlib.suppress(OSError):  # Windows opens no folder
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _runs(process: int) -> bool:

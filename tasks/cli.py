@@ -332,7 +332,7 @@ class _Cli(LightningCLI):
                     f"--ckpt_path {kwargs['ckpt_path']} does not fit the model ({reason}); leave out the "
                     "--model options that change its shape."
                 ) from None
-            if sentence := explained(error):
+            if sentence := explained(error, f"a file of {self.run_dir}"):
                 raise InputError(f"{sentence}{self._kept()}") from error
             raise
         finally:

@@ -37,10 +37,11 @@ _MEANINGS = (
 )
 
 
-def explained(error: BaseException) -> str | None:
+def explained(error: BaseException, file: str = "a file of the run") -> str | None:
     """What failed, and what to do about it, where it is memory, a loading process or a disk; None for all else.
 
-    Of an InputError it is its own sentence, which has come from a loading process inside of a traceback.
+    Of an InputError it is its own sentence, which has come from a loading process inside of a traceback. `file` is what
+    could not be written, where the error does not say.
     """
     if not isinstance(error, Exception):
         return None
@@ -53,7 +54,7 @@ def explained(error: BaseException) -> str | None:
             return text
     elif given:
         return str(error)
-    if error.__cause__ and (meaning := explained(error.__cause__)):
+    if error.__cause__ and (meaning := explained(error.__cause__, file)):
         return meaning
     for pattern, meaning in _MEANINGS:
         if re.search(pattern, f"{kind}: {text}"):
@@ -61,12 +62,13 @@ def explained(error: BaseException) -> str | None:
     if crossed and issubclass(getattr(builtins, kind, object), OSError):
         return f"a loading process could not read the data ({text}); see that all of them can be read."
     if cause := disk_error(error):
-        return _of_the_disk(cause)
+        return _of_the_disk(cause, file)
     return None
 
 
-def _of_the_disk(error: OSError) -> str:
-    file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else "a file of the run"
+def _of_the_disk(error: OSError, file: str) -> str:
+    if isinstance(error.filename, str | bytes | os.PathLike):
+        file = os.fsdecode(error.filename)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
         return f"{file} {not_written(error)}"
     return f"{file} cannot be read or written ({error.strerror}); see to its permissions and its disk."
