@@ -209,7 +209,7 @@ def test_a_thousand_classes_are_imagenets(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["pt", "pt2"])
-def test_programs(tmp_path, form):
+def test_programs_are_loaded_and_said_to_be_code(tmp_path, form, capsys):
     theirs, batch, path = network().eval(), images(), tmp_path / f"teacher.{form}"
     with warnings.catch_warnings(action="ignore"):
         if form == "pt":
@@ -219,6 +219,7 @@ def test_programs(tmp_path, form):
             torch.export.save(torch.export.export(theirs, (torch.rand(2, 3, 32, 32),), dynamic_shapes=shapes), path)
     pixels = {"mean": (0.5, 0.4, 0.3), "std": (0.1, 0.2, 0.25)}
     teacher = load_teacher(path, **pixels, names=["a", "b", "c"])
+    assert f"{path} is a program" in capsys.readouterr().out
     alike(teacher(batch), theirs, batch, **pixels)
     assert not teacher.network.training
     assert torch.equal(teacher.matched(["c", "a"])(batch), teacher(batch)[:, [2, 0]])
