@@ -95,6 +95,8 @@ def kill_fillings(kills: int, folder: Path, teacher: Path, generator: random.Ran
         while not (cache / "done.npy").is_file() and process.poll() is None:
             time.sleep(0.02)
         time.sleep(generator.uniform(1, 9) if done % 10 else generator.uniform(0, 2))
+        if process.poll() is not None:  # refused, as each start compares some rows with the teacher; or full
+            raise SystemExit(f"the fit with the cache ended with {process.returncode}; run it by hand")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         done += 1
