@@ -316,7 +316,7 @@ class _Cli(LightningCLI):
                 function(model, weights_only=True, **kwargs)
         except (SystemExit, KeyboardInterrupt):
             last = self.run_dir / "checkpoints" / "last.ckpt"
-            if self.trainer.is_global_zero and last.is_file() and self.trainer.state.fn == "fit":
+            if self.trainer.is_global_zero and last.is_file() and self.subcommand == "fit":
                 saved = "saved" if self.last.saved_at_the_end else "the last whole checkpoint is kept"
                 teacher = "" if model.hparams.get("teacher") is None else f" --config {self.run_dir / 'config.yaml'}"
                 print(
