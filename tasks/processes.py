@@ -126,7 +126,7 @@ class EndTogether(Callback):
             for option, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
                 if hasattr(socket, option):  # a machine that lost its power breaks no connection: 20 s of silence do
                     peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-            threading.Thread(target=self._listen, args=(rank, peer), daemon=True).start()
+            threading.Thread(target=self._listen, args=(rank, peer), name="peer", daemon=True).start()
 
     def _listen(self, rank: int, peer: socket.socket) -> None:
         sentence, code = _read(peer) or (f"process {rank} of the run is gone: it was killed, or its machine was.", 1)

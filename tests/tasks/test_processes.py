@@ -1,5 +1,6 @@
 """What processes tell each other."""
 
+import contextlib
 import os
 import queue
 import subprocess
@@ -78,7 +79,11 @@ def connected(monkeypatch):
     yield three, ended
     for one in three:
         for peer in one._peers.values():
-            peer.close()
+            with contextlib.suppress(OSError):  # it is closed already
+                peer.shutdown(2)
+    for thread in threading.enumerate():
+        if thread.name == "peer":  # it may be about to end this process
+            thread.join(10)
 
 
 def ends(one, error=None):
