@@ -14,7 +14,7 @@ import pytest
 
 from backbone import InputError
 from tasks import processes
-from tasks.processes import EndTogether, gather
+from tasks.processes import EndTogether, gather, use_devices_of_torchrun
 
 
 def test_in_one_process_its_own_entries_come_back_by_key():
@@ -48,6 +48,24 @@ dist.destroy_process_group()
     outputs = [process.communicate(timeout=120)[0] for process in running]
     expected = "\n".join(str({i: [i, 10 * i] for i in ids}) for ids in (range(7), (1, 3))) + "\n"
     assert outputs == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("devices", "nodes", "expected"),
+    [("auto", 1, (4, 2)), (4, 2, (4, 2)), ("4", 2, ("4", 2)), (2, 1, None), ("3", 2, None), (8, 2, None)],
+)
+def test_torchruns_processes_are_the_trainers_devices(devices, nodes, expected, monkeypatch):
+    options = SimpleNamespace(devices=devices, num_nodes=nodes)
+    use_devices_of_torchrun(options)
+    assert (options.devices, options.num_nodes) == (devices, nodes)  # without torchrun
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    if expected is None:
+        with pytest.raises(InputError, match=f"8 processes, but --trainer.devices {devices}"):
+            use_devices_of_torchrun(options)
+    else:
+        use_devices_of_torchrun(options)
+        assert (options.devices, options.num_nodes) == expected
 
 
 @pytest.fixture
