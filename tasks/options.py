@@ -50,12 +50,23 @@ def load_config(text: str) -> Any:
         fields = _load_yaml(text)
     except UNREADABLE:  # libyaml takes no half of a surrogate pair
         fields = plain
+    if isinstance(plain, dict | list):
+        _refuse_functions(plain)
     for name in _VERBATIM if isinstance(fields, dict) else ():
         group, _, key = name.rpartition(".")
         there, given = (of.get(group) if group else of for of in (fields, plain))
         if isinstance(there, dict) and isinstance(given.get(key), str):
             there[key] = _as_path(given[key])
     return fields
+
+
+def _refuse_functions(fields: Any) -> None:
+    """Raise InputError where a class_path is of no class: a function would be called, with arguments of the config."""
+    for name, value in fields.items() if isinstance(fields, dict) else enumerate(fields):
+        if str(name).endswith("class_path") and not str(value).rpartition(".")[2][:1].isupper():
+            raise InputError(f"class_path {value} is of no class; a config may name classes alone.")
+        if isinstance(value, dict | list):
+            _refuse_functions(value)
 
 
 def _as_path(text: str) -> str:
