@@ -25,7 +25,10 @@ _load_yaml = get_loader("yaml")
 _OF_THE_MACHINE = ("num_workers",)  # what a checkpoint says of another machine
 
 
-_VERBATIM = ("data.root", "trainer.default_root_dir", "ckpt_path")  # paths that no word of YAML stands for
+_VERBATIM = (  # paths that no word of YAML stands for
+    *("data.root", "data.unlabelled", "data.pairs", "data.pairs_root", "data.shards"),
+    *("data.without_near_duplicates_of", "model.cache", "trainer.default_root_dir", "ckpt_path"),
+)
 
 
 def verbatim(args: Sequence[str]) -> list[str]:
@@ -41,7 +44,17 @@ def verbatim(args: Sequence[str]) -> list[str]:
 
 
 def load_config(text: str) -> Any:
-    """A config as jsonargparse loads it, but its paths as strings; also of names that are not UTF-8."""
+    """A config as jsonargparse loads it, but its paths as strings; also of names that are not UTF-8.
+
+    Raises InputError where it has no end, or names a function to be called.
+    """
+    try:
+        return _loaded(text)
+    except RecursionError:
+        raise InputError("a config is nested too deeply, or is within itself; write it out.") from None
+
+
+def _loaded(text: str) -> Any:
     try:
         plain = yaml.safe_load(text)
     except UNREADABLE:
@@ -151,7 +164,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); give the path of a YAML file.") from error
     except InputError:  # it is a ValueError too
         raise
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid YAML of names and values ({' '.join(str(error).split())}).") from error
 
 
