@@ -48,7 +48,13 @@ def run(module_class: type[TaskModule], datamodule_class: type[LightningDataModu
     return 0
 
 
-_IMPORTED = ("lightning", "torch", "torchmetrics", "backbone", "data", "tasks")  # what a config may name
+# What a config may name. The rest of lightning and torch has functions, such as torch.export.load, that run what is in
+# a file.
+_IMPORTED = tuple(
+    f"lightning.pytorch.{name}"
+    for name in ("callbacks", "loggers", "profilers", "strategies", "plugins", "accelerators")
+)
+_IMPORTED += ("lightning.fabric.plugins",)
 
 
 def prepared(args: Sequence[str]) -> list[str]:
@@ -178,7 +184,7 @@ class _Cli(LightningCLI):
         parser.add_lightning_class_args(self._datamodule_class, "data")
         parser.add_lightning_class_args(self._model_class, "model")
         parser.add_lightning_class_args(self.trainer_class, "trainer")
-        help = "a module that configs may name besides those of lightning, torch and this project; on the command line"
+        help = "a module that configs may name besides lightning's callbacks, loggers and the like; on the command line"
         parser.add_argument("--allow_import", metavar="MODULE", default=SUPPRESS, help=help)
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
 
@@ -314,6 +320,8 @@ class _Cli(LightningCLI):
         try:
             with self.stop:
                 function(model, weights_only=True, **kwargs)
+                if self.stop.signal:  # one that came too late to be heard otherwise
+                    raise KeyboardInterrupt
         except (SystemExit, KeyboardInterrupt):
             last = self.run_dir / "checkpoints" / "last.ckpt"
             if self.trainer.is_global_zero and last.is_file() and self.subcommand == "fit":

@@ -69,6 +69,7 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
     `commands` maps a name to (one line of help, function of the remaining arguments). Nothing heavy is imported before
     a command is known, so that `--help` answers at once.
     """
+    whole_process = args is None
     args = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -84,7 +85,7 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
         print(printed(sentence), file=sys.stderr)
         return 2
     try:
-        with _sigterm_raises():
+        with _sigterm_raises(whole_process):
             return commands[args[0]][1](args[1:])
     except Exception as error:
         if (meaning := explained(error)) is None:
@@ -97,10 +98,11 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
+def _sigterm_raises(whole_process: bool) -> Iterator[None]:
     """Let SIGTERM raise `Terminated`, so that what is begun is tidied up; in the main thread, where alone it can be.
 
-    At the end both signals are what they were, whatever the command made of them.
+    At the end both signals are what they were, whatever the command made of them; but where it was stopped by one and
+    is the whole process, no other may give that another exit code while it ends.
     """
 
     def receive(number: int, frame: Any) -> None:
@@ -111,8 +113,13 @@ def _sigterm_raises() -> Iterator[None]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGTERM, receive)
+    stopped = False
     try:
         yield
+        stopped = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # as StopBetweenSteps leaves it
+    except KeyboardInterrupt:
+        stopped = True
+        raise
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if stopped and whole_process else handler)

@@ -25,7 +25,10 @@ _load_yaml = get_loader("yaml")
 _OF_THE_MACHINE = ("num_workers",)  # what a checkpoint says of another machine
 
 
-_VERBATIM = ("data.root", "trainer.default_root_dir", "ckpt_path")  # paths that no word of YAML stands for
+_VERBATIM = (  # paths that no word of YAML stands for
+    *("data.root", "data.unlabelled", "data.pairs", "data.pairs_root", "data.shards"),
+    *("data.without_near_duplicates_of", "model.cache", "trainer.default_root_dir", "ckpt_path"),
+)
 
 
 def verbatim(args: Sequence[str]) -> list[str]:
@@ -41,7 +44,17 @@ def verbatim(args: Sequence[str]) -> list[str]:
 
 
 def load_config(text: str) -> Any:
-    """A config as jsonargparse loads it, but its paths as strings; also of names that are not UTF-8."""
+    """A config as jsonargparse loads it, but its paths as strings; also of names that are not UTF-8.
+
+    Raises InputError where it has no end, or names a function to be called.
+    """
+    try:
+        return _loaded(text)
+    except RecursionError:
+        raise InputError("a config is nested too deeply, or is within itself; write it out.") from None
+
+
+def _loaded(text: str) -> Any:
     try:
         plain = yaml.safe_load(text)
     except UNREADABLE:
@@ -50,12 +63,23 @@ def load_config(text: str) -> Any:
         fields = _load_yaml(text)
     except UNREADABLE:  # libyaml takes no half of a surrogate pair
         fields = plain
+    if isinstance(plain, dict | list):
+        _refuse_functions(plain)
     for name in _VERBATIM if isinstance(fields, dict) else ():
         group, _, key = name.rpartition(".")
         there, given = (of.get(group) if group else of for of in (fields, plain))
         if isinstance(there, dict) and isinstance(given.get(key), str):
             there[key] = _as_path(given[key])
     return fields
+
+
+def _refuse_functions(fields: Any) -> None:
+    """Raise InputError where a class_path is of no class: a function would be called, with arguments of the config."""
+    for name, value in fields.items() if isinstance(fields, dict) else enumerate(fields):
+        if str(name).endswith("class_path") and not str(value).rpartition(".")[2][:1].isupper():
+            raise InputError(f"class_path {value} is of no class; a config may name classes alone.")
+        if isinstance(value, dict | list):
+            _refuse_functions(value)
 
 
 def _as_path(text: str) -> str:
@@ -140,7 +164,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); give the path of a YAML file.") from error
     except InputError:  # it is a ValueError too
         raise
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid YAML of names and values ({' '.join(str(error).split())}).") from error
 
 

@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -152,10 +153,17 @@ class StopBetweenSteps(Callback):
         self._before = {}
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
 
     def __exit__(self, *args: object) -> None:
+        sys.unraisablehook = self._hook
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_IGN if self.signal else handler)  # what was begun is brought to its end
+
+    def _swallowed(self, error: Any) -> None:
+        """Of an exception that Python drops, as in a weak reference's callback: say nothing where it is a signal's."""
+        if not issubclass(error.exc_type, KeyboardInterrupt):
+            self._hook(error)
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.signal is None:

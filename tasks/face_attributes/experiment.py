@@ -83,7 +83,8 @@ def main(args: list[str]) -> int:
     parser.add_argument("--students", type=list[Student], help="the shapes")
     parser.add_argument("--arms", type=list[Arm], help="distilled, labels, or both, which is the default")
     parser.add_argument("--steps", type=PositiveInt, help="of every student's run")
-    given = _parsed(parser.parse_args, prepared(args))
+    student = f"{Student.__module__}.{Student.__qualname__}"
+    given = _parsed(parser.parse_args, prepared([*args, "--allow_import", student]))
     config = Path(given.pop("config", _CONFIGS / "experiment_sample.yaml"))
     folder = Path(given.pop("runs", "runs")) / "face_attributes" / given.pop("name", config.stem)
     settings = read_config(config)

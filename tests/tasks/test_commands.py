@@ -51,6 +51,21 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(capsys):
     assert capsys.readouterr().err == "error: photo.jpg: it is empty; replace it.\n"
 
 
+def test_a_second_signal_while_a_stopped_command_ends_leaves_the_firsts_exit_code(tmp_path):
+    script = (
+        "import os, signal, sys\n"
+        "from tasks.commands import dispatch\n"
+        "def go(args):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.argv = ['x', 'go']\n"
+        "code = dispatch('x', 'about', {'go': ('help', go)}, None)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 130, done.stderr
+
+
 def test_what_names_hold_does_not_reach_the_terminal(monkeypatch):
     def refuse(args):
         say("train: class \x1b[2J\udcff")

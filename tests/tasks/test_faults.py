@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from helpers import completed, refused, same
+from lightning.pytorch import Trainer
 
 from tasks.classification.__main__ import main
 from tasks.distillation import cache as teacher_cache
@@ -100,6 +102,23 @@ def test_two_signals_at_once_lose_nothing_and_the_code_is_the_firsts(classes_roo
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # as before the command
 
 
+def test_a_signal_that_python_drops_counts_all_the_same(classes_root, capfd, monkeypatch):
+    validate = Trainer.validate
+
+    def with_a_signal(trainer, *args, **kwargs):
+        figures = validate(trainer, *args, **kwargs)
+        thing = set()
+        told = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))  # what it raises is dropped
+        del thing
+        assert told() is None
+        return figures
+
+    monkeypatch.setattr(Trainer, "validate", with_a_signal)
+    given = ["fit", "--data.root", str(classes_root), *SMALL, *QUIET, "--trainer.max_epochs", "1"]
+    assert main(given) == 128 + signal.SIGTERM
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_second_signal_later_stops_within_the_step_and_keeps_the_last_whole_checkpoint(
     classes_root, module, capsys, monkeypatch
 ):
@@ -179,6 +198,24 @@ def test_a_config_imports_nothing_but_what_is_allowed(whole, module, tmp_path, c
     assert module in sys.modules
     honest = ["--trainer.callbacks", "lightning.pytorch.callbacks.EarlyStopping"]
     assert main([*more, f"--allow_import={module}", *honest, "--trainer.callbacks.monitor", "val/top1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "file"),
+    [
+        ("torch.export.load", "f"),
+        ("tasks.distillation.teachers.load_teacher", "source"),
+        ("lightning.fabric.utilities.cloud_io._load", "path_or_url"),
+        ("lightning.pytorch.callbacks.lr_monitor.torch.export.load", "f"),  # by another way
+        ("lightning.fabric.plugins.TorchCheckpointIO.load_checkpoint", "path"),
+    ],
+)
+def test_a_config_calls_no_function_that_runs_what_a_file_says(function, file, whole, tmp_path, capsys):
+    call = {"class_path": function, "init_args": {file: "evil.pt2"}}
+    own = {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"on_fit_start": call}}
+    run = stranger(whole, tmp_path, callbacks=[own])
+    more = ["fit", "--ckpt_path", str(run), "--trainer.max_epochs", "4", *QUIET]
+    refused(main, more, "a config may name", capsys)
 
 
 @pytest.mark.parametrize("name", ["null", os.fsdecode(b"#caf\xe9")])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import one_sentence
 
 from tasks.options import load_config, verbatim
 
@@ -36,6 +37,19 @@ def test_a_path_is_the_same_in_an_argument_and_in_a_config_whatever_yaml_would_m
         assert config["ckpt_path"] == spaced[2]
         reloaded = yaml.safe_load(yaml.safe_dump(config))
         assert reloaded["data"]["root"] == spaced[2]
+
+
+@pytest.mark.parametrize("option", ["data.unlabelled", "data.pairs", "model.cache", "trainer.default_root_dir"])
+def test_every_option_that_is_a_path_is_taken_so(option):
+    assert verbatim(["fit", f"--{option}", "#x"]) == ["fit", f"--{option}", "./#x"]
+    group, _, name = option.partition(".")
+    assert load_config(yaml.safe_dump({group: {name: "null"}})) == {group: {name: "./null"}}
+
+
+@pytest.mark.parametrize("text", ["trainer: &t {callbacks: *t}", f"trainer: {'[' * 3000}{']' * 3000}"])
+def test_a_config_without_an_end_is_refused(text):
+    with one_sentence("nested too deeply"):
+        load_config(text)
 
 
 def test_what_is_no_path_stays_what_yaml_makes_of_it():
