@@ -17,6 +17,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -28,8 +29,16 @@ from data.folders import count_of, say
 from tasks.failures import explained
 from tasks.module import TaskModule
 from tasks.options import LINKS, UNREADABLE, load_config, read_config, resolve, verbatim
-from tasks.processes import EndTogether, use_devices_of_torchrun
-from tasks.runs import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, StopBetweenSteps, new_run, point_latest
+from tasks.processes import EndTogether, end_with_parent, use_devices_of_torchrun
+from tasks.runs import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    LastCheckpoint,
+    StopBetweenSteps,
+    as_written,
+    new_run,
+    point_latest,
+)
 
 
 def run(module_class: type[TaskModule], datamodule_class: type[LightningDataModule], args: Sequence[str]) -> int:
@@ -238,7 +247,7 @@ class _Cli(LightningCLI):
         self.best = BestCheckpoint(self.run_dir / "checkpoints", f"val/{head.monitor}", head.mode, self.checkpoint_path)
         self.stop = StopBetweenSteps()
         self.last = LastCheckpoint(self.run_dir / "checkpoints", self.stop)
-        together = self._run.enter_context(EndTogether(self._kept))
+        together = self._run.enter_context(EndTogether(self.run_dir, self._kept))
         callbacks = config.get("callbacks") or []
         config["callbacks"] = [together, *(callbacks if isinstance(callbacks, list) else [callbacks])]
         config["callbacks"] += [self.best, self.last, self.stop, ValidateLastEpoch()]
@@ -261,6 +270,8 @@ class _Cli(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
             # Lightning's own handler of SIGTERM calls a collective operation, in whatever else is going on. Ours is in
             # runs.py.
+            subprocess_script._launch_process_observer = together.observe  # type: ignore[assignment]
+            end_with_parent()
             trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
             return trainer
         except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:  # a GPU that is not there
@@ -275,7 +286,8 @@ class _Cli(LightningCLI):
                 "start from its trunk alone with --model.weights."
             )
         if self.checkpoint:  # early, as it may contradict the options; when it is loaded it is asked again
-            self.model.on_load_checkpoint(self.checkpoint)
+            with as_written(self.checkpoint_path):
+                self.model.on_load_checkpoint(self.checkpoint)
         self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before anything is written
         if self.subcommand == "fit":
             self.model.prepare(self.datamodule)

@@ -27,7 +27,7 @@ from tasks.optim import (
     warmup_cosine,
 )
 from tasks.processes import ShareBadImages, gather
-from tasks.runs import read_checkpoint
+from tasks.runs import as_written, read_checkpoint
 
 TRUNK_OPTIONS = ("trunk", "width_mult", "numerics")  # that say its shape
 _SEEN = {"image_size": "image_size", "central_fraction": "crop_fraction", "interpolation": "interpolation"}
@@ -121,9 +121,10 @@ class TaskModule(LightningModule):
         """
         checkpoint = read_checkpoint(path, cls.task)
         options = {name: value for name, value in checkpoint["hyper_parameters"].items() if name[0] != "_"}
-        module = cls(**{**options, **rebuilt(checkpoint)})
-        module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"])
+        with as_written(path):
+            module = cls(**{**options, **rebuilt(checkpoint)})
+            module.on_load_checkpoint(checkpoint)
+            module.load_state_dict(checkpoint["state_dict"])
         return module.eval().to(device), checkpoint
 
     # --- the pass through the network -------------------------------------------------------------------------------

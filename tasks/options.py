@@ -16,7 +16,7 @@ from backbone.weights import find_weights
 from data.folders import say
 from data.loading import input_size
 from tasks.module import TaskModule, rebuilt
-from tasks.runs import checkpoint_at, newest_checkpoint, read_checkpoint
+from tasks.runs import as_written, checkpoint_at, newest_checkpoint, read_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LINKS = ("categories", "input_size")  # what the data tell the model, never the command line or a checkpoint
@@ -131,12 +131,13 @@ def resolve(
         say(f"note: --model.weights {model['weights']} is not used, as a checkpoint brings its own weights")
     if path is not None and checkpoint is not None:
         path = Path(path).resolve()  # not `latest`, which soon is another run
-        model = _with_checkpoint(model, checkpoint, module_class.shape_options)
-        if not named:
-            _leave_out_teacher(command, model, path)
-        trained_on = _saved(checkpoint, "datamodule_hyper_parameters", _OF_THE_MACHINE)
-        data = {**trained_on, **_given(data)}
-        ours, theirs = (input_size(of["image_size"], of["resolution_mult"]) for of in (data, trained_on))
+        with as_written(path):
+            model = _with_checkpoint(model, checkpoint, module_class.shape_options)
+            if not named:
+                _leave_out_teacher(command, model, path)
+            trained_on = _saved(checkpoint, "datamodule_hyper_parameters", _OF_THE_MACHINE)
+            data = {**trained_on, **_given(data)}
+            ours, theirs = (input_size(of["image_size"], of["resolution_mult"]) for of in (data, trained_on))
         if ours != theirs:
             say(f"note: images are {_px(ours)}, and the checkpoint was trained at {_px(theirs)} (--data.image_size)")
     module_class.resolve(command, model, data, runs)

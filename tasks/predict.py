@@ -290,7 +290,7 @@ def images_at(source: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"--source {source} cannot be read ({error.strerror or error}); make it readable.") from error
     if len(images) < len(found):
-        print(f"note: {count_of(len(found) - len(images), 'name')} in {source} are of no regular file: passed over")
+        print(f"note: {count_of(len(found) - len(images), 'name')} in {source} of no regular file passed over")
     if not images:
         endings = ", ".join(sorted(IMAGE_ENDINGS))
         raise InputError(f"--source {source}: this folder has no image ({endings}); folders in it are not searched.")

@@ -4,11 +4,13 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
@@ -24,6 +26,8 @@ Value = TypeVar("Value")
 
 _CONNECT_S = 60.0
 _HEARD_S = 3.0  # that a process has to end by itself once another has failed
+_GRACE_S = 25.0  # that one has to stop between two steps once its parent is gone
+_GONE = "is gone: it was killed, or its machine was."
 _END_S = 10.0  # that one waits for the others at its end
 
 
@@ -69,6 +73,20 @@ def use_devices_of_torchrun(options: Any) -> None:
         )
 
 
+def end_with_parent() -> None:
+    """Let a process that torchrun or another of the run has started end, as by SIGTERM, when that is gone."""
+    if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":
+        threading.Thread(target=_end_after, args=(os.getppid(),), name="parent", daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os._exit(128 + signal.SIGTERM)
+
+
 class ShareBadImages(Callback):
     """Let every process know the images that any of them could not read."""
 
@@ -87,8 +105,8 @@ class EndTogether(Callback):
     is opened.
     """
 
-    def __init__(self, kept: Callable[[], str]) -> None:
-        self._kept = kept
+    def __init__(self, run: Path, kept: Callable[[], str]) -> None:
+        self._run, self._kept = run, kept
         self._rank = 0
         self._peers: dict[int, socket.socket] = {}
         self._children: list[Any] = []  # of the first process, where it started the others
@@ -100,9 +118,8 @@ class EndTogether(Callback):
         """Connect, once the processes can reach each other."""
         if trainer.world_size == 1 or self._peers:
             return
-        if processes := getattr(trainer.strategy.launcher, "procs", None):
-            self._children = list(processes)
-            processes.clear()  # Lightning would kill this process a moment after one of them has ended
+        if self._children:
+            trainer.strategy.launcher.procs.clear()  # type: ignore[union-attr]  # Lightning kills them at a signal
         self._rank = trainer.global_rank
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
         server = socket.create_server((host, 0)) if self._rank == 0 else None
@@ -128,8 +145,35 @@ class EndTogether(Callback):
                     peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
             threading.Thread(target=self._listen, args=(rank, peer), name="peer", daemon=True).start()
 
+    def observe(self, children: Sequence[Any]) -> None:
+        """Look after the processes that this one has just started until they are connected, as one may fail before.
+
+        In place of Lightning's own observer, which kills this process without a word.
+        """
+        self._children = list(children)
+        threading.Thread(target=self._observe, name="observer", daemon=True).start()
+
+    def _observe(self) -> None:
+        while not self._peers:
+            for rank, child in enumerate(self._children, start=1):
+                if code := child.poll():
+                    stopped = {-2: 130, -15: 143, 130: 130, 143: 143}.get(code)
+                    time.sleep(_HEARD_S)
+                    if code < 0 and not stopped:  # or else it has said why itself
+                        print(f"error: process {rank} of the run {_GONE}", file=sys.stderr, flush=True)
+                    self._end(stopped or max(code, 1))
+            time.sleep(0.2)
+
+    def _end(self, code: int) -> None:
+        """End this process, whose main thread waits for one that is gone."""
+        for child in self._children:
+            child.kill()
+        with contextlib.suppress(OSError):  # where something is in it
+            self._run.rmdir()
+        os._exit(code)
+
     def _listen(self, rank: int, peer: socket.socket) -> None:
-        sentence, code = _read(peer) or (f"process {rank} of the run is gone: it was killed, or its machine was.", 1)
+        sentence, code = _read(peer) or (f"process {rank} of the run {_GONE}", 1)
         with self._lock:
             self._ended.add(rank)
             if code and self._heard is None:
@@ -141,9 +185,7 @@ class EndTogether(Callback):
         time.sleep(_HEARD_S)  # in which the main thread comes to its own end, if it can
         if self._speaks and self._heard and self._heard[0]:
             print(printed(f"error: {self._heard[0]}{self._kept()}"), file=sys.stderr, flush=True)
-        for child in self._children:
-            child.kill()
-        os._exit(code)
+        self._end(code)
 
     @property
     def _speaks(self) -> bool:
@@ -160,6 +202,8 @@ class EndTogether(Callback):
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Tell the others; raise what another process failed with, in place of what that has led to here."""
         if not self._peers:
+            for child in self._children:
+                child.kill()
             return
         if isinstance(error, Exception) and not isinstance(error, InputError):
             self._wait(lambda: self._heard is not None, 2.0)  # a connection that breaks is what is seen first of it

@@ -25,6 +25,7 @@ from backbone.weight_files import load_torch, why_not_loaded
 from data.folders import say
 from tasks.processes import agreed
 
+_PARTS = ("trunk", "head", "hyper_parameters", "datamodule_hyper_parameters", "state_dict")
 _TOGETHER_S = 2.0  # within which signals count as one
 
 
@@ -125,7 +126,22 @@ def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:
             f"{path} is {what}; `python -m tasks.{task}` needs one that its `fit` wrote. "
             "Weights of other projects go in with --model.weights."
         )
+    version = str(checkpoint.get("pytorch-lightning_version", ""))
+    if not (all(isinstance(checkpoint.get(part), dict) for part in _PARTS) and re.match(r"\d+\.\d+", version)):
+        raise InputError(f"{path} lacks a part of a checkpoint, or has it in another form; give one that `fit` wrote.")
     return checkpoint
+
+
+@contextlib.contextmanager
+def as_written(path: str | Path | None) -> Iterator[None]:
+    """Raise InputError where what a checkpoint holds is not of the form that `fit` writes."""
+    try:
+        yield
+    except InputError:  # it is a ValueError too
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{path} is not as `fit` writes it ({reason}); train it again.") from error
 
 
 def _is_whole(path: Path) -> bool:

@@ -184,6 +184,19 @@ def test_a_teacher_that_a_checkpoint_alone_names_is_not_loaded(command, whole, m
     assert f"{module}:network is a program" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["fit", "test", "predict"])
+@pytest.mark.parametrize("empty", ["hyper_parameters", "trunk", "head", "datamodule_hyper_parameters", "state_dict"])
+def test_a_checkpoint_of_odd_contents_is_one_sentence(empty, command, whole, capsys):
+    torch.save({**weights(whole, "best"), empty: {}}, "odd.ckpt")
+    before = set(Path().rglob("*"))
+    source = ["--source", str(next(Path(__file__).parent.iterdir()))] if command == "predict" else QUIET
+    assert main([command, "--ckpt_path", "odd.ckpt", *source]) == 2
+    [error] = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("error: ")
+    late = empty == "state_dict" and command != "predict"  # it is found when it is loaded
+    assert set(Path().rglob("*")) == before or late
+
+
 def test_a_config_imports_nothing_but_what_is_allowed(whole, module, tmp_path, capsys):
     own = {"class_path": f"{module}.Fault", "init_args": {"kind": "none", "step": -1}}
     run = stranger(whole, tmp_path, callbacks=[own])

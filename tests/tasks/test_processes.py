@@ -69,7 +69,7 @@ def test_torchruns_processes_are_the_trainers_devices(devices, nodes, expected, 
 
 
 @pytest.fixture
-def connected(monkeypatch):
+def connected(monkeypatch, tmp_path):
     """Three that are connected as three processes are, in this one; and the exit codes that they were ended with."""
     ended = []
     monkeypatch.setattr(processes, "_HEARD_S", 0.3)
@@ -82,7 +82,7 @@ def connected(monkeypatch):
         offer.put(given)
         return given
 
-    three = [EndTogether(lambda: " Kept.") for _ in range(3)]
+    three = [EndTogether(tmp_path, lambda: " Kept.") for _ in range(3)]
     strategy = SimpleNamespace(launcher=None, broadcast=broadcast)
     threads = [
         threading.Thread(

@@ -125,6 +125,10 @@ def test_the_start_of_a_run_sweeps_what_a_killed_one_left_half_written(tmp_path)
         assert not list(path.parent.glob(".tmp~*"))
 
 
+PARTS = {key: {} for key in ("trunk", "head", "hyper_parameters", "datamodule_hyper_parameters", "state_dict")}
+OURS = {"task": "detection", "pytorch-lightning_version": "2.6.4", **PARTS}
+
+
 def saved(content):
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -164,12 +168,20 @@ def test_a_checkpoint_of_another_task_or_project_is_refused_by_name(tmp_path):
         read_checkpoint(tmp_path / "none.ckpt", "detection")
 
 
+@pytest.mark.parametrize("part", [*PARTS, "pytorch-lightning_version"])
+def test_a_checkpoint_that_lacks_a_part_or_has_it_in_another_form_is_refused(part, tmp_path):
+    for value in (None, "zzz", [1]):
+        torch.save({**OURS, part: value}, tmp_path / "x.ckpt")
+        with pytest.raises(InputError, match=r"x\.ckpt lacks a part"):
+            read_checkpoint(tmp_path / "x.ckpt", "detection")
+
+
 def test_a_run_folder_stands_for_a_checkpoint_in_it(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(InputError, match=r"run is a folder without checkpoints/best\.ckpt"):
         read_checkpoint(tmp_path / "run", "detection")
     for name in ("best", "last"):
-        torch.save({"task": "detection", "name": name}, tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
+        torch.save({**OURS, "name": name}, tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
     assert read_checkpoint(tmp_path / "run", "detection")["name"] == "best"
     assert checkpoint_at(tmp_path / "run", "last.ckpt") == tmp_path / "run" / "checkpoints" / "last.ckpt"
 
@@ -195,7 +207,7 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path):
 def test_the_last_checkpoint_is_kept_as_the_previous_one_and_offered_where_the_new_one_is_damaged(tmp_path):
     path = tmp_path / "last.ckpt"
     for step in range(3):
-        AtomicCheckpointIO().save_checkpoint({"task": "detection", "global_step": step}, path)
+        AtomicCheckpointIO().save_checkpoint({**OURS, "global_step": step}, path)
     assert read_checkpoint(path, "detection")["global_step"] == 2
     assert read_checkpoint(tmp_path / "previous.ckpt", "detection")["global_step"] == 1
     whole = path.read_bytes()
@@ -207,7 +219,7 @@ def test_the_last_checkpoint_is_kept_as_the_previous_one_and_offered_where_the_n
 
 def test_one_flipped_bit_of_what_a_checkpoint_holds_is_found(tmp_path):
     path = tmp_path / "last.ckpt"
-    torch.save({"task": "detection", "state_dict": {"a": torch.randn(40, 50), "b": torch.randn(9)}}, path)
+    torch.save({**OURS, "state_dict": {"a": torch.randn(40, 50), "b": torch.randn(9)}}, path)
     whole, content = path.read_bytes(), read_checkpoint(path, "detection")["state_dict"]
     generator = random.Random(0)
     found = 0
