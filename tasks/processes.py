@@ -27,6 +27,7 @@ Value = TypeVar("Value")
 _CONNECT_S = 60.0
 _HEARD_S = 3.0  # that a process has to end by itself once another has failed
 _GRACE_S = 25.0  # that one has to stop between two steps once its parent is gone
+_FIRST = "MOBILENET_TASKS_FIRST_PROCESS"  # in the environment of those that the first one starts
 _GONE = "is gone: it was killed, or its machine was."
 _END_S = 10.0  # that one waits for the others at its end
 
@@ -75,8 +76,14 @@ def use_devices_of_torchrun(options: Any) -> None:
 
 def end_with_parent() -> None:
     """Let a process that torchrun or another of the run has started end, as by SIGTERM, when that is gone."""
-    if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("LOCAL_RANK", "0") != "0":
-        threading.Thread(target=_end_after, args=(os.getppid(),), name="parent", daemon=True).start()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        parent = os.getppid()
+    elif os.environ.get("LOCAL_RANK", "0") != "0":
+        parent = int(os.environ.get(_FIRST, os.getppid()))  # it may be gone by now
+    else:
+        os.environ[_FIRST] = str(os.getpid())
+        return
+    threading.Thread(target=_end_after, args=(parent,), name="parent", daemon=True).start()
 
 
 def _end_after(parent: int) -> None:

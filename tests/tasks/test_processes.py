@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -148,3 +149,33 @@ def test_where_the_first_is_gone_the_second_speaks(connected, capsys):
         ends(three[1], RuntimeError("connection closed by peer"))
     with pytest.raises(SystemExit):
         ends(three[2], RuntimeError("connection closed by peer"))
+
+
+def test_a_process_whose_parent_is_gone_is_told_to_stop_and_then_ended(monkeypatch):
+    told = []
+    monkeypatch.setattr(processes, "_GRACE_S", 0)
+    monkeypatch.setattr(processes.os, "getppid", lambda: 1)
+    monkeypatch.setattr(processes.os, "kill", lambda *given: told.append(given))
+    monkeypatch.setattr(processes.os, "_exit", told.append)
+    processes._end_after(2**22 + 1)
+    assert told == [(os.getpid(), signal.SIGTERM), 143]
+
+
+def test_a_process_that_fails_before_it_is_connected_ends_the_first(monkeypatch, tmp_path, capsys):
+    def end(code):
+        ended.append(code)
+        raise SystemExit  # of the observing thread
+
+    (tmp_path / "run").mkdir()
+    for code, expected, words in ((2, 2, ""), (-9, 1, "process 1 of the run is gone"), (-15, 143, ""), (130, 130, "")):
+        ended, killed = [], []
+        monkeypatch.setattr(processes, "_HEARD_S", 0)
+        monkeypatch.setattr(processes.os, "_exit", end)
+        one = EndTogether(tmp_path / "run", str)
+        child = SimpleNamespace(poll=lambda code=code: code, kill=lambda: killed.append(1))  # noqa: B023
+        one._children = [child]
+        with pytest.raises(SystemExit):
+            one._observe()
+        assert (ended, killed) == ([expected], [1])
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()  # nothing was in it
