@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import subprocess
@@ -213,10 +214,11 @@ class Asleep(Drawn):
 def test_a_loading_process_that_gives_nothing_is_given_up(monkeypatch):
     """As one does that finds no shared memory: it prints why, and goes on."""
     monkeypatch.setattr(loading, "TIMEOUT", 1)
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
     loader = make_loader(Asleep(2), seed=0, shuffle=False, batch_size=2, num_workers=1, collate=list)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # that it waits for it at its end
     with pytest.raises(RuntimeError, match="timed out after 1 seconds"):
         list(loader)
+    gc.collect()
 
 
 @pytest.mark.slow

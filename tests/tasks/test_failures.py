@@ -1,4 +1,5 @@
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -46,7 +47,10 @@ def _ended_soon(monkeypatch):
 def from_worker(fault, timeout=0):
     with pytest.raises(Exception) as raised:  # noqa: PT011  # each fault has a kind of its own
         list(DataLoader(Failing(fault), num_workers=1, timeout=timeout))
-    return raised.value.with_traceback(None)  # which holds the loader
+    error = raised.value.with_traceback(None)  # which holds the loader
+    del raised
+    gc.collect()
+    return error
 
 
 def in_this_process(fault):
