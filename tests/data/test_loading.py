@@ -222,7 +222,7 @@ def test_a_loading_process_that_gives_nothing_is_given_up(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_fit_with_64_kib_of_shared_memory_is_refused_or_loads_without_processes(classes_root):
+def test_a_fit_with_64_kib_of_shared_memory_loads_without_processes(classes_root):
     """A file system of its own at /dev/shm, which takes the right to make one."""
     mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k none /dev/shm && exec "$@"', "sh"]
     if not shutil.which("unshare") or subprocess.run([*mounted, "true"], capture_output=True).returncode:
@@ -231,13 +231,6 @@ def test_a_fit_with_64_kib_of_shared_memory_is_refused_or_loads_without_processe
     command = [sys.executable, "-m", "tasks.classification", "fit", "--data.root", str(classes_root), *small.split()]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
-    def run(*more):
-        return subprocess.run([*mounted, *command, *more], capture_output=True, text=True, timeout=300, env=environment)
-
-    refused = run("--data.num_workers", "2")
-    assert refused.returncode == 2
-    assert "--data.num_workers 0" in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    done = run()
+    done = subprocess.run([*mounted, *command], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "--data.num_workers 0" in done.stdout

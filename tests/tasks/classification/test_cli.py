@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import completed, figures, fit_in_two_processes, harmless, refused, rows_of, tree
+from helpers import completed, figures, harmless, refused, rows_of, tree
 from PIL import Image
 from timm.models.efficientnet import _gen_mobilenet_v1 as timm_mobilenet_v1
 
@@ -391,19 +391,9 @@ def test_a_checkpoint_of_another_task_is_refused_by_name(best, capsys):
         refused(main, [command, "--ckpt_path", str(other)], "is a checkpoint of the task 'detection'", capsys)
 
 
-def test_two_processes_train_and_score_each_image_once(write_classes, tmp_path):
-    root = write_classes(tmp_path / "data", {"train": 4, "val": 3})  # 9 validation images: 5 and 4
-    (root / "train" / "bar" / "train_03.png").write_bytes(b"")
-    given = ["--data.root", str(root), *SMALL, *SHORT, "--data.max_bad_fraction", "0.5", "--data.batch_size", "1"]
-    folder = fit_in_two_processes("classification", *given, "--model.head_steps", "2")
-    assert "train_03.png\tit is empty" in (folder / "bad_images.txt").read_text()
-    assert figures(folder)["val/images"] == 9
-    assert len({row["file"] for row in rows_of(folder / "predictions.csv")}) == 9
-
-
 def test_the_sample_is_learnt_from_nothing(capsys):
-    """Of 96 images, twice the chance of 1 in 8 is 3.7 standard deviations from it; this short schedule reaches 0.46."""
-    quick = ["--trainer.max_epochs", "18", "--data.image_size", "96", "--trainer.enable_progress_bar", "false"]
+    """Of 96 images, twice the chance of 1 in 8 is 3.7 standard deviations from it; this short schedule reaches 0.4."""
+    quick = ["--trainer.max_epochs", "14", "--data.image_size", "96", "--trainer.enable_progress_bar", "false"]
     config = Path(__file__).parents[3] / "configs" / "classification" / "sample.yaml"
     assert main(["fit", "--config", str(config), *quick]) == 0
     _, folder = run(capsys, "test", "--trainer.enable_progress_bar", "false")
