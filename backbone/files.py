@@ -114,6 +114,6 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # of another user
-        return True
+    except OSError:  # it is of another user
+        pass
     return True

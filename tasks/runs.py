@@ -39,10 +39,10 @@ def new_run(task: str, root: Path, option: str) -> Iterator[Path]:
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     try:
         missing = [path for path in (root / task, root, *root.parents) if not path.exists()]
-        newest = max(((run_order(path), path) for path in (root / task).glob("*")), default=(("", 0), None))[0]
-        time = max(now, newest[0])
-        for count in itertools.count(newest[1] + 1 if time == newest[0] else 1):
-            folder = root / task / (time if count == 1 else f"{time}_{count}")
+        newest = max(map(run_order, (root / task).glob("*")), default=("", 0))
+        start = max(now, newest[0])
+        for count in itertools.count(newest[1] + 1 if start == newest[0] else 1):
+            folder = root / task / (start if count == 1 else f"{start}_{count}")
             with contextlib.suppress(FileExistsError):  # of a run that began in the same second
                 folder.mkdir(parents=True)
                 break
