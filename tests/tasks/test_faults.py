@@ -137,6 +137,9 @@ def test_numbers_that_are_not_finite_never_reach_a_checkpoint(classes_root, whol
     assert main([*resumed, "--trainer.max_epochs", "6", *fault]) == 2
     [error] = capsys.readouterr().err.strip().splitlines()
     assert re.search(r"--model\.lr", error)
+    assert ("the gradients are not finite at step 9" in error) == (
+        "--config" in fault
+    )  # before they are in the weights
     for file in (latest() / "checkpoints").glob("*.ckpt"):
         saved = torch.load(file, weights_only=True)
         for state in (saved["state_dict"], saved["current_model_state"]):
