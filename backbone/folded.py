@@ -72,3 +72,41 @@ def unfold_norms(module: nn.Module, forward: Callable[[Tensor], object], batches
         running_mean.copy_(mean)
         running_var.copy_(variance)
     return len(norms)
+
+
+@torch.no_grad()
+def fold_norms(module: nn.Module, forward: Callable[[Tensor], object], images: Tensor) -> None:
+    """Fold each batch norm that follows a convolution into it, in place; in evaluation mode the function stays.
+
+    Which convolution a norm follows is seen in one pass of `images`, so that a network may be of any build. What timm's
+    norms do besides, their activation, stays in their place.
+    """
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by the id of an output, which is kept so that it stays its own
+    pairs: dict[str, nn.Conv2d] = {}
+    hooks = []
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Conv2d):
+            hooks.append(child.register_forward_hook(lambda conv, _, out: made.update({id(out): (conv, out)})))
+        elif isinstance(child, nn.BatchNorm2d):
+
+            def note(norm: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                if id(inputs[0]) in made:
+                    pairs[name] = made[id(inputs[0])][0]
+
+            hooks.append(child.register_forward_pre_hook(note))
+    module.eval()
+    try:
+        forward(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, conv in pairs.items():
+        norm = cast(nn.BatchNorm2d, module.get_submodule(name))
+        weight, bias, mean, variance = _parts(norm)
+        scale = weight / (variance + norm.eps).sqrt()
+        conv.weight *= scale[:, None, None, None]
+        shift = -mean if conv.bias is None else conv.bias - mean
+        conv.bias = nn.Parameter(bias + shift * scale)
+        rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
+        parent, _, own = name.rpartition(".")
+        setattr(module.get_submodule(parent), own, nn.Sequential(*rest) if rest else nn.Identity())

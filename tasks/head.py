@@ -16,7 +16,10 @@ from data.records import Records, Split
 
 
 class Head(nn.Module):
-    """What every task's head has; a subclass defines the seven methods that are not defined here."""
+    """What every task's head has; a subclass defines the methods that are not defined here.
+
+    `answer`, `answer_facts` and `update_from` are for `export` alone.
+    """
 
     monitor: str  # the figure of `compute` by which the best checkpoint is kept
     mode: Literal["max", "min"] = "max"  # which values of it are better
@@ -63,6 +66,19 @@ class Head(nn.Module):
 
     def predict(self, outputs: Any, sizes: Sequence[tuple[int, int]], *args: Any, **options: Any) -> list[Any]:
         """The result for each image in its own terms; `sizes` are the images' (height, width) px."""
+        raise NotImplementedError
+
+    def answer(self, outputs: Any) -> dict[str, Tensor]:
+        """What an exported file gives for the raw outputs of B images by name: tensors whose shapes B alone decides."""
+        raise NotImplementedError
+
+    @property
+    def answer_facts(self) -> dict[str, Any]:
+        """What the numbers of `answer` mean, as plain values for a file's metadata: names, ids, thresholds, places."""
+        return {}
+
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+        """As `update`, but of a file's answer for the batch."""
         raise NotImplementedError
 
     def take_predictions(self) -> tuple[np.ndarray, list[Any]]:

@@ -148,6 +148,19 @@ class ClassificationHead(Head):
             for labels, probabilities in zip(best.indices.tolist(), best.values.cpu().numpy(), strict=True)
         ]
 
+    def answer(self, outputs: Tensor) -> dict[str, Tensor]:
+        """The calibrated probabilities (B, C)."""
+        return {"probabilities": (outputs.float() / (self.temperature or 1.0)).softmax(1)}
+
+    @property
+    def answer_facts(self) -> dict[str, Any]:
+        """The outputs' names and the temperature."""
+        return {"names": list(self.names), "temperature": self.temperature}
+
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+        """Keep the logits of the probabilities, up to a constant."""
+        self.update(answer["probabilities"].clamp_min(1e-30).log() * (self.temperature or 1.0), batch)
+
 
 def _among_imagenet(names: Sequence[str]) -> list[int]:
     """Each class's label among ImageNet's 1,000. Raises InputError for a name that is not among them, or twice."""

@@ -12,12 +12,14 @@ from backbone.errors import InputError
 from backbone.mobilenet import Numerics, conv_norm_act
 from data.module import DataModule
 from data.records import Records, Split
+from tasks.deployment.suppression import Suppress, suppress
 from tasks.detection.anchors import ANCHOR_SHAPES, decode, make_anchors
 from tasks.detection.loss import focal_loss, multibox_loss
 from tasks.detection.matcher import match
 from tasks.detection.metrics import CocoScores, evaluate, stack_detections
-from tasks.detection.postprocess import Detected, postprocess
+from tasks.detection.postprocess import MAX_IOU, MIN_SCORE, Detected, class_scores, postprocess
 from tasks.detection.report import write_report
+from tasks.detection.suppression import suppressed
 from tasks.head import Head
 
 # TensorFlow's SSD-MobileNet (feature_map_generators.py): four extra maps, each half the size of the one before, at
@@ -88,6 +90,7 @@ class DetectionHead(Head):
                 bias = torch.tensor(0.01, device="cpu").logit().item()  # -4.6, as in TensorFlow's focal SSD-MobileNet
                 nn.init.constant_(predictor[-1].bias, bias)  # type: ignore[index]
         self._anchors: dict[tuple, Tensor] = {}  # by map sizes and device: made once for each
+        self.suppress: Suppress | None = suppress  # of `answer`
 
     @property
     def state(self) -> dict[str, Any]:
@@ -161,6 +164,39 @@ class DetectionHead(Head):
             detections=self.detections,
             open_image=lambda i: data.image(split, int(self.positions[i])),
         )
+
+    def answer(self, outputs: Outputs) -> dict[str, Tensor]:
+        """What `detect` finds, in fixed shapes; boxes as parts of the image's width and height, 0 to 1.
+
+        boxes_xyxy (B, 100, 4), scores (B, 100), labels (B, 100), count (B,): the rows that are objects, best first; the
+        others are 0, of label -1. Without suppression boxes_xyxy (B, A, 4) and scores (B, A, K) of all anchors.
+        """
+        scores = class_scores(outputs.class_logits, len(self.categories))
+        if self.suppress is None:
+            boxes = decode(outputs.box_codes.float(), outputs.anchors)
+            return {"boxes_xyxy": boxes / boxes.new_tensor(self.input_size[::-1]).repeat(2), "scores": scores}
+        found = suppressed(
+            scores, outputs.box_codes, outputs.anchors, self.input_size, self.suppress, self.class_agnostic
+        )
+        return found._asdict()
+
+    @property
+    def answer_facts(self) -> dict[str, Any]:
+        """Names and ids of the labels, and how boxes were chosen."""
+        facts = {"names": list(self.categories.values()), "ids": list(self.categories)}
+        if self.suppress is None:
+            return {**facts, "nms": "none"}
+        agnostic = {"class_agnostic": self.class_agnostic}
+        return {**facts, "nms": "in graph", "min_score": MIN_SCORE, "max_iou": MAX_IOU, **agnostic}
+
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+        """Keep the boxes, scores and labels of a file's answer, suppressed here where the file has not."""
+        positions, sizes = batch["positions"].tolist(), batch["sizes"].tolist()
+        for i, (position, (height, width)) in enumerate(zip(positions, sizes, strict=True)):
+            count = int(answer["count"][i])
+            boxes = answer["boxes_xyxy"][i, :count] * torch.tensor([width, height]).repeat(2)
+            rows = boxes, answer["scores"][i, :count], answer["labels"][i, :count]
+            self.predictions[position] = tuple(value.numpy() for value in rows)
 
     def predict(
         self, outputs: Outputs, sizes: Sequence[tuple[int, int]], min_score: float = 0.3, **options: Any

@@ -10,7 +10,8 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from tasks.detection.anchors import decode
 
 MAX_DETECTIONS = 100  # as COCO scores
-_MAX_CANDIDATES = 1000  # boxes that suppression sees: it takes as long for an untrained net as for a good one
+MIN_SCORE, MAX_IOU = 0.01, 0.6  # 0.6 and 100 boxes are TensorFlow's for this network
+MAX_CANDIDATES = 1000  # boxes that suppression sees: it takes as long for an untrained net as for a good one
 
 
 class Detected(NamedTuple):
@@ -36,21 +37,21 @@ def postprocess(
     input_size: tuple[int, int],
     sizes: Sequence[tuple[int, int]],
     *,
-    min_score: float = 0.01,
-    max_iou: float = 0.6,
+    min_score: float = MIN_SCORE,
+    max_iou: float = MAX_IOU,
     class_agnostic: bool = False,
 ) -> list[Detected]:
     """Decode, suppress and scale to each image's (height, width) of `sizes`; `input_size` is the network's.
 
     class_logits (B, A, K or K + 1), box_codes (B, A, 4), anchors (A, 4) cxcywh. The 1,000 best (anchor, class) pairs
     over `min_score` enter one non-maximum suppression, by class or, with `class_agnostic`, over all classes, where two
-    boxes of IoU above `max_iou` leave the better one. 0.6 and 100 boxes are TensorFlow's for this network.
+    boxes of IoU above `max_iou` leave the better one.
     """
     scores = class_scores(class_logits, num_classes)
     found = []
     for image_scores, codes, (height, width) in zip(scores, box_codes, sizes, strict=True):
         flat = image_scores.flatten()  # (A * K,)
-        best, order = flat.topk(min(_MAX_CANDIDATES, len(flat)))
+        best, order = flat.topk(min(MAX_CANDIDATES, len(flat)))
         order = order[best > min_score]
         best = best[: len(order)]
         anchor, label = order // num_classes, order % num_classes

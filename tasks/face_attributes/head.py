@@ -103,6 +103,21 @@ class AttributesHead(Head):
         files = [data.file(split, position) for position in positions.tolist()]
         write_report(folder, evaluated, files, lambda i: data.image(split, int(positions[i])))
 
+    def answer(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Each attribute's probability (B, K), and whether it reaches its threshold."""
+        probabilities = outputs.float().sigmoid()
+        return {"probabilities": probabilities, "present": probabilities >= probabilities.new_tensor(self.thresholds)}
+
+    @property
+    def answer_facts(self) -> dict[str, Any]:
+        """Names, thresholds, and what is known of the terms of the training data."""
+        licence = licences(self.provenance)
+        return {"names": list(self.names), "thresholds": self.thresholds.tolist(), "licence": licence}
+
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+        """Keep the logits of the probabilities."""
+        self.update(answer["probabilities"].double().logit(1e-12).float(), batch)
+
     def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], **options: Any) -> list[FaceAttributes]:
         """Every attribute's probability, and whether it is present."""
         probabilities = expit(outputs.double().cpu().numpy())  # as the thresholds were chosen

@@ -114,6 +114,19 @@ class EmbeddingHead(Head):
         files = [data.file(split, position) for position in positions]
         write_report(folder, split, self.scores, files, lambda i: data.image(split, positions[i]))
 
+    def answer(self, outputs: Tensor) -> dict[str, Tensor]:
+        """The embedding (B, D) of length 1."""
+        return {"embedding": F.normalize(outputs.float())}
+
+    @property
+    def answer_facts(self) -> dict[str, Any]:
+        """The largest squared distance of one person's images, None where no pairs chose one."""
+        return {"names": [], "thresholds": self.threshold}
+
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+        """Keep the embeddings."""
+        self.update(answer["embedding"], batch)
+
     def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], **options: Any) -> list[np.ndarray]:
         """The embedding of each image, float32 (D,) of length 1."""
         return list(F.normalize(outputs.float()).cpu().numpy())

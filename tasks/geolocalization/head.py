@@ -146,7 +146,9 @@ class GeolocalizationHead(Head):
 
     def update(self, outputs: Tensor, batch: Mapping[str, Any]) -> None:
         """Keep what is scored and, unless `batch` has a "reported" that is false, what only a report needs."""
-        probabilities, latlng = self._decode(outputs)
+        self._keep(*self._decode(outputs), batch)
+
+    def _keep(self, probabilities: np.ndarray, latlng: np.ndarray, batch: Mapping[str, Any]) -> None:
         ranks = rank_cells(probabilities, self.hierarchy.finest.lookup(batch["latlng"].cpu().numpy()))
         reported = batch.get("reported", True)
         radius = self.hierarchy.half_radius_km(probabilities, latlng) if reported else np.full(len(latlng), np.nan)
@@ -185,6 +187,23 @@ class GeolocalizationHead(Head):
             model=f"A {trunk_words(settings)} for images of {height} x {width} px.",
             data=f"Scored on {count_of(len(positions), 'image')} of {root}.",
         )
+
+    def answer(self, outputs: Tensor) -> dict[str, Tensor]:
+        """The finest cells' probabilities (B, C), and the predicted places (B, 2) in degrees."""
+        crops = outputs if outputs.ndim == 3 else outputs[:, None]
+        probabilities, latlng = self.hierarchy.decode_tensors(crops, self.decode)
+        return {"probabilities": probabilities, "latlng": latlng}
+
+    @property
+    def answer_facts(self) -> dict[str, Any]:
+        """The finest cells' places and names."""
+        finest = self.hierarchy.finest
+        cells = {"latlng": finest.latlng.round(5).tolist(), "tokens": s2.tokens(finest.ids), "decode": self.decode}
+        return {"names": [], "cells": cells}
+
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+        """As `update`, of a file's probabilities and places."""
+        self._keep(answer["probabilities"].numpy(), answer["latlng"].double().numpy(), batch)
 
     def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], top_k: int = 5) -> list[Geolocation]:
         """Where each image was taken, with its `top_k` likeliest cells."""

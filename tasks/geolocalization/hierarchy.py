@@ -5,12 +5,13 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tasks.geolocalization import s2
 from tasks.geolocalization.cells import Partition, parent_of
-from tasks.geolocalization.decoding import expected_positions, f_star, half_radius_km
-from tasks.geolocalization.sphere import haversine_km
+from tasks.geolocalization.decoding import MODE_RADIUS_KM, expected_positions, f_star, half_radius_km
+from tasks.geolocalization.sphere import EARTH_RADIUS_KM, haversine_km
 
 Decode = Literal["best", "f_star", "expected"]
 
@@ -40,6 +41,26 @@ class CellHierarchy:
         if mode == "expected":
             return probabilities, expected_positions(probabilities, self.finest.points)
         return probabilities, self.finest.latlng[probabilities.argmax(axis=1)]
+
+    def decode_tensors(self, logits: Tensor, mode: Decode) -> tuple[Tensor, Tensor]:
+        """The same as `decode`, on tensors alone in float32, as a network that is exported can have it."""
+        levels = [level.float().softmax(2).mean(1) for level in logits.split(self.sizes, 2)]
+        probabilities = levels[0]
+        if mode != "best" and len(levels) > 1:
+            ancestor = np.arange(self.sizes[0])
+            for coarser, parent in zip(levels[1:], self._parents, strict=True):
+                ancestor = parent[ancestor]
+                probabilities = probabilities * coarser[:, torch.from_numpy(ancestor)]
+            whole = probabilities.sum(1, keepdim=True)
+            probabilities = torch.where(whole > 0, probabilities / whole.clamp_min(1e-38), levels[0])
+        best = probabilities.argmax(1)
+        if mode != "expected":
+            return probabilities, torch.from_numpy(self.finest.latlng).float()[best]
+        points = torch.from_numpy(self.finest.points).float()  # (C, 3)
+        near = points[best] @ points.T >= np.cos(MODE_RADIUS_KM / EARTH_RADIUS_KM)
+        near = near | (torch.arange(len(points)) == best[:, None])
+        x, y, z = (torch.where(near, probabilities, 0.0) @ points).unbind(1)
+        return probabilities, torch.stack([torch.atan2(z, (x * x + y * y).sqrt()), torch.atan2(y, x)], 1).rad2deg()
 
     def half_radius_km(self, probabilities: np.ndarray, latlng: np.ndarray) -> np.ndarray:
         """The radius (N,) around each position (N, 2) within which whole cells hold half of the probability."""
