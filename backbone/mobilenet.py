@@ -107,8 +107,11 @@ def normalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
         raise TypeError(f"normalize takes uint8 images of 0..255, not {images.dtype}")
     if preprocessing.channel_order == "bgr":
         images = images.flip(1)
-    mean = images.new_tensor(preprocessing.mean, dtype=torch.float32)[:, None, None]  # (3, 1, 1)
-    std = images.new_tensor(preprocessing.std, dtype=torch.float32)[:, None, None]  # (3, 1, 1)
+    # One number where the channels have the same: ONNX Runtime is ten times as fast with it.
+    mean, std = (
+        images.new_tensor(of if len(set(of)) > 1 else of[:1], dtype=torch.float32)[:, None, None]  # (3 or 1, 1, 1)
+        for of in (preprocessing.mean, preprocessing.std)
+    )
     return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
 
 

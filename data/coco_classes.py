@@ -1,5 +1,7 @@
 """COCO's 80 classes by the ids of its annotations, which go to 90 with gaps (cocodataset.org, instances_*2017.json)."""
 
+import re
+
 _NAMES = """
 1 person, 2 bicycle, 3 car, 4 motorcycle, 5 airplane, 6 bus, 7 train, 8 truck, 9 boat, 10 traffic light,
 11 fire hydrant, 13 stop sign, 14 parking meter, 15 bench, 16 bird, 17 cat, 18 dog, 19 horse, 20 sheep, 21 cow,
@@ -14,3 +16,12 @@ _NAMES = """
 COCO_CLASSES: dict[int, str] = {
     int(number): name for entry in _NAMES.split(",") for number, _, name in [entry.strip().partition(" ")]
 }
+
+# Pascal VOC's words for classes of COCO.
+_SYNONYMS = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
+
+
+def letters(name: str) -> str:
+    """By which names of one class are alike: letters and digits in lower case, and COCO's word where VOC has another."""
+    own = re.sub(r"[\W_]", "", name).casefold()
+    return _SYNONYMS.get(own, own)

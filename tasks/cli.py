@@ -86,7 +86,9 @@ def prepared(args: Sequence[str]) -> list[str]:
     return rest
 
 
-class _Parser(LightningArgumentParser):
+class Parser(LightningArgumentParser):
+    """Options whose mistakes are one sentence, with the nearest name there is."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.allow_abbrev = False  # a part of a name may be another option's tomorrow
@@ -112,6 +114,13 @@ class _Parser(LightningArgumentParser):
         parsers = [self, *(getattr(self._subcommands_action, "_name_parser_map", {}) or {}).values()]
         names = {action.dest for parser in parsers for action in parser._actions if action.dest}
         return names | {name.partition(".")[0] for name in names}
+
+
+def link_data(parser: LightningArgumentParser, module_class: type[TaskModule]) -> None:
+    """Let the data say those options of the model that only they can."""
+    for name in LINKS:
+        if name in inspect.signature(module_class).parameters:
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
 
 class ValidateLastEpoch(Callback):
@@ -161,7 +170,7 @@ class _Cli(LightningCLI):
                 module_class,
                 datamodule_class,
                 save_config_callback=_SaveConfig,
-                parser_class=_Parser,
+                parser_class=Parser,
                 parser_kwargs={"prog": f"python -m tasks.{self.task}"},
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
@@ -198,9 +207,7 @@ class _Cli(LightningCLI):
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name in LINKS:
-            if name in inspect.signature(self._model_class).parameters:
-                parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        link_data(parser, self._module_class)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         for name, after in zip(args, [*args[1:], ""], strict=True):

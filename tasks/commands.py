@@ -53,11 +53,17 @@ def main(
 
         return main(task, classes, predict, rest)
 
+    def export(rest: list[str]) -> int:
+        from tasks.deployment.command import main
+
+        return main(task, classes, rest)
+
     commands = {
         "fit": ("train; with no further argument, on the built-in sample", train("fit")),
         "validate": ("score a checkpoint on the validation images", train("validate")),
         "test": ("score a checkpoint on the test images, with a report", train("test")),
         "predict": (predict.description.partition(";")[0].lower(), run_predict),
+        "export": ("write a model as one file that works alone, and score it", export),
         **(more or {}),
     }
     return dispatch(f"python -m tasks.{task}", about, commands, args)

@@ -23,6 +23,8 @@ class Head(nn.Module):
 
     monitor: str  # the figure of `compute` by which the best checkpoint is kept
     mode: Literal["max", "min"] = "max"  # which values of it are better
+    file_metrics: ClassVar[Sequence[str]] = ()  # the figures by which a file is judged, the first that can be measured
+    best_figure: ClassVar[float] = 1.0  # the most that they can be
     headline: ClassVar[Mapping[str, str]]  # figure to what the command calls it in its last lines
 
     def __init__(self) -> None:
@@ -77,8 +79,8 @@ class Head(nn.Module):
         """What the numbers of `answer` mean, as plain values for a file's metadata: names, ids, thresholds, places."""
         return {}
 
-    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
-        """As `update`, but of a file's answer for the batch."""
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any], names: Sequence[str]) -> None:
+        """As `update`, but of a file's answer for the batch; `names` are those of the file's labels."""
         raise NotImplementedError
 
     def take_predictions(self) -> tuple[np.ndarray, list[Any]]:

@@ -15,6 +15,7 @@ from backbone import InputError, Preprocessing, normalize, trunk_from, trunk_set
 from backbone.folded import folded_norms, unfold_norms
 from backbone.trunk import OURS
 from data.folders import say
+from data.records import Split
 from tasks.head import Head
 from tasks.optim import (
     EMA,
@@ -127,6 +128,10 @@ class TaskModule(LightningModule):
             module.load_state_dict(checkpoint["state_dict"])
         return module.eval().to(device), checkpoint
 
+    def to_export(self) -> Self:
+        """The module that a file is made of, where the data decide a part of this one."""
+        return self
+
     # --- the pass through the network -------------------------------------------------------------------------------
 
     def forward(self, images: Tensor) -> Any:
@@ -165,7 +170,7 @@ class TaskModule(LightningModule):
         """
         self.head.start(data)
         if self.hparams["weights"] and folded_norms(self):
-            count = unfold_norms(self, self, _some_images(data))
+            count = unfold_norms(self, self, evaluation_images(data, "train", 128))
             say(f"{count} batch norms that had been folded got their statistics from the training images")
         self._prepared = True
 
@@ -303,10 +308,10 @@ class TaskModule(LightningModule):
         self._head_steps = checkpoint["head_steps"]
 
 
-def _some_images(data: Any) -> Iterator[Tensor]:
-    """Up to 128 training images as in evaluation, evenly over the split: batches of uint8 (B, 3, H, W)."""
-    dataset = data.dataset("train", train=False)
-    positions = np.linspace(0, len(dataset) - 1, min(len(dataset), 128)).astype(int).tolist()
+def evaluation_images(data: Any, split: Split, most: int) -> Iterator[Tensor]:
+    """Up to so many images of a split as in evaluation, evenly over it: batches of uint8 (B, 3, H, W)."""
+    dataset = data.dataset(split, train=False)
+    positions = np.linspace(0, len(dataset) - 1, min(len(dataset), most)).astype(int).tolist()
     for start in range(0, len(positions), 16):
         images = type(data).collate([dataset[0, position] for position in positions[start : start + 16]])["images"]
         if len(images):

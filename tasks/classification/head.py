@@ -157,7 +157,7 @@ class ClassificationHead(Head):
         """The outputs' names and the temperature."""
         return {"names": list(self.names), "temperature": self.temperature}
 
-    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any], names: Sequence[str]) -> None:
         """Keep the logits of the probabilities, up to a constant."""
         self.update(answer["probabilities"].clamp_min(1e-30).log() * (self.temperature or 1.0), batch)
 

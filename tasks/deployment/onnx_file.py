@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,9 @@ INPUT = "images"
 METADATA = "mobilenet_tasks"  # the key of the metadata that hold ours, as JSON
 # 20 is torch's own default; with it is everything that we export, and ONNX Runtime has run it since 1.17 (2024).
 _OPSET = 20
+_LAYERS, _ACTIVATIONS = ("Conv", "Gemm"), ("Clip", "Relu")
 Calibration = Literal["minmax", "percentile"]
+CALIBRATIONS: tuple[Calibration, ...] = ("minmax", "percentile")
 # What is cut off: of the activations that 200 images give a layer the part of 1e-5 that is farthest out.
 _PERCENTILE = 99.999
 
@@ -41,7 +43,7 @@ def write_onnx(network: Deployed, path: Path) -> None:
     """Write the network in float32; the number of images in a batch is free, all else is fixed."""
     example = network.example()
     batch = torch.export.Dim("batch", min=1, max=4096)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             torch.export.export(network, (example,), dynamic_shapes=({0: batch},)),
             (example,),
@@ -56,37 +58,51 @@ def write_onnx(network: Deployed, path: Path) -> None:
         program.save(path)
 
 
-def quantize_onnx(source: Path, path: Path, images: Iterable[np.ndarray], method: Calibration) -> None:
+def quantize_onnx(source: Path, path: Path, images: Sequence[np.ndarray], method: Calibration) -> None:
     """Write the int8 form of a float file: convolutions and linear layers, weights per channel, activations uint8.
 
     `images` are batches of uint8 (B, height, width, 3) by which the activations' ranges are found: their extremes, or
     all but 1e-5 of them. What is behind the network, as decoding and suppression, stays in float.
     """
+    import onnx
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
-        batches = iter(images)
+        place, end = 0, 0
+
+        def __len__(self) -> int:
+            return len(images)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.place, self.end = start_index, end_index
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {INPUT: batch}
+            self.place += 1
+            return {INPUT: images[self.place - 1]} if self.place <= self.end else None
 
-    kind = {
-        "minmax": quantization.CalibrationMethod.MinMax,
-        "percentile": quantization.CalibrationMethod.Percentile,
-    }[method]
-    with _quiet():
+    methods = quantization.CalibrationMethod
+    # An activation takes the place of its convolution's output, so that no integer is spent on what it cuts off; those
+    # behind the network, of boxes, are no activations.
+    graph = onnx.load(source).graph
+    layers = {output for node in graph.node if node.op_type in _LAYERS for output in node.output}
+    others = [node.name for node in graph.node if node.op_type in _ACTIVATIONS and node.input[0] not in layers]
+    with quiet():
         quantization.quantize_static(
             source,
             path,
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Gemm"],
+            op_types_to_quantize=[*_LAYERS, *_ACTIVATIONS],
+            nodes_to_exclude=others,
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            calibrate_method=kind,
-            extra_options={"CalibPercentile": _PERCENTILE, "CalibTensorRangeSymmetric": False},
+            calibrate_method=methods.MinMax if method == "minmax" else methods.Percentile,
+            extra_options={
+                "CalibPercentile": _PERCENTILE,
+                "CalibTensorRangeSymmetric": False,
+                "CalibStridedMinMax": 1,  # batches at once, whose activations are held in memory; of both methods
+            },
         )
 
 
@@ -100,7 +116,7 @@ def add_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep what torch and ONNX Runtime say to programmers from the user."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

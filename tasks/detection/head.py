@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from backbone.errors import InputError
 from backbone.mobilenet import Numerics, conv_norm_act
+from data.coco_classes import letters
 from data.module import DataModule
 from data.records import Records, Split
 from tasks.deployment.suppression import Suppress, suppress
@@ -172,13 +173,10 @@ class DetectionHead(Head):
         others are 0, of label -1. Without suppression boxes_xyxy (B, A, 4) and scores (B, A, K) of all anchors.
         """
         scores = class_scores(outputs.class_logits, len(self.categories))
+        boxes = decode(outputs.box_codes.float(), outputs.anchors)
         if self.suppress is None:
-            boxes = decode(outputs.box_codes.float(), outputs.anchors)
             return {"boxes_xyxy": boxes / boxes.new_tensor(self.input_size[::-1]).repeat(2), "scores": scores}
-        found = suppressed(
-            scores, outputs.box_codes, outputs.anchors, self.input_size, self.suppress, self.class_agnostic
-        )
-        return found._asdict()
+        return suppressed(boxes, scores, self.input_size, self.suppress, self.class_agnostic)._asdict()
 
     @property
     def answer_facts(self) -> dict[str, Any]:
@@ -189,14 +187,24 @@ class DetectionHead(Head):
         agnostic = {"class_agnostic": self.class_agnostic}
         return {**facts, "nms": "in graph", "min_score": MIN_SCORE, "max_iou": MAX_IOU, **agnostic}
 
-    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
-        """Keep the boxes, scores and labels of a file's answer, suppressed here where the file has not."""
-        positions, sizes = batch["positions"].tolist(), batch["sizes"].tolist()
-        for i, (position, (height, width)) in enumerate(zip(positions, sizes, strict=True)):
-            count = int(answer["count"][i])
-            boxes = answer["boxes_xyxy"][i, :count] * torch.tensor([width, height]).repeat(2)
-            rows = boxes, answer["scores"][i, :count], answer["labels"][i, :count]
-            self.predictions[position] = tuple(value.numpy() for value in rows)
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any], names: Sequence[str]) -> None:
+        """Keep the boxes, scores and labels of a file's answer, suppressed here where the file has not.
+
+        Of the file's classes those of the same name as ours are kept.
+        """
+        if "count" not in answer:
+            sides = torch.tensor(self.input_size[::-1]).repeat(2)
+            boxes, scores = answer["boxes_xyxy"] * sides, answer["scores"]
+            answer = suppressed(boxes, scores, self.input_size, suppress, self.class_agnostic)._asdict()
+        own = {letters(name): label for label, name in enumerate(self.categories.values())}
+        labels = np.array([own.get(letters(name), -1) for name in names])
+        rows = zip(*(answer[name].numpy() for name in ("boxes_xyxy", "scores", "labels", "count")), strict=True)
+        positions, sizes = batch["positions"].tolist(), batch["sizes"].numpy()
+        for position, (height, width), (boxes, scores, found, count) in zip(positions, sizes, rows, strict=True):
+            label = labels[found[:count]]
+            known = np.flatnonzero(label >= 0)
+            pixels = boxes[known] * np.array([width, height, width, height], np.float32)
+            self.predictions[position] = pixels, scores[known], label[known]
 
     def predict(
         self, outputs: Outputs, sizes: Sequence[tuple[int, int]], min_score: float = 0.3, **options: Any

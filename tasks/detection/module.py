@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from backbone import InputError, read_pretrained
 from backbone.pretrained import read_detector
 from data.folders import say
 from tasks.detection.head import DetectionHead
-from tasks.detection.pretrained import detector_of, load_detector, loss_of
+from tasks.detection.pretrained import categories_of, detector_of, load_detector, loss_of
 from tasks.module import TRUNK_OPTIONS, TaskModule
 
 
@@ -65,6 +65,21 @@ class DetectionModule(TaskModule):
             split = "test" if stage == "test" else "val"
             if any("train201" in self.data.file(split, position) for position in range(len(self.data.records(split)))):
                 say("note: these look like COCO's training images, which a detector of COCO's has seen")
+
+    @classmethod
+    def as_it_comes(cls, weights: str | Path) -> Self:
+        """Another project's detector with all its classes. InputError where the weights have none."""
+        detector = detector_of(read_pretrained(weights))
+        classes, size = categories_of(detector), detector.image_size
+        return cls(classes, size, head="pretrained", loss=loss_of(detector), weights=str(weights))
+
+    def to_export(self) -> Self:
+        """Of a detector as it comes that with all its classes, not the data's alone."""
+        if self.hparams["head"] != "pretrained" or not self.hparams["weights"]:
+            return self
+        whole = self.as_it_comes(self.hparams["weights"])
+        whole.head.class_agnostic = self.head.class_agnostic
+        return whole
 
     @classmethod
     def is_whole(cls, model: Mapping[str, Any]) -> bool:

@@ -22,20 +22,15 @@ def load(path: str | Path, device: str = "cpu") -> "Predictor":
     `path` is a file or what `--model.weights` takes: a name is fetched once, and then found in the cache. An image is
     a path, a PIL image or an array. InputError where the file is neither.
     """
-    from backbone import read_pretrained
     from backbone.weights import find_weights
     from tasks.detection.module import DetectionModule
-    from tasks.detection.pretrained import categories_of, detector_of, loss_of
     from tasks.predictor import Predictor
     from tasks.runs import checkpoint_at
 
     file = checkpoint_at(find_weights(path).file)
     if file.suffix == ".ckpt":
         return Predictor.from_checkpoint(DetectionModule, file, device)
-    detector = detector_of(read_pretrained(file))
-    classes, size = categories_of(detector), detector.image_size
-    module = DetectionModule(classes, size, head="pretrained", loss=loss_of(detector), weights=str(file))
-    return Predictor(module.to(device), central_fraction=None)
+    return Predictor(DetectionModule.as_it_comes(file).to(device), central_fraction=None)
 
 
 def _add_arguments(parser: Arguments) -> None:

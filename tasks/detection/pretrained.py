@@ -1,6 +1,5 @@
 """A detector of another project in our head: which of its classes are the data's, and its weights under our names."""
 
-import re
 from typing import Literal, cast
 
 import torch
@@ -9,12 +8,10 @@ from torch import Tensor, nn
 from backbone import InputError, Pretrained
 from backbone.folded import folded_norm
 from backbone.tflite import Detector
-from data.coco_classes import COCO_CLASSES
+from data.coco_classes import COCO_CLASSES, letters
 from tasks.detection.anchors import make_anchors
 from tasks.detection.head import DetectionHead
 
-# Pascal VOC's words for classes of COCO.
-_SYNONYMS = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
 # What is scored of a class that the detector does not know: 2e-9 by a sigmoid, below every threshold.
 _SILENT = -20.0
 
@@ -48,9 +45,9 @@ def load_detector(head: DetectionHead, pretrained: Pretrained, *, whole: bool = 
     """
     detector = detector_of(pretrained)
     _check_anchors(pretrained, detector)
-    columns = {_letters(name): number for number, name in categories_of(detector).items()}
+    columns = {letters(name): number for number, name in categories_of(detector).items()}
     names = list(head.categories.values())
-    column_of = [columns.get(_letters(name)) for name in names]
+    column_of = [columns.get(letters(name)) for name in names]
     known = [name for name, column in zip(names, column_of, strict=True) if column is not None]
     new = [name for name, column in zip(names, column_of, strict=True) if column is None]
     if whole and not known:
@@ -99,11 +96,6 @@ def _check_anchors(pretrained: Pretrained, detector: Detector) -> None:
     # Those in a quantised file are off by up to half a step of its integers, 0.0032.
     if ours.shape != detector.anchors.shape or (ours - detector.anchors).abs().max() > 0.01:
         raise InputError(f"{pretrained.source} has other anchors than SSD-MobileNet's; only its trunk could be used.")
-
-
-def _letters(name: str) -> str:
-    letters = re.sub(r"[\W_]", "", name).casefold()
-    return _SYNONYMS.get(letters, letters)
 
 
 def _listed(names: list[str], most: int = 12) -> str:

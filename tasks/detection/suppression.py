@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tasks.deployment.suppression import Suppress
-from tasks.detection.anchors import decode
 from tasks.detection.postprocess import MAX_CANDIDATES, MAX_DETECTIONS, MAX_IOU, MIN_SCORE
 
 
@@ -23,15 +22,14 @@ class Suppressed(NamedTuple):
 
 
 def suppressed(
+    boxes_xyxy: Tensor,
     scores: Tensor,
-    box_codes: Tensor,
-    anchors: Tensor,
     input_size: tuple[int, int],
     suppress: Suppress,
     class_agnostic: bool,
     candidates: int = MAX_CANDIDATES,
 ) -> Suppressed:
-    """The boxes of scores (B, A, K), box_codes (B, A, 4) and anchors (A, 4) cxcywh; `input_size` is (height, width).
+    """The best of boxes_xyxy (B, A, 4) in px of the `input_size` (height, width), of which scores are (B, A, K).
 
     Boxes of several classes are told apart as by torchvision's `batched_nms`: each class is moved out of the others'
     reach, by the same distance to the last bit.
@@ -40,8 +38,7 @@ def suppressed(
     flat = scores.flatten(1)
     best, order = flat.topk(min(candidates, flat.shape[1]))
     anchor, label = order // classes, order % classes
-    codes = box_codes.float().gather(1, anchor[..., None].expand(-1, -1, 4))
-    x1, y1, x2, y2 = decode(codes, anchors[anchor]).unbind(-1)
+    x1, y1, x2, y2 = boxes_xyxy.gather(1, anchor[..., None].expand(-1, -1, 4)).unbind(-1)
     boxes = torch.stack([x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)], -1)
     apart = boxes
     if not class_agnostic:

@@ -114,7 +114,7 @@ class AttributesHead(Head):
         licence = licences(self.provenance)
         return {"names": list(self.names), "thresholds": self.thresholds.tolist(), "licence": licence}
 
-    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any], names: Sequence[str]) -> None:
         """Keep the logits of the probabilities."""
         self.update(answer["probabilities"].double().logit(1e-12).float(), batch)
 

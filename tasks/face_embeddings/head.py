@@ -30,6 +30,7 @@ class EmbeddingHead(Head):
     """
 
     monitor = "cosine"
+    file_metrics = ("verification_accuracy", "auc", "cosine")
     headline = {"verification_accuracy": "verification accuracy", "cosine": "mean cosine to the teacher"}  # noqa: RUF012
 
     def __init__(self, channels: Mapping[int, int], size: int, distance: Distance = "squared_error") -> None:
@@ -123,7 +124,7 @@ class EmbeddingHead(Head):
         """The largest squared distance of one person's images, None where no pairs chose one."""
         return {"names": [], "thresholds": self.threshold}
 
-    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any], names: Sequence[str]) -> None:
         """Keep the embeddings."""
         self.update(answer["embedding"], batch)
 

@@ -49,6 +49,7 @@ class GeolocalizationHead(Head):
     """
 
     monitor = "geoscore"
+    best_figure = 5000.0
     headline = {  # noqa: RUF012
         "within_25km": "within 25 km",
         "within_750km": "within 750 km",
@@ -201,7 +202,7 @@ class GeolocalizationHead(Head):
         cells = {"latlng": finest.latlng.round(5).tolist(), "tokens": s2.tokens(finest.ids), "decode": self.decode}
         return {"names": [], "cells": cells}
 
-    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+    def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any], names: Sequence[str]) -> None:
         """As `update`, of a file's probabilities and places."""
         self._keep(answer["probabilities"].numpy(), answer["latlng"].double().numpy(), batch)
 

@@ -1,0 +1,215 @@
+"""`python -m tasks.<task> export`: a model as one file that works alone, which is scored before it is called good."""
+
+import argparse
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+
+from backbone.accelerator import retain_freed_memory
+from backbone.download import digest_of
+from backbone.errors import Arguments, InputError
+from backbone.files import replacing, room_beside, write_whole
+from backbone.names import printed
+from backbone.weights import find_weights, table
+from data.folders import count_of, say
+from data.records import Split
+from data.transforms import needed_in_evaluation
+from tasks.cli import Parser, link_data, prepared
+from tasks.deployment import gate, onnx_file
+from tasks.deployment.artifact import open_artifact
+from tasks.deployment.graph import Deployed
+from tasks.module import TaskModule, evaluation_images
+from tasks.options import resolve
+from tasks.runs import as_written
+
+_VERSIONS = ("mobilenet-tasks", "torch", "onnx", "onnxruntime")
+REJECTED = 3  # the exit code where the file is worse than its network
+_CALIBRATION = 200  # training images
+_ENDINGS = {"onnx": ".onnx", "executorch": ".pte"}
+_MAX_LOSS = {"float32": 0.001, "int8": 0.01}
+_RULE = (
+    "The image is upright by its EXIF orientation. With a crop f, scale = f * min(H / height, W / width), and the "
+    "middle of h x w = round(scale * height) x round(scale * width) px is taken, from (H - h) // 2 and (W - w) // 2; "
+    "else all of it. bilinear is OpenCV's INTER_LINEAR on uint8 where no side shrinks by more than 2.5, else its "
+    "INTER_AREA; bicubic is Pillow's. A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as it stays at least "
+    "draft_at_least."
+)
+
+
+class Resolved(NamedTuple):
+    """What a command is about."""
+
+    module: TaskModule  # in evaluation mode, with its weights, for the classes of the data
+    data: Any  # not set up
+    source: Path  # the checkpoint, or the file of weights
+
+
+def main(task: str, classes: Callable[[], tuple[type[TaskModule], Any]], args: list[str]) -> int:
+    """Run the command; return its exit code, 3 where the file was rejected. Raises InputError."""
+    parser = Arguments(
+        prog=f"python -m tasks.{task} export",
+        description="Write a model as one file that works alone: uint8 images in, the answer in the task's terms out. "
+        "It is run and scored on the validation images before it is called good. The model is that of --ckpt_path C, "
+        "or of --model.weights W where these come whole; by default the newest run's. The images are those of "
+        "--data.root DIR; by default those it was trained on. The options of `validate` that begin with --data. and "
+        "--model. count here too.",
+    )
+    parser.add_argument("--out", type=Path, metavar="F", help="default: TASK.onnx, TASK_int8.onnx, TASK.pte, ...")
+    parser.add_argument("--format", choices=list(_ENDINGS), help="default: as the ending of --out says, or onnx")
+    parser.add_argument("--int8", action="store_true", help="integers of 8 bits: a quarter of the size, and faster")
+    help = "fine-tune for the rounding of int8 in so many epochs first (default: %(default)s)"
+    parser.add_argument("--qat", type=int, default=0, metavar="EPOCHS", help=help)
+    if task == "detection":
+        help = "none: give the raw boxes and scores of all anchors (default: suppression is in the file)"
+        parser.add_argument("--nms", choices=("in_graph", "none"), default="in_graph", help=help)
+    help = "of the metric, of which the file may lose so much (default: 0.001, and 0.01 of int8)"
+    parser.add_argument("--max_loss", type=float, metavar="X", help=help)
+    options, rest = parser.parse_known_args(args)
+    retain_freed_memory()
+    return _export(task, _checked(task, options), *resolved(*classes(), rest, parser.prog))
+
+
+def resolved(module_class: type[TaskModule], datamodule_class: Any, args: Sequence[str], prog: str) -> Resolved:
+    """The model of a checkpoint or of whole weights, and its data, from the options that `validate` has for them.
+
+    Without any it is the newest run's best checkpoint, and the data that it was trained on. Raises InputError.
+    """
+    parser = Parser(prog=prog)
+    parser.add_lightning_class_args(datamodule_class, "data")
+    parser.add_lightning_class_args(module_class, "model")
+    link_data(parser, module_class)
+    parser.add_argument("--ckpt_path", type=str | None, default=None)
+    parser.add_argument("--trainer.default_root_dir", type=str | None, default=None)
+    args = prepared(args)
+
+    def parse(args: list[str]) -> dict[str, Any]:
+        return parser.parse_args(args[1:], defaults=False).as_dict()
+
+    settings, checkpoint, path = resolve(module_class, ["validate", *args], parse)
+    given = parser.instantiate(parser.parse_object(settings))
+    module, data = given["model"], given["data"]
+    if checkpoint is None:
+        return Resolved(module.eval(), data, find_weights(module.hparams["weights"], fetch=False).file)
+    assert path is not None
+    with as_written(path):
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+    return Resolved(module.eval(), data, path)
+
+
+def _checked(task: str, options: argparse.Namespace) -> argparse.Namespace:
+    """The options, with what was not given found out. Raises InputError."""
+    kind = options.format or next((name for name, end in _ENDINGS.items() if str(options.out).endswith(end)), "onnx")
+    options.format, ending = kind, _ENDINGS[kind]
+    options.out = options.out or Path(f"{task}{'_int8' * options.int8}{ending}")
+    if options.out.suffix != ending:
+        raise InputError(f"--out {options.out} does not end in {ending}, as --format {kind} does; rename it.")
+    if options.out.is_dir() or not options.out.absolute().parent.is_dir():
+        raise InputError(f"--out {options.out} cannot be written; name a file in a folder that exists.")
+    if options.qat < 0 or (options.qat and not options.int8):
+        raise InputError(f"--qat {options.qat} is of --int8, and must be 0 or more; give both, or none.")
+    if options.max_loss is None:
+        options.max_loss = _MAX_LOSS["int8" if options.int8 else "float32"]
+    if not 0 <= options.max_loss <= 1:
+        raise InputError(f"--max_loss is {options.max_loss}; it must be from 0 to 1.")
+    onnx_file.check_installed()
+    return options
+
+
+def _export(task: str, options: argparse.Namespace, module: TaskModule, data: Any, source: Path) -> int:
+    data.setup("fit" if options.int8 else "validate")
+    exported = module.to_export().eval()
+    if getattr(options, "nms", None) == "none":
+        cast(Any, exported.head).suppress = None
+    network, out = Deployed(exported, data.evaluated_size), options.out
+    metadata = _metadata(task, network, data, source, "int8" if options.int8 else "float32")
+    compared = torch.from_numpy(np.concatenate([*_batches(data, "val", gate.COMPARED)]))
+    calibration = [*_batches(data, "train", _CALIBRATION)] if options.int8 else []
+    with room_beside(out) as room:
+
+        def attempt() -> tuple[Path, gate.Verdict, gate.Difference, dict[str, Any]]:
+            """The best file that can be made of the network as it is, with what is to be said of it."""
+            plain = room / "float32.onnx"
+            onnx_file.write_onnx(network, plain)
+            onnx_file.add_metadata(plain, metadata)
+            difference = gate.compare(open_artifact(plain), network, compared)
+            if not options.int8:
+                [verdict] = gate.judge([open_artifact(plain)], module, exported, network, data)
+                return plain, verdict, difference, {}
+            files = {method: room / f"{method}.onnx" for method in onnx_file.CALIBRATIONS}
+            for method, file in files.items():
+                onnx_file.quantize_onnx(plain, file, calibration, method)
+                onnx_file.add_metadata(file, metadata)
+            artifacts = [open_artifact(file) for file in files.values()]
+            verdicts = dict(zip(files, gate.judge(artifacts, module, exported, network, data), strict=True))
+            for method, verdict in verdicts.items():
+                say(f"int8 by {method} of {count_of(sum(map(len, calibration)), 'training image')}: {verdict}")
+            best = min(verdicts, key=lambda method: verdicts[method].loss)
+            return files[best], verdicts[best], difference, {"method": best, "images": sum(map(len, calibration))}
+
+        file, verdict, difference, calibrated = attempt()
+        passed = difference.small and verdict.loss <= options.max_loss
+        metrics = {"metric": verdict.metric, "split": "val", "images": verdict.images}
+        metadata |= {"metrics": {**metrics, "pytorch": verdict.pytorch, "file": verdict.file}}
+        metadata |= {"calibration": calibrated} if calibrated else {}
+        onnx_file.add_metadata(file, metadata)
+        out = out if passed else out.with_name(f"{out.name}.rejected")
+        write_whole(out.with_name(f"{out.name}.json"), json.dumps(metadata, indent=1, ensure_ascii=False))
+        with replacing(out) as beside:
+            file.rename(beside)
+    say(f"float32 beside PyTorch, in batches of {', '.join(map(str, gate.BATCHES))}: {difference}")
+    line = f"{out}: {out.stat().st_size / 1e6:.1f} MB, {verdict}"
+    if passed:
+        print(printed(line))
+        return 0
+    print(printed(f"rejected, as the file may lose {options.max_loss:g} (--max_loss): {line}"), file=sys.stderr)
+    return REJECTED
+
+
+def _batches(data: Any, split: Split, most: int) -> Iterator[np.ndarray]:
+    """Images as they are evaluated, uint8 (B, height, width, 3)."""
+    for images in evaluation_images(data, split, most):
+        yield images.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _metadata(task: str, network: Deployed, data: Any, source: Path, precision: str) -> dict[str, Any]:
+    """What the file says of itself, but for its metric."""
+    settings, crop = network.network.trunk.settings, data.hparams.get("central_fraction")
+    preprocessing = network.network.trunk.preprocessing
+    facts = network.head.answer_facts
+    draft = None if crop is None else list(needed_in_evaluation(network.size, crop))
+    return {
+        "task": task,
+        "image_size": list(network.size),
+        "resize": {
+            "crop": crop,
+            "interpolation": data.hparams.get("interpolation", "bilinear"),
+            "draft_at_least": draft,
+            "rule": _RULE,
+        },
+        "normalisation": {name: getattr(preprocessing, name) for name in ("mean", "std", "channel_order")},
+        "outputs": list(network.outputs),
+        **facts,
+        "precision": precision,
+        "licence": _licence(data, settings.get("provenance"), facts.get("licence", "")),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+        "source": {"file": source.name, "sha256": digest_of(source)},
+    }
+
+
+def _licence(data: Any, provenance: Mapping[str, Any] | None, known: str) -> str:
+    """What is known of the terms of what the network was trained on, as sentences."""
+    known = known or getattr(data, "licence", "")
+    sentences = [
+        known or "The terms of the training images are not recorded: whoever gives the file on should know them."
+    ]
+    rows = {row.name: row for row in table()}
+    if row := rows.get((provenance or {}).get("name") or ""):
+        sentences.append(f"Its first weights are {row.name} of {row.project}, under {row.licence}.")
+    return " ".join(sentences)
