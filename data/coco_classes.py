@@ -22,6 +22,6 @@ _SYNONYMS = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch"
 
 
 def letters(name: str) -> str:
-    """What names of one class have in common: letters and digits in lower case, and COCO's word where VOC has another."""
+    """What names of one class share: letters and digits in lower case, and COCO's word where VOC has another."""
     own = re.sub(r"[\W_]", "", name).casefold()
     return _SYNONYMS.get(own, own)
