@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from backbone.errors import InputError
+from backbone.files import replacing
 from tasks.deployment.graph import Deployed
 from tasks.deployment.onnx_file import METADATA, quiet
 
@@ -23,8 +24,7 @@ def check_installed() -> None:
     """Raise InputError where what writes and runs ExecuTorch files is not installed."""
     try:
         with quiet():
-            import executorch.exir
-            import executorch.runtime
+            import executorch.runtime  # noqa: F401
             import torchao  # noqa: F401
     except ImportError as error:
         raise InputError(
@@ -39,14 +39,29 @@ def write_executorch(network: Deployed, path: Path, metadata: Mapping[str, Any])
     from executorch.exir import to_edge_transform_and_lower
 
     contiguous = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # XNNPACK's importer knows no other
-    text = json.dumps(metadata)  # ASCII
     with quiet(), torch.no_grad():
         lowered = to_edge_transform_and_lower(
             torch.export.export(contiguous, (network.example(1),)),
             partitioner=[XnnpackPartitioner()],
-            constant_methods={METADATA: text + " " * _ROOM},
+            constant_methods={METADATA: json.dumps(metadata) + " " * _ROOM},
         )
         path.write_bytes(lowered.to_executorch().buffer)
+
+
+def add_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Put metadata in the place of those that `write_executorch` has put into a file; the network is not lowered again.
+
+    They may be 4,096 bytes longer. InputError where they are more.
+    """
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(path).load_method(METADATA)
+    assert method is not None
+    old, new = method.execute(())[0].encode(), json.dumps(metadata).encode()
+    if len(new) > len(old):
+        raise InputError(f"{path} has room for {len(old)} bytes of metadata, not for {len(new)}; export it again.")
+    with replacing(path) as beside:  # another file, as the runtime maps the one that it runs into memory
+        beside.write_bytes(path.read_bytes().replace(old, new.ljust(len(old))))
 
 
 def quantized(network: Deployed, images: Sequence[np.ndarray], method: Calibration) -> Deployed:

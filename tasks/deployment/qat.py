@@ -37,13 +37,13 @@ def fine_tune(network: Deployed, images: Sequence[np.ndarray], epochs: int, lr: 
                 inputs = torch.from_numpy(images[i]).permute(0, 3, 1, 2).contiguous()
                 with torch.no_grad():
                     expected = _tensors(network.network(inputs))
-                loss = sum(
+                losses = [
                     mse_loss(given, wanted) / wanted.var()
                     for given, wanted in zip(_tensors(rounded(inputs)), expected, strict=True)
                     if given.requires_grad  # not what is the same for every image, as anchors
-                )
+                ]
                 optimizer.zero_grad()
-                loss.backward()
+                torch.stack(losses).sum().backward()
                 optimizer.step()
                 scheduler.step()
     result = copy.deepcopy(network)
