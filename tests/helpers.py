@@ -23,6 +23,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 from PIL import Image
 from scipy.io import savemat
+from torch import nn
 
 from backbone.errors import InputError
 from tasks.runs import AtomicCheckpointIO
@@ -49,6 +50,34 @@ def fitted(folder, module, data, ckpt_path=None, **settings):
     training = trainer(folder, callbacks=[note], **settings)
     training.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return training, losses
+
+
+def busy(module):
+    """The module with norms and layers that are not as new, so that a mistake in folding them shows."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                for name, low, high in (("weight", 0.5, 1.5), ("bias", -1, 1), ("running_var", 0.5, 2.0)):
+                    getattr(part, name).uniform_(low, high, generator=generator)
+                part.running_mean.uniform_(-1, 1, generator=generator)
+            if isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.bias is not None):
+                part.weight.normal_(0, 0.3, generator=generator)
+    return module.eval()
+
+
+def save_checkpoint(path, module, data):
+    """A checkpoint as `fit` writes it, of a net that was not trained."""
+    content = {
+        "hyper_parameters": dict(module.hparams),
+        "datamodule_hyper_parameters": dict(data.hparams),
+        "state_dict": module.state_dict(),
+        "global_step": 0,
+        "pytorch-lightning_version": "2.6.6",
+    }
+    module.on_save_checkpoint(content)
+    torch.save(content, path)
+    return path
 
 
 class Save(Callback):

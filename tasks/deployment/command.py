@@ -92,6 +92,10 @@ def resolved(module_class: type[TaskModule], datamodule_class: Any, args: Sequen
         return parser.parse_args(args[1:], defaults=False).as_dict()
 
     settings, checkpoint, path = resolve(module_class, ["validate", *args], parse)
+    if checkpoint is None and not settings["data"].get("root"):
+        raise InputError(
+            f"--model.weights {settings['model']['weights']} has no images of its own; give --data.root DIR."
+        )
     given = parser.instantiate(parser.parse_object(settings))
     module, data = given["model"], given["data"]
     if checkpoint is None:
@@ -168,7 +172,10 @@ def _export(task: str, options: argparse.Namespace, module: TaskModule, data: An
     if passed:
         print(printed(line))
         return 0
-    print(printed(f"rejected, as the file may lose {options.max_loss:g} (--max_loss): {line}"), file=sys.stderr)
+    reason = f"the file may lose {options.max_loss:g} (--max_loss)"
+    if not difference.small:
+        reason = f"float32 outputs may differ by {gate.RELATIVE:g} of the largest number and {gate.PIXELS:g} px alone"
+    print(printed(f"rejected, as {reason}: {line}"), file=sys.stderr)
     return REJECTED
 
 
