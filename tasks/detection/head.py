@@ -13,14 +13,14 @@ from backbone.mobilenet import Numerics, conv_norm_act
 from data.coco_classes import letters
 from data.module import DataModule
 from data.records import Records, Split
-from tasks.deployment.suppression import Suppress, suppress
+from tasks.deployment.suppression import Suppression
 from tasks.detection.anchors import ANCHOR_SHAPES, decode, make_anchors
 from tasks.detection.loss import focal_loss, multibox_loss
 from tasks.detection.matcher import match
 from tasks.detection.metrics import CocoScores, evaluate, stack_detections
 from tasks.detection.postprocess import MAX_IOU, MIN_SCORE, Detected, class_scores, postprocess
 from tasks.detection.report import write_report
-from tasks.detection.suppression import suppressed
+from tasks.detection.suppression import BY_OPERATOR, suppressed
 from tasks.head import Head
 
 # TensorFlow's SSD-MobileNet (feature_map_generators.py): four extra maps, each half the size of the one before, at
@@ -91,7 +91,7 @@ class DetectionHead(Head):
                 bias = torch.tensor(0.01, device="cpu").logit().item()  # -4.6, as in TensorFlow's focal SSD-MobileNet
                 nn.init.constant_(predictor[-1].bias, bias)  # type: ignore[index]
         self._anchors: dict[tuple, Tensor] = {}  # by map sizes and device: made once for each
-        self.suppress: Suppress | None = suppress  # of `answer`
+        self.suppress: Suppression | None = BY_OPERATOR  # of `answer`
 
     @property
     def state(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class DetectionHead(Head):
         if "count" not in answer:
             sides = torch.tensor(self.input_size[::-1]).repeat(2)
             boxes, scores = answer["boxes_xyxy"] * sides, answer["scores"]
-            answer = suppressed(boxes, scores, self.input_size, suppress, self.class_agnostic)._asdict()
+            answer = suppressed(boxes, scores, self.input_size, BY_OPERATOR, self.class_agnostic)._asdict()
         own = {letters(name): label for label, name in enumerate(self.categories.values())}
         labels = np.array([own.get(letters(name), -1) for name in names])
         rows = zip(*(answer[name].numpy() for name in ("boxes_xyxy", "scores", "labels", "count")), strict=True)
