@@ -2,7 +2,8 @@
 
     python run.py F.onnx photo.jpg folder --draw drawn
 
-It needs numpy, Pillow and onnxruntime, and no other file of the project: copy it to the device beside F.onnx. In Python:
+It needs numpy, Pillow and onnxruntime, and no other file of the project: copy it to the device, beside F.onnx.
+In Python:
 
     from run import Model
     model = Model("F.onnx")
@@ -23,14 +24,18 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # --help should not wait for them
     import numpy as np
     from PIL import Image
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
-_ENDINGS = ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .avif .ppm .pgm .jp2".split()
+# fmt: off
+_ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jp2",
+)
+# fmt: on
 _NOT_DATA = ("__MACOSX", "@eaDir")  # folders that macOS and file servers leave behind
 _SMOOTHED = 2.5  # the shrink beyond which pixels are averaged
 
@@ -60,7 +65,9 @@ class Model:
         except OSError as error:
             raise InputError(f"{file} cannot be read ({error.strerror}); give an exported ONNX file.") from error
         if head[4:6] == b"ET" or Path(file).suffix == ".pte":
-            raise InputError(f"{file} is for ExecuTorch, whose own runtime runs it; export with --format onnx for here.")
+            raise InputError(
+                f"{file} is for ExecuTorch, whose own runtime runs it; export with --format onnx for here."
+            )
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -76,10 +83,10 @@ class Model:
         try:
             about = json.loads(text)
             task, rule = about["task"], about["resize"]
-            self.height, self.width = about["image_size"]
+            self.height, self.width = map(int, about["image_size"])
             self.crop, self.bicubic = rule["crop"], {"bilinear": False, "bicubic": True}[rule["interpolation"]]
             self.at_least = rule["draft_at_least"] and tuple(rule["draft_at_least"])
-            self.names, self.cells = about["names"], about.get("cells")
+            self.names, self.cells = list(map(str, about["names"])), about.get("cells")
             raw = about.get("nms") == "none"
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -87,7 +94,9 @@ class Model:
         if task not in _OUTPUTS:
             raise InputError(f"{file} is of the task {task!r}, unknown here; take run.py of the version that wrote it.")
         if raw:
-            raise InputError(f"{file} gives raw boxes for a suppression of your own; export without --nms none for here.")
+            raise InputError(
+                f"{file} gives raw boxes for a suppression of your own; export without --nms none for here."
+            )
         self.task, self.min_score, self.top_k = task, min_score, top_k
 
     def __call__(self, file: str | Path) -> dict[str, Any]:
@@ -112,8 +121,11 @@ class Model:
 
     def rows(self, pixels: "np.ndarray", sizes: Sequence[tuple[int, ...]]) -> list[dict[str, Any]]:
         """The rows of `resized` images uint8 (N, height, width, 3) that were of the `sizes` (height, width)."""
-        outputs = self.session.run(_OUTPUTS[self.task], {"images": pixels})
-        return [_row(self, size, *one) for size, *one in zip(sizes, *outputs, strict=True)]
+        try:
+            outputs = self.session.run(_OUTPUTS[self.task], {"images": pixels})
+            return [_row(self, size, *one) for size, *one in zip(sizes, *outputs, strict=True)]
+        except Exception as error:
+            raise InputError(f"the file and its metadata do not fit ({' '.join(str(error).split())[:200]}).") from error
 
 
 _OUTPUTS = {
@@ -129,16 +141,16 @@ def _row(model: Model, size: tuple[int, ...], first: Any, *others: Any) -> dict[
     """What is printed of one image, from its outputs in the order of `_OUTPUTS`."""
     if model.task == "detection":
         scores, labels, count = others
-        boxes = (first * (size[1], size[0], size[1], size[0])).tolist()
-        rows = itertools.islice(zip(labels.tolist(), scores.tolist(), boxes, strict=True), int(count))
-        found = [(model.names[label], score, box) for label, score, box in rows if score >= model.min_score]
-        return {"objects": [{"name": name, "score": score, "box_xyxy": box} for name, score, box in found]}
+        found = int((scores[:count] >= model.min_score).sum())  # the best come first
+        boxes = first[:found] * (size[1], size[0], size[1], size[0])
+        rows = zip(labels[:found].tolist(), scores[:found].tolist(), boxes.round(2).tolist(), strict=True)
+        return {"objects": [{"name": model.names[k], "score": round(p, 6), "box_xyxy": box} for k, p, box in rows]}
     if model.task == "face_attributes":
-        attributes = dict(zip(model.names, first.tolist(), strict=True))
+        attributes = {name: round(p, 6) for name, p in zip(model.names, first.tolist(), strict=True)}
         return {"attributes": attributes, "present": list(itertools.compress(model.names, others[0]))}
     if model.task == "face_embeddings":
         return {"embedding": first.tolist()}
-    best = [(i, float(first[i])) for i in (-first).argsort(kind="stable")[: model.top_k].tolist()]
+    best = [(i, round(float(first[i]), 6)) for i in (-first).argsort(kind="stable")[: model.top_k].tolist()]
     if model.task == "classification":
         return {"classes": [{"name": model.names[i], "probability": p} for i, p in best]}
 
@@ -146,7 +158,7 @@ def _row(model: Model, size: tuple[int, ...], first: Any, *others: Any) -> dict[
         return {"latitude": round(float(place[0]), 6), "longitude": round(float(place[1]), 6)}
 
     places, tokens = model.cells["latlng"], model.cells["tokens"]
-    cells = [{**degrees(places[i]), "probability": round(p, 6), "cell": tokens[i]} for i, p in best]
+    cells = [{**degrees(places[i]), "probability": p, "cell": tokens[i]} for i, p in best]
     return {**degrees(others[0]), "cells": cells}
 
 
@@ -188,16 +200,16 @@ def _rgb(image: "Image.Image") -> "Image.Image":
     from PIL import Image
 
     if image.mode.startswith("I"):  # grey of 16 bits: scaled, where convert() would cut it
-        low, high = image.getextrema()
+        low, high = (float(x) for x in image.getextrema())  # type: ignore[arg-type]
         if low < 0 or high > 65535:
-            raise ValueError(f"its values {low} to {high} are outside 16 bits")
+            raise ValueError(f"its values {low:.0f} to {high:.0f} are outside 16 bits")
         return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("32-bit floating-point pixels have no fixed white")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize(image: "np.ndarray", height: int, width: int) -> "np.ndarray":
@@ -220,25 +232,35 @@ def _interpolated(image: "np.ndarray", height: int, width: int, smoothed: bool) 
     """OpenCV's fixed point: weights of 11 bits, 4 bits fewer between the passes, and 16 and 2 fewer at the end."""
     import numpy as np
 
-    top, bottom, down = _pairs(image.shape[0], height, smoothed, 1)
+    top, bottom, below = _pairs(image.shape[0], height, smoothed, 1)
     left, right, weight = _pairs(image.shape[1], width, smoothed, 3)
-    flat = image.reshape(len(image), -1)
-    # first * (2048 - weight) + second * weight >> 4; split so that 16 bits hold it all, as those are quickest
-    first = flat.take(left, axis=1)
-    step = np.subtract(flat.take(right, axis=1), first, dtype=np.int16)
-    across = step * (weight & 15)
-    across >>= 4
-    step *= weight >> 4
-    across += step
-    across += np.left_shift(first, 7, dtype=np.int16)
-    above = np.multiply(across.take(top, axis=0), 2048 - down[:, None], dtype=np.int32)
-    below = np.multiply(across.take(bottom, axis=0), down[:, None], dtype=np.int32)
-    above >>= 16
-    below >>= 16
-    above += below
-    above += 2
-    above >>= 2
-    return above.astype(np.uint8).reshape(height, width, 3)
+    flat, resized = image.reshape(len(image), -1), np.empty((height, 3 * width), np.uint8)
+    for block in _blocks(image, height, width):
+        start = top[block][0]
+        part = flat[start : bottom[block][-1] + 1]
+        # first * (2048 - weight) + second * weight >> 4; split so that 16 bits hold it all, as those are quickest
+        first = part.take(left, axis=1)
+        step = np.subtract(part.take(right, axis=1), first, dtype=np.int16)
+        across = np.left_shift(first, 7, dtype=np.int16)
+        across += step * (weight >> 4)
+        step *= weight & 15
+        step >>= 4
+        across += step
+        down = np.multiply(across.take(top[block] - start, axis=0), 2048 - below[block, None], dtype=np.int32)
+        down >>= 16
+        more = np.multiply(across.take(bottom[block] - start, axis=0), below[block, None], dtype=np.int32)
+        more >>= 16
+        down += more
+        down += 2
+        down >>= 2
+        resized[block] = down
+    return resized.reshape(height, width, 3)
+
+
+def _blocks(image: "np.ndarray", height: int, width: int) -> Iterator[slice]:
+    """The new rows in blocks so small that what is computed stays in the processor's cache, in memory that is reused."""
+    rows = max(1, int(120_000 / (3 * width * max(4, 2 * image.shape[0] / height))))  # malloc gives 128 KiB back at once
+    return (slice(start, min(start + rows, height)) for start in range(0, height, rows))
 
 
 @functools.lru_cache(64)
@@ -275,19 +297,18 @@ def _averaged(image: "np.ndarray", height: int, width: int) -> "np.ndarray":
     whole = all(shrink.is_integer() for shrink in shrinks)  # then the sum is exact, and divided once
     rows, row_weights = _covered(image.shape[0], height, whole, 1)
     columns, column_weights = _covered(image.shape[1], width, whole, 3)
-    flat = image.reshape(len(image), -1)
-    across = np.zeros((len(flat), columns.shape[1]), np.float32)
-    step = max(1, 65536 // columns.shape[1])  # rows at once: they stay in the processor's cache
-    for start in range(0, len(flat), step):
-        part = flat[start : start + step]
+    flat, resized = image.reshape(len(image), -1), np.empty((height, 3 * width), np.uint8)
+    for block in _blocks(image, height, 2 * width):  # of 32 bits
+        start, end = rows[0, block][0], rows[-1, block][-1] + 1
+        across, mean = (np.zeros((n, 3 * width), np.float32) for n in (end - start, block.stop - block.start))
         for at, weight in zip(columns, column_weights, strict=True):
-            across[start : start + step] += part.take(at, axis=1) * weight
-    mean = np.zeros((height, across.shape[1]), np.float32)
-    for at, weight in zip(rows, row_weights, strict=True):
-        mean += across.take(at, axis=0) * weight[:, None]
-    if whole:
-        mean *= np.float32(1 / (shrinks[0] * shrinks[1]))
-    return np.rint(mean).astype(np.uint8).reshape(height, width, 3)
+            across += flat[start:end].take(at, axis=1) * weight
+        for at, weight in zip(rows[:, block] - start, row_weights[:, block], strict=True):
+            mean += across.take(at, axis=0) * weight[:, None]
+        if whole:
+            mean *= np.float32(1 / (shrinks[0] * shrinks[1]))
+        resized[block] = np.rint(mean)
+    return resized.reshape(height, width, 3)
 
 
 @functools.lru_cache(64)
@@ -308,3 +329,182 @@ def _covered(source: int, target: int, whole: bool, channels: int) -> tuple["np.
     if whole:
         weight = at < lowest + round(scale)
     return _places(np.minimum(at, source - 1), channels), weight.astype(np.float32).repeat(channels, axis=1)
+
+
+# --- What is drawn ---
+
+
+def draw(image: "np.ndarray", row: dict[str, Any], names: Sequence[str]) -> "Image.Image":
+    """A copy of the image uint8 RGB (H, W, 3) with its row's boxes, or with the likeliest names or place below it."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = image.shape[1], image.shape[0]
+    font = ImageFont.load_default(max(11, max(size) // 40))
+    step = round(font.getbbox("Åg")[3]) + 3  # of lines
+    lines = [f"{_seen(one['name'])} {one['probability']:.2f}" for one in row.get("classes", ())]
+    lines += [f"{_seen(name)} {row['attributes'][name]:.2f}" for name in row.get("present", ())]
+    lines += [f"{row['latitude']:.4f}, {row['longitude']:.4f}"] if "latitude" in row else []
+    width = max([size[0], *(round(font.getlength(line)) + 8 for line in lines)])
+    drawn = Image.new("RGB", (width, size[1] + step * len(lines)), "white")
+    drawn.paste(Image.fromarray(image))
+    pen = ImageDraw.Draw(drawn)
+    for k, line in enumerate(lines):
+        pen.text((4, size[1] + k * step), line, font=font, fill="black")
+    marks = []
+    for one in reversed(row.get("objects", ())):  # the best lies on top
+        left, top, right, bottom = (min(max(round(x), 0), size[k % 2] - 1) for k, x in enumerate(one["box_xyxy"]))
+        hue = (0.58 + names.index(one["name"]) * 0.6180339887) % 1  # steps by the golden ratio: neighbours differ
+        marks.append((left, top, one, tuple(round(255 * x) for x in colorsys.hls_to_rgb(hue, 0.5, 0.9))))
+        corners = left, top, max(left, right), max(top, bottom)
+        pen.rectangle(corners, outline=marks[-1][-1], width=max(1, max(size) // 250))
+    for left, top, one, color in marks:  # above every box
+        text = f" {_seen(one['name'])} {one['score']:.2f} "
+        left = max(0, min(left, round(size[0] - font.getlength(text))))
+        top = top - step if top >= step else top
+        pen.rectangle((left, top, left + round(font.getlength(text)), top + step), fill=color)
+        pen.text((left, top), text, font=font, fill="black" if sum(color[:2]) > 255 else "white")
+    return drawn
+
+
+def _seen(text: str, most: int = 60) -> str:
+    """A text in one line, cut, with visible escapes for what is not seen but does something."""
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return escaped if len(escaped) <= most else f"{escaped[: most - 1]}…"
+
+
+# --- The command ---
+
+
+def _found(sources: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+    """The image files in `sources`, and the path of each within its own source, in order. Raises InputError."""
+    for source in map(Path, sources):
+        insides = [Path(source.name)]
+        if source.is_dir():
+            files = [path.relative_to(source) for path in source.rglob("*") if path.suffix.lower() in _ENDINGS]
+            shown = [path for path in files if not any(part[0] == "." or part in _NOT_DATA for part in path.parts)]
+            insides = sorted(path for path in shown if (source / path).is_file())
+        if not insides or not source.exists():
+            raise InputError(f"{source}: there is no image by its ending; name images, folders of them, or camera.")
+        yield from ((source / inside if source.is_dir() else source, inside) for inside in insides)
+
+
+def _targets(folder: Path, insides: Iterable[Path]) -> Iterator[Path]:
+    """Where each image is drawn: no two alike, and none over a file that is there. Raises InputError."""
+    taken: set[str] = set()
+    for inside in insides:
+        name = inside.name if inside.suffix.lower() in (".jpg", ".jpeg") else f"{inside.name}.jpg"
+        names = itertools.chain([name], (f"{count}_{name}" for count in itertools.count(2)))
+        target = next(path for path in map((folder / inside).with_name, names) if str(path).lower() not in taken)
+        taken.add(str(target).lower())
+        if os.path.lexists(target):
+            raise InputError(f"--draw {folder}: {target} is there already; name a new folder.")
+        yield target
+
+
+def _frames(source: str) -> "Iterator[tuple[Path, np.ndarray]]":
+    """A name for each of a camera's frames, and the frame, uint8 RGB (H, W, 3). Raises InputError."""
+    try:
+        import cv2
+    except ModuleNotFoundError as error:
+        raise InputError("a camera needs OpenCV: pip install opencv-python") from error
+    number = source.partition(":")[2] or "0"
+    camera = cv2.VideoCapture(int(number)) if number.isdecimal() else None
+    if camera is None or not camera.isOpened():
+        raise InputError(f"{source} cannot be opened; camera:0 is the first camera, camera:1 the second.")
+    for count in itertools.count(1):
+        there, frame = camera.read()
+        if not there:
+            return
+        yield Path(f"camera{number}_{count:06}.jpg"), frame[:, :, ::-1]
+
+
+def _ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each made in a thread while the one before is worked on; never more than two are there."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Print the rows, draw the images. Raises InputError."""
+    folder, camera = options.draw, options.sources[0] if options.sources[0].split(":")[0] == "camera" else None
+    if camera and len(options.sources) > 1:
+        raise InputError(f"{camera} has no end; name it alone.")
+    if folder and folder.exists() and not folder.is_dir():
+        raise InputError(f"--draw {folder} is a file; name a folder.")
+    found = [] if camera else list(_found(options.sources))
+    targets = list(_targets(folder, (inside for _, inside in found))) if folder else [None] * len(found)
+    model = Model(options.file, options.threads, options.min_score, options.top_k)
+    if folder and model.task == "face_embeddings":
+        raise InputError(f"{options.file} gives embeddings, of which there is nothing to draw; leave --draw out.")
+    import numpy as np
+
+    bad, done, start = 0, 0, time.perf_counter()
+
+    def opened() -> Iterator[tuple[Any, ...]]:  # the image's name, where it is drawn, its size and pixels, itself
+        nonlocal bad
+        for file, image in _frames(camera) if camera else ():
+            yield file, folder and folder / file, image.shape[:2], model.resized(image), image
+        for (file, _), target in zip(found, targets, strict=True):
+            try:
+                image = open_image(file, model.at_least)
+                yield file, target, image.shape[:2], model.resized(image), image if folder else None
+            except ImageError as error:
+                bad += 1
+                print(f"warning: {_seen(str(error), 500)}", file=sys.stderr)
+
+    images, many = opened(), options.batch or (1 if camera or folder or len(found) == 1 else 8)
+    try:
+        for batch in _ahead(iter(lambda: list(itertools.islice(images, many)) or None, None)):
+            files, places, sizes, pixels, whole = zip(*batch, strict=True)
+            for file, target, image, row in zip(files, places, whole, model.rows(np.stack(pixels), sizes), strict=True):
+                print(json.dumps({"file": str(file), **row}))
+                done += 1
+                if target:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with target.open("xb") as out:  # never over a file that is there
+                        draw(image, row, model.names).save(out, "JPEG", quality=92)
+            sys.stdout.flush()
+    finally:
+        left_out = f"{bad:,} could not be read, " if bad else ""
+        speed = done / (time.perf_counter() - start)
+        print(f"{done:,} image{'s' * (done != 1)}, {left_out}{speed:.1f} images/s", file=sys.stderr)
+    if not done:
+        raise InputError("no image could be read; name others.")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 2 where what was given cannot be used, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="run", description="Run an exported ONNX file; print a JSON line an image.")
+    parser.add_argument("file", metavar="F.onnx", type=Path, help="what `python -m tasks.<task> export` wrote")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="an image, a folder, camera or camera:1")
+    parser.add_argument("--draw", type=Path, metavar="DIR", help="write each image with its boxes or names here")
+    parser.add_argument("--min_score", type=float, default=0.3, help="of an object (default: %(default)s)")
+    parser.add_argument("--top_k", type=int, default=5, help="classes or cells for each image (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=0, help="images at once (default: 8 of a folder, 1 with --draw)")
+    parser.add_argument("--threads", type=int, default=0, help="of onnxruntime (default: one for each core)")
+    options = parser.parse_args(args)
+    try:
+        if not 0 <= options.min_score <= 1 or options.top_k < 1 or options.batch < 0 or options.threads < 0:
+            raise InputError("--min_score is from 0 to 1, --top_k 1 or more, --batch and --threads 0 or more.")
+        _run(options)
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except InputError as error:
+        message = str(error)
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed: pip install onnxruntime pillow numpy"
+    except OSError as error:
+        message = f"{error.filename or 'a file'} cannot be written ({error.strerror or error}); free some space there."
+    print(f"error: {_seen(message, 1000)}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
