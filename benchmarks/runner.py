@@ -3,7 +3,8 @@
     python benchmarks/runner.py F.onnx FOLDER
 
 One core and one thread for all, each in turn: the files decoded and nothing else; `session.run` on arrays that are
-ready, in batches as large as the runner's; the runner, which decodes, resizes, runs and prints. Then the runner on all cores.
+ready, in batches as large as the runner's; the runner, which decodes, resizes, runs and prints. Then the runner on all
+cores.
 """
 
 import contextlib

@@ -258,8 +258,8 @@ def _interpolated(image: "np.ndarray", height: int, width: int, smoothed: bool) 
 
 
 def _blocks(image: "np.ndarray", height: int, width: int) -> Iterator[slice]:
-    """The new rows in blocks so small that what is computed stays in the processor's cache, in memory that is reused."""
-    rows = max(1, int(120_000 / (3 * width * max(4, 2 * image.shape[0] / height))))  # malloc gives 128 KiB back at once
+    """The new rows in blocks, of which nothing takes 128 KiB: it stays in the cache, and malloc keeps its memory."""
+    rows = max(1, int(120_000 / (3 * width * max(4, 2 * image.shape[0] / height))))
     return (slice(start, min(start + rows, height)) for start in range(0, height, rows))
 
 
