@@ -340,7 +340,10 @@ def draw(image: "np.ndarray", row: dict[str, Any], names: Sequence[str]) -> "Ima
     from PIL import Image, ImageDraw, ImageFont
 
     size = image.shape[1], image.shape[0]
-    font = ImageFont.load_default(max(11, max(size) // 40))
+    try:
+        font: Any = ImageFont.truetype("DejaVuSans.ttf", max(11, max(size) // 40))  # most Linux systems have it
+    except OSError:
+        font = ImageFont.load_default(max(11, max(size) // 40))  # English letters alone
     step = round(font.getbbox("Åg")[3]) + 3  # of lines
     lines = [f"{_seen(one['name'])} {one['probability']:.2f}" for one in row.get("classes", ())]
     lines += [f"{_seen(name)} {row['attributes'][name]:.2f}" for name in row.get("present", ())]
