@@ -177,7 +177,7 @@ def open_image(file: str | Path, at_least: tuple[int, int] | None = None) -> "np
     try:
         with Image.open(file, formats=_FORMATS) as image:
             if image.format == "PNG":
-                image.load()  # its EXIF may follow the pixels
+                image.load()  # or asking for its EXIF would, and hide that it is damaged
             orientation = 1
             with contextlib.suppress(Exception):  # a broken EXIF says nothing about the pixels
                 orientation = 1 if image.format == "TIFF" else image.getexif().get(0x0112, 1)  # PIL turns TIFFs itself
@@ -215,14 +215,9 @@ def _rgb(image: "Image.Image") -> "Image.Image":
 
 def resize(image: "np.ndarray", height: int, width: int) -> "np.ndarray":
     """uint8 (H, W, 3) at height x width, as OpenCV to the bit: INTER_LINEAR up to a shrink of 2.5, else INTER_AREA."""
-    import numpy as np
-
     down, across = image.shape[0] / height, image.shape[1] / width
     if down == across == 1:
         return image
-    if down == across == 2:  # OpenCV's own way for the half
-        pairs = np.add(image[::2], image[1::2], dtype=np.uint16)
-        return ((pairs[:, ::2] + pairs[:, 1::2] + 2) >> 2).astype(np.uint8)
     smoothed = max(down, across) > _SMOOTHED
     if smoothed and min(down, across) >= 1:
         return _averaged(image, height, width)

@@ -169,12 +169,14 @@ def test_a_large_photograph_gives_what_the_checkpoint_would_see(tmp_path):
     assert np.array_equal(model.resized(run.open_image(tmp_path / "a.jpg", model.at_least)), expected)
 
 
-@pytest.mark.parametrize("name", ["cut.jpg", "empty.jpg", "text.png", "float.tif", "out_of_range.tif", "absent.jpg"])
+@pytest.mark.parametrize(
+    "name", ["cut.jpg", "cut.png", "empty.jpg", "text.png", "float.tif", "out_of_range.tif", "absent.jpg"]
+)
 def test_what_cannot_be_opened_is_an_image_error(tmp_path, name):
     path = tmp_path / name
-    if name == "cut.jpg":
+    if name.startswith("cut"):
         whole = io.BytesIO()
-        photo("RGB", 600, 800).save(whole, "JPEG")
+        photo("RGB", 600, 800).save(whole, "PNG" if name == "cut.png" else "JPEG")
         path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     elif name.endswith(".tif"):
         Image.fromarray(np.full((4, 4), -1.0, np.float32 if name == "float.tif" else np.int32)).save(path)
@@ -272,7 +274,9 @@ def test_folders_are_searched_to_the_bottom_in_order(tmp_path, capsys):
     (tmp_path / "images/notes.txt").write_text("no image")
     (tmp_path / "images/folder.png").mkdir()
     alone = save(tmp_path / "unnamed", format="PNG")  # named itself, it needs no ending
-    listed, _ = rows(capsys, file, tmp_path / "images", alone)
+    listed, said = rows(capsys, file, tmp_path / "images", alone)
+    assert said.startswith("5 images, ")
+    assert "warning" not in said
     assert [row["file"] for row in listed] == [*(str(tmp_path / "images" / name) for name in found), str(alone)]
 
 
@@ -313,7 +317,7 @@ def test_names_are_printed_and_drawn_without_what_a_terminal_obeys(tmp_path, cap
         (json.dumps({"task": "detection"}), "resize"),
         (json.dumps(metadata("detection", interpolation="nearest")), "nearest"),
         (json.dumps(metadata("detection", size=(8,))), "cannot be read"),
-        (json.dumps(metadata("detection") | {"task": "segmentation"}), "segmentation"),
+        (json.dumps(metadata("detection") | {"task": "segmentation"}), "unknown"),
         (json.dumps(metadata("detection", nms="none")), "raw boxes"),
         (json.dumps(metadata("detection", names=["red"])), "do not fit"),
         (json.dumps(metadata("classification")), "do not fit"),  # an output that is not there
@@ -329,8 +333,8 @@ def test_metadata_that_cannot_be_used(tmp_path, capsys, text, said):
 def test_files_that_cannot_be_run(tmp_path, capsys, name):
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "text.onnx").write_text("no ONNX file")
-    for executorch in ("f.pte", "pte.onnx"):
-        (tmp_path / executorch).write_bytes(b"\x10\0\0\0ET12" + bytes(20))
+    (tmp_path / "f.pte").write_bytes(bytes(20))
+    (tmp_path / "pte.onnx").write_bytes(b"\x10\0\0\0ET12" + bytes(20))
     message = refused(capsys, tmp_path / name, save(tmp_path / "a.png"))
     assert str(tmp_path / name) in message
     assert ("ExecuTorch" in message) == ("pte" in name)
@@ -375,6 +379,7 @@ def test_boxes_are_drawn_in_the_colours_of_their_classes(tmp_path, capsys):
     rows(capsys, file, image, "--draw", tmp_path / "drawn")
     drawn = pixels(tmp_path / "drawn" / "a.png.jpg").astype(int)
     assert drawn.shape == (300, 400, 3)
+    assert Image.open(tmp_path / "drawn" / "a.png.jpg").format == "JPEG"
     left, top, right, bottom = (int(side * of) for side, of in zip(BOXES[1], (400, 300, 399, 299), strict=True))
     assert np.abs(drawn[top + 60 : bottom - 40, left + 40 : right - 40] - ORANGE).max() < 6  # inside nothing is drawn
     edges = [drawn[bottom, left + 50], drawn[top + 80, left], drawn[top + 80, right]]
