@@ -159,7 +159,7 @@ def test_images_are_opened_as_in_training(tmp_path, name, at_least):
         assert (max(image.shape) == 800) == (at_least is None)
 
 
-def test_a_large_photograph_gives_what_the_checkpoint_would_see(tmp_path):
+def test_a_large_photograph_gives_what_the_checkpoint_would_see(tmp_path, capsys):
     least = needed_in_evaluation((24, 24), 0.875)
     file = write_onnx(tmp_path / "f.onnx", "classification", size=(24, 24), crop=0.875, draft_at_least=least)
     photo("RGB", 600, 800).save(tmp_path / "a.jpg", exif=oriented(6))
@@ -167,10 +167,14 @@ def test_a_large_photograph_gives_what_the_checkpoint_would_see(tmp_path):
     assert seen.shape == (100, 75, 3)
     expected = build_classification_eval((24, 24), 0.875)(image=seen)["image"]
     assert np.array_equal(model.resized(run.open_image(tmp_path / "a.jpg", model.at_least)), expected)
+    [row], _ = rows(capsys, file, tmp_path / "a.jpg")
+    assert row == model(tmp_path / "a.jpg")
+    model.at_least = None
+    assert row != model(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize(
-    "name", ["cut.jpg", "cut.png", "empty.jpg", "text.png", "float.tif", "out_of_range.tif", "absent.jpg"]
+    "name", ["cut.jpg", "cut.png", "tail.png", "empty.jpg", "text.png", "float.tif", "out_of_range.tif", "absent.jpg"]
 )
 def test_what_cannot_be_opened_is_an_image_error(tmp_path, name):
     path = tmp_path / name
@@ -178,6 +182,10 @@ def test_what_cannot_be_opened_is_an_image_error(tmp_path, name):
         whole = io.BytesIO()
         photo("RGB", 600, 800).save(whole, "PNG" if name == "cut.png" else "JPEG")
         path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    elif name == "tail.png":  # all pixels are there, and then no chunk
+        whole = io.BytesIO()
+        photo().save(whole, "PNG")
+        path.write_bytes(whole.getvalue()[:-12] + b"\0\0\0\5zzzz")
     elif name.endswith(".tif"):
         Image.fromarray(np.full((4, 4), -1.0, np.float32 if name == "float.tif" else np.int32)).save(path)
     elif name != "absent.jpg":
@@ -248,11 +256,13 @@ def test_the_likeliest_are_as_many_as_asked(tmp_path, capsys, task, key):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_batches_give_the_rows_of_images_alone(tmp_path, capsys, task):
-    file = write_onnx(tmp_path / "f.onnx", task)
+def test_batches_give_the_rows_of_images_alone(tmp_path, capsys, monkeypatch, task):
+    file, of_batch, sizes = write_onnx(tmp_path / "f.onnx", task), run.Model.rows, []
+    monkeypatch.setattr(run.Model, "rows", lambda self, *batch: sizes.append(len(batch[0])) or of_batch(self, *batch))
     for k in range(5):
         save(tmp_path / "images" / f"{k}.png", (50 * k + 40, 200 - 40 * k, 90), (10 + 7 * k, 30 - 3 * k))
     together, said = rows(capsys, file, tmp_path / "images", "--batch", "2")
+    assert sizes == [2, 2, 1]
     assert together == [run.Model(file)(tmp_path / "images" / f"{k}.png") for k in range(5)]
     assert len({json.dumps({**row, "file": ""}) for row in together}) == 5
     assert said.startswith("5 images, ")
@@ -291,6 +301,7 @@ def test_a_bad_image_is_named_and_passed_over(tmp_path, capsys):
     assert "\x1b" not in said
     assert "2 images, 1 could not be read, " in said
     assert "no image could be read" in refused(capsys, file, next((tmp_path / "images").glob("b*")))
+    assert r"absent\x1b.png" in refused(capsys, file, tmp_path / "absent\x1b.png")
 
 
 def test_names_are_printed_and_drawn_without_what_a_terminal_obeys(tmp_path, capsys):
@@ -399,6 +410,8 @@ def test_the_likeliest_are_written_below_the_image(tmp_path, capsys, task):
     strip = drawn[102:]
     assert strip.min() < 60  # letters
     assert np.median(strip) == 255
+    rows(capsys, file, save(tmp_path / "narrow.jpg", size=(9, 9)), "--draw", tmp_path / "drawn")
+    assert pixels(tmp_path / "drawn" / "narrow.jpg").shape[1] > 40  # so that they can be read
 
 
 def test_an_embedding_is_not_drawn(tmp_path, capsys):
