@@ -469,7 +469,8 @@ def _run(options: argparse.Namespace) -> None:
     finally:
         left_out = f"{bad:,} could not be read, " if bad else ""
         speed = done / (time.perf_counter() - start)
-        print(f"{done:,} image{'s' * (done != 1)}, {left_out}{speed:.1f} images/s", file=sys.stderr)
+        if done or bad:
+            print(f"{done:,} image{'s' * (done != 1)}, {left_out}{speed:.1f} images/s", file=sys.stderr)
     if not done:
         raise InputError("no image could be read; name others.")
 
