@@ -83,9 +83,10 @@ class Model:
             raise InputError(f"{file} has no metadata of ours; give what `python -m tasks.<task> export` wrote.")
         try:
             about = json.loads(text)
-            task, rule = about["task"], about["resize"]
+            task, rule = str(about["task"]), about["resize"]
             self.height, self.width = map(int, about["image_size"])
-            self.crop, self.bicubic = rule["crop"], {"bilinear": False, "bicubic": True}[rule["interpolation"]]
+            self.crop = None if rule["crop"] is None else float(rule["crop"])
+            self.bicubic = {"bilinear": False, "bicubic": True}[rule["interpolation"]]
             self.at_least = rule["draft_at_least"] and tuple(rule["draft_at_least"])
             self.names, self.cells = list(map(str, about["names"])), about.get("cells")
             raw = about.get("nms") == "none"

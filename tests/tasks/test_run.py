@@ -328,6 +328,8 @@ def test_names_are_printed_and_drawn_without_what_a_terminal_obeys(tmp_path, cap
         (json.dumps({"task": "detection"}), "resize"),
         (json.dumps(metadata("detection", interpolation="nearest")), "nearest"),
         (json.dumps(metadata("detection", size=(8,))), "cannot be read"),
+        (json.dumps(metadata("detection", crop="middle")), "middle"),
+        (json.dumps(metadata("detection") | {"task": ["detection"]}), "unknown"),
         (json.dumps(metadata("detection") | {"task": "segmentation"}), "unknown"),
         (json.dumps(metadata("detection", nms="none")), "raw boxes"),
         (json.dumps(metadata("detection", names=["red"])), "do not fit"),
