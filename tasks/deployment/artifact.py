@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backbone.errors import InputError
-from tasks.deployment.onnx_file import INPUT, METADATA
+from tasks.deployment import INPUT, METADATA
 
 
 class Artifact(NamedTuple):
