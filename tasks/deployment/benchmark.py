@@ -19,10 +19,13 @@ from backbone.names import printed
 from tasks.deployment import latency
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from tasks.module import TaskModule
     from tasks.predict import PredictCommand
 
 Classes = Callable[[], "tuple[type[TaskModule], Any]"]
+Score = Callable[[Sequence[Path]], tuple[str, list[float | None]]]  # the metric; of each file, and last of PyTorch
 _BUSY = 0.5  # load average for each core
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _MEMORY = (
@@ -63,7 +66,9 @@ def main(task: str, classes: Classes, predict: "PredictCommand", args: list[str]
     if options.runs < 1:
         raise InputError(f"--runs {options.runs}: give 1 or more.")
     if options.alone:
-        print(json.dumps(_alone(classes, predict, options, threads[0])))
+        [count] = threads
+        load = latency.opener(options.files[0], count) if options.files else _eager(classes, predict, options, count)
+        print(json.dumps(latency.measured(load, options.runs)))
         return 0
     return _benchmark(task, classes, options, threads, rest)
 
@@ -85,41 +90,33 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _alone(classes: Classes, predict: "PredictCommand", options: Any, threads: int) -> dict[str, Any]:
-    """Measure the one file, or the checkpoint or weights, in this process."""
-    if options.files:
-        [path] = options.files
-        prepare, load = (lambda: latency.import_runtime(path)), (lambda: latency.open_file(path, threads))
-        return latency.measured(prepare, load, options.runs)
-    module_class: list[type[TaskModule]] = []
+def _eager(classes: Classes, predict: "PredictCommand", options: Any, threads: int) -> Callable[[], latency.Opened]:
+    """What loads the checkpoint or the weights as PyTorch runs them, in float and channels last; torch is imported."""
+    import torch
 
-    def import_torch() -> None:
-        import torch
+    from backbone.weights import find_weights
+    from tasks.predictor import Predictor
+    from tasks.runs import checkpoint_at
 
-        torch.set_num_threads(threads)
-        module_class.append(classes()[0])
+    torch.set_num_threads(threads)
+    module_class, _ = classes()
 
-    def load_eager() -> latency.Opened:
-        import torch
+    def from_checkpoint(path: Path, device: str) -> Predictor:
+        return Predictor.from_checkpoint(module_class, path, device)
 
-        from backbone.weights import find_weights
-        from tasks.predictor import Predictor
-        from tasks.runs import checkpoint_at
-
-        def from_checkpoint(path: Path, device: str) -> Predictor:
-            return Predictor.from_checkpoint(module_class[0], path, device)
-
+    def load() -> latency.Opened:
         file = checkpoint_at(find_weights(options.weights).file if options.weights else options.ckpt_path)
         predictor = (predict.load or from_checkpoint)(file, "cpu")
         module, head = predictor.module.to(memory_format=torch.channels_last), predictor.head
 
         @torch.inference_mode()
         def run(image: np.ndarray) -> None:
-            head.predict(module(torch.from_numpy(image).permute(0, 3, 1, 2)), [predictor.size])  # to channels first
+            pixels = torch.from_numpy(image).permute(0, 3, 1, 2)  # (1, H, W, 3) -> (1, 3, H, W)
+            head.predict(module(pixels), [predictor.size])
 
-        return latency.Opened(run, predictor.size, "float32", f"torch {torch.__version__}")
+        return latency.Opened(run, predictor.size, "float32", f"torch {torch.__version__}", latency.size_mb(file))
 
-    return latency.measured(import_torch, load_eager, options.runs)
+    return load
 
 
 def _benchmark(task: str, classes: Classes, options: Any, threads: Sequence[int], rest: Sequence[str]) -> int:
@@ -144,23 +141,25 @@ def _benchmark(task: str, classes: Classes, options: Any, threads: Sequence[int]
             "would be faster by itself.",
             flush=True,
         )
-    names = told_apart(options.files)
-    jobs = [(name, [str(path)], path) for name, path in zip(names, options.files, strict=True)]
+    score = (
+        _scorer(task, classes, [*map(str, model), "--data.root", options.root, *rest])
+        if options.root and model
+        else None
+    )
+    jobs = [(name, [str(path)]) for name, path in zip(told_apart(options.files), options.files, strict=True)]
     if model:
-        jobs.append((f"PyTorch: {model[1].name}", [model[0], str(model[1])], model[1]))
+        jobs.append((f"PyTorch: {model[1].name}", [*map(str, model)]))
     with _folder(task, options.out) as folder:
-        metric: str | None = None
-        values: list[float | None] = [None] * len(jobs)
         rows = [
-            row_of(name, size_mb(path), count, _in_own_process(task, words, count, options.runs))
-            for name, words, path in jobs
+            row_of(name, count, _in_own_process(task, words, count, options.runs))
+            for name, words in jobs
             for count in threads
         ]
-        if options.root:
-            given = [*model, "--data.root", options.root, *rest] if model else []
-            metric, values = _scored(classes, list(map(str, given)), f"python -m tasks.{task} benchmark", options.files)
-        for i, row in enumerate(rows):
-            row["metric"] = values[i // len(threads)]
+        metric = None
+        if score:
+            metric, values = score(options.files)
+            for i, row in enumerate(rows):
+                row["metric"] = values[i // len(threads)]
         write(folder, rows, machine, options.runs, metric)
         for line in table(rows, metric):
             print(printed(line))
@@ -195,20 +194,24 @@ def _in_own_process(task: str, words: Sequence[str], threads: int, runs: int) ->
     return found
 
 
-def _scored(classes: Classes, args: list[str], prog: str, files: Sequence[Path]) -> tuple[str, list[float | None]]:
-    """The metric's name; its value of each file and of PyTorch, None of .tflite."""
+def _scorer(task: str, classes: Classes, args: list[str]) -> Score:
+    """What scores files on the validation images that `args` name. Raises InputError where they cannot be used."""
     from tasks.deployment import gate
     from tasks.deployment.artifact import open_artifact
     from tasks.deployment.command import resolved
 
-    module, data, _ = resolved(*classes(), args, prog)
+    module, data, _ = resolved(*classes(), args, f"python -m tasks.{task} benchmark")
     data.setup("validate")
-    exported = [path for path in files if path.suffix != ".tflite"]
-    keeps = [gate.kept_of_module(module), *(gate.kept_of_file(open_artifact(path)) for path in exported)]
-    [own, *others], _ = gate.scores(keeps, module.head, data)
-    metric = gate.metric_of(module.head, own)
-    found = iter(others)
-    return metric, [*(None if path.suffix == ".tflite" else next(found)[metric] for path in files), own[metric]]
+
+    def score(files: Sequence[Path]) -> tuple[str, list[float | None]]:
+        scored = [path for path in files if path.suffix != ".tflite"]
+        keeps = [gate.kept_of_module(module), *(gate.kept_of_file(open_artifact(path)) for path in scored)]
+        [own, *others], _ = gate.scores(keeps, module.head, data)
+        metric = gate.metric_of(module.head, own)
+        found = (figures[metric] for figures in others)
+        return metric, [*(None if path.suffix == ".tflite" else next(found) for path in files), own[metric]]
+
+    return score
 
 
 @contextmanager
@@ -247,12 +250,7 @@ def told_apart(files: Sequence[Path]) -> list[str]:
     return [name(own) for own in parts]
 
 
-def size_mb(path: Path) -> float | None:
-    """Megabytes of a file; None of what is the name of weights, or a folder."""
-    return path.stat().st_size / 1e6 if path.is_file() else None
-
-
-def row_of(name: str, size: float | None, threads: int, found: Mapping[str, Any]) -> dict[str, Any]:
+def row_of(name: str, threads: int, found: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the table, from what `latency.measured` found."""
     q1, median, q3 = np.percentile(found["times_ms"], [25, 50, 75]).tolist()
     height, width = found["image_size"]
@@ -262,8 +260,7 @@ def row_of(name: str, size: float | None, threads: int, found: Mapping[str, Any]
         "image_size": f"{height} x {width}",
         "threads": threads,
         **{"median_ms": median, "q1_ms": q1, "q3_ms": q3},
-        **{key: found[key] for key in ("memory_mb", "process_mb")},
-        "size_mb": size,
+        **{key: found[key] for key in ("memory_mb", "process_mb", "size_mb")},
         "metric": None,
     }
 
@@ -278,7 +275,7 @@ def table(rows: Sequence[Mapping[str, Any]], metric: str | None) -> list[str]:
     for row in rows:
         cells = [str(row[name]) for name in ("file", "runtime", "precision", "image_size", "threads")]
         cells += [f"{row['median_ms']:.2f}", f"{row['q1_ms']:.2f} to {row['q3_ms']:.2f}", f"{row['memory_mb']:.1f}"]
-        cells.append("" if row["size_mb"] is None else f"{row['size_mb']:.2f}")
+        cells.append(f"{row['size_mb']:.2f}")
         cells += ["" if row["metric"] is None else f"{row['metric']:.4f}"] if metric else []
         lines.append([*cells, "fastest" if several and row["median_ms"] == best[row["threads"]] else ""])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -296,21 +293,21 @@ def write(
     folder: Path, rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any], runs: int, metric: str | None
 ) -> None:
     """Write benchmark.csv, benchmark.json and pictures/metric_over_ms.png."""
-    from tasks.reporting import write_csv
+    from tasks.reporting import save_figure, write_csv
 
     write_csv(folder / "benchmark.csv", _COLUMNS, ([row[name] for name in _COLUMNS] for row in rows))
     of = {"machine": dict(machine), "runs": runs, "metric": metric and f"val/{metric}", "memory": _MEMORY}
     text = json.dumps({**of, "rows": list(rows)}, indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(folder / "benchmark.json", f"{text}\n")
     (folder / "pictures").mkdir(exist_ok=True)
-    _plot(folder / "pictures" / "metric_over_ms.png", rows, machine, metric)
+    save_figure(figure_of(rows, machine["cpu"], metric), folder / "pictures" / "metric_over_ms.png")
 
 
-def _plot(path: Path, rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any], metric: str | None) -> None:
+def figure_of(rows: Sequence[Mapping[str, Any]], cpu: str, metric: str | None) -> "Figure":
     """Metric over milliseconds; without a metric, bars of milliseconds."""
     from matplotlib.figure import Figure
 
-    from tasks.reporting import BLUE, DPI, ORANGE, legible, save_figure
+    from tasks.reporting import BLUE, DPI, ORANGE, legible
 
     rows = [row for row in rows if row["metric"] is not None] if metric else rows
     files = list(dict.fromkeys(row["file"] for row in rows))
@@ -347,7 +344,7 @@ def _plot(path: Path, rows: Sequence[Mapping[str, Any]], machine: Mapping[str, A
         axes.invert_yaxis()
         axes.margins(x=0.15)
     axes.set_xlim(left=0)
-    axes.set(xlabel="milliseconds of one image: median and quartiles", title=legible([machine["cpu"]], "CPU")[0])
+    axes.set(xlabel="milliseconds of one image: median and quartiles", title=legible([cpu], "CPU")[0])
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
-    save_figure(figure, path)
+    return figure

@@ -24,15 +24,15 @@ class Opened(NamedTuple):
     size: tuple[int, int]  # height and width, px
     precision: str
     runtime: str  # with its version
+    size_mb: float  # of its file
 
 
-def measured(prepare: Callable[[], object], load: Callable[[], Opened], runs: int) -> dict[str, Any]:
+def measured(load: Callable[[], Opened], runs: int) -> dict[str, Any]:
     """Milliseconds of each of `runs` runs on one random image, memory, and what the network says of itself.
 
-    `memory_mb` is the resident peak beyond what the process had after `prepare`, which imports the runtime;
+    `memory_mb` is the resident peak beyond what the process had before, its runtime being imported already;
     `process_mb` is the peak of the whole process.
     """
-    prepare()
     with contextlib.suppress(OSError):  # Linux: from now on the peak is a new one, without what imports took
         Path("/proc/self/clear_refs").write_text("5")
     before = _peak_mb()
@@ -44,6 +44,7 @@ def measured(prepare: Callable[[], object], load: Callable[[], Opened], runs: in
         "runtime": opened.runtime,
         "precision": opened.precision,
         "image_size": list(opened.size),
+        "size_mb": opened.size_mb,
         "times_ms": times,
         "memory_mb": peak - before,
         "process_mb": peak,
@@ -62,8 +63,11 @@ def timings(run: Callable[[], object], runs: int, clock: Callable[[], float] = t
     return times
 
 
-def import_runtime(path: Path) -> None:
-    """Import what runs files of this ending. InputError where it is not installed."""
+def opener(path: Path, threads: int) -> Callable[[], Opened]:
+    """What opens an exported file, or any .tflite whose input is one image; what runs it is imported already.
+
+    Raises InputError where that is not installed, and where the file is neither.
+    """
     try:
         if path.suffix == ".onnx":
             import onnxruntime  # noqa: F401
@@ -72,11 +76,13 @@ def import_runtime(path: Path) -> None:
         else:
             from ai_edge_litert import interpreter  # noqa: F401
     except ImportError as error:
-        raise InputError(f"{path} needs {RUNTIMES[path.suffix]}, which is not installed ({error}).") from error
+        raise InputError(
+            f"{path} needs the package {RUNTIMES[path.suffix]}, which is not installed ({error}); install it."
+        ) from error
+    return lambda: _open(path, threads)
 
 
-def open_file(path: Path, threads: int) -> Opened:
-    """Open an exported file, or any .tflite with one image as its input. InputError where it is neither."""
+def _open(path: Path, threads: int) -> Opened:
     try:
         return _open_litert(path, threads) if path.suffix == ".tflite" else _open_exported(path, threads)
     except InputError:
@@ -93,7 +99,8 @@ def _open_exported(path: Path, threads: int) -> Opened:
     if not {"image_size", "precision"} <= artifact.metadata.keys():
         raise InputError(f"{path} has no metadata of this project; give a file that `export` wrote.")
     height, width = artifact.metadata["image_size"]
-    return Opened(artifact.run, (height, width), artifact.metadata["precision"], _versioned(RUNTIMES[path.suffix]))
+    runtime = _versioned(RUNTIMES[path.suffix])
+    return Opened(artifact.run, (height, width), artifact.metadata["precision"], runtime, size_mb(path))
 
 
 def _open_litert(path: Path, threads: int) -> Opened:
@@ -110,7 +117,12 @@ def _open_litert(path: Path, threads: int) -> Opened:
         network.invoke()
 
     precision = "int8" if dtype.itemsize == 1 else dtype.name
-    return Opened(run, (int(height), int(width)), precision, _versioned("ai-edge-litert"))
+    return Opened(run, (int(height), int(width)), precision, _versioned("ai-edge-litert"), size_mb(path))
+
+
+def size_mb(path: Path) -> float:
+    """Megabytes of a file, a million bytes each."""
+    return path.stat().st_size / 1e6
 
 
 def _versioned(package: str) -> str:
