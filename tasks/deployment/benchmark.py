@@ -29,8 +29,8 @@ Score = Callable[[Sequence[Path]], tuple[str, list[float | None]]]  # the metric
 _BUSY = 0.5  # load average for each core
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _MEMORY = (
-    "memory_mb is the resident peak of a process of its own, beyond what it had when its runtime was imported and the "
-    "file not yet opened; process_mb is the peak of that whole process"
+    "the resident peak of a process of its own, beyond what it had when its runtime was imported and the file not yet "
+    "opened"
 )
 _COLUMNS = (
     *("file", "runtime", "precision", "image_size", "threads", "median_ms", "q1_ms", "q3_ms"),
@@ -163,7 +163,9 @@ def _benchmark(task: str, classes: Classes, options: Any, threads: Sequence[int]
         write(folder, rows, machine, options.runs, metric)
         for line in table(rows, metric):
             print(printed(line))
-        print(printed(f"{machine['cpu']}, {machine['cores']} cores; {options.runs} runs of one image; {_MEMORY}."))
+        print(
+            printed(f"{machine['cpu']}, {machine['cores']} cores; {options.runs} runs of one image; memory: {_MEMORY}.")
+        )
         print(printed(f"run: {folder}"))
     return 0
 
@@ -296,7 +298,7 @@ def write(
     from tasks.reporting import save_figure, write_csv
 
     write_csv(folder / "benchmark.csv", _COLUMNS, ([row[name] for name in _COLUMNS] for row in rows))
-    of = {"machine": dict(machine), "runs": runs, "metric": metric and f"val/{metric}", "memory": _MEMORY}
+    of = {"machine": dict(machine), "runs": runs, "metric": metric and f"val/{metric}", "memory_mb": _MEMORY}
     text = json.dumps({**of, "rows": list(rows)}, indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(folder / "benchmark.json", f"{text}\n")
     (folder / "pictures").mkdir(exist_ok=True)
@@ -320,7 +322,7 @@ def figure_of(rows: Sequence[Mapping[str, Any]], cpu: str, metric: str | None) -
     axes = figure.subplots()
     if metric:
         values = [row["metric"] for row in rows]
-        axes.errorbar(times, values, xerr=spread, fmt="none", ecolor="0.6", zorder=1)
+        axes.errorbar(times, values, xerr=spread, fmt="none", ecolor=colors, alpha=0.5, zorder=1)
         axes.scatter(times, values, c=colors, zorder=2)
         order = sorted(range(len(rows)), key=lambda i: (values[i], -times[i]))
         for place, i in enumerate(order):  # beside the axes, one above the other, so that none covers another
