@@ -316,13 +316,13 @@ def figure_of(rows: Sequence[Mapping[str, Any]], cpu: str, metric: str | None) -
     names = dict(zip(files, legible(files, "file"), strict=True))
     labels = [f"{names[row['file']]}, {row['threads']} thread{'s' * (row['threads'] > 1)}" for row in rows]
     times = [row["median_ms"] for row in rows]
-    spread = np.array([[row["median_ms"] - row["q1_ms"], row["q3_ms"] - row["median_ms"]] for row in rows]).T  # (2, R)
+    quartiles = np.array([[row["q1_ms"], row["q3_ms"]] for row in rows]).T  # (2, R)
     colors = [BLUE if row["threads"] == 1 else ORANGE for row in rows]
     figure = Figure(figsize=(7, max(3.2, 0.42 * len(rows) + 1.4)), dpi=DPI)
     axes = figure.subplots()
     if metric:
         values = [row["metric"] for row in rows]
-        axes.errorbar(times, values, xerr=spread, fmt="none", ecolor=colors, alpha=0.5, zorder=1)
+        axes.hlines(values, quartiles[0], quartiles[1], colors=colors, alpha=0.5, zorder=1)
         axes.scatter(times, values, c=colors, zorder=2)
         order = sorted(range(len(rows)), key=lambda i: (values[i], -times[i]))
         for place, i in enumerate(order):  # beside the axes, one above the other, so that none covers another
@@ -339,7 +339,7 @@ def figure_of(rows: Sequence[Mapping[str, Any]], cpu: str, metric: str | None) -
         axes.set(ylabel=f"val/{metric}")
         axes.margins(0.12)
     else:
-        axes.barh(range(len(rows)), times, xerr=spread, color=colors, ecolor="0.3", capsize=3)
+        axes.barh(range(len(rows)), times, xerr=abs(quartiles - times), color=colors, ecolor="0.3", capsize=3)
         for i, row in enumerate(rows):
             axes.text(row["q3_ms"], i, f"  {row['median_ms']:.2f}", va="center", fontsize=9)
         axes.set_yticks(range(len(rows)), labels)

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -138,5 +137,7 @@ def _peak_mb() -> float:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
+    import resource  # not of Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
