@@ -13,14 +13,14 @@ from backbone.mobilenet import Numerics, conv_norm_act
 from data.coco_classes import letters
 from data.module import DataModule
 from data.records import Records, Split
-from tasks.deployment.suppression import Suppress, suppress
+from tasks.deployment.suppression import Suppression
 from tasks.detection.anchors import ANCHOR_SHAPES, decode, make_anchors
 from tasks.detection.loss import focal_loss, multibox_loss
 from tasks.detection.matcher import match
 from tasks.detection.metrics import CocoScores, evaluate, stack_detections
 from tasks.detection.postprocess import MAX_IOU, MIN_SCORE, Detected, class_scores, postprocess
 from tasks.detection.report import write_report
-from tasks.detection.suppression import suppressed
+from tasks.detection.suppression import BY_OPERATOR, BY_ROUNDS, suppressed
 from tasks.head import Head
 
 # TensorFlow's SSD-MobileNet (feature_map_generators.py): four extra maps, each half the size of the one before, at
@@ -91,7 +91,7 @@ class DetectionHead(Head):
                 bias = torch.tensor(0.01, device="cpu").logit().item()  # -4.6, as in TensorFlow's focal SSD-MobileNet
                 nn.init.constant_(predictor[-1].bias, bias)  # type: ignore[index]
         self._anchors: dict[tuple, Tensor] = {}  # by map sizes and device: made once for each
-        self.suppress: Suppress | None = suppress  # of `answer`
+        self.suppress: Suppression | None = BY_OPERATOR  # of `answer`
 
     @property
     def state(self) -> dict[str, Any]:
@@ -178,14 +178,18 @@ class DetectionHead(Head):
             return {"boxes_xyxy": boxes / boxes.new_tensor(self.input_size[::-1]).repeat(2), "scores": scores}
         return suppressed(boxes, scores, self.input_size, self.suppress, self.class_agnostic)._asdict()
 
+    def suppress_by(self, form: Literal["operator", "rounds", "none"]) -> None:
+        """Choose how `answer` suppresses: by one operator, by plain tensor operations, or not at all."""
+        self.suppress = {"operator": BY_OPERATOR, "rounds": BY_ROUNDS, "none": None}[form]
+
     @property
     def answer_facts(self) -> dict[str, Any]:
         """Names and ids of the labels, and how boxes were chosen."""
         facts = {"names": list(self.categories.values()), "ids": list(self.categories)}
         if self.suppress is None:
             return {**facts, "nms": "none"}
-        agnostic = {"class_agnostic": self.class_agnostic}
-        return {**facts, "nms": "in graph", "min_score": MIN_SCORE, "max_iou": MAX_IOU, **agnostic}
+        more = {"candidates": self.suppress.candidates, "class_agnostic": self.class_agnostic}
+        return {**facts, "nms": "in graph", "min_score": MIN_SCORE, "max_iou": MAX_IOU, **more}
 
     def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any], names: Sequence[str]) -> None:
         """Keep the boxes, scores and labels of a file's answer, suppressed here where the file has not.
@@ -195,7 +199,7 @@ class DetectionHead(Head):
         if "count" not in answer:
             sides = torch.tensor(self.input_size[::-1]).repeat(2)
             boxes, scores = answer["boxes_xyxy"] * sides, answer["scores"]
-            answer = suppressed(boxes, scores, self.input_size, suppress, self.class_agnostic)._asdict()
+            answer = suppressed(boxes, scores, self.input_size, BY_OPERATOR, self.class_agnostic)._asdict()
         own = {letters(name): label for label, name in enumerate(self.categories.values())}
         labels = np.array([own.get(letters(name), -1) for name in names])
         rows = zip(*(answer[name].numpy() for name in ("boxes_xyxy", "scores", "labels", "count")), strict=True)

@@ -8,8 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.deployment.suppression import Suppress
+from tasks.deployment.suppression import Suppression, suppress, suppress_by_rounds
 from tasks.detection.postprocess import MAX_CANDIDATES, MAX_DETECTIONS, MAX_IOU, MIN_SCORE
+
+BY_OPERATOR = Suppression(suppress, MAX_CANDIDATES)
+# All pairs of 1,000 take ExecuTorch 9 ms, those of 500 1.2 ms; 500 cost COCO's SSD nothing of its AP, 300 0.0005.
+BY_ROUNDS = Suppression(suppress_by_rounds, 500)
 
 
 class Suppressed(NamedTuple):
@@ -25,9 +29,8 @@ def suppressed(
     boxes_xyxy: Tensor,
     scores: Tensor,
     input_size: tuple[int, int],
-    suppress: Suppress,
+    suppression: Suppression,
     class_agnostic: bool,
-    candidates: int = MAX_CANDIDATES,
 ) -> Suppressed:
     """The best of boxes_xyxy (B, A, 4) in px of the `input_size` (height, width), of which scores are (B, A, K).
 
@@ -36,7 +39,7 @@ def suppressed(
     """
     classes, (height, width) = scores.shape[2], input_size
     flat = scores.flatten(1)
-    best, order = flat.topk(min(candidates, flat.shape[1]))
+    best, order = flat.topk(min(suppression.candidates, flat.shape[1]))
     anchor, label = order // classes, order % classes
     x1, y1, x2, y2 = boxes_xyxy.gather(1, anchor[..., None].expand(-1, -1, 4)).unbind(-1)
     boxes = torch.stack([x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)], -1)
@@ -44,7 +47,7 @@ def suppressed(
     if not class_agnostic:
         reach = torch.where(best > MIN_SCORE, boxes.amax(-1), 0.0).amax(1, keepdim=True)
         apart = boxes + (label * (reach + 1))[..., None]
-    keep = suppress(apart, best, MAX_IOU, MIN_SCORE)
+    keep = suppression.choose(apart, best, MAX_IOU, MIN_SCORE)
     best, kept = torch.where(keep, best, 0.0).topk(min(MAX_DETECTIONS, best.shape[1]))
     found = best > 0
     boxes = boxes.gather(1, kept[..., None].expand(-1, -1, 4)) / boxes.new_tensor([width, height, width, height])
