@@ -18,6 +18,7 @@ from tasks.deployment.onnx_file import quiet
 
 CALIBRATIONS = ("minmax", "histogram")
 Calibration = Literal["minmax", "histogram"]
+_EPS = 2.0**-12  # the least step, as in ExecuTorch
 _ROOM = 4096  # bytes that the metadata may grow by once the file is written
 
 
@@ -98,7 +99,8 @@ def int8_quantizer(kind: Calibration | Literal["qat"]) -> Any:
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
-    from torchao.quantization.pt2e.observer import MinMaxObserver
+    from torchao.quantization.pt2e.fake_quantize import FakeQuantize
+    from torchao.quantization.pt2e.observer import MinMaxObserver, MovingAveragePerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
     from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
@@ -116,12 +118,19 @@ def int8_quantizer(kind: Calibration | Literal["qat"]) -> Any:
             return model
 
     config = get_symmetric_quantization_config(is_per_channel=True, is_qat=kind == "qat")
+    activation, weight = config.input_activation, config.weight
     if kind == "minmax":  # else a histogram
-        activation = dataclasses.replace(
-            config.input_activation, observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=2**-12)
-        )
-        config = dataclasses.replace(config, input_activation=activation, output_activation=activation)
+        activation = _observed(activation, MinMaxObserver.with_args(eps=_EPS))
+    if kind == "qat":  # ranges as after it: the extremes so far, and of weights those of the moment
+        activation = _observed(activation, FakeQuantize.with_args(observer=MinMaxObserver, eps=_EPS))
+        weights = {"observer": MovingAveragePerChannelMinMaxObserver, "averaging_constant": 1.0}
+        weight = _observed(weight, FakeQuantize.with_args(**weights, eps=_EPS))
+    config = dataclasses.replace(config, input_activation=activation, output_activation=activation, weight=weight)
     quantizer = Quantizer()
     for operator in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
         quantizer.set_operator_type(operator, config)
     return quantizer
+
+
+def _observed(spec: Any, observer: Any) -> Any:
+    return dataclasses.replace(spec, observer_or_fake_quant_ctr=observer)

@@ -28,6 +28,9 @@ def fine_tune(network: Deployed, images: Sequence[np.ndarray], epochs: int, lr: 
 
     with quiet(), torch.inference_mode(False), torch.enable_grad():
         rounded = prepare_qat_pt2e(graph_of(network), int8_quantizer("qat")).requires_grad_()
+        with torch.no_grad():
+            for batch in images:  # the ranges to begin with
+                rounded(torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous())
         steps = epochs * len(images)
         optimizer = torch.optim.Adam(rounded.parameters(), lr=lr)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -1,0 +1,154 @@
+"""An ExecuTorch file gives what the network gives, and says what it is."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import busy, one_sentence
+
+from tasks.classification.module import ClassificationModule
+from tasks.deployment import executorch_file
+from tasks.deployment.artifact import open_artifact
+from tasks.deployment.graph import Deployed
+from tasks.detection.module import DetectionModule
+from tasks.detection.suppression import BY_ROUNDS
+
+pytest.importorskip("executorch.runtime")
+
+SIZE = (64, 64)
+
+
+def images(count, seed=3):
+    """Coarse patterns, which differ more than noise does once they are pooled."""
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    fine = torch.nn.functional.interpolate(coarse, SIZE, mode="bilinear")
+    return (fine * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def detector():
+    torch.manual_seed(0)
+    module = busy(DetectionModule({3: "a", 7: "b", 9: "c"}, SIZE, width_mult=0.25))
+    module.head.suppress = BY_ROUNDS
+    return Deployed(module, SIZE)
+
+
+def classifier():
+    torch.manual_seed(0)
+    return Deployed(busy(ClassificationModule({i: f"class {i}" for i in range(5)}, SIZE, width_mult=0.25)), SIZE)
+
+
+def answers(network, pixels):
+    with torch.no_grad():
+        return dict(zip(network.outputs, network(pixels), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [detector, classifier])
+def test_a_file_gives_what_the_network_gives_and_holds_its_metadata(make, tmp_path, capfd):
+    network, path, pixels = make(), tmp_path / "a.pte", images(3)
+    metadata = {"task": "a task", "outputs": list(network.outputs), "names": ["Käfer", "b"]}
+    executorch_file.write_executorch(network, path, metadata)
+    artifact = open_artifact(path, threads=1)
+    given = artifact.run(pixels.numpy())
+    expected = answers(network, pixels)
+    assert list(given) == list(expected)
+    for name, tensor in expected.items():
+        assert given[name].dtype == tensor.numpy().dtype
+        if tensor.is_floating_point():
+            np.testing.assert_allclose(given[name], tensor, rtol=1e-4, atol=1e-4 * tensor.abs().max().item())
+        else:
+            assert (given[name] == tensor.numpy()).all()
+    if "count" in expected:
+        assert (expected["count"] > 5).all()
+    assert artifact.max_batch == 1
+    assert artifact.metadata == metadata
+
+    executorch_file.add_metadata(path, {**metadata, "metrics": {"file": 0.5}})
+    assert artifact.run(pixels.numpy()).keys() == given.keys()  # the one that is open is as it was
+    again = open_artifact(path)
+    assert again.metadata == {**metadata, "metrics": {"file": 0.5}}
+    assert all((again.run(pixels.numpy())[name] == given[name]).all() for name in given)
+    with one_sentence("room"):
+        executorch_file.add_metadata(path, {"names": "x" * 9000})
+    assert open_artifact(path).metadata == again.metadata
+    content = path.read_bytes()
+    for part in (content[:64], content[: len(content) // 2], content[:-10], content[:8] + bytes(5000)):
+        path.write_bytes(part)
+        with one_sentence("not a whole"):
+            open_artifact(path)
+    printed = capfd.readouterr()
+    assert not printed.out
+    assert "Warning" not in printed.err
+
+
+@pytest.mark.slow
+def test_int8_is_near_and_small_with_its_decoding_in_float(tmp_path):
+    network = detector()
+    batches = [images(4, seed).numpy() for seed in range(3)]
+    rounded = executorch_file.quantized(network, batches, "minmax")
+    pixels = images(3, seed=100)
+    raw = pixels.permute(0, 3, 1, 2).contiguous()
+    with torch.no_grad():
+        for ours, theirs in zip(network.network(raw), rounded.network(raw), strict=True):
+            assert (ours - theirs).std() <= 0.08 * ours.std()
+        assert not torch.equal(network.network(raw).box_codes, rounded.network(raw).box_codes)
+    path = tmp_path / "a.pte"
+    executorch_file.write_executorch(rounded, path, {"outputs": list(network.outputs)})
+    assert path.stat().st_size < 2 * sum(p.numel() for p in network.network.parameters()) + 200_000
+    given, expected = open_artifact(path).run(pixels.numpy()), answers(rounded, pixels)
+    # Its kernels round halves another way here and there, so a box in a hundred may be another one.
+    same = np.abs(given["scores"] - expected["scores"].numpy()) < 0.02
+    assert same.mean() > 0.95
+
+
+def steps_behind(rounded, target):
+    """The quantisation steps of the outputs of an operator."""
+    quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    nodes = rounded.network.graph.find_nodes(op="call_function", target=quantize)
+    return [node.args[1] for node in nodes if node.args[0].target == target]
+
+
+@pytest.mark.slow
+def test_ranges_are_those_that_images_give_and_of_a_relu6_what_it_leaves():
+    network = classifier()
+    pixels = images(8, seed=100).permute(0, 3, 1, 2).contiguous()
+    batches = [images(4, seed).numpy() for seed in range(3)]
+    given = {}
+    for method in executorch_file.CALIBRATIONS:
+        rounded = executorch_file.quantized(network, batches, method)
+        with torch.no_grad():
+            given[method], expected = rounded.network(pixels), network.network(pixels)
+        assert (given[method] - expected).std() < 0.1 * expected.std()
+        steps = steps_behind(rounded, torch.ops.aten.hardtanh.default)
+        assert len(steps) == 27
+        assert max(steps) <= 6 / 255 + 1e-6  # before it there is more
+    assert not torch.equal(*given.values())
+    black = executorch_file.quantized(network, [np.zeros((1, *SIZE, 3), np.uint8)], "minmax")
+    assert min(steps_behind(black, torch.ops.aten.pad.default)) == pytest.approx(1 / 255, rel=1e-3)  # of -1 to 0
+    assert steps_behind(rounded, torch.ops.aten.pad.default)[0] > 1.8 / 255
+
+
+@pytest.mark.parametrize("content", [b"", b"short", bytes(2000), b"\xff" * 2000, b"text " * 300])
+def test_what_is_no_program_is_refused_before_the_runtime_sees_it(content, tmp_path):
+    path = tmp_path / "a.pte"
+    path.write_bytes(content)
+    with one_sentence("a.pte is not an ExecuTorch program"):
+        open_artifact(path)
+
+
+@pytest.mark.slow
+def test_another_project_s_program_is_refused(tmp_path):
+    from executorch.exir import to_edge_transform_and_lower
+
+    program = torch.export.export(torch.nn.ReLU(), (torch.zeros(2),))
+    path = tmp_path / "a.pte"
+    path.write_bytes(to_edge_transform_and_lower(program).to_executorch().buffer)
+    with one_sentence("no metadata"):
+        open_artifact(path)
+
+
+def test_without_the_package_a_sentence_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    with one_sentence(r"torchao.*\[executorch\]"):
+        executorch_file.check_installed()
