@@ -1,5 +1,6 @@
-"""Images with boxes for a detector, from COCO's JSON."""
+"""Images with boxes for a detector, from COCO's JSON, YOLO's texts, Pascal VOC's XML or a CSV."""
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from data.images import ImageError, open_image
 from data.loading import sample_seed
 from data.module import DataModule, collate_images
 from data.readers.coco import SplitFiles, check_classes, clip_boxes, find_splits, read
+from data.readers.detection_layouts import Reader, reader_of
 from data.records import Records, Split, joined
 from data.splits import assign_splits
 from data.transforms import Transform, apply_with_boxes, build_detection_eval, build_detection_train
@@ -100,7 +102,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class DetectionDataModule(DataModule):
-    """Images with boxes in COCO's JSON, in COCO's own folder layout or that of annotation tools.
+    """Images with boxes in any layout that `reader_of` knows; COCO's files are read one by one, as splits need them.
 
     Args:
         version: What follows the split in COCO's own file names, such as 2017; needed where a folder has several.
@@ -142,7 +144,8 @@ class DetectionDataModule(DataModule):
     def select(self, split: Split) -> Records:
         """The images of a split that can be used; only the annotation file that has them is read."""
         files, chosen = self._files(), self.hparams["test_split"] if split == "test" else split
-        if chosen == "test" and "test" not in files and self.hparams["test_fraction"] == 0:
+        has_test = "test" in files or (self._reader and len(self._of_file("train").of_split("test")))
+        if chosen == "test" and not has_test and self.hparams["test_fraction"] == 0:
             say(f"{self.root} has no test images: testing on its validation images")
             chosen = "val"
         source = chosen if chosen in files or "train" not in files else "train"
@@ -161,7 +164,9 @@ class DetectionDataModule(DataModule):
             count = f"{count_of(len(boxes.crowd), 'annotation')} in {count_of(len(records), 'image')}"
             raise InputError(
                 f"{files[source].annotations}: the train split has no usable box ({count}, {clipped.empty.sum()} "
-                "of them with zero or negative size); `bbox` must be [x, y, width, height] in px."
+                "of them with zero or negative size)"
+                + "; `bbox` must be [x, y, width, height] in px."
+                * (not self._reader)
             )
         return records
 
@@ -185,7 +190,14 @@ class DetectionDataModule(DataModule):
         transform = build_detection_train(size, options["crop_probability"]) if train else build_detection_eval(size)
         return DetectionImages(self._splits[split], transform, size, options["seed"])
 
+    @functools.cached_property
+    def _reader(self) -> Reader | None:
+        return reader_of(self.root, str(self.hparams["version"]))
+
     def _files(self) -> dict[Split, SplitFiles]:
+        """Of a layout other than COCO's, all is as one file, of which any split is drawn that it does not name."""
+        if self._reader:
+            return {"train": SplitFiles("train", self.root, (self.root,))}
         return find_splits(self.root, str(self.hparams["version"]))
 
     def _smallest(self) -> Records:
@@ -194,7 +206,12 @@ class DetectionDataModule(DataModule):
 
     def _of_file(self, split: Split, *, check: bool = True) -> Records:
         """The images of one annotation file; those of train with a part drawn for each split that has no file."""
-        if split not in self._read:
+        if split not in self._read and self._reader:
+            records = self._reader(self.root)
+            if (records["split"] <= 0).any():  # else there is nothing to draw from, nor to train on
+                records = assign_splits(records, **self.split_options, source=self.root)
+            self._read[split] = records
+        elif split not in self._read:
             records, files = read(self.root, str(self.hparams["version"]), (split,)), self._files()
             if split == "train":
                 given = {f"{name}_fraction": 0.0 for name in files if name != "train"}

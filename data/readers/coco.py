@@ -37,6 +37,10 @@ class SplitFiles(NamedTuple):
     image_folders: tuple[Path, ...]
 
 
+class NoAnnotations(InputError):
+    """A folder without COCO's annotation files: it may be of another layout."""
+
+
 class Detections(NamedTuple):
     """The boxes that a detector found in N images, as columns."""
 
@@ -86,7 +90,7 @@ def no_annotations(root: Path, splits: Sequence[Split], version: str) -> InputEr
     tried += [f"{root}/{name}/{_TOOLS_FILE}" for name, split in NAMES.items() if split in splits]
     there = sorted(str(path.relative_to(root)) for path in [*root.glob("*.json"), *root.glob("annotations/*.json")])[:3]
     found = f" It has only {', '.join(there)}." if there else ""
-    return InputError(
+    return NoAnnotations(
         f"{root} has no annotation file; looked for {', '.join(tried)}.{found} Put the COCO JSON there, or point "
         "--data.root at the folder that holds it."
     )

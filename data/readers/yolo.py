@@ -1,0 +1,404 @@
+"""Boxes as YOLO has them: a text for each image, a line for each object: class, middle, width, height, as fractions.
+
+Ultralytics' and Roboflow's `data.yaml`, Darknet's `obj.data` and `obj.names` (CVAT), Label Studio's `classes.txt`, or
+only `images/` and `labels/` beside each other. Of Ultralytics' own loader, which is AGPL, nothing is taken.
+
+The text of an image lies where its path has `labels` for the last `images`, or beside it; an image without one has no
+objects. Lines of a polygon (class x1 y1 x2 y2 ...) become the box around it.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from backbone.errors import InputError
+from data.folders import Listing, are_there, existing_folder, list_folder, progress
+from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
+from data.records import SPLITS, UNSPLIT, Records, Split
+from data.splits import split_named
+
+_ROUNDING = 1e-3  # of an image's side: 1.0000005 is rounding, not an error
+_MOST_UNNAMED = 10_000  # classes, where no file names them
+_NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "*.names")
+_IMAGE_FOLDERS = {"images": "labels", "jpegimages": "labels"}
+
+
+class _Layout(NamedTuple):
+    """What a data set's own description says."""
+
+    source: Path | None = None  # the file, for sentences
+    splits: Mapping[Split, list[str]] = MappingProxyType({})  # folders and lists of paths, as written
+    base: str = ""  # what they are relative to
+    names: dict[int, str] | None = None
+    keypoints: bool = False  # numbers of keypoints follow each box
+
+
+def is_there(root: Path, listing: Listing) -> bool:
+    """Whether `root` is described as YOLO's, or has texts where those of its images would be."""
+    if _described(root).source:
+        return True
+    folders = [folder for folder, images in listing.images.items() if images]
+    texts = {folder for folder, others in listing.others.items() if others[".txt"]}
+    if any(_labels_folder(folder) in texts for folder in folders if _labels_folder(folder) != folder):
+        return True
+    beside = [folder for folder in folders if folder in texts]
+    return any(_has_labels(root, folder, listing.images[folder]) for folder in beside)
+
+
+def read(root: Path, listing: Listing | None = None) -> Records:
+    """All images, with columns `split` (UNSPLIT where nothing says it), `image_ids`, `sizes` and `problem`.
+
+    Sizes are the images' own. Class ids are those of the texts. Lines that cannot be used are counted with the first
+    of their kind. Raises InputError where the description cannot be read, no image is found, a split that is trained
+    on has no text, or not one line can be used.
+    """
+    layout, odd = _described(existing_folder(root)), Odd()
+    if layout.splits:
+        names, split = _listed(root, layout, odd)
+    else:
+        names, split = _found(root, listing or list_folder(root))
+    if not len(names):
+        raise InputError(f"{layout.source or root}: there is no image in the folders of its splits; put them there.")
+    there = are_there(root, names)
+    texts = _texts(root, names)
+    names, split, there, texts, notes = _without_unlabelled(root, names, split, there, texts)
+    classes = layout.names if layout.names is not None else _names_beside(root, texts)
+    image, numbers = _lines(root, texts, classes, layout.keypoints, odd)
+    if classes is None:
+        ids = sorted(set(numbers[:, 0].astype(int).tolist()))
+        classes = {number: str(number) for number in range(max(ids, default=0) + 1)}
+        notes.append(f"{root} has no names of classes (data.yaml, classes.txt or obj.names): they are called by number")
+    problem = np.where(there, b"", MISSING)
+    sizes, problem = sizes_from_headers(root, names, np.zeros((len(names), 2), np.int64), problem)
+    by_id = sorted(classes)
+    labels = np.searchsorted(by_id, numbers[:, 0].astype(np.int64))
+    middle, side = numbers[:, 1:3], numbers[:, 3:]
+    xywh = np.concatenate([middle - side / 2, side], axis=1) * np.tile(sizes[image][:, ::-1], 2)
+    columns = {"split": split, "sizes": sizes, "problem": problem}
+    rows = image, labels, xywh, np.zeros(len(image), dtype=bool)
+    return pack(root, names, columns, rows, [classes[one] for one in by_id], odd, notes, by_id)
+
+
+# --- the description ------------------------------------------------------------------------------------------------
+
+
+def _described(root: Path) -> _Layout:
+    files = sorted(path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml") and path.is_file())
+    found = {path: content for path in files if (content := _yaml(path))}
+    if found:
+        plain = [path for path in found if path.stem.lower() in ("data", "dataset")] or list(found)
+        if len(plain) > 1:
+            raise InputError(f"{root} has {plain[0].name} and {plain[1].name}; take away the one that is not meant.")
+        return _of_yaml(plain[0], found[plain[0]])
+    if (root / "obj.data").is_file():
+        return _of_darknet(root / "obj.data")
+    return _Layout()
+
+
+def _yaml(path: Path) -> dict[str, Any] | None:
+    """Its content where it describes a data set, all cells as text (a class may be called `no`), else None."""
+    try:
+        content = yaml.load(path.read_bytes(), Loader=yaml.BaseLoader)  # makes text, lists and mappings of text alone
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        if path.stem.lower() not in ("data", "dataset"):
+            return None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read ({reason}); write its `names`, `train` and `val` anew.") from None
+    if not isinstance(content, dict) or not ({"names", "nc"} & set(content)):
+        return None
+    return content
+
+
+def _of_yaml(path: Path, content: dict[str, Any]) -> _Layout:
+    splits: dict[Split, list[str]] = {}
+    for key, value in content.items():
+        if (split := split_named(str(key))) and value:
+            paths = value if isinstance(value, list) else [value]
+            if not all(isinstance(one, str) for one in paths):
+                raise InputError(f"{path}: `{key}` must be a folder, a text file of paths, or a list of them.")
+            splits.setdefault(split, []).extend(paths)
+    names, base = content.get("names"), content.get("path", "")
+    if isinstance(names, str) and names:  # another file, as Darknet has it
+        names = _names_in(path.parent / (_placed(path.parent, "", names) or names))
+    elif isinstance(names, list):
+        names = dict(enumerate(map(_text, names)))
+    elif isinstance(names, dict):
+        if not all(re.fullmatch(r"\s*\d{1,9}\s*", str(key)) for key in names):
+            raise InputError(f"{path}: the keys of `names` must be the classes' numbers, from 0; write a list instead.")
+        names = {int(key): _text(name) for key, name in names.items()}
+    elif re.fullmatch(r"\d{1,6}", str(content.get("nc"))):
+        names = {number: str(number) for number in range(int(content["nc"]))}
+    if not names:
+        raise InputError(f"{path}: `names` must list the classes, such as [cat, dog].")
+    return _Layout(path, splits, base if isinstance(base, str) else "", names, bool(content.get("kpt_shape")))
+
+
+def _text(name: object) -> str:
+    return name if isinstance(name, str) else str(name)
+
+
+def _of_darknet(path: Path) -> _Layout:
+    """https://github.com/AlexeyAB/darknet: `train = data/train.txt`, `valid = ...`, `names = data/obj.names`."""
+    pairs = (line.split("=", 1) for line in path.read_text(errors="replace").splitlines() if "=" in line)
+    content = {key.strip().lower(): value.strip() for key, value in pairs}
+    splits = {split: [text] for key, text in content.items() if (split := split_named(key)) and text}
+    names = _placed(path.parent, "", content["names"]) if content.get("names") else None
+    return _Layout(path, splits, "", _names_in(path.parent / names) if names else None)
+
+
+def _names_in(file: Path) -> dict[int, str]:
+    """The classes of a text, one a line, by number."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror or error}); write the classes, one a line.") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise InputError(f"{file} is empty; write the classes into it, one a line.")
+    return {number: line.strip() for number, line in enumerate(lines)}
+
+
+def _names_beside(root: Path, texts: list[bytes]) -> dict[int, str] | None:
+    """The classes of the first list in `root` or in a folder of texts."""
+    folders = dict.fromkeys([root, *(root / os.fsdecode(text.rpartition(b"/")[0]) for text in texts if text)])
+    for folder in [*folders, *dict.fromkeys(one.parent for one in folders if one != root)]:
+        for pattern in _NAME_FILES:
+            for file in sorted(folder.glob(pattern)):
+                return _names_in(file)
+    return None
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+def _placed(root: Path, base: str, text: str) -> str | None:
+    """Where a path of a description is, from `root`; None where it is not there.
+
+    It may count from `root` or its parent, with `base` before it or not, and `../` may stand where `./` is meant
+    (Roboflow); what is in `root` is preferred. A path of another machine is known by its end.
+    """
+    whole, text = (os.path.normpath(one.strip().replace("\\", "/")) for one in (os.path.join(base, text), text))  # noqa: PTH118
+    inside = [one for path in (whole, text) if not (one := re.sub(r"^(\.\./)+", "", path)).startswith("/")]
+    ends = [re.split(r"/+", path.lstrip("/")) for path in (whole, text)]
+    suffixes = ["/".join(parts[start:]) for parts in ends for start in range(1, len(parts))]
+    if split_of_folder(text) != UNSPLIT:  # `test/images` is not `images`
+        suffixes = [one for one in suffixes if split_of_folder(one) == split_of_folder(text)]
+    for path in (*inside, whole, text, f"../{text}", *suffixes):
+        if (root / path).exists():
+            return os.path.relpath(root / path, root) if path.startswith(("/", "..")) else path
+    return None
+
+
+def _listed(root: Path, layout: _Layout, odd: Odd) -> tuple[np.ndarray, np.ndarray]:
+    """The images that the description lists, bytes (N,) from `root`, and their splits, int8 (N,)."""
+    names: dict[bytes, int] = {}
+    lost = []
+    for split, written in [(one, path) for one in SPLITS for path in layout.splits.get(one, ())]:
+        place = _placed(root, layout.base, written)
+        if place is None:
+            lost.append(f"{split}: {written}")
+            continue
+        file = root / place
+        images = _in_folder(file, place) if file.is_dir() else _in_list(root, file, place)
+        for image in images:
+            if names.setdefault(image, SPLITS.index(split)) != SPLITS.index(split):
+                note_odd(odd, f"images of {split} are in another split too, and are left in that", os.fsdecode(image))
+    for one in lost:
+        note_odd(odd, f"paths of {layout.source} are not there, left out", one)
+    if not names and lost:
+        raise InputError(
+            f"{layout.source}: none of its folders is there (the first is {lost[0]!r}), neither in {root} nor beside "
+            "it; write them relative to the file."
+        )
+    return np.array(list(names), np.bytes_), np.array(list(names.values()), np.int8)
+
+
+def _in_folder(folder: Path, place: str) -> list[bytes]:
+    listing = list_folder(folder)
+    start = b"" if place == "." else os.fsencode(place) + b"/"
+    return [start + name for name in np.sort(listing.names(listing.images)).tolist()]
+
+
+def _in_list(root: Path, file: Path, place: str) -> list[bytes]:
+    """The paths of a text file: all are moved as the first is that is found."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror or error}); make it readable.") from None
+    paths = [os.path.normpath(line.strip().replace("\\", "/")) for line in lines if line.strip()]
+    base = os.path.dirname(place)  # noqa: PTH120
+    before, after = "", ""
+    for path in paths[:100]:
+        if found := _placed(root, base, path):
+            pairs = zip(reversed(path), reversed(found), strict=False)
+            same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+            before, after = path[: len(path) - same], found[: len(found) - same]
+            break
+    return [os.fsencode(after + path[len(before) :] if path.startswith(before) else path) for path in paths]
+
+
+def _found(root: Path, listing: Listing) -> tuple[np.ndarray, np.ndarray]:
+    """The images of folders that have texts, bytes (N,), and the splits that their folders are called after."""
+    texts = {folder for folder, others in listing.others.items() if others[".txt"]}
+    folders = [folder for folder, images in listing.images.items() if images]
+    apart = [folder for folder in folders if _labels_folder(folder) != folder]
+    if any(_labels_folder(folder) in texts for folder in apart):
+        folders = apart
+    else:
+        folders = [folder for folder in folders if folder in texts]
+    names, split = listing.names(sorted(folders)), []
+    for folder in sorted(folders):
+        split += [split_of_folder(folder)] * len(listing.images[folder])
+    return names, np.array(split, np.int8)
+
+
+def split_of_folder(folder: str) -> int:
+    """The position in SPLITS of the last part of a path that is called after a split, as `train2017` is; UNSPLIT."""
+    named = [split for part in folder.split("/") if (split := split_named(re.sub(r"[\d_-]*$", "", part)))]
+    return SPLITS.index(named[-1]) if named else UNSPLIT
+
+
+def _labels_folder(folder: str) -> str:
+    """The folder of the texts: `labels` for the last `images`; the same where no part is called so."""
+    parts = folder.split("/")
+    for i in reversed(range(len(parts))):
+        if label := _IMAGE_FOLDERS.get(parts[i].lower()):
+            return "/".join([*parts[:i], label.capitalize() if parts[i] == "Images" else label, *parts[i + 1 :]])
+    return folder
+
+
+def _texts(root: Path, names: np.ndarray) -> list[bytes]:
+    """The text of each image, from `root`; b"" where there is none."""
+    folders: dict[bytes, bytes] = {}
+    candidates: tuple[list[bytes], list[bytes]] = [], []
+    for name in names.tolist():
+        folder, slash, last = name.rpartition(b"/")
+        if folder not in folders:
+            folders[folder] = os.fsencode(_labels_folder(os.fsdecode(folder)))
+        text = last.rpartition(b".")[0] + b".txt"
+        candidates[0].append(folders[folder] + slash + text)
+        candidates[1].append(folder + slash + text)
+    first, second = (are_there(root, np.array(paths, np.bytes_)) for paths in candidates)
+    return [
+        labels if apart else beside if near else b""
+        for labels, beside, apart, near in zip(*candidates, first.tolist(), second.tolist(), strict=True)
+    ]
+
+
+def _has_labels(root: Path, folder: str, images: Iterable[bytes]) -> bool:
+    """Whether a text beside one of the first images is YOLO's by its first line, or empty beside a list of classes."""
+    for image in list(images)[:200]:
+        text = (root / folder / os.fsdecode(image)).with_suffix(".txt")
+        if text.is_file():
+            with text.open("rb") as file:
+                words = file.readline(4096).split()
+            if not words and any(next((root / folder).glob(one), None) for one in _NAME_FILES):
+                return True
+            if len(words) >= 5 and all(_number(word) is not None for word in words):
+                return True
+    return False
+
+
+def _without_unlabelled(
+    root: Path, names: np.ndarray, split: np.ndarray, there: np.ndarray, texts: list[bytes]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bytes], list[str]]:
+    """Without the splits that have not one text, and a note. Raises InputError where training images are these."""
+    has, notes = np.array([bool(text) for text in texts]), []
+    keep = np.ones(len(names), dtype=bool)
+    for number in np.unique(split).tolist():
+        here = split == number
+        if has[here].any():
+            continue
+        name = SPLITS[number] if number >= 0 else "train"
+        if name == "train" or not has.any():
+            first = os.fsdecode(names[int(here.argmax())])
+            folder = _labels_folder(os.path.dirname(first))  # noqa: PTH120
+            raise InputError(
+                f"{root}: none of its {here.sum():,} images of {name} has a text file with its boxes (the first, "
+                f"{first}, would have it in {folder or '.'}/ or beside it); put them there."
+            )
+        keep &= ~here
+        notes.append(f"{root}: the {here.sum():,} images of {name} have no text files, and are left out")
+    kept = [text for text, stays in zip(texts, keep.tolist(), strict=True) if stays]
+    return names[keep], split[keep], there[keep], kept, notes
+
+
+# --- lines ----------------------------------------------------------------------------------------------------------
+
+
+def _lines(
+    root: Path, texts: list[bytes], classes: dict[int, str] | None, keypoints: bool, odd: Odd
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image of each line that can be used, int64 (M,), and its class, middle, width and height, float64 (M, 5)."""
+    image: list[int] = []
+    rows: list[list[float]] = []
+    start, bad = os.fsencode(root) + b"/", Odd()
+    for position, text in enumerate(progress(texts, desc="reading labels")):
+        if not text:
+            continue
+        try:
+            with open(start + text, "rb") as file:  # noqa: PTH123  # a Path cannot be bytes, and they are 100,000s
+                content = file.read()
+        except OSError as error:
+            note_odd(odd, f"texts cannot be read ({error.strerror})", os.fsdecode(text))
+            continue
+        if content.startswith(b"\xef\xbb\xbf"):
+            content = content[3:]
+        for number, line in enumerate(content.splitlines(), start=1):
+            words = line.split()
+            if not words:
+                continue
+            row = _row(words, classes, keypoints)
+            if isinstance(row, str):
+                note_odd(bad, f"lines dropped: {row}", f"{os.fsdecode(text)}, line {number}")
+                continue
+            image.append(position)
+            rows.append(row)
+            if len(words) > 5 and not keypoints:
+                note_odd(odd, "polygons, taken as the boxes around them", f"{os.fsdecode(text)}, line {number}")
+    if bad and not rows:
+        what, where = next(iter(bad.items()))
+        raise InputError(
+            f"{root}/{where[0]}: not one of the {sum(map(len, bad.values())):,} lines can be used ({what}); a line "
+            "must be the class's number, and the box's middle, width and height as parts of the image, 0 to 1."
+        )
+    odd.update(bad)
+    return np.array(image, np.int64), np.array(rows, np.float64).reshape(-1, 5)
+
+
+def _number(word: bytes) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
+def _row(words: list[bytes], classes: dict[int, str] | None, keypoints: bool) -> list[float] | str:
+    """Class, middle, width and height; or why a line cannot be used."""
+    try:
+        row = [float(word) for word in words]
+    except ValueError:
+        return "not numbers"
+    if len(row) > 5:
+        if keypoints:
+            row = row[:5]
+        elif len(row) < 7 or len(row) % 2 == 0:
+            return f"{len(row)} numbers, neither a box's 5 nor a polygon's"
+    elif len(row) < 5:
+        return f"{len(row)} numbers of 5"
+    if not all(-_ROUNDING <= one <= 1 + _ROUNDING for one in row[1:]):  # nor is NaN
+        return "outside 0 to 1"
+    if row[0] not in (range(_MOST_UNNAMED) if classes is None else classes):
+        return "an unknown class"
+    if len(row) > 5:
+        left, right, top, bottom = min(row[1::2]), max(row[1::2]), min(row[2::2]), max(row[2::2])
+        return [row[0], (left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+    return row

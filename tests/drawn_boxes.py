@@ -1,0 +1,186 @@
+"""One drawn data set in the true form of each layout of boxes, for the tests of the readers and of `data.convert`."""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+CLASSES = ["cat", "dog"]
+
+
+class Drawn(NamedTuple):
+    name: str  # without ending
+    split: str
+    size: tuple[int, int]  # width, height
+    boxes: list[tuple[str, int, int, int, int]]  # class, x, y, width, height
+
+
+DRAWN = [
+    Drawn("a 1", "train", (40, 30), [("dog", 5, 6, 20, 10), ("cat", 0, 0, 40, 30)]),
+    Drawn("b", "train", (64, 48), [("cat", 10, 20, 11, 12)]),
+    Drawn("background", "train", (40, 30), []),
+    Drawn("c", "val", (33, 57), [("dog", 1, 1, 31, 55)]),
+    Drawn("d", "val", (40, 30), [("dog", 39, 29, 1, 1), ("dog", 2, 3, 4, 5), ("cat", 7, 8, 9, 10)]),
+    Drawn("e", "test", (100, 20), [("cat", 50, 0, 50, 20)]),
+]
+
+
+def draw(path, size, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def images(root, place, ending=".png"):
+    """The images at `place`, of {split} and {name}."""
+    for number, one in enumerate(DRAWN):
+        draw(root / (place.format(**one._asdict()) + ending), one.size, number)
+
+
+def yolo_lines(one):
+    width, height = one.size
+    rows = [
+        (CLASSES.index(c), (x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
+        for c, x, y, w, h in one.boxes
+    ]
+    return "".join(f"{row[0]} {row[1]:.6f} {row[2]:.6f} {row[3]:.6f} {row[4]:.6f}\n" for row in rows)
+
+
+def yolo_texts(root, place):
+    for one in DRAWN:
+        if one.boxes:  # a missing text is an image without objects
+            write(root / (place.format(**one._asdict()) + ".txt"), yolo_lines(one))
+
+
+# --- layouts: each writes all of it into a folder ---------------------------------------------------------------------
+
+
+def coco(root):
+    images(root, "{split}/{name}")
+    for split in ("train", "val", "test"):
+        ours = [one for one in DRAWN if one.split == split]
+        boxes = [(i, *box) for i, one in enumerate(ours, start=1) for box in one.boxes]
+        content = {
+            "images": [
+                {"id": i, "file_name": f"{one.name}.png", "width": one.size[0], "height": one.size[1]}
+                for i, one in enumerate(ours, start=1)
+            ],
+            "annotations": [
+                {
+                    "id": n,
+                    "image_id": i,
+                    "category_id": CLASSES.index(c),
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
+                for n, (i, c, *box) in enumerate(boxes, start=1)
+            ],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES)],
+        }
+        write(root / f"annotations/instances_{split}.json", json.dumps(content))
+
+
+def ultralytics(root):
+    images(root, "images/{split}/{name}")
+    yolo_texts(root, "labels/{split}/{name}")
+    write(
+        root / "drawn.yaml",
+        "path: ../datasets/drawn # moved\ntrain: images/train\nval: images/val\ntest: images/test\n"
+        "\nnames:\n  0: cat\n  1: dog\n",
+    )
+
+
+def roboflow(root):
+    folders = {"train": "train", "val": "valid", "test": "test"}
+    for number, one in enumerate(DRAWN):
+        folder = root / folders[one.split]
+        draw(folder / "images" / f"{one.name}.png", one.size, number)
+        write(folder / "labels" / f"{one.name}.txt", yolo_lines(one))  # empty where nothing is there
+    write(
+        root / "data.yaml",
+        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 2\nnames: ['cat', 'dog']\n",
+    )
+
+
+def yolo_lists(root):
+    """Texts of paths, as CVAT's Ultralytics export and Ultralytics' COCO have them."""
+    images(root, "images/{split}/{name}")
+    yolo_texts(root, "labels/{split}/{name}")
+    for split in ("train", "val", "test"):
+        lines = [f"./images/{split}/{one.name}.png\n" for one in DRAWN if one.split == split]
+        write(root / f"{split}.txt", "".join(lines))
+    write(root / "data.yaml", "path: .\ntrain: train.txt\nval: val.txt\ntest: [test.txt]\nnames: {0: cat, 1: dog}\n")
+
+
+def darknet(root):
+    """CVAT's "YOLO 1.1", with the paths of Darknet's own folder."""
+    images(root, "obj_{split}_data/{name}")
+    yolo_texts(root, "obj_{split}_data/{name}")
+    write(root / "obj.names", "cat\ndog\n")
+    write(
+        root / "obj.data",
+        "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\ntest = data/test.txt\n"
+        "names = data/obj.names\nbackup = backup/\n",
+    )
+    for split, file in (("train", "train"), ("val", "valid"), ("test", "test")):
+        lines = [f"data/obj_{split}_data/{one.name}.png\n" for one in DRAWN if one.split == split]
+        write(root / f"{file}.txt", "".join(lines))
+
+
+def plain_yolo(root):
+    images(root, "images/{split}/{name}")
+    yolo_texts(root, "labels/{split}/{name}")
+    write(root / "labels/classes.txt", "cat\ndog\n")
+
+
+def label_studio(root):
+    images(root, "images/{name}")
+    yolo_texts(root, "labels/{name}")
+    write(root / "classes.txt", "cat\ndog\n")
+    write(root / "notes.json", '{"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}], "info": {}}')
+
+
+# --- what is compared -------------------------------------------------------------------------------------------------
+
+
+def plain(records, splits=True):
+    """What records say, by the image's last name: the split, the size, and the boxes in order, by class name."""
+    found = {}
+    for i in range(len(records)):
+        assert records.path(i).is_file()
+        rows = records.boxes.rows(i)
+        labels = [records.classes[label] for label in records.boxes.labels[rows].tolist()]
+        boxes = zip(labels, records.boxes.xywh[rows].tolist(), records.boxes.crowd[rows].tolist(), strict=True)
+        split = int(records["split"][i]) if splits else None
+        found[records.path(i).stem] = (split, records["sizes"][i].tolist(), sorted(boxes))
+    assert len(found) == len(records)
+    return found
+
+
+def expected(splits=True, background=True):
+    found = {}
+    for one in DRAWN:
+        if one.boxes or background:
+            boxes = sorted((c, [float(x), float(y), float(w), float(h)], False) for c, x, y, w, h in one.boxes)
+            split = ("train", "val", "test").index(one.split) if splits else None
+            found[one.name] = (split, [one.size[1], one.size[0]], boxes)
+    return found
+
+
+def assert_same(found, wanted, within=0.5):
+    """To half a pixel."""
+    assert found.keys() == wanted.keys()
+    for name, (split, size, boxes) in wanted.items():
+        assert found[name][:2] == (split, size), name
+        assert [(c, crowd) for c, _, crowd in found[name][2]] == [(c, crowd) for c, _, crowd in boxes], name
+        for (_, ours, _), (_, theirs, _) in zip(found[name][2], boxes, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=within)
