@@ -149,6 +149,55 @@ def label_studio(root):
     write(root / "notes.json", '{"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}], "info": {}}')
 
 
+def voc_xml(one, folder="JPEGImages", from_1=True, difficult=(), size=True):
+    """As VOC2012 has it, its parts included; with corners from 1, or as edges from 0."""
+    objects = ""
+    for number, (name, x, y, w, h) in enumerate(one.boxes):
+        corners = (x + from_1, y + from_1, x + w, y + h)
+        box = "".join(
+            f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+        )
+        objects += f"""
+    <object>
+        <part><name>head</name><bndbox><xmin>3</xmin><ymin>3</ymin><xmax>4</xmax><ymax>4</ymax></bndbox></part>
+        <name>{name}</name><pose>Unspecified</pose><truncated>0</truncated>
+        <difficult>{int(number in difficult)}</difficult>
+        <bndbox>{box}</bndbox>
+    </object>"""
+    sides = f"<size><width>{one.size[0]}</width><height>{one.size[1]}</height><depth>3</depth></size>" * size
+    return f"""<annotation>
+    <folder>{folder}</folder><filename>{one.name}.png</filename>
+    <source><database>The VOC2007 Database</database></source>
+    {sides}<segmented>0</segmented>{objects}
+</annotation>
+"""
+
+
+def voc(root):
+    images(root, "JPEGImages/{name}")
+    images(root, "SegmentationClass/{name}")
+    for one in DRAWN:
+        write(root / f"Annotations/{one.name}.xml", voc_xml(one))
+    for key, splits in {"train": ["train"], "val": ["val"], "trainval": ["train", "val"], "test": ["test"]}.items():
+        names = [one.name for one in DRAWN if one.split in splits]
+        write(root / f"ImageSets/Main/{key}.txt", "".join(f"{name}\n" for name in names))
+        write(root / f"ImageSets/Main/cat_{key}.txt", "".join(f"{name} -1\n" for name in names))
+
+
+def voc_roboflow(root):
+    """Images and XML side by side in a folder for each split, sizes from the header, corners from 0."""
+    images(root, "{split}/{name}")
+    for one in DRAWN:
+        write(root / f"{one.split}/{one.name}.xml", voc_xml(one, folder="", from_1=False, size=one.name != "c"))
+
+
+def voc_two_folders(root):
+    """As labelImg's users have it; nothing says the splits."""
+    images(root, "images/{name}")
+    for one in DRAWN:
+        write(root / f"annotations/{one.name}.xml", voc_xml(one))
+
+
 # --- what is compared -------------------------------------------------------------------------------------------------
 
 

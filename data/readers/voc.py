@@ -1,0 +1,269 @@
+"""Boxes as Pascal VOC has them: an XML for each image. VOC's own folders, or images and XML in one folder or two.
+
+http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf, and what labelImg, Roboflow and CVAT write.
+
+VOC counts pixels from 1 and names the first and the last of a box: x = xmin - 1, width = xmax - xmin + 1. Others write
+edges that count from 0: x = xmin, width = xmax - xmin. Nothing in the files says which, so that it is decided for the
+whole data set: from 0 where an xmin or ymin is 0, or where more than a tenth of the boxes have a corner within a pixel,
+and as VOC defines it otherwise. A note says which.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from backbone.errors import InputError
+from data.folders import Listing, existing_folder, list_folder, progress
+from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
+from data.readers.yolo import split_of_folder
+from data.records import SPLITS, UNSPLIT, Records
+from data.splits import split_named
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class _Xml(NamedTuple):
+    """What one file says."""
+
+    file_name: str = ""
+    size: tuple[int, int] = (0, 0)  # height, width; 0 where it does not say
+    boxes: list[tuple[str, bool, list[float]]] = []  # noqa: RUF012  # class, difficult, corners; never changed
+    problem: bytes = b""
+
+
+class _Plain(ElementTree.TreeBuilder):
+    """Refuses a DOCTYPE, which alone can define entities, before any is expanded."""
+
+    def doctype(self, *_: object) -> None:
+        raise InputError("a DOCTYPE")
+
+
+def is_there(root: Path, listing: Listing) -> bool:
+    """Whether an XML in `root` is an annotation of VOC's."""
+    for folder in sorted(folder for folder, others in listing.others.items() if others[".xml"]):
+        for name in _xml_names(root, folder)[:3]:
+            with (root / folder / os.fsdecode(name)).open("rb") as file:
+                if re.search(rb"<annotation[\s>]", file.read(4096).replace(b"\0", b"")):  # also in UTF-16
+                    return True
+    return False
+
+
+def read(root: Path, listing: Listing | None = None) -> Records:
+    """All images that have an XML, with columns `split` (UNSPLIT where nothing says it), `sizes` and `problem`.
+
+    Labels are the sorted names. `difficult` objects are regions that are not searched. Sizes are the XML's, or else the
+    image's own. What cannot be used of a file is counted; an XML that cannot be read is a problem of its image. Raises
+    InputError for an XML with a DOCTYPE, and where there is no XML or no object at all.
+    """
+    listing, odd = listing or list_folder(existing_folder(root)), Odd()
+    files = [
+        f"{folder}/{name}" if folder else name
+        for folder in sorted(folder for folder, others in listing.others.items() if others[".xml"])
+        for name in map(os.fsdecode, _xml_names(root, folder))
+    ]
+    content = [_parse(root, file, odd) for file in progress(files, desc="reading XML")]
+    kept = [i for i, one in enumerate(content) if one is not None]
+    files, content = [files[i] for i in kept], [content[i] for i in kept]
+    if not content:
+        raise InputError(f"{root} has no XML of Pascal VOC (<annotation>); put them there.")
+    found = [one for one in content if one is not None]
+    images, names = _Images(listing), []
+    problem = [one.problem for one in found]
+    for row, (file, one) in enumerate(zip(files, found, strict=True)):
+        image, other = images.of(file, one.file_name)
+        if other:
+            note_odd(odd, "XML files name another image than the one called as they are, which is taken", file)
+        names.append(os.fsencode(image or one.file_name or file))
+        if image is None:
+            problem[row] = MISSING
+    split, listed, notes = _splits(root, listing, files)
+    unlabelled = sorted(set(images.all) - {os.fsdecode(name) for name in names})
+    for image in unlabelled:
+        note_odd(odd, "images without an XML, left out", image)
+    _without_repeated(files, names, listed, odd)
+    rows = _rows(found, notes, str(root))
+    keep = np.flatnonzero(listed)
+    place = np.full(len(found), -1)
+    place[keep] = np.arange(len(keep))
+    image, chosen = place[rows.image], listed[rows.image]
+    sizes = np.array([one.size for one in found], np.int64)[keep]
+    packed = np.array(names, np.bytes_)[keep]
+    sizes, bad = sizes_from_headers(root, packed, sizes, np.array(problem, np.bytes_)[keep])
+    columns = {"split": split[keep], "sizes": sizes, "problem": bad}
+    boxes = image[chosen], rows.labels[chosen], rows.xywh[chosen], rows.difficult[chosen]
+    return pack(root, packed, columns, boxes, rows.classes, odd, notes)
+
+
+def _xml_names(root: Path, folder: str) -> list[bytes]:
+    with os.scandir(os.fsencode(root / folder)) as entries:
+        return sorted(e.name for e in entries if e.name.lower().endswith(b".xml") and not e.name.startswith(b"."))
+
+
+# --- one file -------------------------------------------------------------------------------------------------------
+
+
+def _parse(root: Path, file: str, odd: Odd) -> _Xml | None:
+    """What a file says, None where it is no annotation. Raises InputError where it has a DOCTYPE."""
+    try:
+        content = (root / file).read_bytes()
+        tree = ElementTree.fromstring(content, ElementTree.XMLParser(target=_Plain()))
+    except InputError:
+        raise InputError(
+            f"{root / file} has a DOCTYPE, by which a file of a few bytes may grow without end; take that line out."
+        ) from None
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
+        reason = f"its XML cannot be read ({error})"
+        return _Xml(problem=os.fsencode(reason))
+    if tree.tag != "annotation":
+        note_odd(odd, "XML files that are no annotations, left out", file)
+        return None
+    boxes = []
+    for number, thing in enumerate(tree.iterfind("object"), start=1):
+        name, corners = _text(thing, "name"), [_float(_text(thing, f"bndbox/{key}")) for key in _CORNERS]
+        if not name or not np.isfinite(corners).all():
+            what = "no name" if np.isfinite(corners).all() else "no bndbox of four numbers"
+            note_odd(odd, f"objects dropped: {what}", f"{file}, object {number}")
+            continue
+        boxes.append((name, _text(thing, "difficult").lower() in ("1", "true"), corners))
+    sides = [_float(_text(tree, f"size/{key}")) for key in ("height", "width")]
+    known = all(1 <= side < 2**31 and side == int(side) for side in sides)
+    size = (int(sides[0]), int(sides[1])) if known else (0, 0)
+    return _Xml(_text(tree, "filename").replace("\\", "/"), size, boxes)
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    return (element.findtext(path) or "").strip()
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+class _Rows(NamedTuple):
+    image: np.ndarray
+    labels: np.ndarray
+    xywh: np.ndarray
+    difficult: np.ndarray
+    classes: list[str]
+
+
+def _rows(content: list[_Xml], notes: list[str], name: str) -> _Rows:
+    """The objects of all files as columns; a note says where their corners count from. Raises InputError for none."""
+    boxes = [box for one in content for box in one.boxes]
+    if not boxes:
+        raise InputError(f"{name}: none of its {len(content):,} XML files has an object that can be used.")
+    image = np.repeat(np.arange(len(content)), [len(one.boxes) for one in content])
+    corners = np.array([corners for *_, corners in boxes], np.float64)
+    zeros, within = (corners[:, :2] == 0).any(axis=1), (corners != np.round(corners)).any(axis=1)
+    from_0 = bool(zeros.any() or within.mean() > 0.1)
+    if from_0:
+        why = f"{zeros.sum():,} boxes begin at 0" if zeros.any() else f"{within.sum():,} boxes have parts of pixels"
+        notes.append(f"{name}: corners are taken as edges counted from 0, as {why}")
+    else:
+        notes.append(f"{name}: corners are taken as pixels counted from 1, as VOC defines them; no box begins at 0")
+    low, high = corners[:, :2] - (not from_0), corners[:, 2:]
+    classes, labels = np.unique([box[0] for box in boxes], return_inverse=True)
+    difficult = np.array([box[1] for box in boxes])
+    return _Rows(image, labels.astype(np.int64), np.concatenate([low, high - low], axis=1), difficult, classes.tolist())
+
+
+# --- images and splits ----------------------------------------------------------------------------------------------
+
+
+class _Images:
+    """The images of a folder by their last name without ending."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.all = [
+            f"{folder}/{name}" if folder else name
+            for folder, images in listing.images.items()
+            if "segmentation" not in folder.lower()  # VOC's SegmentationClass/ has masks of the same names
+            for name in map(os.fsdecode, images)
+        ]
+        self._by_stem: dict[str, list[str]] = {}
+        for image in self.all:
+            self._by_stem.setdefault(_stem(image), []).append(image)
+
+    def of(self, file: str, file_name: str) -> tuple[str | None, bool]:
+        """The image of an XML, and whether the XML names another one that is there.
+
+        It is called as the XML, or else as its `filename` says; of several, the one whose folders are most alike.
+        """
+        own, named = (self._by_stem.get(one, []) for one in (_stem(file), _stem(file_name) if file_name else ""))
+        if not own and not named:
+            return None, False
+        parts = _parts(file)
+        image = max(own or named, key=lambda one: (len(parts & _parts(one)), -len(_parts(one))))
+        return image, bool(own and named and image not in named)
+
+
+def _parts(path: str) -> set[str]:
+    return set(path.split("/")[:-1])
+
+
+def _stem(path: str) -> str:
+    last = path.rpartition("/")[2]
+    return last.rpartition(".")[0] or last
+
+
+def _splits(root: Path, listing: Listing, files: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The split of each XML, int8 (N,), which are listed, bool (N,), and notes.
+
+    By ImageSets/Main/train.txt, val.txt, test.txt and trainval.txt: what only the last has is of the part that has no
+    list. Without such lists, by folders that are called after splits.
+    """
+    split = np.array([split_of_folder(os.path.dirname(file)) for file in files], np.int8)  # noqa: PTH120
+    everything, lists = np.ones(len(files), dtype=bool), dict[str, set[str]]()
+    for path in _lists(root, listing):
+        key: str | None = "trainval" if path.stem.lower() == "trainval" else split_named(path.stem)
+        if key:
+            lists.setdefault(key, set()).update(_listed(path))
+    if not lists:
+        return split, everything, []
+    stems = [_stem(file) for file in files]
+    for key, number in (("trainval", 1 if "train" in lists and "val" not in lists else 0), *_numbered()):
+        if key in lists:
+            number = UNSPLIT if key == "trainval" and len(lists.keys() & {"train", "val"}) == 0 else number
+            split[[stem in lists[key] for stem in stems]] = number
+    listed = np.array([any(stem in names for names in lists.values()) for stem in stems])
+    if not listed.any():
+        raise InputError(f"{root}: none of its {len(files):,} XML files is in the lists of ImageSets/Main; mend these.")
+    left = int((~listed).sum())
+    return split, listed, [f"{root}: {left:,} XML files are in no list of ImageSets/Main, and left out"] * (left > 0)
+
+
+def _numbered() -> Iterator[tuple[str, int]]:
+    """The splits, training last: an image of two lists is trained on."""
+    return ((name, SPLITS.index(name)) for name in reversed(SPLITS))
+
+
+def _lists(root: Path, listing: Listing) -> list[Path]:
+    folders = [one for one in listing.others if one.lower().split("/")[-2:] == ["imagesets", "main"]]
+    return sorted(path for folder in folders for path in (root / folder).glob("*.txt"))
+
+
+def _listed(path: Path) -> Iterator[str]:
+    """The names of a list, without folders; CVAT puts those with spaces in quotes."""
+    for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines():
+        if name := line.strip().strip('"'):
+            yield name.rpartition("/")[2]
+            yield _stem(name)
+
+
+def _without_repeated(files: list[str], names: list[bytes], listed: np.ndarray, odd: Odd) -> None:
+    """Take out of `listed` the files of an image that has another already."""
+    seen = set[bytes]()
+    for row, name in enumerate(names):
+        if listed[row] and name in seen:
+            listed[row] = False
+            note_odd(odd, "XML files of an image that has another, left out", files[row])
+        elif listed[row]:
+            seen.add(name)
