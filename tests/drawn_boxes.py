@@ -1,5 +1,6 @@
 """One drawn data set in the true form of each layout of boxes, for the tests of the readers and of `data.convert`."""
 
+import csv
 import json
 from typing import NamedTuple
 
@@ -196,6 +197,61 @@ def voc_two_folders(root):
     images(root, "images/{name}")
     for one in DRAWN:
         write(root / f"annotations/{one.name}.xml", voc_xml(one))
+
+
+def csv_rows(split=None):
+    """Each image with each of its boxes, None where it has none."""
+    return [(one, box) for one in DRAWN if split in (None, one.split) for box in one.boxes or [None]]
+
+
+def csv_retinanet(root):
+    """No header, empty cells for images without objects, and the classes' numbers in a second list."""
+    images(root, "images/{name}")
+    for split in ("train", "val", "test"):
+        rows = [(f"images/{one.name}.png", box) for one, box in csv_rows(split)]
+        lines = [f"{p},{b[1]},{b[2]},{b[1] + b[3]},{b[2] + b[4]},{b[0]}\n" if b else f"{p},,,,,\n" for p, b in rows]
+        write(root / f"{split}.csv", "".join(lines))
+    write(root / "classes.csv", "cat,0\ndog,1\n")
+
+
+def csv_tensorflow(root):
+    """A list beside the images of each split, as Roboflow writes it; images without objects are not in it."""
+    images(root, "{split}/{name}")
+    for split in ("train", "val", "test"):
+        lines = [
+            f"{one.name}.png,{one.size[0]},{one.size[1]},{b[0]},{b[1]},{b[2]},{b[1] + b[3]},{b[2] + b[4]}\n"
+            for one, b in csv_rows(split)
+            if b
+        ]
+        write(root / f"{split}/_annotations.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\n" + "".join(lines))
+
+
+def csv_open_images(root):
+    """Ids without endings, parts of the image, classes by ids that another list names."""
+    images(root, "{split}/{name}")
+    for split, key in (("train", "train"), ("val", "validation"), ("test", "test")):
+        lines = [
+            f"{one.name},xclick,/m/{'10' if b[0] == 'dog' else '20'},1,{b[1] / one.size[0]:.6f},"
+            f"{(b[1] + b[3]) / one.size[0]:.6f},{b[2] / one.size[1]:.6f},{(b[2] + b[4]) / one.size[1]:.6f},-1,-1,0,-1\n"
+            for one, b in csv_rows(split)
+            if b
+        ]
+        header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf"
+        write(root / f"{key}-annotations-bbox.csv", f"{header},IsDepiction\n" + "".join(lines))
+    write(root / "class-descriptions-boxable.csv", "/m/10,dog\n/m/20,cat\n/m/30,other\n")
+
+
+def csv_via(root):
+    """VGG Image Annotator's; nothing says the splits."""
+    images(root, "{name}")
+    with (root / "via_export_csv.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        header = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+        file.write(f"{header}\r\n")
+        for one, box in csv_rows():
+            shape = dict(zip(("x", "y", "width", "height"), box[1:], strict=True)) | {"name": "rect"} if box else {}
+            region = {"class": box[0]} if box else {}
+            writer.writerow([f"{one.name}.png", 99, "{}", len(one.boxes), 0, json.dumps(shape), json.dumps(region)])
 
 
 # --- what is compared -------------------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from backbone.errors import InputError
 from data.folders import list_folder
-from data.readers import coco, voc, yolo
+from data.readers import boxes_csv, coco, voc, yolo
 from data.records import Records
 
 Reader = Callable[[Path], Records]
 
 # In this order, as a folder may hold labels in several forms; COCO's come before all.
-_OTHERS = {"YOLO": yolo, "Pascal VOC": voc}
+_OTHERS = {"YOLO": yolo, "Pascal VOC": voc, "CSV": boxes_csv}
 
 _LOOKED_FOR = (
     "YOLO (data.yaml, obj.data, or labels/*.txt for images/*), Pascal VOC (*.xml of each image) and CSV (*.csv with "

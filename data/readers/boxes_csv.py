@@ -1,0 +1,350 @@
+"""Boxes from CSV lists: a row for each box, with its image, corners and class, in any order of the columns.
+
+Known are RetinaNet's (path,x1,y1,x2,y2,class without a header; empty boxes for images without objects), TensorFlow's
+(filename,width,height,class,xmin,ymin,xmax,ymax; Roboflow), OpenImages' (ImageID, LabelName, XMin ... as parts of the
+image; IsGroupOf for regions that are not searched) and VGG Image Annotator's (a shape as JSON). Corners are edges that
+count from 0.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from backbone.errors import InputError
+from data.folders import Listing, existing_folder, list_folder
+from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
+from data.readers.csv_table import CsvTable, packed, read_header
+from data.readers.yolo import split_of_folder
+from data.records import SPLITS, UNSPLIT, Records
+from data.splits import split_named, splits_named
+
+# fmt: off
+_NAMES: dict[str, tuple[str, ...]] = {  # what a header calls a column, in any case; the first that is there
+    "image": (
+        "image", "filename", "file_name", "#filename", "image_path", "img_path", "path", "file", "image_name", "img",
+        "imageid", "image_id",
+    ),
+    "class": ("class", "labelname", "label_name", "label", "class_name", "classname", "category", "name", "class_id"),
+    "xmin": ("xmin", "x_min", "x1", "left", "bbox_xmin"),
+    "ymin": ("ymin", "y_min", "y1", "top", "bbox_ymin"),
+    "xmax": ("xmax", "x_max", "x2", "right", "bbox_xmax"),
+    "ymax": ("ymax", "y_max", "y2", "bottom", "bbox_ymax"),
+    "shape": ("region_shape_attributes",),
+    "attributes": ("region_attributes",),
+    "crowd": ("isgroupof", "iscrowd", "difficult"),
+    "width": ("width", "image_width", "img_width"),
+    "height": ("height", "image_height", "img_height"),
+    "split": ("split", "set", "subset"),
+}
+# fmt: on
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_ROUNDING = 1e-3
+_LARGEST = 5_000_000  # bytes of a list of classes; what is larger is a list of something else
+_NUMBER = re.compile(r"\s*-?\d+(\.\d*)?\s*")
+
+
+class _List(NamedTuple):
+    """A CSV that has boxes: its columns' positions, -1 for none, and the split that its name says."""
+
+    table: CsvTable
+    at: dict[str, int]
+    split: int
+
+
+class _Rows(NamedTuple):
+    """Rows of all lists; a box of NaN is none, and its row only names an image."""
+
+    images: np.ndarray  # bytes (M,)
+    classes: np.ndarray  # bytes (M,)
+    corners: np.ndarray  # float64 (M, 4)
+    crowd: np.ndarray  # bool (M,)
+    sizes: np.ndarray  # float64 (M, 2) height, width; NaN unknown
+    split: np.ndarray  # int8 (M,)
+
+
+def is_there(root: Path, listing: Listing) -> bool:
+    """Whether a CSV in `root` has columns of boxes."""
+    return bool(_lists(root, listing))
+
+
+def read(root: Path, listing: Listing | None = None) -> Records:
+    """All images that the lists name, with columns `split` (UNSPLIT where nothing says it), `sizes` and `problem`.
+
+    Labels are in the order of a list of classes (name,0 ...), else of the sorted names. Rows that cannot be used are
+    counted with file and line, their images stay. Sizes are the list's, or else the image's own. Raises InputError
+    where several lists may be meant, none has a box, or none of the images is there.
+    """
+    listing, odd, notes = listing or list_folder(existing_folder(root)), Odd(), list[str]()
+    lists = _lists(root, listing)
+    if not lists:
+        raise InputError(f"{root} has no CSV with columns for image, xmin, ymin, xmax, ymax and class; put it there.")
+    files, parts = _by_name(listing), []
+    for one in _meant(root, lists, notes):
+        rows = _chosen(one, odd)
+        written, which = np.unique(rows.images, return_inverse=True)
+        parts.append(rows._replace(images=_located(root, one, files, written, odd)[which]))
+    rows = _Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    if not np.isfinite(rows.corners).all(axis=1).any():
+        raise InputError(f"{lists[0].table.file}: not one of its {len(rows.images):,} rows has a box that can be used.")
+    names, image = np.unique(rows.images, return_inverse=True)
+    there = np.isin(names, listing.names(listing.images))
+    if not there.any():
+        raise InputError(
+            f"{lists[0].table.file}: none of its {len(names):,} images is there (the first is {_printable(names[0])}); "
+            f"put them in {root}."
+        )
+    split = np.full(len(names), UNSPLIT, np.int8)
+    for number in reversed(range(len(SPLITS))):  # an image of two lists is trained on
+        split[image[rows.split == number]] = number
+    box = np.isfinite(rows.corners).all(axis=1)
+    sizes, problem = _sizes(root, names, there, image, rows)
+    corners, image, crowd, classes = rows.corners[box], image[box], rows.crowd[box], rows.classes[box]
+    if corners.max() <= 1 + _ROUNDING and corners.min() >= -_ROUNDING:
+        notes.append(f"{root}: corners are taken as parts of the image, as none is above 1")
+        corners = corners * np.tile(sizes[image][:, ::-1], 2)
+    xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    labels, known = _labels(root, listing, classes)
+    columns = {"split": split, "sizes": sizes, "problem": problem}
+    return pack(root, names, columns, (image, labels, xywh, crowd), known, odd, notes)
+
+
+# --- which lists ----------------------------------------------------------------------------------------------------
+
+
+def _lists(root: Path, listing: Listing) -> list[_List]:
+    """The CSVs that have boxes, in `root` and the folders in it."""
+    found = []
+    for folder in sorted(folder for folder, others in listing.others.items() if others[".csv"]):
+        for file in sorted((root / folder).glob("*.[cC][sS][vV]")):
+            if not file.name.startswith("."):
+                with suppress(InputError):  # what is no list of boxes need not be a list of anything
+                    table = read_header(file, "a CSV of image,xmin,ymin,xmax,ymax,class")
+                    found += [one] if (one := _as_list(table, folder)) else []
+    return found
+
+
+def _as_list(table: CsvTable, folder: str) -> _List | None:
+    at = {key: table.column(*names) for key, names in _NAMES.items()}
+    words = re.findall(r"[A-Za-z]+", table.file.stem)
+    named = [known for word in words if (known := split_named(word))]
+    split = SPLITS.index(named[0]) if named else split_of_folder(folder)
+    if at["image"] >= 0 and (at["shape"] >= 0 or min(at[key] for key in (*_CORNERS, "class")) >= 0):
+        return _List(table, at, split)
+    cells = table.cells
+    empty = len(cells) == 6 and not any(cells[1:])
+    if len(cells) == 6 and cells[0] and (empty or (cells[5] and all(_NUMBER.fullmatch(one) for one in cells[1:5]))):
+        at = dict.fromkeys(_NAMES, -1) | {key: i for i, key in enumerate(("image", *_CORNERS, "class"))}
+        return _List(replace(table, header=False), at, split)
+    return None
+
+
+def _meant(root: Path, lists: list[_List], notes: list[str]) -> list[_List]:
+    """Those that are of splits, or else the only one. Raises InputError where that cannot be told."""
+    of_splits = [one for one in lists if one.split != UNSPLIT]
+    if of_splits and len(of_splits) < len(lists):
+        others = ", ".join(str(one.table.file.relative_to(root)) for one in lists if one.split == UNSPLIT)
+        notes.append(f"{root}: {others} is left out, as other lists are called after splits")
+    if not of_splits and len(lists) > 1:
+        names = ", ".join(str(one.table.file.relative_to(root)) for one in lists)
+        raise InputError(
+            f"{root} has several lists of boxes ({names}); call them train.csv, val.csv and test.csv, or take the "
+            "others away."
+        )
+    return of_splits or lists
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def _chosen(one: _List, odd: Odd) -> _Rows:
+    """The rows of one list."""
+    parts = []
+    last = max(one.at.values()) + 1
+    for lines, columns in one.table.chunks(least=last):
+        count = len(lines)
+        images = packed(path.replace("\\", "/") for path in columns[one.at["image"]])
+        if one.at["shape"] >= 0:
+            corners, classes = _shapes(one, columns)
+        else:
+            corners = np.stack([_numbers(columns[one.at[key]]) for key in _CORNERS], axis=1)
+            classes = packed(columns[one.at["class"]])
+        empty = _are_empty(one, columns)
+        usable = np.isfinite(corners).all(axis=1) & (classes != b"") & ~empty
+        for row in np.flatnonzero(~usable & ~empty).tolist():
+            what = "no class" if np.isfinite(corners[row]).all() else "its corners are not four numbers"
+            note_odd(odd, f"rows without a usable box: {what}", f"{one.table.file.name}, line {lines[row]}")
+        corners[~usable] = np.nan
+        crowd = _numbers(columns[one.at["crowd"]]) == 1 if one.at["crowd"] >= 0 else np.zeros(count, dtype=bool)
+        sides = [
+            _numbers(columns[at]) if (at := one.at[key]) >= 0 else np.full(count, np.nan) for key in ("height", "width")
+        ]
+        split = splits_named(packed(columns[one.at["split"]])) if one.at["split"] >= 0 else np.full(count, one.split)
+        named = images != b""
+        for line in lines[~named].tolist():
+            note_odd(odd, "rows without an image, dropped", f"{one.table.file.name}, line {line}")
+        whole = _Rows(images, classes, corners, crowd, np.stack(sides, axis=1), split.astype(np.int8))
+        parts.append(_Rows(*(column[named] for column in whole)))
+    if not parts:
+        return _Rows(
+            *(np.zeros(0, "S1"),) * 2, np.zeros((0, 4)), np.zeros(0, bool), np.zeros((0, 2)), np.zeros(0, np.int8)
+        )
+    return _Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _are_empty(one: _List, columns: list[tuple[str, ...]]) -> np.ndarray:
+    """Which rows only name an image without objects: those with no corner, or with VIA's shape {}."""
+    keys = ("shape",) if one.at["shape"] >= 0 else _CORNERS
+    cells = zip(*(columns[one.at[key]] for key in keys), strict=True)
+    return np.array([all(cell.strip() in ("", "{}") for cell in row) for row in cells], dtype=bool)
+
+
+def _numbers(cells: Iterable[str]) -> np.ndarray:
+    """float64 (N,), NaN for what is no finite number; the comma of some spreadsheets is a point."""
+    try:
+        found = np.array(cells, np.str_).astype(np.float64)
+    except ValueError:
+        found = np.array([_number(cell) for cell in cells], np.float64)
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _number(cell: str) -> float:
+    with suppress(ValueError):
+        return float(cell.replace(",", "."))
+    return {"true": 1.0, "false": 0.0}.get(cell.strip().lower(), math.nan)
+
+
+def _shapes(one: _List, columns: list[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """The corners and classes of VIA's rows; NaN and b"" where they are not said."""
+    attributes = columns[one.at["attributes"]] if one.at["attributes"] >= 0 else [""] * len(columns[0])
+    corners = np.array([_around(_json(cell)) for cell in columns[one.at["shape"]]], np.float64).reshape(-1, 4)
+    return corners, packed(_class_of(_json(cell)) for cell in attributes)
+
+
+def _json(cell: str) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):
+        content = json.loads(cell)
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def _around(shape: dict[str, Any]) -> list[float]:
+    """The box around a rectangle, circle, ellipse or polygon."""
+    with suppress(KeyError, TypeError, ValueError):
+        kind = shape["name"]
+        if kind == "rect":
+            x, y, width, height = (float(shape[key]) for key in ("x", "y", "width", "height"))
+            return [x, y, x + width, y + height]
+        if kind in ("circle", "ellipse"):
+            x, y = float(shape["cx"]), float(shape["cy"])
+            wide, high = (float(shape[key]) for key in (("r", "r") if kind == "circle" else ("rx", "ry")))
+            return [x - wide, y - high, x + wide, y + high]
+        if kind in ("polygon", "polyline"):
+            across, down = ([float(one) for one in shape[key]] for key in ("all_points_x", "all_points_y"))
+            return [min(across), min(down), max(across), max(down)]
+    return [math.nan] * 4
+
+
+def _class_of(attributes: dict[str, Any]) -> str:
+    """The only attribute of a region, or the one that is called class, label, name, type or category."""
+    lower = {key.strip().lower(): value for key, value in attributes.items()}
+    for key in ("class", "label", "name", "type", "category", *(lower if len(lower) == 1 else ())):
+        value = lower.get(key)
+        if isinstance(value, dict):  # of checkboxes, {"cat": true}
+            chosen = [name for name, on in value.items() if on]
+            return chosen[0] if len(chosen) == 1 else ""
+        if isinstance(value, str | int) and str(value).strip():
+            return str(value)
+    return ""
+
+
+# --- images and classes ---------------------------------------------------------------------------------------------
+
+
+def _by_name(listing: Listing) -> dict[bytes, list[bytes]]:
+    """All images by their path, by their last name, and by that without its ending and with a slash behind."""
+    files: dict[bytes, list[bytes]] = {}
+    for image in listing.names(sorted(listing.images)).tolist():
+        last = image.rpartition(b"/")[2]
+        for key in {image, last, last.rpartition(b".")[0] + b"/"}:
+            files.setdefault(key, []).append(image)
+    return files
+
+
+def _located(root: Path, one: _List, files: dict[bytes, list[bytes]], written: np.ndarray, odd: Odd) -> np.ndarray:
+    """The paths from `root`, bytes (N,), of the images that a list writes so.
+
+    As written, from the folder of the list or from `root`, else by the only image of that name (in folders called as
+    the list's split, where there are several), or of that name without an ending, as OpenImages has ids.
+    """
+    folder = os.fsencode(one.table.file.parent.relative_to(root))
+    found = []
+    for path in written.tolist():
+        plain = os.path.normpath(path.removeprefix(os.fsencode(root) + b"/"))
+        beside = os.path.normpath(os.path.join(folder, plain))  # noqa: PTH118  # a Path cannot be bytes
+        last = plain.rpartition(b"/")[2]
+        near = files.get(last) or files.get(last + b"/", [])
+        near = [image for image in near if image.endswith(b"/" + plain)] or near
+        if len(near) > 1:
+            near = [image for image in near if split_of_folder(os.fsdecode(image)) == one.split] or near
+        whole = [image for image in (beside, plain) if image in files.get(image, ())]
+        if len(near) > 1 and not whole:
+            note_odd(odd, "names that several images have, taken as missing", _printable(path))
+        found.append(whole[0] if whole else near[0] if len(near) == 1 else beside)
+    return np.array(found, np.bytes_)
+
+
+def _sizes(
+    root: Path, names: np.ndarray, there: np.ndarray, image: np.ndarray, rows: _Rows
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sizes, int64 (N, 2), and problems, bytes (N,), of the images."""
+    sizes = np.zeros((len(names), 2), np.int64)
+    said = (rows.sizes >= 1).all(axis=1) & (rows.sizes == np.round(rows.sizes)).all(axis=1)
+    sizes[image[said]] = rows.sizes[said].astype(np.int64)
+    return sizes_from_headers(root, names, sizes, np.where(there, b"", MISSING))
+
+
+def _labels(root: Path, listing: Listing, classes: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The label of each box, int64 (M,), and the classes' names, by a CSV of two columns where there is one.
+
+    RetinaNet's has name,number; OpenImages' has id,name.
+    """
+    found = sorted(set(classes.tolist()))
+    names = [_printable(name) for name in found]
+    for folder in sorted(folder for folder, others in listing.others.items() if others[".csv"]):
+        for file in sorted((root / folder).glob("*.csv")):
+            pairs = _pairs(file)
+            if pairs and set(names) <= pairs.keys():
+                numbered = all(re.fullmatch(r"\d{1,9}", other) for other in pairs.values())
+                order = (
+                    sorted(pairs, key=lambda name: int(pairs[name]))
+                    if numbered
+                    else sorted(names, key=lambda name: pairs[name])
+                )
+                label = {name: i for i, name in enumerate(order)}
+                shown = order if numbered else [pairs[name] for name in order]
+                return np.array([label[_printable(one)] for one in classes.tolist()], np.int64), shown
+    return np.searchsorted(found, classes).astype(np.int64), names
+
+
+def _pairs(file: Path) -> dict[str, str]:
+    """The rows of a CSV of two columns without a header, the first by the second; {} where it is none."""
+    with suppress(InputError):
+        table = read_header(file, "a list of classes")
+        if len(table.cells) == 2 and table.delimiter == "," and file.stat().st_size < _LARGEST:
+            rows = [row for _, columns in replace(table, header=False).chunks() for row in zip(*columns, strict=True)]
+            if len(rows) > 1 and rows[1][1].isdecimal() and not rows[0][1].isdecimal():
+                rows = rows[1:]  # a header
+            return {name.strip(): other.strip() for name, other in rows}
+    return {}
+
+
+def _printable(name: bytes) -> str:
+    return name.decode(errors="replace")

@@ -1,0 +1,173 @@
+import json
+
+import pytest
+from drawn_boxes import (
+    assert_same,
+    csv_open_images,
+    csv_retinanet,
+    csv_tensorflow,
+    csv_via,
+    draw,
+    expected,
+    plain,
+    write,
+)
+
+from backbone.errors import InputError
+from data.readers.boxes_csv import read
+from data.records import UNSPLIT
+
+HEADER = "image,xmin,ymin,xmax,ymax,class\n"
+
+
+def listed(root, text, name="boxes.csv", images=("a", "b")):
+    for image in images:
+        draw(root / f"{image}.png", (40, 30))
+    write(root / name, text)
+    return root
+
+
+def issues(records):
+    return {issue.what: (issue.count, issue.first) for issue in records.issues}
+
+
+def boxes(records):
+    return records.boxes.xywh.tolist()
+
+
+@pytest.mark.parametrize("layout", [csv_retinanet, csv_tensorflow, csv_open_images])
+def test_every_layout_gives_the_boxes_that_were_drawn(tmp_path, layout):
+    layout(tmp_path)
+    records = read(tmp_path)
+    assert_same(plain(records), expected(background=layout is csv_retinanet), within=1e-3)
+    assert (records.classes, records.class_ids) == (("cat", "dog"), (0, 1))
+
+
+def test_vias_list_has_no_splits(tmp_path):
+    csv_via(tmp_path)
+    records = read(tmp_path)
+    assert_same(plain(records, splits=False), expected(splits=False), within=0)
+    assert set(records["split"].tolist()) == {UNSPLIT}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEADER + "a.png,1,2,11,22,cat\n",
+        "CLASS;YMax;Image;XMin;XMax;YMin\ncat;22,0;a.png;1,0;11;2\n",
+        "\ufefflabel\tfilename\tx1\ty1\tx2\ty2\tremark\ncat\t.\\a.png\t1\t2\t11\t22\t\n",
+        "a.png,1,2,11,22,cat\n",
+        "file_name,left,top,right,bottom,category\n/elsewhere/images/a.png,1,2,11,22,cat\n",
+        'Image,xmin,ymin,xmax,ymax,class,split\n"a.png",1,2,11,22,"cat",train\n',
+    ],
+)
+def test_columns_may_stand_in_any_order_under_the_common_names(tmp_path, text):
+    records = read(listed(tmp_path, text))
+    assert records.file_names.tolist() == [b"a.png"]
+    assert boxes(records) == [[1, 2, 10, 20]]
+    assert records.classes == ("cat",)
+    assert records["split"].tolist() == [0 if "split" in text else UNSPLIT]
+
+
+@pytest.mark.parametrize("row", ["b.png,1,x,3,4,cat", "b.png,1,2,3,4,", "b.png,1,nan,3,4,cat", "b.png,1,,3,4,cat"])
+def test_a_row_that_cannot_be_used_is_counted_and_its_image_stays(tmp_path, row):
+    records = read(listed(tmp_path, f"{HEADER}a.png,1,2,3,4,cat\n\n{row}\n"))
+    assert records.file_names.tolist() == [b"a.png", b"b.png"]
+    assert records.boxes.offsets.tolist() == [0, 1, 1]
+    assert [found for what, found in issues(records).items() if "usable" in what] == [(1, "boxes.csv, line 4")]
+
+
+def test_a_row_without_an_image_is_dropped_and_counted(tmp_path):
+    records = read(listed(tmp_path, f"{HEADER}a.png,1,2,3,4,cat\n,1,2,3,4,cat\n"))
+    assert len(records) == len(boxes(records)) == 1
+    assert issues(records)["rows without an image, dropped"] == (1, "boxes.csv, line 3")
+
+
+def test_empty_boxes_are_images_without_objects(tmp_path):
+    records = read(listed(tmp_path, "b.png,,,,,\na.png,1,2,3,4,cat\n"))
+    assert records.boxes.offsets.tolist() == [0, 1, 1]
+    assert not [what for what in issues(records) if "usable" in what]
+
+
+def test_parts_of_the_image_are_known_and_pixels_are_not_taken_for_them(tmp_path):
+    text = "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,/m/1,0.25,0.5,0,1,1\nb,/m/1,0.5,1,0.5,1.0000001,-1\n"
+    records = read(listed(tmp_path, text))
+    assert_boxes = [[10, 0, 10, 30], [20, 15, 20, 15]]
+    assert [[round(one, 3) for one in box] for box in boxes(records)] == assert_boxes
+    assert records.boxes.crowd.tolist() == [True, False]
+    assert len(records.notes) == 1
+    assert boxes(read(listed(tmp_path, f"{HEADER}a.png,0,0,1,1,cat\nb.png,0,0,2,1,cat\n"))) == [
+        [0, 0, 1, 1],
+        [0, 0, 2, 1],
+    ]
+
+
+def test_the_lists_numbers_order_the_classes(tmp_path):
+    listed(tmp_path, "a.png,1,2,3,4,cat\nb.png,1,2,3,4,dog\n")
+    write(tmp_path / "classes.csv", "class,id\nzebra,0\ndog,1\ncat,2\n")
+    records = read(tmp_path)
+    assert (records.classes, records.boxes.labels.tolist()) == (("zebra", "dog", "cat"), [2, 1])
+
+
+def test_the_same_name_in_two_folders_is_told_apart_by_the_list(tmp_path):
+    for split, x in (("train", 1), ("val", 2)):
+        draw(tmp_path / split / "1.png", (40, 30))
+        draw(tmp_path / split / "2.png", (40, 30))
+        write(tmp_path / split / "_annotations.csv", f"{HEADER}1.png,{x},2,10,10,cat\n")
+        write(tmp_path / f"{split}_labels.csv", f"{HEADER}2.png,{x},2,10,10,cat\n")
+    records = read(tmp_path)
+    assert records.file_names.tolist() == [b"train/1.png", b"train/2.png", b"val/1.png", b"val/2.png"]
+    assert [box[0] for box in boxes(records)] == [1, 1, 2, 2]
+    assert records["split"].tolist() == [0, 0, 1, 1]
+
+
+def test_lists_of_splits_go_before_others_of_which_there_may_be_one(tmp_path):
+    listed(tmp_path, f"{HEADER}b.png,1,2,3,4,cat\n", "all.csv")
+    listed(tmp_path, "path,label\na.png,cat\n", "labels.csv")  # no boxes
+    assert read(tmp_path).file_names.tolist() == [b"b.png"]
+    listed(tmp_path, f"{HEADER}a.png,1,2,3,4,cat\n", "again.csv")
+    with pytest.raises(InputError, match=r"again\.csv, all\.csv"):
+        read(tmp_path)
+    listed(tmp_path, f"{HEADER}a.png,1,2,3,4,cat\n", "my_val.csv")
+    listed(tmp_path, f"{HEADER}b.png,1,2,3,4,cat\na.png,1,2,3,4,cat\n", "my_train.csv")
+    records = read(tmp_path)
+    assert records["split"].tolist() == [0, 0]  # an image of two lists is trained on
+    assert any("all.csv" in note for note in records.notes)
+
+
+def test_missing_images_are_known_and_none_at_all_is_refused(tmp_path):
+    records = read(listed(tmp_path, f"{HEADER}gone.png,1,2,3,4,cat\na.png,1,2,3,4,cat\n"))
+    assert records.file_names.tolist() == [b"a.png", b"gone.png"]
+    assert [bool(problem) for problem in records["problem"].tolist()] == [False, True]
+    with pytest.raises(InputError, match=r"boxes\.csv.*gone\.png"):
+        read(listed(tmp_path, f"{HEADER}gone.png,1,2,3,4,cat\n"))
+
+
+@pytest.mark.parametrize("text", [f"{HEADER}a.png,1,2\n", f"{HEADER}a.png,a,b,c,d,cat\n", HEADER])
+def test_a_list_that_cannot_be_used_is_one_sentence(tmp_path, text):
+    with pytest.raises(InputError, match=r"boxes\.csv"):
+        read(listed(tmp_path, text))
+
+
+def test_the_lists_sizes_are_taken_and_else_the_images(tmp_path):
+    text = "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,80,60,cat,1,2,3,4\nb.png,0,,cat,1,2,3,4\n"
+    assert read(listed(tmp_path, text))["sizes"].tolist() == [[60, 80], [30, 40]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "box"),
+    [
+        ({"name": "polygon", "all_points_x": [3, 9, 5], "all_points_y": [4, 8, 20]}, [3, 4, 6, 16]),
+        ({"name": "circle", "cx": 10, "cy": 12, "r": 2.5}, [7.5, 9.5, 5, 5]),
+        ({"name": "ellipse", "cx": 10, "cy": 12, "rx": 5, "ry": 2}, [5, 10, 10, 4]),
+    ],
+)
+def test_vias_other_shapes_become_boxes(tmp_path, shape, box):
+    quoted = json.dumps(shape).replace('"', '""')
+    rows = f'a.png,"{quoted}","{{""kind"":""cat""}}"\nb.png,"{quoted}","{{""kind"":{{""dog"":true,""cat"":false}}}}"\n'
+    rows += 'b.png,"{""name"":""point"",""cx"":1}","{}"\n'
+    records = read(listed(tmp_path, "filename,region_shape_attributes,region_attributes\n" + rows))
+    assert boxes(records) == [box, box]
+    assert records.classes == ("cat", "dog")
+    assert records.boxes.labels.tolist() == [0, 1]
+    assert [found for what, found in issues(records).items() if "usable" in what] == [(1, "boxes.csv, line 4")]
