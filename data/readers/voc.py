@@ -48,7 +48,7 @@ def is_there(root: Path, listing: Listing) -> bool:
     for folder in sorted(folder for folder, others in listing.others.items() if others[".xml"]):
         for name in _xml_names(root, folder)[:3]:
             with (root / folder / os.fsdecode(name)).open("rb") as file:
-                if re.search(rb"<annotation[\s>]", file.read(4096).replace(b"\0", b"")):  # also in UTF-16
+                if re.search(rb"<annotation[\s/>]", file.read(4096).replace(b"\0", b"")):  # also in UTF-16
                     return True
     return False
 
