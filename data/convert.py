@@ -79,7 +79,8 @@ def convert(source: Path, target: Path, *, copy: bool = False, version: str = ""
         )
     where = target / "images" if copy else folder
     lines.append(f"{target / 'annotations'}: `file_name` counts from {where}" + ", where the images stay" * (not copy))
-    print(printed("\n".join(lines)))
+    for line in lines:
+        print(printed(line))
 
 
 def _check_target(source: Path, target: Path) -> None:

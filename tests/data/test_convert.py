@@ -20,7 +20,7 @@ def test_a_copy_as_coco_reads_as_what_was_drawn(tmp_path, layout, capsys):
     assert main([str(tmp_path / "src"), str(tmp_path / "dst"), "--copy"]) == 0
     assert_same(plain(read(tmp_path / "dst")), expected(), within=1e-2)
     assert tree(tmp_path / "src") == before
-    assert "train: 3 images, 3 boxes of 2 classes" in capsys.readouterr().out
+    assert "train: 3 images, 3 boxes of 2 classes" in capsys.readouterr().out.splitlines()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "src"]
 
 

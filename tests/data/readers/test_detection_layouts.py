@@ -1,8 +1,10 @@
 import drawn_boxes
 import pytest
 from drawn_boxes import assert_same, expected, plain, write
+from helpers import data_module
 
 from backbone.errors import InputError
+from data.detection import DetectionDataModule
 from data.readers.coco import read as read_coco
 from data.readers.detection_layouts import reader_of
 
@@ -46,3 +48,69 @@ def test_a_version_is_of_cocos_files_alone(tmp_path):
     drawn_boxes.voc(tmp_path)
     with pytest.raises(InputError, match=r"--data\.version 2017"):
         reader_of(tmp_path, "2017")
+
+
+# --- through the data module ------------------------------------------------------------------------------------------
+
+
+def data_of(root, layout, **options):
+    getattr(drawn_boxes, layout)(root)
+    return data_module(DetectionDataModule, root, batch_size=2, **options)
+
+
+@pytest.mark.parametrize("layout", ["ultralytics", "voc", "csv_retinanet"])
+def test_fit_and_test_use_the_splits_that_the_layout_says(tmp_path, layout, capsys):
+    data = data_of(tmp_path, layout)
+    for stage in ("fit", "test"):
+        data.setup(stage)
+    assert [len(data.records(split)) for split in ("train", "val", "test")] == [3, 2, 1]
+    assert data.categories == {0: "cat", 1: "dog"}
+    batch = next(iter(data.val_dataloader()))
+    assert batch["sizes"].tolist() == [[57, 33], [30, 40]]
+    assert [labels.tolist() for labels in batch["labels"]] == [[1], [1, 0]]  # one is under a pixel of the input
+    printed = capsys.readouterr().out
+    assert "testing on its validation images" not in printed
+    assert len(data.all_records) == 6
+
+
+@pytest.mark.parametrize("layout", ["label_studio", "voc_two_folders", "csv_via"])
+def test_splits_that_no_layout_says_are_drawn(tmp_path, layout, capsys):
+    data = data_of(tmp_path, layout, val_fraction=0.3)
+    for stage in ("fit", "test"):
+        data.setup(stage)
+    train, val, test = ({*data.records(split).file_names.tolist()} for split in ("train", "val", "test"))
+    assert len(train | val) == 6
+    assert not train & val
+    assert test == val
+    printed = capsys.readouterr().out
+    assert printed.count("--data.val_fraction") == 1
+    assert "testing on its validation images" in printed
+
+
+def test_validation_images_alone_can_be_validated_on(tmp_path):
+    drawn_boxes.ultralytics(tmp_path)
+    write(tmp_path / "drawn.yaml", "val: images/val\nnames: [cat, dog]\n")
+    data = data_module(DetectionDataModule, tmp_path)
+    data.setup("validate")
+    assert len(data.records("val")) == 2
+    with pytest.raises(InputError, match="train split"):
+        data.setup("fit")
+
+
+def test_bad_images_are_counted_and_lines_are_told_once(tmp_path, capsys):
+    data = data_of(tmp_path, "ultralytics", max_bad_fraction=0.5)
+    write(tmp_path / "labels/train/b.txt", "0 .5 .5 .2 .2\n7 .5 .5 .1 .1\n")
+    (tmp_path / "images/train/a 1.png").write_bytes(b"")
+    data.setup("fit")
+    assert len(data.records("train")) == 2
+    assert capsys.readouterr().out.count("labels/train/b.txt, line 2") == 1
+
+
+def test_training_images_without_a_box_are_refused(tmp_path):
+    drawn_boxes.draw(tmp_path / "images/train/a.png", (9, 9))
+    drawn_boxes.draw(tmp_path / "images/val/b.png", (9, 9))
+    write(tmp_path / "labels/train/a.txt", "0 .5 .5 0 .1\n")
+    write(tmp_path / "labels/val/b.txt", "0 .5 .5 .9 .9\n")
+    with pytest.raises(InputError, match="no usable box") as error:
+        data_module(DetectionDataModule, tmp_path, "fit")
+    assert "bbox" not in str(error.value)
