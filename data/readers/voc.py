@@ -195,13 +195,15 @@ class _Images:
     def of(self, file: str, file_name: str) -> tuple[str | None, bool]:
         """The image of an XML, and whether the XML names another one that is there.
 
-        It is called as the XML, or else as its `filename` says; of several, the one whose folders are most alike.
+        It is called as the XML, or else as its `filename` says. Of several it is the one with the ending that this
+        has, as masks may have another, and then the one whose folders are most alike.
         """
         own, named = (self._by_stem.get(one, []) for one in (_stem(file), _stem(file_name) if file_name else ""))
         if not own and not named:
             return None, False
-        parts = _parts(file)
-        image = max(own or named, key=lambda one: (len(parts & _parts(one)), -len(_parts(one))))
+        parts, last = _parts(file), file_name.rpartition("/")[2]
+        likeness = {one: (one.rpartition("/")[2] == last, len(parts & _parts(one))) for one in own or named}
+        image = max(likeness, key=lambda one: (*likeness[one], -len(_parts(one))))
         return image, bool(own and named and image not in named)
 
 

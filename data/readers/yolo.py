@@ -25,6 +25,7 @@ from data.records import SPLITS, UNSPLIT, Records, Split
 from data.splits import split_named
 
 _ROUNDING = 1e-3  # of an image's side: 1.0000005 is rounding, not an error
+_LARGEST = 1_000_000  # bytes of a description; a second is spent on each 100,000
 _MOST_UNNAMED = 10_000  # classes, where no file names them
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "*.names")
 _IMAGE_FOLDERS = {"images": "labels", "jpegimages": "labels"}
@@ -42,7 +43,7 @@ class _Layout(NamedTuple):
 
 def is_there(root: Path, listing: Listing) -> bool:
     """Whether `root` is described as YOLO's, or has texts where those of its images would be."""
-    if _described(root).source:
+    if _described(root).splits:
         return True
     folders = [folder for folder, images in listing.images.items() if images]
     texts = {folder for folder, others in listing.others.items() if others[".txt"]}
@@ -91,6 +92,7 @@ def read(root: Path, listing: Listing | None = None) -> Records:
 
 def _described(root: Path) -> _Layout:
     files = sorted(path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml") and path.is_file())
+    files = [path for path in files if path.stat().st_size < _LARGEST and path.name[0] != "."]
     found = {path: content for path in files if (content := _yaml(path))}
     if found:
         plain = [path for path in found if path.stem.lower() in ("data", "dataset")] or list(found)
@@ -128,20 +130,16 @@ def _of_yaml(path: Path, content: dict[str, Any]) -> _Layout:
     if isinstance(names, str) and names:  # another file, as Darknet has it
         names = _names_in(path.parent / (_placed(path.parent, "", names) or names))
     elif isinstance(names, list):
-        names = dict(enumerate(map(_text, names)))
+        names = dict(enumerate(names))
     elif isinstance(names, dict):
         if not all(re.fullmatch(r"\s*\d{1,9}\s*", str(key)) for key in names):
             raise InputError(f"{path}: the keys of `names` must be the classes' numbers, from 0; write a list instead.")
-        names = {int(key): _text(name) for key, name in names.items()}
+        names = {int(key): name for key, name in names.items()}
     elif re.fullmatch(r"\d{1,6}", str(content.get("nc"))):
         names = {number: str(number) for number in range(int(content["nc"]))}
-    if not names:
+    if not names or not all(isinstance(name, str) for name in names.values()):  # nested lists may print without end
         raise InputError(f"{path}: `names` must list the classes, such as [cat, dog].")
     return _Layout(path, splits, base if isinstance(base, str) else "", names, bool(content.get("kpt_shape")))
-
-
-def _text(name: object) -> str:
-    return name if isinstance(name, str) else str(name)
 
 
 def _of_darknet(path: Path) -> _Layout:

@@ -44,6 +44,12 @@ def test_a_folder_of_none_is_refused_with_what_was_looked_for(tmp_path):
         assert name in str(error.value)
 
 
+def test_a_list_of_names_alone_does_not_make_it_yolo(tmp_path):
+    drawn_boxes.voc(tmp_path)
+    write(tmp_path / "settings.yaml", "names: [cat]\n")
+    assert_same(plain(reader_of(tmp_path)(tmp_path)), expected())
+
+
 def test_a_version_is_of_cocos_files_alone(tmp_path):
     drawn_boxes.voc(tmp_path)
     with pytest.raises(InputError, match=r"--data\.version 2017"):

@@ -102,6 +102,13 @@ def test_same_names_in_several_folders_are_told_apart(tmp_path):
     assert records["split"].tolist() == [0, 1]
 
 
+def test_masks_of_the_same_name_are_not_the_image(tmp_path):
+    for file in ("images/a.jpg", "annotations/trimaps/a.png"):  # as Oxford's pets have them
+        draw(tmp_path / file, (40, 30))
+    write(tmp_path / "annotations/xmls/a.xml", voc_xml(ONE).replace("a.png", "a.jpg"))
+    assert read(tmp_path).file_names.tolist() == [b"images/a.jpg"]
+
+
 def test_an_image_is_called_as_its_xml_or_as_that_says(tmp_path):
     draw(tmp_path / "photo.png", (40, 30))
     write(tmp_path / "first.xml", voc_xml(ONE._replace(name=r"C:\them\photo")))

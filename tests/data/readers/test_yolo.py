@@ -196,6 +196,7 @@ def test_without_names_the_classes_are_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["names: [cat\ntrain: x", "names: {a: cat}\ntrain: x", "names: []\ntrain: x",
+                                  "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]\ntrain: x",
                                   "train: {a: b}\nnames: [cat]", "names: \xff\0"])  # fmt: skip
 def test_a_description_that_cannot_be_used_is_one_sentence(tmp_path, text):
     one_image(tmp_path, "0 .5 .5 1 1\n")
