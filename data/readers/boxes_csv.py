@@ -104,7 +104,10 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     split = np.full(len(names), UNSPLIT, np.int8)
     for number in reversed(range(len(SPLITS))):  # an image of two lists is trained on
         split[image[rows.split == number]] = number
-    box = np.isfinite(rows.corners).all(axis=1)
+    other = (rows.split != UNSPLIT) & (rows.split != split[image])
+    for name in names[np.unique(image[other])].tolist():
+        note_odd(odd, "images are listed for another split too, and are left in one with its boxes", _printable(name))
+    box = np.isfinite(rows.corners).all(axis=1) & ~other
     sizes, problem = _sizes(root, names, there, image, rows)
     corners, image, crowd, classes = rows.corners[box], image[box], rows.crowd[box], rows.classes[box]
     if corners.max() <= 1 + _ROUNDING and corners.min() >= -_ROUNDING:

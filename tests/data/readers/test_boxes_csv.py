@@ -121,6 +121,15 @@ def test_the_same_name_in_two_folders_is_told_apart_by_the_list(tmp_path):
     assert records["split"].tolist() == [0, 0, 1, 1]
 
 
+def test_of_two_files_of_a_name_the_one_with_the_listed_folder_is_meant(tmp_path):
+    for folder in ("deep/x", "deep/y"):
+        draw(tmp_path / folder / "1.png", (40, 30))
+    records = read(listed(tmp_path, f"{HEADER}y/1.png,1,2,3,4,cat\n"))
+    assert records.file_names.tolist() == [b"deep/y/1.png"]
+    records = read(listed(tmp_path, f"{HEADER}1.png,1,2,3,4,cat\na.png,1,2,3,4,cat\n"))
+    assert [bool(problem) for problem in records["problem"].tolist()] == [True, False]
+
+
 def test_lists_of_splits_go_before_others_of_which_there_may_be_one(tmp_path):
     listed(tmp_path, f"{HEADER}b.png,1,2,3,4,cat\n", "all.csv")
     listed(tmp_path, "path,label\na.png,cat\n", "labels.csv")  # no boxes
@@ -132,6 +141,8 @@ def test_lists_of_splits_go_before_others_of_which_there_may_be_one(tmp_path):
     listed(tmp_path, f"{HEADER}b.png,1,2,3,4,cat\na.png,1,2,3,4,cat\n", "my_train.csv")
     records = read(tmp_path)
     assert records["split"].tolist() == [0, 0]  # an image of two lists is trained on
+    assert records.boxes.offsets.tolist() == [0, 1, 2]
+    assert any("another split" in what and first == "a.png" for what, (_, first) in issues(records).items())
     assert any("all.csv" in note for note in records.notes)
 
 

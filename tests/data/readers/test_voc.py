@@ -31,6 +31,7 @@ def test_every_layout_gives_the_boxes_that_were_drawn(tmp_path, layout):
     records = read(tmp_path)
     assert_same(plain(records), expected(), within=0)
     assert (records.classes, records.class_ids) == (("cat", "dog"), (0, 1))
+    assert not [what for what in issues(records) if "without an XML" in what]  # as VOC's masks are
 
 
 def test_two_folders_have_no_splits(tmp_path):
