@@ -58,12 +58,18 @@ def main(
 
         return main(task, classes, rest)
 
+    def benchmark(rest: list[str]) -> int:
+        from tasks.deployment.benchmark import main
+
+        return main(task, classes, predict, rest)
+
     commands = {
         "fit": ("train; with no further argument, on the built-in sample", train("fit")),
         "validate": ("score a checkpoint on the validation images", train("validate")),
         "test": ("score a checkpoint on the test images, with a report", train("test")),
         "predict": (predict.description.partition(";")[0].lower(), run_predict),
         "export": ("write a model as one file that works alone, and score it", export),
+        "benchmark": ("measure the milliseconds and the memory of exported files on this machine", benchmark),
         **(more or {}),
     }
     return dispatch(f"python -m tasks.{task}", about, commands, args)

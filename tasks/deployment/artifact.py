@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backbone.errors import InputError
-from tasks.deployment import executorch_file
-from tasks.deployment.onnx_file import INPUT, METADATA, quiet
+from tasks.deployment import INPUT, METADATA
 
 
 class Artifact(NamedTuple):
@@ -50,6 +49,9 @@ def _open_onnx(path: Path, threads: int) -> Artifact:
 
 
 def _open_executorch(path: Path, threads: int) -> Artifact:
+    from tasks.deployment import executorch_file  # here, as it imports torch, which .onnx files do without
+    from tasks.deployment.onnx_file import quiet
+
     executorch_file.check_installed()
     with path.open("rb") as file:  # its runtime aborts the process where it would print an identifier that is no text
         start = file.read(8)

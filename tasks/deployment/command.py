@@ -21,17 +21,18 @@ from data.folders import count_of, say
 from data.records import Split
 from data.transforms import needed_in_evaluation
 from tasks.cli import Parser, link_data, prepared
-from tasks.deployment import gate, onnx_file
+from tasks.deployment import executorch_file, gate, onnx_file, qat
 from tasks.deployment.artifact import open_artifact
 from tasks.deployment.graph import Deployed
 from tasks.module import TaskModule, evaluation_images
 from tasks.options import resolve
 from tasks.runs import as_written
 
-_VERSIONS = ("mobilenet-tasks", "torch", "onnx", "onnxruntime")
+_VERSIONS = {"onnx": ("onnx", "onnxruntime"), "executorch": ("executorch", "torchao")}
 REJECTED = 3  # the exit code where the file is worse than its network
 _CALIBRATION = 200  # training images
 _ENDINGS = {"onnx": ".onnx", "executorch": ".pte"}
+_FORMATS: dict[str, Any] = {"onnx": onnx_file, "executorch": executorch_file}
 _MAX_LOSS = {"float32": 0.001, "int8": 0.01}
 _RULE = (
     "The image is upright by its EXIF orientation. With a crop f, scale = f * min(H / height, W / width), and the "
@@ -122,61 +123,97 @@ def _checked(task: str, options: argparse.Namespace) -> argparse.Namespace:
         options.max_loss = _MAX_LOSS["int8" if options.int8 else "float32"]
     if not 0 <= options.max_loss <= 1:
         raise InputError(f"--max_loss is {options.max_loss}; it must be from 0 to 1.")
-    onnx_file.check_installed()
+    _FORMATS[kind].check_installed()
+    if options.qat:
+        executorch_file.check_installed()  # whose quantiser it is
     return options
 
 
 def _export(task: str, options: argparse.Namespace, module: TaskModule, data: Any, source: Path) -> int:
     data.setup("fit" if options.int8 else "validate")
     exported = module.to_export().eval()
-    if getattr(options, "nms", None) == "none":
-        cast(Any, exported.head).suppress = None
+    original = Deployed(exported, data.evaluated_size)
+    if task == "detection":
+        form = "operator" if options.format == "onnx" else "rounds"
+        cast(Any, exported.head).suppress_by("none" if options.nms == "none" else form)
     network, out = Deployed(exported, data.evaluated_size), options.out
-    metadata = _metadata(task, network, data, source, "int8" if options.int8 else "float32")
+    metadata = _metadata(task, network, data, source, options)
     compared = torch.from_numpy(np.concatenate([*_batches(data, "val", gate.COMPARED)]))
     calibration = [*_batches(data, "train", _CALIBRATION)] if options.int8 else []
+    count = sum(map(len, calibration))
     with room_beside(out) as room:
-
-        def attempt() -> tuple[Path, gate.Verdict, gate.Difference, dict[str, Any]]:
-            """The best file that can be made of the network as it is, with what is to be said of it."""
-            plain = room / "float32.onnx"
-            onnx_file.write_onnx(network, plain)
-            onnx_file.add_metadata(plain, metadata)
-            difference = gate.compare(open_artifact(plain), network, compared)
-            if not options.int8:
-                [verdict] = gate.judge([open_artifact(plain)], module, exported, network, data)
-                return plain, verdict, difference, {}
-            files = {method: room / f"{method}.onnx" for method in onnx_file.CALIBRATIONS}
-            for method, file in files.items():
-                onnx_file.quantize_onnx(plain, file, calibration, method)
-                onnx_file.add_metadata(file, metadata)
-            artifacts = [open_artifact(file) for file in files.values()]
-            verdicts = dict(zip(files, gate.judge(artifacts, module, exported, network, data), strict=True))
+        files = _written(options, network, room, metadata, calibration)
+        difference = None
+        if None in files:  # the file in float
+            difference = gate.compare(open_artifact(files[None]), network, compared)
+            say(f"float32 beside PyTorch, in batches of {', '.join(map(str, gate.BATCHES))}: {difference}")
+        for epochs in dict.fromkeys((0, options.qat)):
+            if epochs:
+                say(f"fine-tuning for int8: {count_of(epochs, 'epoch')} of {count_of(count, 'training image')}")
+                tuned = qat.fine_tune(network, calibration, epochs)
+                files = _written(options, tuned, room, metadata, calibration)
+            made = {method: file for method, file in files.items() if (method is not None) == options.int8}
+            artifacts = [open_artifact(file) for file in made.values()]
+            verdicts = dict(zip(made, gate.judge(artifacts, module, exported, original, data), strict=True))
             for method, verdict in verdicts.items():
-                say(f"int8 by {method} of {count_of(sum(map(len, calibration)), 'training image')}: {verdict}")
+                if method:
+                    say(f"int8 by {method} of {count_of(count, 'training image')}: {verdict}")
             best = min(verdicts, key=lambda method: verdicts[method].loss)
-            return files[best], verdicts[best], difference, {"method": best, "images": sum(map(len, calibration))}
-
-        file, verdict, difference, calibrated = attempt()
-        passed = difference.small and verdict.loss <= options.max_loss
+            file, verdict = made[best], verdicts[best]
+            if fits := verdict.loss <= options.max_loss:
+                break
+        passed = fits and (difference is None or difference.small)
         metrics = {"metric": verdict.metric, "split": "val", "images": verdict.images}
-        metadata |= {"metrics": {**metrics, "pytorch": verdict.pytorch, "file": verdict.file}}
-        metadata |= {"calibration": calibrated} if calibrated else {}
-        onnx_file.add_metadata(file, metadata)
+        metadata["metrics"] = {**metrics, "pytorch": verdict.pytorch, "file": verdict.file}
+        if options.int8:
+            metadata["calibration"] = {"method": best, "images": count, "qat_epochs": epochs}
+        _FORMATS[options.format].add_metadata(file, metadata)
         out = out if passed else out.with_name(f"{out.name}.rejected")
         write_whole(out.with_name(f"{out.name}.json"), json.dumps(metadata, indent=1, ensure_ascii=False))
         with replacing(out) as beside:
             file.rename(beside)
-    say(f"float32 beside PyTorch, in batches of {', '.join(map(str, gate.BATCHES))}: {difference}")
     line = f"{out}: {out.stat().st_size / 1e6:.1f} MB, {verdict}"
     if passed:
         print(printed(line))
         return 0
     reason = f"the file may lose {options.max_loss:g} (--max_loss)"
-    if not difference.small:
-        reason = f"float32 outputs may differ by {gate.RELATIVE:g} of the largest number and {gate.PIXELS:g} px alone"
+    if fits:
+        reason = f"its outputs may differ by {gate.RELATIVE:g} of the largest number and {gate.PIXELS:g} px alone"
+    elif options.int8:
+        reason += " and loses more; --qat 3 fine-tunes it" if not options.qat else " and loses more, fine-tuned too"
+        if verdict.images * options.max_loss < 1:
+            reason += f"; of so few images one is {1 / verdict.images:.3f} (--data.val_fraction sets more aside)"
     print(printed(f"rejected, as {reason}: {line}"), file=sys.stderr)
     return REJECTED
+
+
+def _written(
+    options: argparse.Namespace,
+    network: Deployed,
+    room: Path,
+    metadata: Mapping[str, Any],
+    images: Sequence[np.ndarray],
+) -> dict[str | None, Path]:
+    """The files of a network in `room`: by the method of its calibration in int8, and of None in float.
+
+    Of the format executorch, whose int8 is not made from it, the one in float is not written beside int8.
+    """
+    kind = _FORMATS[options.format]
+    methods: list[str | None] = list(kind.CALIBRATIONS) if options.int8 else []
+    if options.format == "onnx" or not options.int8:
+        methods.insert(0, None)
+    files = {method: room / f"{method or 'float32'}{_ENDINGS[options.format]}" for method in methods}
+    for method, file in files.items():
+        if options.format == "onnx" and method is None:
+            onnx_file.write_onnx(network, file)
+            onnx_file.add_metadata(file, metadata)
+        elif options.format == "onnx":
+            onnx_file.quantize_onnx(files[None], file, images, cast(Any, method))
+            onnx_file.add_metadata(file, metadata)
+        else:
+            rounded = network if method is None else executorch_file.quantized(network, images, cast(Any, method))
+            executorch_file.write_executorch(rounded, file, metadata)
+    return files
 
 
 def _batches(data: Any, split: Split, most: int) -> Iterator[np.ndarray]:
@@ -185,11 +222,11 @@ def _batches(data: Any, split: Split, most: int) -> Iterator[np.ndarray]:
         yield images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _metadata(task: str, network: Deployed, data: Any, source: Path, precision: str) -> dict[str, Any]:
+def _metadata(task: str, network: Deployed, data: Any, source: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What the file says of itself, but for its metric."""
     settings, crop = network.network.trunk.settings, data.hparams.get("central_fraction")
     preprocessing = network.network.trunk.preprocessing
-    facts = network.head.answer_facts
+    facts, versions = network.head.answer_facts, ("mobilenet-tasks", "torch", *_VERSIONS[options.format])
     draft = None if crop is None else list(needed_in_evaluation(network.size, crop))
     return {
         "task": task,
@@ -203,9 +240,9 @@ def _metadata(task: str, network: Deployed, data: Any, source: Path, precision: 
         "normalisation": {name: getattr(preprocessing, name) for name in ("mean", "std", "channel_order")},
         "outputs": list(network.outputs),
         **facts,
-        "precision": precision,
+        "precision": "int8" if options.int8 else "float32",
         "licence": _licence(data, settings.get("provenance"), facts.get("licence", "")),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+        "versions": {name: importlib.metadata.version(name) for name in versions},
         "source": {"file": source.name, "sha256": digest_of(source)},
     }
 

@@ -12,8 +12,9 @@ import torch
 
 from backbone.errors import InputError
 from backbone.files import replacing
+from tasks.deployment import METADATA
 from tasks.deployment.graph import Deployed
-from tasks.deployment.onnx_file import METADATA, quiet
+from tasks.deployment.onnx_file import quiet
 
 CALIBRATIONS = ("minmax", "histogram")
 Calibration = Literal["minmax", "histogram"]

@@ -105,16 +105,16 @@ def _match(ours: dict[str, Tensor], theirs: dict[str, Tensor], sides: Tensor) ->
 
 
 def judge(
-    artifacts: Sequence[Artifact], resolved: TaskModule, exported: TaskModule, network: Deployed, data: Any
+    artifacts: Sequence[Artifact], resolved: TaskModule, exported: TaskModule, original: Deployed, data: Any
 ) -> list[Verdict]:
     """The metric of each file beside PyTorch's, on all validation images; the data are set up.
 
-    `resolved` has the data's classes; `exported`, whose `network` the files are of, may have more of them.
+    `resolved` has the data's classes; `exported`, which `original` is made of, may have more of them.
     """
     if exported is resolved:
         reference = kept_of_module(exported)
     else:
-        reference = kept_of_network(network, exported.head.answer_facts["names"])
+        reference = kept_of_network(original, exported.head.answer_facts["names"])
     (own, *others), images = scores([reference, *map(kept_of_file, artifacts)], resolved.head, data)
     metric = metric_of(resolved.head, own)
     return [Verdict(metric, images, own[metric], of[metric], resolved.head.best_figure) for of in others]

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from backbone.errors import InputError
+from tasks.deployment import INPUT, METADATA
 from tasks.deployment.graph import Deployed
 from tasks.deployment.suppression import onnx_suppress
 
-INPUT = "images"
-METADATA = "mobilenet_tasks"  # the key of the metadata that hold ours, as JSON
 # 20 is torch's own default; with it is everything that we export, and ONNX Runtime has run it since 1.17 (2024).
 _OPSET = 20
 _LAYERS, _ACTIVATIONS = ("Conv", "Gemm"), ("Clip", "Relu")

@@ -20,7 +20,7 @@ from tasks.detection.matcher import match
 from tasks.detection.metrics import CocoScores, evaluate, stack_detections
 from tasks.detection.postprocess import MAX_IOU, MIN_SCORE, Detected, class_scores, postprocess
 from tasks.detection.report import write_report
-from tasks.detection.suppression import BY_OPERATOR, suppressed
+from tasks.detection.suppression import BY_OPERATOR, BY_ROUNDS, suppressed
 from tasks.head import Head
 
 # TensorFlow's SSD-MobileNet (feature_map_generators.py): four extra maps, each half the size of the one before, at
@@ -178,14 +178,18 @@ class DetectionHead(Head):
             return {"boxes_xyxy": boxes / boxes.new_tensor(self.input_size[::-1]).repeat(2), "scores": scores}
         return suppressed(boxes, scores, self.input_size, self.suppress, self.class_agnostic)._asdict()
 
+    def suppress_by(self, form: Literal["operator", "rounds", "none"]) -> None:
+        """Choose how `answer` suppresses: by one operator, by plain tensor operations, or not at all."""
+        self.suppress = {"operator": BY_OPERATOR, "rounds": BY_ROUNDS, "none": None}[form]
+
     @property
     def answer_facts(self) -> dict[str, Any]:
         """Names and ids of the labels, and how boxes were chosen."""
         facts = {"names": list(self.categories.values()), "ids": list(self.categories)}
         if self.suppress is None:
             return {**facts, "nms": "none"}
-        agnostic = {"class_agnostic": self.class_agnostic}
-        return {**facts, "nms": "in graph", "min_score": MIN_SCORE, "max_iou": MAX_IOU, **agnostic}
+        more = {"candidates": self.suppress.candidates, "class_agnostic": self.class_agnostic}
+        return {**facts, "nms": "in graph", "min_score": MIN_SCORE, "max_iou": MAX_IOU, **more}
 
     def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any], names: Sequence[str]) -> None:
         """Keep the boxes, scores and labels of a file's answer, suppressed here where the file has not.
