@@ -12,6 +12,7 @@ from backbone.errors import InputError
 from backbone.mobilenet import Numerics, conv_norm_act
 from data.coco_classes import letters
 from data.module import DataModule
+from data.readers.coco import as_ids
 from data.records import Records, Split
 from tasks.deployment.suppression import Suppression
 from tasks.detection.anchors import ANCHOR_SHAPES, decode, make_anchors
@@ -43,7 +44,7 @@ class DetectionResult(NamedTuple):
     boxes_xyxy: np.ndarray  # float32 (N, 4) in the image's pixels
     scores: np.ndarray  # float32 (N,)
     names: list[str]
-    category_ids: np.ndarray  # int64 (N,), the annotations' own
+    category_ids: np.ndarray  # int64 (N,), the annotations' own; object, Python's integers, where one is larger
 
 
 class DetectionHead(Head):
@@ -214,7 +215,7 @@ class DetectionHead(Head):
         self, outputs: Outputs, sizes: Sequence[tuple[int, int]], min_score: float = 0.3, **options: Any
     ) -> list[DetectionResult]:
         """The objects that score over `min_score`; `class_agnostic=True` suppresses boxes over all classes."""
-        ids, results = np.array(list(self.categories), dtype=np.int64), []
+        ids, results = as_ids(list(self.categories)), []
         for found in self.detect(outputs, sizes, min_score=min_score, **options):
             boxes, scores, labels = (value.cpu().numpy() for value in found)
             names = [self.categories[number] for number in ids[labels].tolist()]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.readers.coco import Detections
+from data.readers.coco import Detections, as_ids
 from data.records import Records
 from tasks.reporting import unique_names
 
@@ -71,7 +71,7 @@ def stack_detections(
 
 def coco_results(detections: Detections, image_ids: np.ndarray, class_ids: Sequence[int]) -> list[dict[str, Any]]:
     """COCO results; `image_ids` (N,) by the position of the image, `class_ids` by label."""
-    columns = image_ids[detections.images], np.array(class_ids, np.int64)[detections.labels], *detections[2:]
+    columns = image_ids[detections.images], as_ids(class_ids)[detections.labels], *detections[2:]
     return [
         {"image_id": image_id, "category_id": class_id, "bbox": box, "score": score}
         for image_id, class_id, box, score in zip(*(column.tolist() for column in columns), strict=True)
