@@ -4,15 +4,17 @@ https://cocodataset.org/#format-data and #format-results. Files are checked here
 scoring alike. Labels run from 0 in the order of the category ids, which stay in the records' `class_ids`.
 """
 
+import contextlib
 import json
 import math
+import mmap
 import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, combinations
 from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -94,31 +96,122 @@ def no_annotations(root: Path, splits: Sequence[Split], version: str) -> InputEr
     )
 
 
-def read(root: Path, version: str = "", splits: Sequence[Split] = ()) -> Records:
+def read(
+    root: Path, version: str = "", splits: Sequence[Split] = (), classes: Mapping[int, str] | None = None
+) -> Records:
     """The images of these splits, or of all that `root` has, with their boxes as the files have them.
 
     Columns: `split`, `image_ids`, `sizes` (read from the image where the file says nothing), and `problem` bytes: why
-    an image cannot be used, b"" for most. Raises InputError where a file cannot be used, all images of one are missing,
-    or the categories of two differ.
+    an image cannot be used, b"" for most. `classes`, id to name, are those of `classes_of` where not given. Raises
+    InputError where a file cannot be used, all images of one are missing, or the categories of two contradict.
     """
     found = find_splits(root, version)
     for split in splits:
         if split not in found:
             raise no_annotations(root, (split,), version)
     parts = [_read_split(found[split]) for split in splits or found]
-    for split, part in zip(splits or found, parts, strict=True):
-        check_classes(part, parts[0], found[split].annotations)
-    return joined(parts)
+    classes = classes_of([one.annotations for one in found.values()]) if classes is None else classes
+    return joined([with_classes(part, classes) for part in parts])
 
 
-def check_classes(records: Records, others: Records, file: Path) -> None:
-    """Raise InputError where the categories of `file`, which the records are from, are not those of another split."""
-    ours, theirs = (set(zip(part.class_ids, part.classes, strict=True)) for part in (records, others))
-    if ours != theirs:
-        raise InputError(
-            f"{file}: its categories differ from those of the other splits: only here {sorted(ours - theirs)[:5]}, "
-            f"only there {sorted(theirs - ours)[:5]}; give all splits the same `categories`."
-        )
+def classes_of(files: Sequence[Path]) -> dict[int, str]:
+    """Id to name of the classes that any of these annotation files lists, by id; of a file little is read.
+
+    A category that only heads the others, as Roboflow writes it, is left out: it is the supercategory of all others,
+    without a supercategory of its own or an annotation. A file that cannot be used has no say, unless all are so.
+    Raises InputError where two files give an id to two names, or a name to two ids.
+    """
+    listed: dict[Path, dict[int, tuple[str, Any]]] = {}
+    for file in files:
+        try:
+            listed[file] = _categories(file)
+        except InputError:
+            if file == files[-1] and not listed:
+                raise
+    for file, other in combinations(listed, 2):
+        _check_same(file, listed[file], other, listed[other])
+    union = {number: both for categories in listed.values() for number, both in categories.items()}
+    for number, (name, above) in union.items():
+        others = [heads for one, (_, heads) in union.items() if one != number]
+        if others and above in (None, "", "none") and all(heads == name for heads in others):
+            used = re.compile(rb'"category_id"\s*:\s*"?%d\b' % number)
+            if not any(used.search(file.read_bytes()) for file in listed):
+                del union[number]
+                break
+    return {number: union[number][0] for number in sorted(union)}
+
+
+def _categories(file: Path) -> dict[int, tuple[str, Any]]:
+    """Id to name and supercategory of what an annotation file lists; the rest of it is not parsed."""
+    content = None
+    with (
+        contextlib.suppress(OSError, ValueError),  # ValueError: it is empty
+        file.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        starts = [found.end() for found in re.finditer(rb'"categories"\s*:\s*(?=\[)', data)]
+        size = 2**16
+        while len(starts) == 1 and content is None and size < 8 * len(data):  # of several one may be within another
+            with contextlib.suppress(ValueError):
+                text = data[starts[0] : starts[0] + size].decode(errors="replace")
+                content = {"categories": json.JSONDecoder().raw_decode(text)[0]}
+            size *= 8
+    categories = _List(read_json(file) if content is None else content, "categories", str(file))
+    numbers, names = categories.ids("name").tolist(), categories.strings("name", None)
+    above = [item.get("supercategory") for item in categories.items]
+    return dict(zip(numbers, zip(names, above, strict=True), strict=True))
+
+
+def _check_same(
+    file: Path, ours: Mapping[int, tuple[str, Any]], other: Path, theirs: Mapping[int, tuple[str, Any]]
+) -> None:
+    def ids(categories: Mapping[int, tuple[str, Any]], name: str) -> set[int]:
+        return {number for number, (own, _) in categories.items() if own == name}
+
+    for number in ours.keys() & theirs.keys():
+        names = ours[number][0], theirs[number][0]
+        if names[0] != names[1]:
+            raise InputError(
+                f"{file} and {other} contradict: category {number} is {names[0]!r} in the first and {names[1]!r} in "
+                "the second; give all splits the same `categories`."
+            )
+    for name in {name for name, _ in ours.values()} & {name for name, _ in theirs.values()}:
+        here, there = ids(ours, name), ids(theirs, name)
+        if not (here <= there or there <= here):
+            raise InputError(
+                f"{file} and {other} contradict: {name!r} has the id {min(here - there)} in the first and "
+                f"{min(there - here)} in the second; give all splits the same `categories`."
+            )
+
+
+def with_classes(records: Records, classes: Mapping[int, str]) -> Records:
+    """The records with their labels counted in these `classes`, id to name, which have all that are used."""
+    boxes, label = records.boxes, {number: label for label, number in enumerate(classes)}
+    assert boxes is not None
+    to = np.array([label.get(number, -1) for number in records.class_ids], dtype=np.int64)
+    gone = [name for number, name in zip(records.class_ids, records.classes, strict=True) if number not in label]
+    return replace(
+        records,
+        boxes=replace(boxes, labels=to[boxes.labels]),
+        classes=tuple(classes.values()),
+        class_ids=tuple(classes),
+        issues=(*records.issues, *(Issue(f"placeholder category left out: `{name}`", 1) for name in gone)),
+    )
+
+
+def with_classes_beside(records: Records, file: Path) -> Records:
+    """The records of `file` with the classes of the data set as well in whose folder it lies, if it lies in one.
+
+    A detector of all splits' classes finds such as the split at hand does not list.
+    """
+    own = dict(zip(records.class_ids, records.classes, strict=True))
+    for root in file.absolute().parents[1:2]:
+        with contextlib.suppress(InputError):
+            files = [one.annotations.absolute() for one in find_splits(root).values()]
+            if file.absolute() in files:
+                every = {**classes_of(files), **own}
+                return with_classes(records, {number: every[number] for number in sorted(every)})
+    return records
 
 
 def _read_split(files: SplitFiles) -> Records:
@@ -130,7 +223,6 @@ def _read_split(files: SplitFiles) -> Records:
     for key in ("categories", "images"):
         if not content[key]:
             raise InputError(f"{path}: `{key}` is empty; list at least one.")
-    records = _without_placeholder(records, content["categories"])
     folder, there = _locate(records.file_names, path, files.image_folders)
     sizes = records["sizes"].copy()
     problems = [b"" if file else b"there is no such file" for file in there]
@@ -150,28 +242,6 @@ def _read_split(files: SplitFiles) -> Records:
     odd = [*_odd_boxes(records.take(there)), *_issue("images of the annotations are missing", ~there, file)]
     odd += _issue("images without width and height (read from their files)", unsized, file)
     return replace(records, issues=(*records.issues, *odd))
-
-
-def _without_placeholder(records: Records, categories: list[dict[str, Any]]) -> Records:
-    """Without a category that only heads the others, as Roboflow writes it.
-
-    It is the supercategory of all others, without a supercategory of its own or an annotation.
-    """
-    by_id = sorted(categories, key=lambda category: category["id"])
-    assert records.boxes is not None
-    for label, category in enumerate(by_id):
-        others = by_id[:label] + by_id[label + 1 :]
-        heads_all = bool(others) and all(other.get("supercategory") == category["name"] for other in others)
-        used = (records.boxes.labels == label).any()
-        if heads_all and category.get("supercategory") in (None, "", "none") and not used:
-            return replace(
-                records,
-                boxes=replace(records.boxes, labels=records.boxes.labels - (records.boxes.labels > label)),
-                classes=records.classes[:label] + records.classes[label + 1 :],
-                class_ids=records.class_ids[:label] + records.class_ids[label + 1 :],
-                issues=(*records.issues, Issue(f"placeholder category left out: `{category['name']}`", 1)),
-            )
-    return records
 
 
 def _locate(names: np.ndarray, path: Path, folders: Sequence[Path]) -> tuple[Path, np.ndarray]:

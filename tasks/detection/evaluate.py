@@ -32,7 +32,7 @@ def main(args: list[str]) -> int:
     )
     options = parser.parse_args(args)
     annotations, results, figures_file = options.annotations, options.results, options.json
-    from data.readers.coco import parse_annotations, parse_results, read_json  # here, so that --help answers at once
+    from data.readers import coco  # here, so that --help answers at once
     from tasks.detection.metrics import evaluate, format_figures
 
     if figures_file is not None:
@@ -40,8 +40,16 @@ def main(args: list[str]) -> int:
             raise InputError(f"--json {figures_file}: there is no folder {figures_file.parent}; create it first.")
         if figures_file.is_dir() or any(figures_file.resolve() == file.resolve() for file in (annotations, results)):
             raise InputError(f"--json {figures_file} is a folder or one of the input files; name a file to write.")
-    truth = parse_annotations(read_json(annotations), str(annotations), for_scoring=True)
-    detections, odd_results = parse_results(read_json(results), truth, str(results), str(annotations))
+    truth = coco.parse_annotations(coco.read_json(annotations), str(annotations), for_scoring=True)
+    content = coco.read_json(results)
+    try:
+        detections, odd_results = coco.parse_results(content, truth, str(results), str(annotations))
+    except InputError:  # perhaps for classes that only the other splits list
+        wider = coco.with_classes_beside(truth, annotations)
+        if wider.class_ids == truth.class_ids:
+            raise
+        truth = wider
+        detections, odd_results = coco.parse_results(content, truth, str(results), str(annotations))
     scores = evaluate(truth, detections, options.backend)
     for file, issues in ((annotations, truth.issues), (results, odd_results)):
         for issue in issues:

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from pycocotools.mask import encode
 
 from backbone.errors import InputError
-from data.readers.coco import clip_boxes, find_splits, parse_annotations, parse_results, read
+from data.readers.coco import classes_of, clip_boxes, find_splits, parse_annotations, parse_results, read
 
 # --- finding the files ----------------------------------------------------------------------------------------------
 
@@ -149,10 +150,69 @@ def test_all_images_missing_names_the_folders_looked_in(tmp_path):
         read(tmp_path)
 
 
-def test_splits_with_different_categories_are_refused_with_the_differences(tmp_path):
-    other = content(categories=[CATEGORIES[1], {"id": 7, "name": "tiger"}])
-    with pytest.raises(InputError, match=r"instances_val\.json: .*here \[\(7, 'tiger'\)\].*there \[\(7, 'cat'\)\]"):
-        read(coco_folder(tmp_path, train=content(9), val=other))
+def named(**ids):
+    """COCO content with these categories, of which the first is used."""
+    used = next(iter(ids.values()))
+    categories = [{"id": number, "name": name.rstrip("_")} for name, number in ids.items()]
+    return content(1, [annotation(1, 1, [5, 6, 20, 10], category=used)], categories=categories)
+
+
+CONTRADICTIONS = {  # of train, of val, and what the sentence names
+    "one id for two": (named(cat=7), named(dog=7), "category 7 is 'cat' in the first and 'dog' in the second"),
+    "two that changed places": (named(A=0, B=1, C=2), named(A=0, C=1, B=2), "category [12] is "),
+    "two ids for one": (named(cat=7), named(cat=8), "'cat' has the id 7 in the first and 8 in the second"),
+    "two ids for one among others": (named(cat=7, cat_=8), named(cat=8, cat_=9), "'cat' has the id 7 .* and 9 in"),
+}
+
+
+@pytest.mark.parametrize(("train", "val", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_categories_that_contradict_are_refused_with_both_files(tmp_path, train, val, message):
+    root = coco_folder(tmp_path, train=train, val=val)
+    for splits in ((), ("train",), ("val",)):
+        with one_sentence(rf"instances_train\.json and .*instances_val\.json contradict: {message}"):
+            read(root, splits=splits)
+
+
+ABC = {0: "A", 1: "B", 2: "C"}
+UNIONS = {
+    "fewer in val": (named(A=0, B=1, C=2), named(B=1)),
+    "fewer in train": (named(A=0), named(C=2, B=1, A=0)),
+    "in another order": (named(A=0, B=1, C=2), named(C=2, A=0, B=1)),
+    "some in each": (named(C=2, B=1), named(A=0, B=1)),
+    "in quotes": (named(A="0", B="1"), named(C="2")),
+}
+
+
+@pytest.mark.parametrize(("train", "val"), UNIONS.values(), ids=UNIONS)
+def test_the_classes_are_those_that_any_split_lists(tmp_path, train, val):
+    root = coco_folder(tmp_path, train=train, val=val)
+    files = [root / f"annotations/instances_{split}.json" for split in ("train", "val")]
+    assert list(classes_of(files).items()) == list(ABC.items())
+    labels = [int(data["annotations"][0]["category_id"]) for data in (train, val)]
+    for splits, expected in (((), labels), (("train",), labels[:1]), (("val",), labels[1:])):
+        records = read(root, splits=splits)
+        assert dict(zip(records.class_ids, records.classes, strict=True)) == ABC
+        assert records.boxes.labels.tolist() == expected
+
+
+def test_the_classes_of_a_file_are_found_wherever_they_stand_in_it(tmp_path):
+    long = [{"id": number, "name": f"class {number} \u00e9" * 20} for number in range(2000)]
+    expected = {one["id"]: one["name"] for one in long}
+    within = {"info": {"categories": [{"id": 1, "name": "no"}]}} | content(0, categories=long)
+    path = tmp_path / "x.json"
+    for data in (content(0, categories=long), {"categories": long} | content(0, categories=long), within):
+        for indent in (None, 2):
+            path.write_text(json.dumps(data, indent=indent, ensure_ascii=False))
+            assert classes_of([path]) == expected
+
+
+def test_a_broken_file_has_no_say_in_the_classes_but_where_it_is_alone(tmp_path):
+    (tmp_path / "a.json").write_text("")
+    write(tmp_path / "b.json", named(A=0))
+    assert classes_of([tmp_path / "a.json", tmp_path / "b.json"]) == {0: "A"}
+    assert classes_of([tmp_path / "b.json", tmp_path / "a.json"]) == {0: "A"}
+    with one_sentence(r"a\.json is not valid JSON"):
+        classes_of([tmp_path / "a.json"])
 
 
 # --- what is used and counted ---------------------------------------------------------------------------------------
@@ -513,6 +573,9 @@ def test_the_placeholder_category_of_annotation_tools_is_left_out(tmp_path):
     used = content(categories=[heads, *CATEGORIES])
     used["annotations"][0]["category_id"] = 3
     assert read(coco_folder(tmp_path / "b", train=used)).class_ids == (2, 3, 7)
+    val = content(1, [annotation(1, 1, [5, 6, 20, 10], category=3)], categories=[heads, *CATEGORIES])
+    both = coco_folder(tmp_path / "d", train=content(categories=[heads, *CATEGORIES]), val=val)
+    assert read(both, splits=("train",)).class_ids == (2, 3, 7)  # one split uses it
     only = read_with("c", categories=[CATEGORIES[1] | {"supercategory": "none"}], annotations=[])
     assert only.class_ids == (2,)
 
