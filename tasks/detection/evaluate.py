@@ -1,11 +1,9 @@
 """`python -m tasks.detection evaluate`: COCO's twelve figures for any results file, from any detector."""
 
-import json
 import sys
 from pathlib import Path
 
 from backbone.errors import Arguments, InputError
-from backbone.files import write_whole
 from backbone.names import printed
 
 
@@ -23,7 +21,12 @@ def main(args: list[str]) -> int:
         metavar="R.json",
         help="list of objects with image_id, category_id, bbox (x, y, width, height; pixels) and score",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the twelve figures there, in full")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="also write the twelve figures there, in full, null without an object to measure on",
+    )
     parser.add_argument(
         "--backend",
         choices=("hotcoco", "pycocotools"),
@@ -33,7 +36,8 @@ def main(args: list[str]) -> int:
     options = parser.parse_args(args)
     annotations, results, figures_file = options.annotations, options.results, options.json
     from data.readers import coco  # here, so that --help answers at once
-    from tasks.detection.metrics import evaluate, format_figures
+    from tasks.detection.metrics import evaluate, format_figures, measured
+    from tasks.reporting import write_json
 
     if figures_file is not None:
         if not figures_file.parent.is_dir():
@@ -54,7 +58,10 @@ def main(args: list[str]) -> int:
     for file, issues in ((annotations, truth.issues), (results, odd_results)):
         for issue in issues:
             print(printed(f"warning: {file}: {issue}"), file=sys.stderr)
-    print(format_figures(scores.figures))
+    if scores.figures["map"] == -1:
+        print(printed(f"nothing to measure: {annotations} has no object to find (crowd regions do not count)"))
+    else:
+        print(format_figures(scores.figures))
     if figures_file is not None:
-        write_whole(figures_file, json.dumps(scores.figures, indent=2) + "\n")
+        write_json(figures_file, measured(scores.figures))
     return 0

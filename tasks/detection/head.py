@@ -18,7 +18,7 @@ from tasks.deployment.suppression import Suppression
 from tasks.detection.anchors import ANCHOR_SHAPES, decode, make_anchors
 from tasks.detection.loss import focal_loss, multibox_loss
 from tasks.detection.matcher import match
-from tasks.detection.metrics import CocoScores, evaluate, stack_detections
+from tasks.detection.metrics import CocoScores, evaluate, measured, stack_detections
 from tasks.detection.postprocess import MAX_IOU, MIN_SCORE, Detected, class_scores, postprocess
 from tasks.detection.report import write_report
 from tasks.detection.suppression import BY_OPERATOR, BY_ROUNDS, suppressed
@@ -57,6 +57,7 @@ class DetectionHead(Head):
     """
 
     monitor = "map"
+    unmeasured = "no object to find (crowd regions do not count)"
     headline = {"map": "COCO mAP", "map_50": "AP50   "}  # noqa: RUF012
 
     def __init__(
@@ -149,12 +150,12 @@ class DetectionHead(Head):
         self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
 
     def compute(self, records: Records, split: Split) -> dict[str, float]:
-        """COCO's twelve figures on the images that could be read."""
+        """COCO's twelve figures on the images that could be read, NaN where there is no object to measure one on."""
         self.positions, kept = self.take_predictions()
         self.truth = records.take(self.positions)
         self.detections = stack_detections(*zip(*kept, strict=True))
         self.scores: CocoScores = evaluate(self.truth, self.detections)
-        return self.scores.figures
+        return measured(self.scores.figures)
 
     def report(self, folder: Path, split: Split, data: DataModule, settings: Mapping[str, Any]) -> None:
         """Write metrics, tables, results and pictures."""

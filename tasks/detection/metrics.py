@@ -6,6 +6,7 @@ What they would take in silence (unknown ids, NaN, an annotation id 0) is refuse
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -148,6 +149,11 @@ def mean_measured(values: np.ndarray) -> float:
     """Mean over any part of a precision or recall table, leaving out -1 (no ground truth); -1 if nothing is left."""
     measured = values[values > -1]
     return float(np.mean(measured)) if measured.size else -1.0
+
+
+def measured(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures with NaN for COCO's -1, as the whole project says that there was nothing to measure."""
+    return {name: math.nan if value == -1 else value for name, value in figures.items()}
 
 
 def format_figures(figures: Mapping[str, float]) -> str:

@@ -198,3 +198,24 @@ def test_results_in_the_classes_of_all_splits_score_on_a_split_that_lists_some(f
     given = ["--annotations", str(folder / "instances_val.json"), "--results", str(files / "R.json")]
     assert main([*given, "--json", str(files / "out.json")]) == 0
     assert json.loads((files / "out.json").read_text()) == before
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_without_an_object_it_says_that_there_is_nothing_to_measure(files, capsys, crowd):
+    def change(content):
+        for one in content["annotations"]:
+            one["iscrowd"] = 1
+        content["annotations"] *= crowd
+
+    changed(files, "A.json", change)
+    assert set(figures(files).values()) == {None}
+    output = capsys.readouterr().out
+    assert "nothing to measure" in output
+    assert "A.json" in output
+    assert "-1" not in output.replace(str(files), "")
+
+
+def test_a_figure_without_an_object_of_its_size_is_null(files):
+    changed(files, "A.json", lambda content: content["annotations"].pop())  # the only small one
+    found = figures(files)
+    assert {name for name, value in found.items() if value is None} == {"map_small", "mar_small"}
