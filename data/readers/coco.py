@@ -597,8 +597,10 @@ class _List:
         """
         wanted = "[x, y, width, height] in px, four finite numbers"
         boxes: list[Any] = [item.get("bbox") for item in self.items]
-        masked = np.array([box is None or (isinstance(box, list) and not box) for box in boxes], dtype=bool)
-        masked &= np.array([item.get("segmentation") is not None for item in self.items], dtype=bool)
+        masked = np.zeros(len(boxes), dtype=bool)
+        for row, box in enumerate(boxes):
+            if box is None or (isinstance(box, list) and not box):
+                masked[row] = self.items[row].get("segmentation") is not None
         for row in np.flatnonzero(masked).tolist():
             height, width = sizes[row].tolist()
             try:
@@ -689,6 +691,8 @@ def _integer(value: object) -> int | None:
 def _odd_ids(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Which ids are 0, missing or repeated, bool (M,): pycocotools errs with such, or loses boxes."""
     ids = [annotation.get("id") for annotation in annotations]
+    if set(map(type, ids)) == {int} and 0 not in (each := set(ids)) and len(each) == len(ids):
+        return np.zeros(len(ids), dtype=bool)
     count = Counter(map(str, ids))
     return np.array([one is None or one == 0 or count[str(one)] > 1 for one in ids], dtype=bool)
 
