@@ -495,11 +495,7 @@ def _around_runs(mask: Mapping[str, Any], size: tuple[int, int]) -> list[float]:
         runs = np.array(counts, dtype=np.int64)
         if (runs < 0).any() or runs.sum() != height * width:
             raise ValueError("not the runs of all pixels")
-        if (runs[1:] == 0).any():  # empty runs, which would count as pixels
-            bits = np.repeat(np.arange(len(runs), dtype=np.uint8) % 2, runs)
-            packed = masks.encode(np.asfortranarray(bits.reshape(height, width, order="F")))
-        else:
-            packed = masks.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+        packed = masks.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
     if not masks.area(packed):
         return [0.0] * 4
     box: list[float] = masks.toBbox(packed).tolist()

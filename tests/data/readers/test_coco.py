@@ -421,8 +421,14 @@ def test_one_box_over_the_edge_or_a_few_large_ones_are_not_taken_for_corners():
     over = boxes_of(30)
     over[0] = [100, 100, 220, 150]
     assert parse_annotations(boxed(over), "A", for_scoring=True).issues == ()
-    tiles = np.array([[-20.0, -10, 400, 300]] * 20)  # larger than the image, as where large pictures were cut up
-    assert len(parse_annotations(boxed(tiles), "A", for_scoring=True).boxes.labels) == 20
+    for tile in ([-20.0, -10, 400, 300], [-20.0, 50, 100, 239]):  # over the edges, as where large pictures were cut up
+        assert len(parse_annotations(boxed(np.array([tile] * 20)), "A", for_scoring=True).boxes.labels) == 20
+
+
+def test_corners_of_objects_that_mostly_lie_high_and_left_are_seen_too():
+    corners = np.array([[10.0, 10, 60, 60]] * 15 + [[200, 100, 280, 200]] * 5)  # a fourth leaves the image as sizes
+    with one_sentence(r"A: .*\(x1, y1, x2, y2\)"):
+        parse_annotations(boxed(corners), "A", for_scoring=True)
 
 
 def test_boxes_of_one_pixel_are_not_taken_for_parts():
@@ -477,7 +483,7 @@ MASKS = {
     "packed": {"size": [30, 40], "counts": PACKED["counts"].decode()},
     "packed in bytes": PACKED,
     "list of runs": [runs_of(bits_of(5, 6, 3, 10)), runs_of(bits_of(20, 8, 5, 2)), runs_of(bits_of(0, 0, 0, 0))],
-    "empty runs": {"counts": [156, 10, 0, 0, 540, 0, 20, 10, 464], "size": [30, 40]},
+    "empty runs": {"counts": [50, 0, 106, 10, 0, 0, 540, 0, 20, 10, 464, 0], "size": [30, 40]},
     "polygon": [[5, 6, 25, 6, 25, 16, 5, 16]],
     "polygon of three points": [[5, 6, 25, 11, 6, 16]],
     "two parts": [[5, 6, 10, 6, 10, 9], [20, 10, 25, 10, 24, 16]],
