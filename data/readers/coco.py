@@ -315,7 +315,9 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); check its path and rights.") from None
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise InputError(f"{path} is not valid JSON ({error}); give a COCO JSON file.") from None
+        broken = isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
+        problem = "is not valid JSON" if broken else "has a number too long to read"
+        raise InputError(f"{path} {problem} ({error}); give a COCO JSON file.") from None
 
 
 def parse_annotations(content: Any, name: str, *, for_scoring: bool = False) -> Records:

@@ -85,6 +85,7 @@ def with_image(*, more=(), **fields):
 
 REFUSED = {  # for training: content, and what the message names
     "words": ("not json", "JSON"),
+    "a number of 5,000 digits": ('{"images": [' + "1" * 5000 + "]}", "has a number too long to read"),
     "a list": ([1, 2], "top level"),
     "no images": ({"annotations": [], "categories": []}, "`images`.*`annotations`, `categories`"),
     "not objects": (content(categories=["dog"]), r"categories\[0\] is 'dog'"),
