@@ -14,7 +14,7 @@ from data.folders import count_of, say
 from data.images import ImageError, open_image
 from data.loading import sample_seed
 from data.module import DataModule, collate_images
-from data.readers.coco import SplitFiles, check_classes, clip_boxes, find_splits, read
+from data.readers.coco import SplitFiles, classes_of, clip_boxes, find_splits, read
 from data.records import Records, Split, joined
 from data.splits import assign_splits
 from data.transforms import Transform, apply_with_boxes, build_detection_eval, build_detection_train
@@ -108,6 +108,8 @@ class DetectionDataModule(DataModule):
             validation images are tested on.
         crop_probability: Part of the training images that get SSD's random crop, which zooms in by up to three; less
             than SSD's 0.85 is better where all images show their objects at one scale.
+        classes: Id to name of the classes, where the data list only some of them; a checkpoint has those it was
+            trained for.
 
     """
 
@@ -123,17 +125,24 @@ class DetectionDataModule(DataModule):
         batch_size: int = 16,
         test_fraction: float = 0.0,
         crop_probability: float = 0.85,
+        classes: dict[int, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, test_fraction=test_fraction, **options)
+        self._classes: dict[int, str] | None = None
+        self._unlisted: dict[int, str] = {}  # what the data have besides the `classes` given
         self._read: dict[Split, Records] = {}  # by the split whose file they are from
         self._unusable: dict[Split, tuple[int, dict[str, str]]] = {}  # images listed, and file to reason
 
     @property
     def categories(self) -> dict[int, str]:
-        """Original id to name of the classes, by label. Reads one annotation file, the smallest."""
-        records = self._smallest()
-        return dict(zip(records.class_ids, records.classes, strict=True))
+        """Original id to name of the classes, by label: those that any split lists, or `classes` if these hold all."""
+        if self._classes is None:
+            own, given = classes_of([files.annotations for files in self._files().values()]), self.hparams["classes"]
+            self._unlisted = {} if given is None else dict(own.items() - given.items())
+            self._classes = own if given is None or self._unlisted else dict(given)
+            self.hparams["classes"] = self._classes  # a checkpoint keeps them with the other options
+        return self._classes
 
     def read(self) -> Records:
         """All images of all annotation files."""
@@ -141,6 +150,8 @@ class DetectionDataModule(DataModule):
 
     def select(self, split: Split) -> Records:
         """The images of a split that can be used; only the annotation file that has them is read."""
+        if self.categories and self._unlisted:
+            raise InputError(f"{self.root} has classes that --data.classes has not: {self._unlisted}; add them to it.")
         files, chosen = self._files(), self.hparams["test_split"] if split == "test" else split
         if chosen == "test" and "test" not in files and self.hparams["test_fraction"] == 0:
             say(f"{self.root} has no test images: testing on its validation images")
@@ -159,10 +170,12 @@ class DetectionDataModule(DataModule):
         assert boxes is not None
         if split == "train" and not (clipped.usable & ~boxes.crowd).any():  # images without objects are a fair test
             count = f"{count_of(len(boxes.crowd), 'annotation')} in {count_of(len(records), 'image')}"
-            raise InputError(
-                f"{files[source].annotations}: the train split has no usable box ({count}, {clipped.empty.sum()} "
-                "of them with zero or negative size); `bbox` must be [x, y, width, height] in px."
-            )
+            if len(boxes.crowd) and boxes.crowd.all():
+                problem = f"only crowd regions ({count}), which are not trained on; give single objects `iscrowd` 0."
+            else:
+                of = f"{clipped.empty.sum()} of them with zero or negative size, {boxes.crowd.sum()} crowd regions"
+                problem = f"no usable box ({count}, {of}); `bbox` must be [x, y, width, height] in px."
+            raise InputError(f"{files[source].annotations}: the train split has {problem}")
         return records
 
     def describe(self, records: Records) -> str:
@@ -188,18 +201,13 @@ class DetectionDataModule(DataModule):
     def _files(self) -> dict[Split, SplitFiles]:
         return find_splits(self.root, str(self.hparams["version"]))
 
-    def _smallest(self) -> Records:
-        smallest = min(self._files().values(), key=lambda files: files.annotations.stat().st_size).split
-        return self._of_file(smallest, check=False)
-
-    def _of_file(self, split: Split, *, check: bool = True) -> Records:
+    def _of_file(self, split: Split) -> Records:
         """The images of one annotation file; those of train with a part drawn for each split that has no file."""
         if split not in self._read:
-            records, files = read(self.root, str(self.hparams["version"]), (split,)), self._files()
+            files = self._files()
+            records = read(self.root, str(self.hparams["version"]), (split,), self.categories)
             if split == "train":
                 given = {f"{name}_fraction": 0.0 for name in files if name != "train"}
                 records = assign_splits(records, **{**self.split_options, **given}, source=self.root)
             self._read[split] = records
-        if check:
-            check_classes(self._read[split], self._smallest(), self._files()[split].annotations)
         return self._read[split]

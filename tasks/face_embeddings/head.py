@@ -31,6 +31,7 @@ class EmbeddingHead(Head):
 
     monitor = "cosine"
     file_metrics = ("verification_accuracy", "auc", "cosine")
+    unmeasured = "pairs of one fold alone"
     headline = {"verification_accuracy": "verification accuracy", "cosine": "mean cosine to the teacher"}  # noqa: RUF012
 
     def __init__(self, channels: Mapping[int, int], size: int, distance: Distance = "squared_error") -> None:
