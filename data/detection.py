@@ -15,7 +15,7 @@ from data.folders import count_of, say
 from data.images import ImageError, open_image
 from data.loading import sample_seed
 from data.module import DataModule, collate_images
-from data.readers.coco import SplitFiles, check_classes, clip_boxes, find_splits, read
+from data.readers.coco import SplitFiles, classes_of, clip_boxes, find_splits, read, with_classes
 from data.readers.detection_layouts import Reader, reader_of
 from data.records import Records, Split, joined
 from data.splits import assign_splits
@@ -110,6 +110,8 @@ class DetectionDataModule(DataModule):
             validation images are tested on.
         crop_probability: Part of the training images that get SSD's random crop, which zooms in by up to three; less
             than SSD's 0.85 is better where all images show their objects at one scale.
+        classes: Id to name of the classes, where the data list only some of them; a checkpoint has those it was
+            trained for.
 
     """
 
@@ -125,17 +127,24 @@ class DetectionDataModule(DataModule):
         batch_size: int = 16,
         test_fraction: float = 0.0,
         crop_probability: float = 0.85,
+        classes: dict[int, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, test_fraction=test_fraction, **options)
+        self._classes: dict[int, str] | None = None
+        self._unlisted: dict[int, str] = {}  # what the data have besides the `classes` given
         self._read: dict[Split, Records] = {}  # by the split whose file they are from
         self._unusable: dict[Split, tuple[int, dict[str, str]]] = {}  # images listed, and file to reason
 
     @property
     def categories(self) -> dict[int, str]:
-        """Original id to name of the classes, by label. Reads one annotation file, the smallest."""
-        records = self._smallest()
-        return dict(zip(records.class_ids, records.classes, strict=True))
+        """Original id to name of the classes, by label: those that any split lists, or `classes` if these hold all."""
+        if self._classes is None:
+            own, given = self._own_classes(), self.hparams["classes"]
+            self._unlisted = {} if given is None else dict(own.items() - given.items())
+            self._classes = own if given is None or self._unlisted else dict(given)
+            self.hparams["classes"] = self._classes  # a checkpoint keeps them with the other options
+        return self._classes
 
     def read(self) -> Records:
         """All images of all annotation files."""
@@ -143,6 +152,8 @@ class DetectionDataModule(DataModule):
 
     def select(self, split: Split) -> Records:
         """The images of a split that can be used; only the annotation file that has them is read."""
+        if self.categories and self._unlisted:
+            raise InputError(f"{self.root} has classes that --data.classes has not: {self._unlisted}; add them to it.")
         files, chosen = self._files(), self.hparams["test_split"] if split == "test" else split
         has_test = "test" in files or (self._reader and len(self._of_file("train").of_split("test")))
         if chosen == "test" and not has_test and self.hparams["test_fraction"] == 0:
@@ -162,12 +173,13 @@ class DetectionDataModule(DataModule):
         assert boxes is not None
         if split == "train" and not (clipped.usable & ~boxes.crowd).any():  # images without objects are a fair test
             count = f"{count_of(len(boxes.crowd), 'annotation')} in {count_of(len(records), 'image')}"
-            raise InputError(
-                f"{files[source].annotations}: the train split has no usable box ({count}, {clipped.empty.sum()} "
-                "of them with zero or negative size)"
-                + "; `bbox` must be [x, y, width, height] in px."
-                * (not self._reader)
-            )
+            if len(boxes.crowd) and boxes.crowd.all():
+                problem = f"only crowd regions ({count}), which are not trained on; give single objects `iscrowd` 0."
+            else:
+                of = f"{clipped.empty.sum()} of them with zero or negative size, {boxes.crowd.sum()} crowd regions"
+                remedy = "label its objects" if self._reader else "`bbox` must be [x, y, width, height] in px"
+                problem = f"no usable box ({count}, {of}); {remedy}."
+            raise InputError(f"{files[source].annotations}: the train split has {problem}")
         return records
 
     def describe(self, records: Records) -> str:
@@ -194,29 +206,38 @@ class DetectionDataModule(DataModule):
     def _reader(self) -> Reader | None:
         return reader_of(self.root, str(self.hparams["version"]))
 
+    @functools.cached_property
+    def _whole(self) -> Records:
+        """All images of a layout other than COCO's, with a part drawn for each split that it does not name."""
+        assert self._reader
+        records = self._reader(self.root)
+        numbers = {name: number for number, name in (self.hparams["classes"] or {}).items()}
+        if set(records.classes) <= numbers.keys():  # names count here: few of these layouts have numbers of their own
+            records = replace(records, class_ids=tuple(numbers[name] for name in records.classes))
+        if (records["split"] <= 0).any():  # else there is nothing to draw from, nor to train on
+            records = assign_splits(records, **self.split_options, source=self.root)
+        return records
+
+    def _own_classes(self) -> dict[int, str]:
+        if self._reader:
+            return dict(zip(self._whole.class_ids, self._whole.classes, strict=True))
+        return classes_of([files.annotations for files in self._files().values()])
+
     def _files(self) -> dict[Split, SplitFiles]:
         """Of a layout other than COCO's, all is as one file, of which any split is drawn that it does not name."""
         if self._reader:
             return {"train": SplitFiles("train", self.root, (self.root,))}
         return find_splits(self.root, str(self.hparams["version"]))
 
-    def _smallest(self) -> Records:
-        smallest = min(self._files().values(), key=lambda files: files.annotations.stat().st_size).split
-        return self._of_file(smallest, check=False)
-
-    def _of_file(self, split: Split, *, check: bool = True) -> Records:
+    def _of_file(self, split: Split) -> Records:
         """The images of one annotation file; those of train with a part drawn for each split that has no file."""
         if split not in self._read and self._reader:
-            records = self._reader(self.root)
-            if (records["split"] <= 0).any():  # else there is nothing to draw from, nor to train on
-                records = assign_splits(records, **self.split_options, source=self.root)
-            self._read[split] = records
+            self._read[split] = with_classes(self._whole, self.categories)
         elif split not in self._read:
-            records, files = read(self.root, str(self.hparams["version"]), (split,)), self._files()
+            files = self._files()
+            records = read(self.root, str(self.hparams["version"]), (split,), self.categories)
             if split == "train":
                 given = {f"{name}_fraction": 0.0 for name in files if name != "train"}
                 records = assign_splits(records, **{**self.split_options, **given}, source=self.root)
             self._read[split] = records
-        if check:
-            check_classes(self._read[split], self._smallest(), self._files()[split].annotations)
         return self._read[split]

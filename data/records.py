@@ -59,8 +59,8 @@ class Records:
     `columns` are arrays of a row for each image. Those that the project knows: `split` int8 (position in SPLITS, or
     UNSPLIT), `group` bytes (images of one group are in one split), and the targets: `labels` int64, `attributes` int8
     (N, K) (1, 0, -1 unknown), `latlng` float64 (N, 2), `identities` int64 (-1 unknown), `crop_xyxy` float32 (N, 4) px
-    (NaN: the whole image), `image_ids` int64, `sizes` int64 (N, 2) (height, width the annotations were made on; 0
-    unknown).
+    (NaN: the whole image), `image_ids` int64 (object where one is larger), `sizes` int64 (N, 2) (height, width the
+    annotations were made on; 0 unknown).
     """
 
     folder: Path  # file_names are relative to it

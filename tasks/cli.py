@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import inspect
 import logging
+import math
 import re
 import signal
 import warnings
@@ -386,8 +387,12 @@ class _Cli(LightningCLI):
         figures = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         for name, meaning in self.model.head.headline.items():
             for split in ("val", "test"):
-                if f"{split}/{name}" in figures:
-                    print(f"{meaning} {figures[f'{split}/{name}']:.3f}  ({split}/{name})")
+                value = figures.get(f"{split}/{name}")
+                if value is not None and math.isnan(value):
+                    images = {"val": "validation", "test": "test"}[split]
+                    print(f"{meaning} not measured: the {images} images have {self.model.head.unmeasured}")
+                elif value is not None:
+                    print(f"{meaning} {value:.3f}  ({split}/{name})")
         if self.datamodule.bad_images.reasons:
             left_out = count_of(len(self.datamodule.bad_images.reasons), "image")
             print(f"{left_out} left out: {self.run_dir / 'bad_images.txt'}")

@@ -26,6 +26,7 @@ class Head(nn.Module):
     file_metrics: ClassVar[Sequence[str]] = ()  # the figures by which a file is judged, the first that can be measured
     best_figure: ClassVar[float] = 1.0  # the most that they can be
     headline: ClassVar[Mapping[str, str]]  # figure to what the command calls it in its last lines
+    unmeasured: ClassVar[str] = "no labels for it"  # what images have where a figure of `compute` is NaN
 
     def __init__(self) -> None:
         super().__init__()

@@ -420,6 +420,9 @@ def _frames(source: str) -> "Iterator[tuple[Path, np.ndarray]]":
 
 def _ahead(items: Iterator[Any]) -> Iterator[Any]:
     """The same items, each made in a thread while the one before is worked on; never more than two are there."""
+    if (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) == 1:
+        yield from items  # two threads would only take turns
+        return
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, None)
         while (item := coming.result()) is not None:

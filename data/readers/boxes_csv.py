@@ -112,7 +112,7 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     corners, image, crowd, classes = rows.corners[box], image[box], rows.crowd[box], rows.classes[box]
     if corners.max() <= 1 + _ROUNDING and corners.min() >= -_ROUNDING:
         notes.append(f"{root}: corners are taken as parts of the image, as none is above 1")
-        corners = corners * np.tile(sizes[image][:, ::-1], 2)
+        corners = (corners * np.tile(sizes[image][:, ::-1], 2)).round(3)  # of six digits: .99999 is a pixel
     xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     labels, known = _labels(root, listing, classes)
     columns = {"split": split, "sizes": sizes, "problem": problem}

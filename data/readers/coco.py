@@ -6,12 +6,15 @@ scoring alike. Labels run from 0 in the order of the category ids, which stay in
 
 import contextlib
 import json
+import math
+import mmap
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, combinations
 from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -26,6 +29,7 @@ from data.splits import NAMES, split_named
 
 _TOOLS_FILE = "_annotations.coco.json"
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of surrogate pairs that no file's name has
+_DIGITS = re.compile(r"\s*[+-]?[0-9]{1,1000}\s*")
 _REMEDY = "give a COCO annotation file, with `images`, `annotations` and `categories`."
 
 
@@ -96,31 +100,122 @@ def no_annotations(root: Path, splits: Sequence[Split], version: str) -> InputEr
     )
 
 
-def read(root: Path, version: str = "", splits: Sequence[Split] = ()) -> Records:
+def read(
+    root: Path, version: str = "", splits: Sequence[Split] = (), classes: Mapping[int, str] | None = None
+) -> Records:
     """The images of these splits, or of all that `root` has, with their boxes as the files have them.
 
     Columns: `split`, `image_ids`, `sizes` (read from the image where the file says nothing), and `problem` bytes: why
-    an image cannot be used, b"" for most. Raises InputError where a file cannot be used, all images of one are missing,
-    or the categories of two differ.
+    an image cannot be used, b"" for most. `classes`, id to name, are those of `classes_of` where not given. Raises
+    InputError where a file cannot be used, all images of one are missing, or the categories of two contradict.
     """
     found = find_splits(root, version)
     for split in splits:
         if split not in found:
             raise no_annotations(root, (split,), version)
     parts = [_read_split(found[split]) for split in splits or found]
-    for split, part in zip(splits or found, parts, strict=True):
-        check_classes(part, parts[0], found[split].annotations)
-    return joined(parts)
+    classes = classes_of([one.annotations for one in found.values()]) if classes is None else classes
+    return joined([with_classes(part, classes) for part in parts])
 
 
-def check_classes(records: Records, others: Records, file: Path) -> None:
-    """Raise InputError where the categories of `file`, which the records are from, are not those of another split."""
-    ours, theirs = (set(zip(part.class_ids, part.classes, strict=True)) for part in (records, others))
-    if ours != theirs:
-        raise InputError(
-            f"{file}: its categories differ from those of the other splits: only here {sorted(ours - theirs)[:5]}, "
-            f"only there {sorted(theirs - ours)[:5]}; give all splits the same `categories`."
-        )
+def classes_of(files: Sequence[Path]) -> dict[int, str]:
+    """Id to name of the classes that any of these annotation files lists, by id; of a file little is read.
+
+    A category that only heads the others, as Roboflow writes it, is left out: it is the supercategory of all others,
+    without a supercategory of its own or an annotation. A file that cannot be used has no say, unless all are so.
+    Raises InputError where two files give an id to two names, or a name to two ids.
+    """
+    listed: dict[Path, dict[int, tuple[str, Any]]] = {}
+    for file in files:
+        try:
+            listed[file] = _categories(file)
+        except InputError:
+            if file == files[-1] and not listed:
+                raise
+    for file, other in combinations(listed, 2):
+        _check_same(file, listed[file], other, listed[other])
+    union = {number: both for categories in listed.values() for number, both in categories.items()}
+    for number, (name, above) in union.items():
+        others = [heads for one, (_, heads) in union.items() if one != number]
+        if others and above in (None, "", "none") and all(heads == name for heads in others):
+            used = re.compile(rb'"category_id"\s*:\s*"?%d\b' % number)
+            if not any(used.search(file.read_bytes()) for file in listed):
+                del union[number]
+                break
+    return {number: union[number][0] for number in sorted(union)}
+
+
+def _categories(file: Path) -> dict[int, tuple[str, Any]]:
+    """Id to name and supercategory of what an annotation file lists; the rest of it is not parsed."""
+    content = None
+    with (
+        contextlib.suppress(OSError, ValueError),  # ValueError: it is empty
+        file.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        starts = [found.end() for found in re.finditer(rb'"categories"\s*:\s*(?=\[)', data)]
+        size = 2**16
+        while len(starts) == 1 and content is None and size < 8 * len(data):  # of several one may be within another
+            with contextlib.suppress(ValueError):
+                text = data[starts[0] : starts[0] + size].decode(errors="replace")
+                content = {"categories": json.JSONDecoder().raw_decode(text)[0]}
+            size *= 8
+    categories = _List(read_json(file) if content is None else content, "categories", str(file))
+    numbers, names = categories.ids("name").tolist(), categories.strings("name", None)
+    above = [item.get("supercategory") for item in categories.items]
+    return dict(zip(numbers, zip(names, above, strict=True), strict=True))
+
+
+def _check_same(
+    file: Path, ours: Mapping[int, tuple[str, Any]], other: Path, theirs: Mapping[int, tuple[str, Any]]
+) -> None:
+    def ids(categories: Mapping[int, tuple[str, Any]], name: str) -> set[int]:
+        return {number for number, (own, _) in categories.items() if own == name}
+
+    for number in ours.keys() & theirs.keys():
+        names = ours[number][0], theirs[number][0]
+        if names[0] != names[1]:
+            raise InputError(
+                f"{file} and {other} contradict: category {number} is {names[0]!r} in the first and {names[1]!r} in "
+                "the second; give all splits the same `categories`."
+            )
+    for name in {name for name, _ in ours.values()} & {name for name, _ in theirs.values()}:
+        here, there = ids(ours, name), ids(theirs, name)
+        if not (here <= there or there <= here):
+            raise InputError(
+                f"{file} and {other} contradict: {name!r} has the id {min(here - there)} in the first and "
+                f"{min(there - here)} in the second; give all splits the same `categories`."
+            )
+
+
+def with_classes(records: Records, classes: Mapping[int, str]) -> Records:
+    """The records with their labels counted in these `classes`, id to name, which have all that are used."""
+    boxes, label = records.boxes, {number: label for label, number in enumerate(classes)}
+    assert boxes is not None
+    to = np.array([label.get(number, -1) for number in records.class_ids], dtype=np.int64)
+    gone = [name for number, name in zip(records.class_ids, records.classes, strict=True) if number not in label]
+    return replace(
+        records,
+        boxes=replace(boxes, labels=to[boxes.labels]),
+        classes=tuple(classes.values()),
+        class_ids=tuple(classes),
+        issues=(*records.issues, *(Issue(f"placeholder category left out: `{name}`", 1) for name in gone)),
+    )
+
+
+def with_classes_beside(records: Records, file: Path) -> Records:
+    """The records of `file` with the classes of the data set as well in whose folder it lies, if it lies in one.
+
+    A detector of all splits' classes finds such as the split at hand does not list.
+    """
+    own = dict(zip(records.class_ids, records.classes, strict=True))
+    for root in file.absolute().parents[1:2]:
+        with contextlib.suppress(InputError):
+            files = [one.annotations.absolute() for one in find_splits(root).values()]
+            if file.absolute() in files:
+                every = {**classes_of(files), **own}
+                return with_classes(records, {number: every[number] for number in sorted(every)})
+    return records
 
 
 def _read_split(files: SplitFiles) -> Records:
@@ -132,41 +227,25 @@ def _read_split(files: SplitFiles) -> Records:
     for key in ("categories", "images"):
         if not content[key]:
             raise InputError(f"{path}: `{key}` is empty; list at least one.")
-    records = _without_placeholder(records, content["categories"])
     folder, there = _locate(records.file_names, path, files.image_folders)
     sizes = records["sizes"].copy()
     problems = [b"" if file else b"there is no such file" for file in there]
-    for i in progress(np.flatnonzero(there & (sizes[:, 0] == 0)), desc="reading image sizes"):
+    unsized = there & (sizes[:, 0] == 0)
+    for i in progress(np.flatnonzero(unsized), desc="reading image sizes"):
         try:
             sizes[i] = image_size(folder / os.fsdecode(records.file_names[i]))
         except ImageError as error:
             problems[i] = os.fsencode(error.reason)
     split = np.full(len(records), SPLITS.index(files.split), np.int8)
     records = replace(records, folder=folder).with_columns(split=split, sizes=sizes, problem=np.array(problems))
-    missing = _issue("images of the annotations are missing", ~there, lambda i: str(records.path(i)))
-    return replace(records, issues=(*records.issues, *_odd_boxes(records.take(there)), *missing))
+    records = _with_plain_boxes(records, str(path))
 
+    def file(i: int) -> str:
+        return str(records.path(i))
 
-def _without_placeholder(records: Records, categories: list[dict[str, Any]]) -> Records:
-    """Without a category that only heads the others, as Roboflow writes it.
-
-    It is the supercategory of all others, without a supercategory of its own or an annotation.
-    """
-    by_id = sorted(categories, key=lambda category: category["id"])
-    assert records.boxes is not None
-    for label, category in enumerate(by_id):
-        others = by_id[:label] + by_id[label + 1 :]
-        heads_all = bool(others) and all(other.get("supercategory") == category["name"] for other in others)
-        used = (records.boxes.labels == label).any()
-        if heads_all and category.get("supercategory") in (None, "", "none") and not used:
-            return replace(
-                records,
-                boxes=replace(records.boxes, labels=records.boxes.labels - (records.boxes.labels > label)),
-                classes=records.classes[:label] + records.classes[label + 1 :],
-                class_ids=records.class_ids[:label] + records.class_ids[label + 1 :],
-                issues=(*records.issues, Issue(f"placeholder category left out: `{category['name']}`", 1)),
-            )
-    return records
+    odd = [*_odd_boxes(records.take(there)), *_issue("images of the annotations are missing", ~there, file)]
+    odd += _issue("images without width and height (read from their files)", unsized, file)
+    return replace(records, issues=(*records.issues, *odd))
 
 
 def _locate(names: np.ndarray, path: Path, folders: Sequence[Path]) -> tuple[Path, np.ndarray]:
@@ -240,32 +319,41 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); check its path and rights.") from None
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise InputError(f"{path} is not valid JSON ({error}); give a COCO JSON file.") from None
+        broken = isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
+        problem = "is not valid JSON" if broken else "has a number too long to read"
+        raise InputError(f"{path} {problem} ({error}); give a COCO JSON file.") from None
 
 
 def parse_annotations(content: Any, name: str, *, for_scoring: bool = False) -> Records:
     """COCO annotations as records without a folder, in the file's order; `name` is how messages call the file.
 
-    Columns `image_ids` and `sizes`; boxes with the file's own coordinates, and its areas (where it has none, width
-    times height). For scoring, what only training needs may be missing: file names, category names, sizes, ids of
-    annotations. Raises InputError for a field that is missing or of the wrong type, ids that are unknown or repeated,
-    and numbers that are not finite.
+    Columns `image_ids` and `sizes`; boxes with the file's own coordinates, or around its masks where it has none, and
+    its areas (where it has none, width times height). For scoring, what only training needs may be missing: file names,
+    category names. Raises InputError for a field that is missing or of the wrong type, ids that are unknown or
+    stand for two things, numbers that are not finite, and boxes that are not in COCO's form.
     """
     if not isinstance(content, Mapping):
         raise InputError(f"{name} is not COCO: its top level is of type {type(content).__name__}; {_REMEDY}")
     images, annotations, categories = (_List(content, key, name) for key in ("images", "annotations", "categories"))
-    image_ids, class_ids = images.ids(), categories.ids()
+    image_ids, class_ids = images.ids("file_name", "width", "height"), categories.ids("name")
+    sizes = images.sizes(strict=not for_scoring)
     image_of = annotations.positions("image_id", image_ids, "`images`")
     labels = annotations.positions("category_id", np.sort(class_ids), "`categories`")
-    xywh = annotations.boxes()
+    xywh, found = annotations.boxes(sizes[image_of])
     areas, crowd = (annotations.numbers(key, optional=True) for key in ("area", "iscrowd"))
-    odd_ids = _odd_ids(annotations.items) if for_scoring else annotations.ids() == 0
     issues = [
-        *_issue("annotations without area (taken as width x height)", np.isnan(areas), annotations.at),
+        *(issue for part in (images, annotations, categories) for issue in part.issues),
+        *_issue("annotations without area (taken as width x height)", np.isnan(areas) & found, annotations.at),
         *_issue("annotations without iscrowd (taken as 0)", np.isnan(crowd), annotations.at),
-        *_issue("annotations with an id that is 0, missing or repeated (numbered anew)", odd_ids, annotations.at),
+        *_issue(
+            "annotations with an id that is 0, missing or repeated (numbered anew)",
+            _odd_ids(annotations.items),
+            annotations.at,
+        ),
+        *_issue("objects without a box, left out: their masks have no area", ~found, annotations.at),
     ]
-    order = np.argsort(image_of, kind="stable")  # by image, in the file's order within one
+    image_of = image_of[found]
+    order = np.flatnonzero(found)[np.argsort(image_of, kind="stable")]  # by image, in the file's order within one
     boxes = Boxes(
         np.concatenate([[0], np.cumsum(np.bincount(image_of, minlength=len(image_ids)))]),
         xywh[order],
@@ -276,15 +364,16 @@ def parse_annotations(content: Any, name: str, *, for_scoring: bool = False) -> 
     files = images.strings("file_name", "" if for_scoring else None)
     classes = categories.strings("name", "category {}" if for_scoring else None)
     by_id = np.argsort(class_ids).tolist()
-    return Records(
+    records = Records(
         Path(),
         np.array([os.fsencode(PurePath(_NO_BYTE.sub("?", file))) if file else b"" for file in files], dtype=np.bytes_),
-        {"image_ids": image_ids, "sizes": images.sizes(strict=not for_scoring)},
+        {"image_ids": image_ids, "sizes": sizes},
         boxes,
         tuple(classes[i] for i in by_id),
         tuple(class_ids[by_id].tolist()),
         tuple(issues),
     )
+    return _with_plain_boxes(records, name) if for_scoring else records
 
 
 def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> tuple[Detections, tuple[Issue, ...]]:
@@ -301,16 +390,127 @@ def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> t
     few = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
     images = results.positions("image_id", truth["image_ids"], f"the {len(truth)} images of {truth_name}")
     among = f"the {len(ids)} categories of {truth_name} ({few})"
-    labels = results.positions("category_id", np.array(ids, dtype=np.int64), among)
-    xywh, scores = results.boxes(), results.numbers("score")
-
-    sizes = truth["sizes"][images][:, ::-1]  # (M, 2) width, height
-    known = (sizes > 0).all(axis=1)
-    # Read as corners such boxes are in order, read as COCO's they leave the image; one pixel for rounding.
-    like_xyxy = known & (xywh[:, 2:] >= xywh[:, :2]).all(axis=1) & (xywh[:, :2] + xywh[:, 2:] > sizes + 1).any(axis=1)
-    what = f"of {known.sum():,} boxes leave their image: they look like (x1, y1, x2, y2), not (x, y, width, height)"
-    issues = _issue(what, like_xyxy, results.at) if like_xyxy.sum() * 2 > known.sum() else []
+    labels = results.positions("category_id", as_ids(ids), among)
+    sizes = truth["sizes"][images]
+    (xywh, _), scores = results.boxes(sizes), results.numbers("score")
+    issues = [*results.issues, *_like_corners(xywh, sizes, results.at)]
+    if _are_parts(xywh, sizes):
+        issues.append(Issue(f"boxes {_PARTS}, not in px", len(xywh), results.at(0)))
     return Detections(images, labels, xywh, scores), tuple(issues)
+
+
+# --- boxes in another form ------------------------------------------------------------------------------------------
+
+_PARTS = "are parts of the image, 0 to 1"
+
+
+def _with_plain_boxes(records: Records, file: str) -> Records:
+    """Raise InputError where the boxes of `file` are certainly not (x, y, width, height) in px; count what looks so."""
+    boxes = records.boxes
+    assert boxes is not None
+    image = np.repeat(np.arange(len(records)), np.diff(boxes.offsets))
+    sizes: np.ndarray = records["sizes"][image]
+    xywh = boxes.xywh
+    if _are_parts(xywh, sizes):
+        raise InputError(
+            f"{file}: its boxes {_PARTS} (the first is {_short(xywh[0].tolist())}); `bbox` must be [x, y, width, "
+            "height] in px: multiply x and width by the image's width, y and height by its height."
+        )
+    known = np.asarray((sizes > 0).all(axis=1))
+    leaving = _leave_as_sizes(xywh, sizes)
+    # Certain: every box is in order and within its image as corners, which COCO's boxes are not, and many leave it as
+    # sizes do; of few boxes more than half, as one may be drawn over the edge.
+    corners = (
+        (xywh[:, 2:] > xywh[:, :2]) & (xywh[:, :2] >= -1) & (~known[:, None] | (xywh[:, 2:] <= sizes[:, ::-1] + 1))
+    )
+    count, of = int(leaving.sum()), int(known.sum())
+    if corners.all() and (2 * count > of or (of >= 10 and 5 * count > of)):
+        row = int(leaving.argmax())
+        first = f"{_short(xywh[row].tolist())} in an image of {sizes[row, 1]} x {sizes[row, 0]} px"
+        raise InputError(
+            f"{file}: its boxes are corners, (x1, y1, x2, y2), not (x, y, width, height): as sizes {count:,} of "
+            f"{of:,} leave their image (the first is {first}), as corners none does; write `bbox` as [x1, y1, x2 - x1, "
+            "y2 - y1]."
+        )
+    issues = _like_corners(xywh, sizes, lambda row: f"image {records['image_ids'][image[row]]}")
+    return replace(records, issues=(*records.issues, *issues))
+
+
+def _are_parts(xywh: np.ndarray, sizes: np.ndarray) -> bool:
+    """Whether all boxes, (M, 4), by size or by corners, are within 0 to 1 in images of `sizes` (M, 2) above that."""
+    within, start, end = bool(len(xywh)) and bool((np.abs(xywh - 0.5) <= 0.51).all()), xywh[:, :2], xywh[:, 2:]
+    return within and bool(
+        (end > 0).any() and (sizes != 1).all() and ((start + end <= 1.01).all() or (end > start).all())
+    )
+
+
+def _leave_as_sizes(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which boxes, (M, 4), are in order as corners and leave their image as COCO's; one pixel for rounding."""
+    known = (sizes > 0).all(axis=1)
+    over = (xywh[:, :2] + xywh[:, 2:] > sizes[:, ::-1] + 1).any(axis=1)
+    return np.asarray(known & (xywh[:, 2:] >= xywh[:, :2]).all(axis=1) & over)
+
+
+def _like_corners(xywh: np.ndarray, sizes: np.ndarray, first: Callable[[int], str]) -> list[Issue]:
+    leaving, known = _leave_as_sizes(xywh, sizes), (sizes > 0).all(axis=1).sum()
+    what = f"of {known:,} boxes leave their image: they look like (x1, y1, x2, y2), not (x, y, width, height)"
+    return _issue(what, leaving, first) if leaving.sum() * 2 > known else []
+
+
+# --- boxes around masks ---------------------------------------------------------------------------------------------
+
+
+def _around_mask(mask: Any, size: tuple[int, int]) -> list[float]:
+    """The box around a `segmentation`, [x, y, width, height] px; [0, 0, 0, 0] where it has no area.
+
+    It is a list of polygons, or run-length encoded, where `size` (height, width) must be the image's if that is known.
+    Raises ValueError and the like where it is neither.
+    """
+    if isinstance(mask, Mapping):
+        return _around_runs(mask, size)
+    if mask and isinstance(mask[0], Mapping):
+        xywh = np.array([_around_runs(part, size) for part in mask])
+        corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)[xywh[:, 2] > 0]
+    else:
+        pairs = bool(mask) and all(isinstance(part, Sequence) and len(part) == 2 for part in mask)
+        parts = [mask] if pairs or (mask and isinstance(mask[0], Real)) else mask  # one polygon, by points or numbers
+        polygons = [np.array(part, dtype=np.float64).reshape(-1, 2) for part in parts]
+        if not all(np.isfinite(points).all() for points in polygons):
+            raise ValueError("not finite")
+        wide = [one for one in polygons if len(one) > 2 and np.linalg.matrix_rank(one - one[0]) == 2]  # not on one line
+        corners = np.array([[*points.min(axis=0), *points.max(axis=0)] for points in wide])
+    if not len(corners):
+        return [0.0] * 4
+    low, high = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
+    return [*low.tolist(), *(high - low).tolist()]
+
+
+def _around_runs(mask: Mapping[str, Any], size: tuple[int, int]) -> list[float]:
+    from pycocotools import mask as masks  # it is compiled, and few files need it
+
+    height, width = map(int, mask["size"])
+    if min(height, width) < 1 or (all(size) and (height, width) != size):
+        raise ValueError("another size")
+    counts = mask["counts"]
+    if isinstance(counts, str | bytes):
+        counts = counts.encode() if isinstance(counts, str) else counts
+        if not counts or min(counts) < 48 or max(counts) >= 112 or (counts[-1] - 48) & 32:
+            raise ValueError("not COCO's letters, or cut off")
+        packed = {"size": [height, width], "counts": counts}
+    else:
+        runs = np.array(counts, dtype=np.int64)
+        if (runs < 0).any() or runs.sum() != height * width:
+            raise ValueError("not the runs of all pixels")
+        packed = masks.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    if not masks.area(packed):
+        return [0.0] * 4
+    box: list[float] = masks.toBbox(packed).tolist()
+    if box[0] + box[2] > width or box[1] + box[3] > height:
+        raise ValueError("more pixels than the size has")
+    return box
+
+
+# --- lists in a file ------------------------------------------------------------------------------------------------
 
 
 class _List:
@@ -326,6 +526,7 @@ class _List:
             raise InputError(f"{name} is not COCO: {key}[{at}] is {_short(items[at])}; it must be an object.")
         self.name, self.key = name, key
         self.items: Sequence[Mapping[str, Any]] = items
+        self.issues: list[Issue] = []  # what was odd in the fields asked for
 
     def at(self, row: int) -> str:
         """How messages call an item."""
@@ -341,54 +542,85 @@ class _List:
         values = [item.get(field) for item in self.items]
         also = (type(None), bool) if optional else ()
         self._check(_are_numbers(values, also), field, wanted)
-        column = np.array(values, dtype=np.float64)  # None is NaN
+        column = _as_floats(values)  # None is NaN
         self._check(np.isfinite(column) | np.array([value is None for value in values], dtype=bool), field, wanted)
         return column
 
     def integers(self, field: str) -> np.ndarray:
-        """A field, int64 (M,); 7.0 is 7."""
+        """A field, as `as_ids` has it; 7.0 and "7" are 7."""
         values = [item.get(field) for item in self.items]
-        if all(issubclass(kind, Integral) and kind is not bool for kind in set(map(type, values))):
-            with contextlib.suppress(OverflowError):
-                return np.array(values, dtype=np.int64)
-        column = self.numbers(field, wanted="an integer")
-        self._check((column == np.round(column)) & (np.abs(column) < 2**53), field, "an integer")
-        return column.astype(np.int64)
+        if set(map(type, values)) <= {int}:
+            return as_ids(values)
+        numbers = [_integer(value) for value in values]
+        fine = np.array([number is not None for number in numbers])
+        wanted = "an integer"
+        if not fine.all() and isinstance(values[int(fine.argmin())], float):
+            wanted += " (one of 2**53 or more without point or exponent: as a float it has lost its last digits)"
+        self._check(fine, field, wanted)
+        text = np.array([isinstance(value, str) for value in values])
+        self.issues += _issue(f"`{field}` given as text (taken as integers)", text, self.at)
+        return as_ids(numbers)
 
-    def ids(self) -> np.ndarray:
-        """The ids of the items, int64 (M,), each its own."""
+    def ids(self, *same: str) -> np.ndarray:
+        """The ids of the items, each its own; an item that repeats another's, and its fields `same`, is left out."""
         ids = self.integers("id")
-        values, counts = np.unique(ids, return_counts=True)
-        if len(values) < len(ids):
-            most = counts.argmax()
-            raise InputError(
-                f"{self.name}: {self.key}: `id` {values[most]} occurs {counts[most]} times; give each an id of its own."
-            )
-        return ids
+        first: dict[int, int] = {}
+        repeated = np.array(
+            [first.setdefault(number, row) != row for row, number in enumerate(ids.tolist())], dtype=bool
+        )
+        for row in np.flatnonzero(repeated).tolist():
+            other = first[ids[row]]
+            if any(self.items[row].get(field) != self.items[other].get(field) for field in same):
+                raise InputError(
+                    f"{self.name}: {self.key}: `id` {ids[row]} occurs {(ids == ids[row]).sum()} times, as {self.key}["
+                    f"{other}] and [{row}], which differ; give each an id of its own."
+                )
+        self.issues += _issue(f"repeated entries of `{self.key}`, left out", repeated, self.at)
+        self.items = [item for item, again in zip(self.items, repeated.tolist(), strict=True) if not again]
+        return ids[~repeated]
 
     def positions(self, field: str, ids: np.ndarray, among: str) -> np.ndarray:
         """Where the ids of a field stand in `ids`, int64 (M,)."""
-        wanted = self.integers(field)
-        unknown = np.isin(wanted, ids, invert=True)
+        wanted, where = self.integers(field).tolist(), {one: i for i, one in enumerate(ids.tolist())}
+        positions = np.array([where.get(one, -1) for one in wanted], dtype=np.int64)
+        unknown = positions < 0
         if unknown.any():
             row = int(unknown.argmax())
             raise InputError(
                 f"{self.name}: {self.at(row)}: `{field}` {wanted[row]} is not among {among} ({unknown.sum()} of "
                 f"{len(wanted)} are like this); add it there, or remove what refers to it."
             )
-        order = np.argsort(ids)
-        return order[np.searchsorted(ids, wanted, sorter=order)]
+        return positions
 
-    def boxes(self) -> np.ndarray:
-        """Field `bbox`, float64 (M, 4)."""
+    def boxes(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Field `bbox`, float64 (M, 4), or the box around `segmentation` where there is none; and which rows have one.
+
+        `sizes` (M, 2) are (height, width) of the images, 0 where unknown. A mask without area has none: [0, 0, 0, 0].
+        """
         wanted = "[x, y, width, height] in px, four finite numbers"
         boxes: list[Any] = [item.get("bbox") for item in self.items]
+        masked = np.zeros(len(boxes), dtype=bool)
+        for row, box in enumerate(boxes):
+            if box is None or (isinstance(box, list) and not box):
+                masked[row] = self.items[row].get("segmentation") is not None
+        for row in np.flatnonzero(masked).tolist():
+            height, width = sizes[row].tolist()
+            try:
+                boxes[row] = _around_mask(self.items[row]["segmentation"], (height, width))
+            except (ValueError, TypeError, LookupError, OverflowError):
+                size = f" of the image's size {[height, width]}" if height else ""
+                known = (
+                    f"polygons [[x1, y1, x2, y2, x3, y3, ...]] in px, or {{counts, size}}{size}, as `bbox` is missing"
+                )
+                raise self.refused(row, "segmentation", known) from None
         self._check([isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4 for box in boxes], "bbox", wanted)
         sides = list(chain.from_iterable(boxes))
         self._check(np.reshape(_are_numbers(sides), (-1, 4)).all(axis=1), "bbox", wanted)
-        xywh = np.array(sides, dtype=np.float64).reshape(-1, 4)
+        xywh = _as_floats(sides).reshape(-1, 4)
         self._check(np.isfinite(xywh).all(axis=1), "bbox", wanted)
-        return xywh
+        found: np.ndarray = ~masked | (xywh[:, 2] > 0)
+        self.issues += _issue("objects without `bbox` (taken from their masks)", masked & found, self.at)
+        return xywh, found
 
     def sizes(self, *, strict: bool) -> np.ndarray:
         """Fields `height` and `width`, int64 (N, 2); 0 where not both are given, or sensible if not `strict`."""
@@ -396,9 +628,13 @@ class _List:
         for row, item in enumerate(self.items):
             for column, field in enumerate(("height", "width")):
                 side = item.get(field)
+                if isinstance(side, str) and (number := _integer(side)) is not None:
+                    side = number
                 if isinstance(side, int | float) and 1 <= side < 2**31 and side == int(side):
                     sizes[row, column] = side
-                elif side is not None and strict:
+                elif (
+                    strict and side is not None and not (isinstance(side, int | float) and (side <= 0 or side != side))
+                ):
                     raise self.refused(row, field, "a number of px, or be left out")
         sizes[(sizes == 0).any(axis=1)] = 0
         return sizes
@@ -425,9 +661,40 @@ def _are_numbers(values: Sequence[Any], also: tuple[type, ...] = ()) -> np.ndarr
     return np.array([type(value) not in odd for value in values]) if odd else np.ones(len(values), dtype=bool)
 
 
+def _as_floats(values: Sequence[Any]) -> np.ndarray:
+    """Numbers and None, float64 (M,); an integer that no float holds is infinite."""
+    try:
+        return np.array(values, dtype=np.float64)
+    except OverflowError:
+        large = sys.float_info.max
+        return np.array([math.inf if isinstance(v, int) and abs(v) > large else v for v in values], dtype=np.float64)
+
+
+def as_ids(numbers: Sequence[Any]) -> np.ndarray:
+    """Integers as int64 (M,), or as Python's own, dtype object, where one of them is larger."""
+    try:
+        return np.array(numbers, dtype=np.int64)
+    except OverflowError:
+        return np.array(numbers, dtype=object)
+
+
+def _integer(value: object) -> int | None:
+    """The integer that a number or a text of digits is, or None; a float above 2**53 may have been another."""
+    if isinstance(value, str):
+        return int(value) if _DIGITS.fullmatch(value) else None
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    if isinstance(value, Integral):
+        return int(value)
+    number = float(value)
+    return int(number) if abs(number) < 2**53 and number.is_integer() else None
+
+
 def _odd_ids(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Which ids are 0, missing or repeated, bool (M,): pycocotools errs with such, or loses boxes."""
     ids = [annotation.get("id") for annotation in annotations]
+    if set(map(type, ids)) == {int} and 0 not in (each := set(ids)) and len(each) == len(ids):
+        return np.zeros(len(ids), dtype=bool)
     count = Counter(map(str, ids))
     return np.array([one is None or one == 0 or count[str(one)] > 1 for one in ids], dtype=bool)
 

@@ -37,5 +37,11 @@ def reader_of(root: Path, version: str = "") -> Reader | None:
                         "files; leave it out."
                     ) from None
                 return functools.partial(module.read, listing=listing)
-        raise InputError(f"{str(error).rstrip('.')}; nor is there a layout of {_LOOKED_FOR}.") from None
+        if any(root.glob("*.json")) or any(root.glob("annotations/*.json")):
+            raise InputError(f"{str(error).rstrip('.')}; nor is there a layout of {_LOOKED_FOR}.") from None
+        raise InputError(
+            f"{root} has no labels in a known layout; looked for COCO "
+            f"(annotations/instances_train{version or '*'}.json, or train/_annotations.coco.json, and the same of val "
+            f"and test), {_LOOKED_FOR}; give the folder that has them as --data.root."
+        ) from None
     return None

@@ -82,6 +82,7 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     labels = np.searchsorted(by_id, numbers[:, 0].astype(np.int64))
     middle, side = numbers[:, 1:3], numbers[:, 3:]
     xywh = np.concatenate([middle - side / 2, side], axis=1) * np.tile(sizes[image][:, ::-1], 2)
+    xywh = xywh.round(3)  # the texts have six digits: .99999 is a pixel
     columns = {"split": split, "sizes": sizes, "problem": problem}
     rows = image, labels, xywh, np.zeros(len(image), dtype=bool)
     return pack(root, names, columns, rows, [classes[one] for one in by_id], odd, notes, by_id)

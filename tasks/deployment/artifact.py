@@ -75,7 +75,7 @@ def _open_executorch(path: Path, threads: int) -> Artifact:
             raise InputError(f"{path} is not a whole ExecuTorch program ({error}); write it again.") from error
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        rows = [forward.execute((torch.from_numpy(image[None]),)) for image in images]
+        rows = [forward.execute((torch.tensor(image[None]),)) for image in images]  # an array may be read-only
         columns = (torch.cat(column).numpy() for column in zip(*rows, strict=True))
         return dict(zip(metadata["outputs"], columns, strict=True))
 

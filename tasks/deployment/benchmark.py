@@ -201,17 +201,18 @@ def _scorer(task: str, classes: Classes, args: list[str]) -> Score:
     from tasks.deployment import gate
     from tasks.deployment.artifact import open_artifact
     from tasks.deployment.command import resolved
+    from tasks.deployment.graph import Deployed
 
     module, data, _ = resolved(*classes(), args, f"python -m tasks.{task} benchmark")
     data.setup("validate")
+    exported = module.to_export().eval()
+    original = Deployed(exported, data.evaluated_size)
 
     def score(files: Sequence[Path]) -> tuple[str, list[float | None]]:
-        scored = [path for path in files if path.suffix != ".tflite"]
-        keeps = [gate.kept_of_module(module), *(gate.kept_of_file(open_artifact(path)) for path in scored)]
-        [own, *others], _ = gate.scores(keeps, module.head, data)
-        metric = gate.metric_of(module.head, own)
-        found = (figures[metric] for figures in others)
-        return metric, [*(None if path.suffix == ".tflite" else next(found) for path in files), own[metric]]
+        artifacts = [open_artifact(path) for path in files if path.suffix != ".tflite"]
+        own, *others = gate.judge(artifacts, module, exported, original, data)
+        found = (verdict.file for verdict in others)
+        return own.metric, [*(None if path.suffix == ".tflite" else next(found) for path in files), own.file]
 
     return score
 

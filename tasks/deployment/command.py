@@ -154,7 +154,8 @@ def _export(task: str, options: argparse.Namespace, module: TaskModule, data: An
                 files = _written(options, tuned, room, metadata, calibration)
             made = {method: file for method, file in files.items() if (method is not None) == options.int8}
             artifacts = [open_artifact(file) for file in made.values()]
-            verdicts = dict(zip(made, gate.judge(artifacts, module, exported, original, data), strict=True))
+            _, *judged = gate.judge(artifacts, module, exported, original, data)
+            verdicts = dict(zip(made, judged, strict=True))
             for method, verdict in verdicts.items():
                 if method:
                     say(f"int8 by {method} of {count_of(count, 'training image')}: {verdict}")

@@ -107,26 +107,35 @@ def _match(ours: dict[str, Tensor], theirs: dict[str, Tensor], sides: Tensor) ->
 def judge(
     artifacts: Sequence[Artifact], resolved: TaskModule, exported: TaskModule, original: Deployed, data: Any
 ) -> list[Verdict]:
-    """The metric of each file beside PyTorch's, on all validation images; the data are set up.
+    """The metric beside PyTorch's, of PyTorch itself and of each file, on all validation images; the data are set up.
 
     `resolved` has the data's classes; `exported`, which `original` is made of, may have more of them.
     """
-    if exported is resolved:
+    by_answer = "embedding" in original.outputs  # which may be all that there is to compare with
+    if exported is resolved and not by_answer:
         reference = kept_of_module(exported)
     else:
         reference = kept_of_network(original, exported.head.answer_facts["names"])
-    (own, *others), images = scores([reference, *map(kept_of_file, artifacts)], resolved.head, data)
-    metric = metric_of(resolved.head, own)
-    return [Verdict(metric, images, own[metric], of[metric], resolved.head.best_figure) for of in others]
+
+    def prepared(batch: dict[str, Any]) -> dict[str, Any]:
+        return {**batch, **_of_network(original, _upright(batch))} if by_answer else batch
+
+    figures, images = scores([reference, *map(kept_of_file, artifacts)], resolved.head, data, prepared)
+    metric = metric_of(resolved.head, figures[0])
+    values = [of[metric] for of in figures]
+    return [Verdict(metric, images, values[0], value, resolved.head.best_figure) for value in values]
 
 
-def scores(keeps: Sequence[Keep], head: Head, data: Any) -> tuple[list[dict[str, float]], int]:
+def scores(
+    keeps: Sequence[Keep], head: Head, data: Any, prepared: Callable[[dict[str, Any]], dict[str, Any]] = lambda b: b
+) -> tuple[list[dict[str, float]], int]:
     """The figures of the validation images by each of `keeps`, in one pass, and how many images these were."""
     heads = [copy.deepcopy(head) for _ in keeps]
     with torch.inference_mode(), tqdm(data.val_dataloader(), desc="scoring", unit="batch", disable=None) as batches:
         for batch in batches:
             data.bad_images.note(batch["bad"])
             if len(batch["images"]):
+                batch = prepared(batch)
                 for keep, own in zip(keeps, heads, strict=True):
                     keep(own, batch)
     count = len(heads[0].predictions)

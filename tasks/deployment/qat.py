@@ -15,6 +15,7 @@ from tasks.deployment.graph import Deployed
 from tasks.deployment.onnx_file import quiet
 
 LR = 1e-5
+_LEAST = 1e-12  # the variance of what is the same for all images of a batch
 
 
 def fine_tune(network: Deployed, images: Sequence[np.ndarray], epochs: int, lr: float = LR, seed: int = 0) -> Deployed:
@@ -41,7 +42,7 @@ def fine_tune(network: Deployed, images: Sequence[np.ndarray], epochs: int, lr: 
                 with torch.no_grad():
                     expected = _tensors(network.network(inputs))
                 losses = [
-                    mse_loss(given, wanted) / wanted.var()
+                    mse_loss(given, wanted) / wanted.var().clamp_min(_LEAST)
                     for given, wanted in zip(_tensors(rounded(inputs)), expected, strict=True)
                     if given.requires_grad  # not what is the same for every image, as anchors
                 ]
@@ -49,10 +50,11 @@ def fine_tune(network: Deployed, images: Sequence[np.ndarray], epochs: int, lr: 
                 torch.stack(losses).sum().backward()
                 optimizer.step()
                 scheduler.step()
-    result = copy.deepcopy(network)
+    result, tuned = copy.deepcopy(network), dict(rounded.named_parameters())
     with torch.no_grad():
         for name, parameter in result.network.named_parameters():
-            parameter.copy_(rounded.get_parameter(name))
+            if name in tuned:  # not those that a head has for training alone
+                parameter.copy_(tuned[name])
     return result
 
 

@@ -1,11 +1,9 @@
 """`python -m tasks.detection evaluate`: COCO's twelve figures for any results file, from any detector."""
 
-import json
 import sys
 from pathlib import Path
 
 from backbone.errors import Arguments, InputError
-from backbone.files import write_whole
 from backbone.names import printed
 
 
@@ -23,7 +21,12 @@ def main(args: list[str]) -> int:
         metavar="R.json",
         help="list of objects with image_id, category_id, bbox (x, y, width, height; pixels) and score",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the twelve figures there, in full")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="also write the twelve figures there, in full, null without an object to measure on",
+    )
     parser.add_argument(
         "--backend",
         choices=("hotcoco", "pycocotools"),
@@ -32,21 +35,33 @@ def main(args: list[str]) -> int:
     )
     options = parser.parse_args(args)
     annotations, results, figures_file = options.annotations, options.results, options.json
-    from data.readers.coco import parse_annotations, parse_results, read_json  # here, so that --help answers at once
-    from tasks.detection.metrics import evaluate, format_figures
+    from data.readers import coco  # here, so that --help answers at once
+    from tasks.detection.metrics import evaluate, format_figures, measured
+    from tasks.reporting import write_json
 
     if figures_file is not None:
         if not figures_file.parent.is_dir():
             raise InputError(f"--json {figures_file}: there is no folder {figures_file.parent}; create it first.")
         if figures_file.is_dir() or any(figures_file.resolve() == file.resolve() for file in (annotations, results)):
             raise InputError(f"--json {figures_file} is a folder or one of the input files; name a file to write.")
-    truth = parse_annotations(read_json(annotations), str(annotations), for_scoring=True)
-    detections, odd_results = parse_results(read_json(results), truth, str(results), str(annotations))
+    truth = coco.parse_annotations(coco.read_json(annotations), str(annotations), for_scoring=True)
+    content = coco.read_json(results)
+    try:
+        detections, odd_results = coco.parse_results(content, truth, str(results), str(annotations))
+    except InputError:  # perhaps for classes that only the other splits list
+        wider = coco.with_classes_beside(truth, annotations)
+        if wider.class_ids == truth.class_ids:
+            raise
+        truth = wider
+        detections, odd_results = coco.parse_results(content, truth, str(results), str(annotations))
     scores = evaluate(truth, detections, options.backend)
     for file, issues in ((annotations, truth.issues), (results, odd_results)):
         for issue in issues:
             print(printed(f"warning: {file}: {issue}"), file=sys.stderr)
-    print(format_figures(scores.figures))
+    if scores.figures["map"] == -1:
+        print(printed(f"nothing to measure: {annotations} has no object to find (crowd regions do not count)"))
+    else:
+        print(format_figures(scores.figures))
     if figures_file is not None:
-        write_whole(figures_file, json.dumps(scores.figures, indent=2) + "\n")
+        write_json(figures_file, measured(scores.figures))
     return 0

@@ -12,12 +12,13 @@ from backbone.errors import InputError
 from backbone.mobilenet import Numerics, conv_norm_act
 from data.coco_classes import letters
 from data.module import DataModule
+from data.readers.coco import as_ids
 from data.records import Records, Split
 from tasks.deployment.suppression import Suppression
 from tasks.detection.anchors import ANCHOR_SHAPES, decode, make_anchors
 from tasks.detection.loss import focal_loss, multibox_loss
 from tasks.detection.matcher import match
-from tasks.detection.metrics import CocoScores, evaluate, stack_detections
+from tasks.detection.metrics import CocoScores, evaluate, measured, stack_detections
 from tasks.detection.postprocess import MAX_IOU, MIN_SCORE, Detected, class_scores, postprocess
 from tasks.detection.report import write_report
 from tasks.detection.suppression import BY_OPERATOR, BY_ROUNDS, suppressed
@@ -43,7 +44,7 @@ class DetectionResult(NamedTuple):
     boxes_xyxy: np.ndarray  # float32 (N, 4) in the image's pixels
     scores: np.ndarray  # float32 (N,)
     names: list[str]
-    category_ids: np.ndarray  # int64 (N,), the annotations' own
+    category_ids: np.ndarray  # int64 (N,), the annotations' own; object, Python's integers, where one is larger
 
 
 class DetectionHead(Head):
@@ -56,6 +57,7 @@ class DetectionHead(Head):
     """
 
     monitor = "map"
+    unmeasured = "no object to find (crowd regions do not count)"
     headline = {"map": "COCO mAP", "map_50": "AP50   "}  # noqa: RUF012
 
     def __init__(
@@ -148,12 +150,12 @@ class DetectionHead(Head):
         self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
 
     def compute(self, records: Records, split: Split) -> dict[str, float]:
-        """COCO's twelve figures on the images that could be read."""
+        """COCO's twelve figures on the images that could be read, NaN where there is no object to measure one on."""
         self.positions, kept = self.take_predictions()
         self.truth = records.take(self.positions)
         self.detections = stack_detections(*zip(*kept, strict=True))
         self.scores: CocoScores = evaluate(self.truth, self.detections)
-        return self.scores.figures
+        return measured(self.scores.figures)
 
     def report(self, folder: Path, split: Split, data: DataModule, settings: Mapping[str, Any]) -> None:
         """Write metrics, tables, results and pictures."""
@@ -214,7 +216,7 @@ class DetectionHead(Head):
         self, outputs: Outputs, sizes: Sequence[tuple[int, int]], min_score: float = 0.3, **options: Any
     ) -> list[DetectionResult]:
         """The objects that score over `min_score`; `class_agnostic=True` suppresses boxes over all classes."""
-        ids, results = np.array(list(self.categories), dtype=np.int64), []
+        ids, results = as_ids(list(self.categories)), []
         for found in self.detect(outputs, sizes, min_score=min_score, **options):
             boxes, scores, labels = (value.cpu().numpy() for value in found)
             names = [self.categories[number] for number in ids[labels].tolist()]

@@ -6,13 +6,14 @@ What they would take in silence (unknown ids, NaN, an annotation id 0) is refuse
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from data.readers.coco import Detections
+from data.readers.coco import Detections, as_ids
 from data.records import Records
 from tasks.reporting import unique_names
 
@@ -71,7 +72,7 @@ def stack_detections(
 
 def coco_results(detections: Detections, image_ids: np.ndarray, class_ids: Sequence[int]) -> list[dict[str, Any]]:
     """COCO results; `image_ids` (N,) by the position of the image, `class_ids` by label."""
-    columns = image_ids[detections.images], np.array(class_ids, np.int64)[detections.labels], *detections[2:]
+    columns = image_ids[detections.images], as_ids(class_ids)[detections.labels], *detections[2:]
     return [
         {"image_id": image_id, "category_id": class_id, "bbox": box, "score": score}
         for image_id, class_id, box, score in zip(*(column.tolist() for column in columns), strict=True)
@@ -148,6 +149,11 @@ def mean_measured(values: np.ndarray) -> float:
     """Mean over any part of a precision or recall table, leaving out -1 (no ground truth); -1 if nothing is left."""
     measured = values[values > -1]
     return float(np.mean(measured)) if measured.size else -1.0
+
+
+def measured(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures with NaN for COCO's -1, as the whole project says that there was nothing to measure."""
+    return {name: math.nan if value == -1 else value for name, value in figures.items()}
 
 
 def format_figures(figures: Mapping[str, float]) -> str:

@@ -15,7 +15,7 @@ from backbone.files import write_whole
 from backbone.names import shown
 from data.readers.coco import Detections
 from data.records import Records
-from tasks.detection.metrics import IOU_THRESHOLDS, RECALL_POINTS, CocoScores, coco_results, mean_measured
+from tasks.detection.metrics import IOU_THRESHOLDS, RECALL_POINTS, CocoScores, coco_results, mean_measured, measured
 from tasks.plotting import GREEN, VERMILLION, class_color, contact_sheet, draw_boxes, fit, image_or_grey
 from tasks.reporting import clipped, legible, save_figure, unique_names, write_csv, write_json
 
@@ -41,8 +41,8 @@ def write_report(
     stands for the image.
 
     Written: `metrics.json` ("<split>/<figure>" and "<split>/ap/<class>" to a number, null where there is no ground
-    truth; the best F1 and its score), `ap_by_class.csv`, `predictions.json` (COCO results) and, under `pictures/`,
-    `precision_recall.png`, `detections.png` and `worst_errors.png`. The same input gives the same files.
+    truth; the best F1 and its score, likewise), `ap_by_class.csv`, `predictions.json` (COCO results) and, under
+    `pictures/`, `precision_recall.png`, `detections.png` and `worst_errors.png`. The same input gives the same files.
     """
     names = unique_names(truth.classes, truth.class_ids)
     files = [shown(truth.path(i).name) for i in range(len(truth))]
@@ -61,10 +61,11 @@ def write_report(
 
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    figures = scores.figures | {f"ap/{name}": value for name, value in scores.ap_by_class.items()}
-    measured = {name: None if value == -1 else value for name, value in figures.items()}  # -1 is pycocotools' NaN
-    measured |= {"best_f1": best_f1, "best_f1_score": min_score}
-    flat = write_json(folder / "metrics.json", {f"{split}/{name}": value for name, value in measured.items()})
+    figures: dict[str, float | None] = {f"ap/{name}": value for name, value in measured(scores.ap_by_class).items()}
+    any_object = any((~scene.is_crowd).any() for scene in scenes)
+    best = (best_f1, min_score) if any_object else (None, None)
+    figures = {**measured(scores.figures), **figures, "best_f1": best[0], "best_f1_score": best[1]}
+    flat = write_json(folder / "metrics.json", {f"{split}/{name}": value for name, value in figures.items()})
     results = coco_results(detections, truth["image_ids"], truth.class_ids)
     write_whole(folder / "predictions.json", json.dumps(results, allow_nan=False) + "\n")
     _write_ap_by_class(folder / "ap_by_class.csv", scores, names, scenes)

@@ -37,6 +37,7 @@ class AttributesHead(Head):
     """
 
     monitor = "map"
+    unmeasured = "no attribute that some have and others have not"
     headline = {"map": "mean AP", "balanced_accuracy": "balanced accuracy"}  # noqa: RUF012
 
     def __init__(self, channels: Mapping[int, int], names: Sequence[str], dropout: float = 0.0) -> None:

@@ -31,6 +31,7 @@ class EmbeddingHead(Head):
 
     monitor = "cosine"
     file_metrics = ("verification_accuracy", "auc", "cosine")
+    unmeasured = "pairs of one fold alone"
     headline = {"verification_accuracy": "verification accuracy", "cosine": "mean cosine to the teacher"}  # noqa: RUF012
 
     def __init__(self, channels: Mapping[int, int], size: int, distance: Distance = "squared_error") -> None:
@@ -125,8 +126,10 @@ class EmbeddingHead(Head):
         return {"names": [], "thresholds": self.threshold}
 
     def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any], names: Sequence[str]) -> None:
-        """Keep the embeddings."""
-        self.update(answer["embedding"], batch)
+        """Keep the embeddings, and beside them those that `batch` has of PyTorch, as if these were a teacher's."""
+        parts = answer["embedding"], answer["embedding"], batch["embedding"]
+        rows = zip(*(part.numpy() for part in parts), strict=True)
+        self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
 
     def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], **options: Any) -> list[np.ndarray]:
         """The embedding of each image, float32 (D,) of length 1."""

@@ -75,8 +75,40 @@ def test_test_may_score_any_split_or_all(tmp_path):
 
 def test_splits_with_other_classes_are_refused(tmp_path):
     other = content(9, categories=[{"id": 2, "name": "dog"}, {"id": 7, "name": "tiger"}])
-    with pytest.raises(InputError, match=r"instances_train\.json.*tiger.*cat"):
-        module(coco_folder(tmp_path, train=other, val=content())).setup("fit")
+    for stage in ("fit", "validate", "test"):
+        with pytest.raises(InputError, match=r"instances_train\.json.*instances_val\.json.*tiger.*cat"):
+            module(coco_folder(tmp_path, train=other, val=content())).setup(stage)
+
+
+def test_classes_are_those_of_all_splits_in_every_stage(tmp_path):
+    every = [{"id": i, "name": name} for i, name in ((2, "dog"), (5, "owl"), (7, "cat"))]
+    root = coco_folder(tmp_path, train=content(categories=every[1:], annotations=[annotation(1, 1, [5, 6, 9, 9], 7)]))
+    coco_folder(tmp_path, val=content(categories=every[:1], annotations=[annotation(1, 1, [5, 6, 9, 9], 2)]))
+    for stages in (["fit"], ["validate"], ["test"]):
+        data = module(root, *stages)
+        assert data.categories == {2: "dog", 5: "owl", 7: "cat"}
+        for split, label in (("train", 2), ("val", 0), ("test", 0)):
+            if split in data._splits:
+                assert data.records(split).classes == ("dog", "owl", "cat")
+                assert data.records(split).boxes.labels.tolist() == [label]
+
+
+def test_classes_given_stand_for_those_that_the_data_do_not_list(tmp_path):
+    root = coco_folder(tmp_path, val=content())  # as a checkpoint has them: a validation part alone lists fewer
+    data = module(root, "validate", classes={1: "ant", 2: "dog", 7: "cat"})
+    assert data.categories == data.hparams["classes"] == {1: "ant", 2: "dog", 7: "cat"}
+    assert data.records("val").boxes.labels.tolist() == [2, 1, 2]
+    other = module(root, classes={1: "ant", 2: "dog", 7: "tiger"})
+    assert other.categories == {2: "dog", 7: "cat"}
+    with pytest.raises(InputError, match=r"--data\.classes has not: \{7: 'cat'\}"):
+        other.setup("validate")
+    assert module(root).categories == {2: "dog", 7: "cat"}
+
+
+def test_where_every_object_is_a_crowd_region_the_sentence_says_so(tmp_path):
+    crowd = content(annotations=[annotation(1, 1, [5, 5, 9, 9], iscrowd=1), annotation(2, 2, [5, 5, 9, 9], iscrowd=1)])
+    with pytest.raises(InputError, match=r"only crowd regions \(2 annotations in 3 images\).*`iscrowd` 0"):
+        module(coco_folder(tmp_path, train=crowd, val=crowd)).setup("fit")
 
 
 def test_training_needs_a_usable_box_and_evaluation_does_not(tmp_path):

@@ -1,12 +1,15 @@
+import json
 import math
 
 import numpy as np
 import pytest
 from coco_content import CATEGORIES, annotation, coco_folder, content, odd_content, write
 from helpers import one_sentence
+from PIL import Image
+from pycocotools.mask import encode
 
 from backbone.errors import InputError
-from data.readers.coco import clip_boxes, find_splits, parse_annotations, parse_results, read
+from data.readers.coco import classes_of, clip_boxes, find_splits, parse_annotations, parse_results, read
 
 # --- finding the files ----------------------------------------------------------------------------------------------
 
@@ -76,12 +79,13 @@ def without(kind, key):
     return data
 
 
-def with_image(**fields):
-    return content(annotations=[]) | {"images": [content()["images"][0] | fields]}
+def with_image(*, more=(), **fields):
+    return content(annotations=[]) | {"images": [content()["images"][0] | fields, *more]}
 
 
 REFUSED = {  # for training: content, and what the message names
     "words": ("not json", "JSON"),
+    "a number of 5,000 digits": ('{"images": [' + "1" * 5000 + "]}", "has a number too long to read"),
     "a list": ([1, 2], "top level"),
     "no images": ({"annotations": [], "categories": []}, "`images`.*`annotations`, `categories`"),
     "not objects": (content(categories=["dog"]), r"categories\[0\] is 'dog'"),
@@ -89,9 +93,14 @@ REFUSED = {  # for training: content, and what the message names
     "empty images": (content(images=0), "`images`"),
     "unknown category": (change(category_id=5), r"annotations\[1\] \(id 2\): `category_id` 5"),
     "unknown image": (change(image_id=99), r"annotations\[1\] \(id 2\): `image_id` 99"),
-    "duplicate image": (content(annotations=[]) | {"images": content()["images"][:1] * 2}, "images: `id` 1 .* 2 times"),
-    "duplicate annotation": (change(id=3), "annotations: `id` 3 .* 2 times"),
-    "duplicate category": (content(categories=[*CATEGORIES, CATEGORIES[0]]), "categories: `id` 7 .* 2 times"),
+    "duplicate image": (
+        with_image(id=2, more=content()["images"]),
+        r"images: `id` 2 .* 2 times.*images\[0\] and \[2\]",
+    ),
+    "duplicate category": (
+        content(categories=[*CATEGORIES, {"id": 7, "name": "dog"}]),
+        "categories: `id` 7 .* 2 times",
+    ),
     "nan": (change(bbox=[math.nan, 1, 2, 3]), r"\(id 2\): `bbox` is \[nan, 1, 2, 3\]"),
     "infinite": (change(bbox=[0, 1, math.inf, 3]), r"\(id 2\): `bbox` is \[0, 1, inf, 3\]"),
     "three numbers": (change(bbox=[0, 1, 2]), r"\(id 2\): `bbox` is \[0, 1, 2\]"),
@@ -101,16 +110,18 @@ REFUSED = {  # for training: content, and what the message names
     "nan area": (change(area=math.nan), r"\(id 2\): `area` is nan"),
     "text area": (change(area="9"), r"\(id 2\): `area` is '9'"),
     "text crowd": (change(iscrowd="0"), r"\(id 2\): `iscrowd` is '0'"),
-    "text id": (change(id="2"), r"annotations\[1\] \(id '2'\): `id` is '2'"),
-    "true as an id": (change(id=True), r"annotations\[1\] \(id True\): `id` is True"),
-    "half an id": (change(id=2.5), r"annotations\[1\] \(id 2.5\): `id` is 2.5"),
-    "huge id": (change(id=2**63), r"`id` is 9223372036854775808"),
-    "no id": (without("annotations", "id"), r"annotations\[1\]: `id` is missing"),
+    "beyond floats": (change(bbox=[10**400, 1, 2, 3]), r"\(id 2\): `bbox` is \[1000.* four finite numbers"),
+    "area beyond floats": (change(area=-(10**400)), r"\(id 2\): `area` is -1000.*finite"),
+    "word as an id": (change(image_id="two"), r"annotations\[1\] \(id 2\): `image_id` is 'two'"),
+    "true as an id": (change(image_id=True), r"annotations\[1\] \(id 2\): `image_id` is True"),
+    "half an id": (change(category_id=2.5), r"annotations\[1\] \(id 2\): `category_id` is 2.5"),
+    "large float as an id": (change(image_id=2.0**60), r"`image_id` is 1.152.*as a float it has lost its last digits"),
+    "no image of an id": (with_image(id=None), r"images\[0\] \(id None\): `id` is None"),
     "no image id": (without("annotations", "image_id"), r"\(id 2\): `image_id` is missing"),
     "no file name": (without("images", "file_name"), r"images\[1\] \(id 2\): `file_name` is missing"),
     "no name": (without("categories", "name"), r"categories\[1\] \(id 2\): `name` is missing"),
-    "odd height": (with_image(height="30"), r"images\[0\] \(id 1\): `height` is '30'"),
-    "no height": (with_image(height=0), r"images\[0\] \(id 1\): `height` is 0"),
+    "odd height": (with_image(height="tall"), r"images\[0\] \(id 1\): `height` is 'tall'"),
+    "half a height": (with_image(height=30.5), r"images\[0\] \(id 1\): `height` is 30.5"),
 }
 
 
@@ -121,8 +132,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_item_field_and_value(tmp_pat
         read(tmp_path)
 
 
-NOT_NEEDED = {"no file name", "no name", "no id", "text id", "duplicate annotation", "true as an id", "half an id"}
-NOT_NEEDED |= {"huge id", "odd height", "no height", "empty images", "no categories"}
+NOT_NEEDED = {"no file name", "no name", "odd height", "half a height", "empty images", "no categories"}
 
 
 @pytest.mark.parametrize("case", [name for name, (data, _) in REFUSED.items() if isinstance(data, dict)])
@@ -141,10 +151,69 @@ def test_all_images_missing_names_the_folders_looked_in(tmp_path):
         read(tmp_path)
 
 
-def test_splits_with_different_categories_are_refused_with_the_differences(tmp_path):
-    other = content(categories=[CATEGORIES[1], {"id": 7, "name": "tiger"}])
-    with pytest.raises(InputError, match=r"instances_val\.json: .*here \[\(7, 'tiger'\)\].*there \[\(7, 'cat'\)\]"):
-        read(coco_folder(tmp_path, train=content(9), val=other))
+def named(**ids):
+    """COCO content with these categories, of which the first is used."""
+    used = next(iter(ids.values()))
+    categories = [{"id": number, "name": name.rstrip("_")} for name, number in ids.items()]
+    return content(1, [annotation(1, 1, [5, 6, 20, 10], category=used)], categories=categories)
+
+
+CONTRADICTIONS = {  # of train, of val, and what the sentence names
+    "one id for two": (named(cat=7), named(dog=7), "category 7 is 'cat' in the first and 'dog' in the second"),
+    "two that changed places": (named(A=0, B=1, C=2), named(A=0, C=1, B=2), "category [12] is "),
+    "two ids for one": (named(cat=7), named(cat=8), "'cat' has the id 7 in the first and 8 in the second"),
+    "two ids for one among others": (named(cat=7, cat_=8), named(cat=8, cat_=9), "'cat' has the id 7 .* and 9 in"),
+}
+
+
+@pytest.mark.parametrize(("train", "val", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_categories_that_contradict_are_refused_with_both_files(tmp_path, train, val, message):
+    root = coco_folder(tmp_path, train=train, val=val)
+    for splits in ((), ("train",), ("val",)):
+        with one_sentence(rf"instances_train\.json and .*instances_val\.json contradict: {message}"):
+            read(root, splits=splits)
+
+
+ABC = {0: "A", 1: "B", 2: "C"}
+UNIONS = {
+    "fewer in val": (named(A=0, B=1, C=2), named(B=1)),
+    "fewer in train": (named(A=0), named(C=2, B=1, A=0)),
+    "in another order": (named(A=0, B=1, C=2), named(C=2, A=0, B=1)),
+    "some in each": (named(C=2, B=1), named(A=0, B=1)),
+    "in quotes": (named(A="0", B="1"), named(C="2")),
+}
+
+
+@pytest.mark.parametrize(("train", "val"), UNIONS.values(), ids=UNIONS)
+def test_the_classes_are_those_that_any_split_lists(tmp_path, train, val):
+    root = coco_folder(tmp_path, train=train, val=val)
+    files = [root / f"annotations/instances_{split}.json" for split in ("train", "val")]
+    assert list(classes_of(files).items()) == list(ABC.items())
+    labels = [int(data["annotations"][0]["category_id"]) for data in (train, val)]
+    for splits, expected in (((), labels), (("train",), labels[:1]), (("val",), labels[1:])):
+        records = read(root, splits=splits)
+        assert dict(zip(records.class_ids, records.classes, strict=True)) == ABC
+        assert records.boxes.labels.tolist() == expected
+
+
+def test_the_classes_of_a_file_are_found_wherever_they_stand_in_it(tmp_path):
+    long = [{"id": number, "name": f"class {number} \u00e9" * 20} for number in range(2000)]
+    expected = {one["id"]: one["name"] for one in long}
+    within = {"info": {"categories": [{"id": 1, "name": "no"}]}} | content(0, categories=long)
+    path = tmp_path / "x.json"
+    for data in (content(0, categories=long), {"categories": long} | content(0, categories=long), within):
+        for indent in (None, 2):
+            path.write_text(json.dumps(data, indent=indent, ensure_ascii=False))
+            assert classes_of([path]) == expected
+
+
+def test_a_broken_file_has_no_say_in_the_classes_but_where_it_is_alone(tmp_path):
+    (tmp_path / "a.json").write_text("")
+    write(tmp_path / "b.json", named(A=0))
+    assert classes_of([tmp_path / "a.json", tmp_path / "b.json"]) == {0: "A"}
+    assert classes_of([tmp_path / "b.json", tmp_path / "a.json"]) == {0: "A"}
+    with one_sentence(r"a\.json is not valid JSON"):
+        classes_of([tmp_path / "a.json"])
 
 
 # --- what is used and counted ---------------------------------------------------------------------------------------
@@ -169,6 +238,7 @@ def test_everything_odd_is_used_and_counted(tmp_path):
         "boxes over the edge, clipped": (1, "001.png"),
         "boxes under 1 px within the image, not trained on": (1, "001.png"),
         "images of the annotations are missing": (1, str(root / "train/005.png")),
+        "images without width and height (read from their files)": (1, str(root / "train/003.png")),
     }
     assert (records.classes, records.class_ids) == (("dog", "cat"), (2, 7))
     assert records["image_ids"].tolist() == [1, 2, 3, 4, 5, 6, 7]
@@ -217,14 +287,285 @@ def test_whole_floats_and_truth_values_are_understood():
     assert records.boxes.crowd.tolist() == [False, True, False]
 
 
-def test_for_scoring_ids_that_are_missing_0_or_repeated_are_numbered_anew():
-    data = content(5)
-    del data["annotations"][0]["id"], data["categories"][0]["name"], data["images"][0]["file_name"]
-    for i, number in ((1, 0), (2, "x"), (3, "x")):
+@pytest.mark.parametrize("for_scoring", [False, True])
+def test_annotations_whose_ids_are_missing_0_or_repeated_are_numbered_anew(for_scoring):
+    data = content(6)
+    del data["annotations"][0]["id"]
+    for i, number in ((1, 0), (2, "x"), (3, "x"), (4, 2.5)):
         data["annotations"][i]["id"] = number
-    records = parse_annotations(data, "x.json", for_scoring=True)
+    records = parse_annotations(data, "x.json", for_scoring=for_scoring)
     assert list(counts(records).values()) == [(4, "annotations[0]")]
-    assert records.classes == ("dog", "category 7")
+    assert np.diff(records.boxes.offsets).tolist() == [1] * 6
+
+
+def test_for_scoring_names_may_be_missing():
+    data = content()
+    del data["categories"][0]["name"], data["images"][0]["file_name"]
+    assert parse_annotations(data, "x.json", for_scoring=True).classes == ("dog", "category 7")
+
+
+def test_entries_that_only_repeat_another_are_left_out(tmp_path):
+    data = content()
+    data["images"].insert(1, data["images"][0] | {"license": 3})
+    data["categories"].append(CATEGORIES[0])
+    records = read(coco_folder(tmp_path, train=data))
+    assert (records["image_ids"].tolist(), records.class_ids) == ([1, 2, 3], (2, 7))
+    assert records.boxes.offsets.tolist() == [0, 1, 2, 3]
+    assert counts(records) == {
+        "repeated entries of `images`, left out": (1, "images[1] (id 1)"),
+        "repeated entries of `categories`, left out": (1, "categories[2] (id 7)"),
+    }
+
+
+LARGE = [2**53 + 1, 2**53 + 2, 2**63 + 1, 2**64 + 1, -(2**70), 5]
+
+
+@pytest.mark.parametrize("for_scoring", [False, True])
+@pytest.mark.parametrize("ids", [LARGE[:2], LARGE])
+def test_ids_may_be_of_any_size_and_none_is_taken_for_its_neighbour(ids, for_scoring):
+    data = content(len(ids), [annotation(2**66 + i, one, [i, 1, 5, 5], category=ids[0]) for i, one in enumerate(ids)])
+    data["categories"] = [{"id": number, "name": f"n{number}"} for number in ids]
+    for image, number in zip(data["images"], ids, strict=True):
+        image["id"] = number
+    data["annotations"].reverse()
+    records = parse_annotations(data, "x.json", for_scoring=for_scoring)
+    assert records["image_ids"].tolist() == ids
+    assert records.boxes.xywh[:, 0].tolist() == list(range(len(ids)))
+    assert records.class_ids == tuple(sorted(ids))
+    assert set(records.boxes.labels.tolist()) == {sorted(ids).index(ids[0])}
+    results = [row([i, 1, 5, 5], 0.5, one, ids[-1]) for i, one in enumerate(ids)]
+    detections, _ = parse_results(results, records, "R", "A")
+    assert detections.images.tolist() == list(range(len(ids)))
+    assert set(detections.labels.tolist()) == {sorted(ids).index(ids[-1])}
+
+
+def test_digits_in_quotes_are_ids_among_numbers_and_counted():
+    data = content(4)
+    data["images"][0]["id"], data["annotations"][1]["image_id"], data["categories"][0]["id"] = "1", " 002", "7"
+    data["annotations"][3] |= {"image_id": "4", "category_id": "2"}
+    data["images"][1]["width"] = "40"
+    records = parse_annotations(data, "x.json")
+    assert (records["image_ids"].tolist(), records.class_ids) == ([1, 2, 3, 4], (2, 7))
+    assert records["sizes"].tolist() == [[30, 40]] * 4
+    assert records.boxes.offsets.tolist() == [0, 1, 2, 3, 4]
+    assert records.boxes.labels.tolist() == [1, 0, 1, 0]
+    assert counts(records) == {
+        "`id` given as text (taken as integers)": (1, "categories[0] (id '7')"),
+        "`image_id` given as text (taken as integers)": (2, "annotations[1] (id 2)"),
+        "`category_id` given as text (taken as integers)": (1, "annotations[3] (id 4)"),
+    }
+    detections, issues = parse_results([row([1, 2, 9, 9], 0.5, "2", "7")], records, "R", "A")
+    assert (detections.images.tolist(), detections.labels.tolist()) == ([1], [1])
+    assert [issue.count for issue in issues] == [1, 1]
+
+
+UNKNOWN = {"missing": None, "zero": 0, "minus one": -1, "minus one in full": -1.0, "not a number": math.nan}
+
+
+@pytest.mark.parametrize("value", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_size_that_is_unknown_is_read_from_the_image_and_counted(tmp_path, value):
+    data = content()
+    data["images"][1]["width"] = value
+    data["images"][2] |= {"width": value, "height": value}
+    root = coco_folder(tmp_path, train=data)
+    Image.new("RGB", (50, 60)).save(root / "train/003.png")
+    records = read(root)
+    assert records["sizes"].tolist() == [[30, 40], [30, 40], [60, 50]]
+    assert counts(records) == {
+        "images without width and height (read from their files)": (2, str(root / "train/002.png"))
+    }
+    assert parse_annotations(data, "A", for_scoring=True)["sizes"].tolist() == [[30, 40], [0, 0], [0, 0]]
+
+
+# --- boxes in another form ------------------------------------------------------------------------------------------
+
+
+def boxes_of(count, seed=0, size=(300, 240)):
+    """Random boxes (x, y, width, height) in images of one size."""
+    generator = np.random.default_rng(seed)
+    xy = generator.uniform(0, np.subtract(size, 50), (count, 2))
+    return np.concatenate([xy, generator.uniform(10, 50, (count, 2))], axis=1)
+
+
+def as_corners(xywh):
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
+def boxed(xywh, size=(300, 240)):
+    """COCO content of an image for each box."""
+    data = content(len(xywh), [annotation(i, i, box, area=9) for i, box in enumerate(xywh.tolist(), 1)])
+    for image in data["images"]:
+        image["width"], image["height"] = size
+    return data
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("count", [12, 200])
+def test_corners_for_sizes_are_refused_to_train_and_to_score_and_boxes_are_not(tmp_path, count, seed):
+    xywh = boxes_of(count, seed)
+    wrong, right = boxed(as_corners(xywh)), boxed(xywh)
+    for data in (wrong, right):
+        for image in data["images"][: count // 4]:
+            image["width"] = image["height"] = -1  # what is not known does not keep it from being seen
+    folder = tmp_path / "wrong"
+    write(folder / "annotations/instances_train.json", wrong)
+    (folder / "train").mkdir()
+    for image in wrong["images"]:
+        Image.new("RGB", (300, 240)).save(folder / "train" / image["file_name"])
+    for call in (lambda: read(folder), lambda: parse_annotations(wrong, "instances_train.json", for_scoring=True)):
+        with one_sentence(r"instances_train\.json.*\(x1, y1, x2, y2\)"):
+            call()
+    assert parse_annotations(right, "A", for_scoring=True).issues == ()
+
+
+def test_one_box_over_the_edge_or_a_few_large_ones_are_not_taken_for_corners():
+    over = boxes_of(30)
+    over[0] = [100, 100, 220, 150]
+    assert parse_annotations(boxed(over), "A", for_scoring=True).issues == ()
+    for tile in ([-20.0, -10, 400, 300], [-20.0, 50, 100, 239]):  # over the edges, as where large pictures were cut up
+        assert len(parse_annotations(boxed(np.array([tile] * 20)), "A", for_scoring=True).boxes.labels) == 20
+
+
+def test_corners_of_objects_that_mostly_lie_high_and_left_are_seen_too():
+    corners = np.array([[10.0, 10, 60, 60]] * 15 + [[200, 100, 280, 200]] * 5)  # a fourth leaves the image as sizes
+    with one_sentence(r"A: .*\(x1, y1, x2, y2\)"):
+        parse_annotations(boxed(corners), "A", for_scoring=True)
+
+
+def test_boxes_of_one_pixel_are_not_taken_for_parts():
+    pixels = [[0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]]
+    assert parse_annotations(boxed(np.array(pixels)), "A", for_scoring=True).boxes.xywh.tolist() == pixels
+
+
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_boxes_from_0_to_1_are_refused_to_train_and_to_score(tmp_path, corners, known):
+    parts = (as_corners(boxes_of(20)) if corners else boxes_of(20)) / [300, 240, 300, 240]
+    data = boxed(parts)
+    root = coco_folder(tmp_path, train=data)
+    with one_sentence(r"instances_train\.json.*parts of the image, 0 to 1"):
+        read(root)
+    for image in () if known else data["images"]:
+        del image["width"], image["height"]
+    with one_sentence("A: .*parts of the image, 0 to 1"):
+        parse_annotations(data, "A", for_scoring=True)
+    results = [row(box, 0.5) for box in parts.tolist()]
+    assert [issue.count for issue in parse_results(results, truth(), "R", "A")[1]] == [20]
+
+
+# --- boxes around masks ---------------------------------------------------------------------------------------------
+
+
+def masked(segmentation, size=(30, 40), **fields):
+    """COCO content of one image of (height, width) `size` with one object without bbox."""
+    one = annotation(1, 1, [0, 0, 0, 0], **fields) | {"segmentation": segmentation}
+    data = content(1, [{name: value for name, value in one.items() if name != "bbox"} | fields])
+    data["images"][0]["height"], data["images"][0]["width"] = size
+    return data
+
+
+def bits_of(x, y, width, height, size=(30, 40)):
+    bits = np.zeros(size, np.uint8, order="F")
+    bits[y : y + height, x : x + width] = 1
+    return bits
+
+
+def runs_of(bits):
+    """Run-length encoding, column by column, zeros first."""
+    flat = bits.ravel(order="F")
+    ends = np.flatnonzero(np.append(flat[1:] != flat[:-1], True)) + 1
+    runs = np.diff(ends, prepend=0).tolist()
+    return {"counts": [0, *runs] if flat[0] else runs, "size": list(bits.shape)}
+
+
+PACKED = encode(bits_of(5, 6, 20, 10))
+MASKS = {
+    "runs": runs_of(bits_of(5, 6, 20, 10)),
+    "packed": {"size": [30, 40], "counts": PACKED["counts"].decode()},
+    "packed in bytes": PACKED,
+    "list of runs": [runs_of(bits_of(5, 6, 3, 10)), runs_of(bits_of(20, 8, 5, 2)), runs_of(bits_of(0, 0, 0, 0))],
+    "empty runs": {"counts": [50, 0, 106, 10, 0, 0, 540, 0, 20, 10, 464, 0], "size": [30, 40]},
+    "polygon": [[5, 6, 25, 6, 25, 16, 5, 16]],
+    "polygon of three points": [[5, 6, 25, 11, 6, 16]],
+    "two parts": [[5, 6, 10, 6, 10, 9], [20, 10, 25, 10, 24, 16]],
+    "a part on a line": [[5, 6, 25, 6, 25, 16, 5, 16], [0, 0, 30, 30, 10, 10], [1, 1, 2, 2], []],
+    "one flat polygon": [5.0, 6, 25, 6, 25, 16, 5, 16],
+    "points": [[5, 6], [25, 6], [25, 16], [5, 16]],
+    "points in a part": [[[5, 6], [25, 6], [25, 16]], [[5, 10], [6, 10], [6, 11]]],
+}
+
+
+@pytest.mark.parametrize("for_scoring", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"bbox": None}, {"bbox": []}], ids=["missing", "null", "empty"])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_where_there_is_no_box_it_is_around_the_mask(mask, fields, for_scoring):
+    records = parse_annotations(masked(mask, area=7, **fields), "x.json", for_scoring=for_scoring)
+    assert records.boxes.xywh.tolist() == [[5, 6, 20, 10]]
+    assert records.boxes.areas.tolist() == [7]
+    assert counts(records) == {"objects without `bbox` (taken from their masks)": (1, "annotations[0] (id 1)")}
+    results = [{"image_id": 1, "category_id": 2, "segmentation": mask, "score": 0.5} | fields]
+    detections, [issue] = parse_results(results, records, "R", "A")
+    assert detections.xywh.tolist() == [[5, 6, 20, 10]]
+    assert issue.count == 1
+
+
+def test_random_masks_have_the_box_of_their_pixels():
+    generator = np.random.default_rng(0)
+    for _ in range(100):
+        size = tuple(generator.integers(1, 12, 2).tolist())
+        bits = np.asfortranarray(generator.random(size) < generator.choice([0.03, 0.3, 0.9]), dtype=np.uint8)
+        y, x = np.nonzero(bits)
+        expected = [[x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]] if len(x) else []
+        packed = encode(bits)
+        for mask in (runs_of(bits), packed, packed | {"counts": packed["counts"].decode()}):
+            assert parse_annotations(masked(mask, size), "x", for_scoring=True).boxes.xywh.tolist() == expected
+
+
+NO_AREA = {
+    "no runs": {"counts": [1200], "size": [30, 40]},
+    "an empty run": {"counts": [1200, 0], "size": [30, 40]},
+    "packed": encode(bits_of(0, 0, 0, 0)),
+    "no polygon": [],
+    "an empty polygon": [[]],
+    "a line": [[1, 1, 9, 9, 4, 4]],
+    "two points": [[1, 1, 9, 9]],
+}
+
+
+@pytest.mark.parametrize("mask", NO_AREA.values(), ids=NO_AREA)
+def test_a_mask_without_area_is_an_object_without_a_box_and_left_out(mask):
+    data = masked(mask)
+    data["annotations"].append(annotation(2, 1, [1, 2, 3, 4], category=7))
+    records = parse_annotations(data, "x.json")
+    assert records.boxes.xywh.tolist() == [[1, 2, 3, 4]]
+    assert (records.boxes.labels.tolist(), records.boxes.offsets.tolist()) == ([1], [0, 1])
+    assert counts(records) == {
+        "objects without a box, left out: their masks have no area": (1, "annotations[0] (id 1)")
+    }
+
+
+NO_MASK = {
+    "neither": None,
+    "a word": "circle",
+    "a number": 3,
+    "odd numbers": [[1, 2, 3, 4, 5, 6, 7]],
+    "not finite": [[1, 2, math.nan, 4, 5, 6]],
+    "beyond floats": [[1, 2, 10**400, 4, 5, 6]],
+    "no size": {"counts": [1200]},
+    "too few runs": {"counts": [100, 10], "size": [30, 40]},
+    "a run below 0": {"counts": [1300, -100], "size": [30, 40]},
+    "sides in the other order": runs_of(bits_of(5, 6, 20, 10).T),
+    "a side of 0": {"counts": [], "size": [0, 40]},
+    "not COCO's letters": {"counts": "zzz~~~", "size": [30, 40]},
+    "cut off": {"counts": PACKED["counts"][:1].decode() + "o", "size": [30, 40]},
+    "more pixels than there are": {"counts": encode(bits_of(5, 100, 9, 9, (200, 300)))["counts"], "size": [30, 40]},
+}
+
+
+@pytest.mark.parametrize("mask", NO_MASK.values(), ids=NO_MASK)
+def test_a_mask_that_cannot_be_read_is_refused(mask):
+    with one_sentence(r"x\.json: annotations\[0\] \(id 1\): `(bbox|segmentation)` is"):
+        parse_annotations(masked(mask), "x.json")
 
 
 def test_the_placeholder_category_of_annotation_tools_is_left_out(tmp_path):
@@ -239,6 +580,9 @@ def test_the_placeholder_category_of_annotation_tools_is_left_out(tmp_path):
     used = content(categories=[heads, *CATEGORIES])
     used["annotations"][0]["category_id"] = 3
     assert read(coco_folder(tmp_path / "b", train=used)).class_ids == (2, 3, 7)
+    val = content(1, [annotation(1, 1, [5, 6, 20, 10], category=3)], categories=[heads, *CATEGORIES])
+    both = coco_folder(tmp_path / "d", train=content(categories=[heads, *CATEGORIES]), val=val)
+    assert read(both, splits=("train",)).class_ids == (2, 3, 7)  # one split uses it
     only = read_with("c", categories=[CATEGORIES[1] | {"supercategory": "none"}], annotations=[])
     assert only.class_ids == (2,)
 
@@ -291,7 +635,9 @@ BOX = [0, 0, 9, 9]
         ([row(BOX, 0.5), row([0, 0, 9], 0.5)], r"results\[1\]: `bbox` is \[0, 0, 9\]"),
         ([row(BOX, "0.5")], r"results\[0\]: `score` is '0\.5'"),
         ([row(BOX, None)], r"results\[0\]: `score` is None"),
-        ([row(BOX, 0.5, image_id="7")], r"results\[0\]: `image_id` is '7'"),
+        ([row(BOX, 0.5, image_id="seven")], r"results\[0\]: `image_id` is 'seven'"),
+        ([row(BOX, 0.5, image_id=1e300)], r"results\[0\]: `image_id` is 1e\+300"),
+        ([row([0, 0, 9, 10**400], 0.5)], r"results\[0\]: `bbox` is \[0, 0, 9, 1000"),
         ([row(BOX, 0.5, image_id=7.5)], r"results\[0\]: `image_id` is 7\.5"),
         ([["a"]], r"results\[0\] is \['a'\]"),
         ({"annotations": []}, "R is not COCO results.*dict"),

@@ -112,6 +112,16 @@ def test_bad_images_are_counted_and_lines_are_told_once(tmp_path, capsys):
     assert capsys.readouterr().out.count("labels/train/b.txt, line 2") == 1
 
 
+def test_a_checkpoints_classes_are_found_by_name(tmp_path):
+    data = data_of(tmp_path, "voc", classes={1: "bird", 5: "dog", 7: "cat"})
+    data.setup("validate")
+    assert data.categories == {1: "bird", 5: "dog", 7: "cat"}
+    labels = data.records("val").boxes.labels.tolist()
+    assert labels == [1, 1, 1, 2]
+    with pytest.raises(InputError, match="cat"):
+        data_module(DetectionDataModule, tmp_path, "validate", classes={1: "dog"})
+
+
 def test_training_images_without_a_box_are_refused(tmp_path):
     drawn_boxes.draw(tmp_path / "images/train/a.png", (9, 9))
     drawn_boxes.draw(tmp_path / "images/val/b.png", (9, 9))

@@ -77,29 +77,36 @@ def test_a_file_gives_what_the_network_gives_and_holds_its_metadata(make, tmp_pa
         path.write_bytes(part)
         with one_sentence("not a whole"):
             open_artifact(path)
-    printed = capfd.readouterr()
-    assert not printed.out
-    assert "Warning" not in printed.err
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow
-def test_int8_is_near_and_small_with_its_decoding_in_float(tmp_path):
-    network = detector()
-    batches = [images(4, seed).numpy() for seed in range(3)]
-    rounded = executorch_file.quantized(network, batches, "minmax")
-    pixels = images(3, seed=100)
-    raw = pixels.permute(0, 3, 1, 2).contiguous()
-    with torch.no_grad():
-        for ours, theirs in zip(network.network(raw), rounded.network(raw), strict=True):
-            assert (ours - theirs).std() <= 0.08 * ours.std()
-        assert not torch.equal(network.network(raw).box_codes, rounded.network(raw).box_codes)
-    path = tmp_path / "a.pte"
+def test_an_int8_file_gives_what_its_rounded_network_gives_and_is_small(tmp_path):
+    network, path, pixels = classifier(), tmp_path / "a.pte", images(8, seed=100)
+    rounded = executorch_file.quantized(network, [images(8).numpy()], "minmax")
     executorch_file.write_executorch(rounded, path, {"outputs": list(network.outputs)})
-    assert path.stat().st_size < 2 * sum(p.numel() for p in network.network.parameters()) + 200_000
-    given, expected = open_artifact(path).run(pixels.numpy()), answers(rounded, pixels)
-    # Its kernels round halves another way here and there, so a box in a hundred may be another one.
-    same = np.abs(given["scores"] - expected["scores"].numpy()) < 0.02
-    assert same.mean() > 0.95
+    assert path.stat().st_size < 1.5 * sum(p.numel() for p in network.network.parameters()) + 100_000
+    [given] = open_artifact(path).run(pixels.numpy()).values()
+    float_gap, gap = (np.abs(given - of(pixels)[0].numpy()) for of in (network, rounded))
+    assert 1e-5 < float_gap.mean() < 0.02  # it is rounded
+    assert gap.mean() < 0.5 * float_gap.mean()  # as PyTorch does it, up to the last step of int8 here and there
+
+
+@pytest.mark.slow
+def test_a_detector_is_rounded_up_to_its_raw_outputs_and_not_its_anchors_or_boxes():
+    network = detector()
+    rounded = executorch_file.quantized(network, [images(4).numpy()], "minmax")
+    raw = images(3, seed=100).permute(0, 3, 1, 2).contiguous()
+    with torch.no_grad():
+        ours, theirs = network.network(raw), rounded.network(raw)
+    for name in ("class_logits", "box_codes"):
+        gap = getattr(ours, name) - getattr(theirs, name)
+        assert 0 < gap.std() <= 0.08 * getattr(ours, name).std()
+    assert torch.equal(ours.anchors, theirs.anchors)
+    weights = rounded.network.graph.find_nodes(
+        op="call_function", target=torch.ops.quantized_decomposed.dequantize_per_channel.default
+    )
+    assert len(weights) == 27 + 8 + 12  # trunk, extras, predictors
 
 
 def steps_behind(rounded, target):

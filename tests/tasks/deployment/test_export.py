@@ -24,6 +24,7 @@ from tasks.deployment.suppression import onnx_suppress, suppress
 from tasks.detection.__main__ import main as detection
 from tasks.detection.module import DetectionModule
 from tasks.detection.predict import load as load_detector
+from tasks.run import Model
 
 onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 SIDE, CLASSES = 64, ("ant", "bee", "cat")
@@ -228,6 +229,12 @@ def test_a_detector_s_file_finds_what_the_checkpoint_finds(coco_root, capsys):
         assert np.allclose(answer["scores"][i, :count], found.scores, atol=1e-5)
         assert np.allclose(answer["boxes_xyxy"][i, :count] * 96, found.boxes_xyxy, atol=0.05)
         assert [artifact.metadata["names"][k] for k in answer["labels"][i, :count]] == found.names
+    runner = Model("detection.onnx", min_score=0.01)
+    for file in sorted(coco_root.glob("val/*.png")):  # 128 x 96 px, resized by other code
+        found, objects = predictor(file, min_score=0.01), runner(file)["objects"]
+        assert [one["name"] for one in objects] == found.names
+        assert np.allclose([one["score"] for one in objects], found.scores, atol=1e-5)
+        assert np.allclose([one["box_xyxy"] for one in objects], found.boxes_xyxy, atol=0.05)
     assert export(detection, "--ckpt_path", checkpoint, "--nms", "none", "--out", "raw.onnx") == 0
     raw = open_artifact(Path("raw.onnx"))
     assert raw.metadata["nms"] == "none"

@@ -38,6 +38,18 @@ def test_folded_norms_leave_the_function_as_it_is(name):
         assert torch.allclose(after[stride], features, rtol=1e-3, atol=1e-4 * features.abs().max().item())
 
 
+def test_a_trunk_with_branches_for_training_alone_has_none_in_the_file():
+    torch.manual_seed(0)
+    module = busy(ClassificationModule({0: "a", 1: "b"}, (64, 64), trunk="timm:mobileone_s0"))
+    network, pixels = Deployed(module, (64, 64)), images(2, (64, 64))
+    with torch.no_grad():
+        [probabilities] = network(pixels)
+        expected = module.head.answer(module(pixels.permute(0, 3, 1, 2)))["probabilities"]
+    assert torch.allclose(probabilities, expected, atol=1e-3)
+    counts = [sum(parameter.numel() for parameter in of.trunk.parameters()) for of in (network.network, module)]
+    assert counts[0] < 0.3 * counts[1]  # 4.3 M to 1.1 M
+
+
 @pytest.mark.parametrize(("head", "loss"), [("ssd", "multibox"), ("ssdlite", "focal")])
 @pytest.mark.parametrize("agnostic", [False, True])
 def test_a_detector_s_answer_is_what_it_detects(head, loss, agnostic):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from coco_content import CATEGORIES, coco_folder, content
 from helpers import completed, figures, fit_in_two_processes, refused, rows_of, tree
 from hotcoco.primitives import bbox_iou
 from PIL import Image
@@ -199,3 +200,18 @@ def test_what_cannot_be_used_is_one_sentence_and_no_run(args, message, best, coc
     elif "--data.root" not in args:
         args = [*args, "--data.root", str(coco_root)]
     refused(main, args, message, capsys)
+
+
+def test_a_validation_part_without_objects_is_said_to_measure_nothing_and_the_newest_weights_are_kept(tmp_path, capsys):
+    root = coco_folder(tmp_path / "data", train=content(4), val=content(2, []))
+    given = ["--data.root", str(root), "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "2"]
+    printed, folder = run(capsys, "fit", *given, *SMALL, *QUIET)
+    assert printed.count("not measured: the validation images have no object") == 2  # COCO mAP and AP50
+    assert " -1" not in printed
+    assert " nan" not in printed
+    assert set(figures(folder).values()) == {None}
+    assert torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
+    alone = coco_folder(tmp_path / "alone", val=content(2, categories=CATEGORIES[:1], annotations=[]))
+    printed, again = run(capsys, "validate", "--data.root", str(alone), "--ckpt_path", str(folder), *QUIET)
+    assert "not measured" in printed  # and one class alone is among those of the checkpoint
+    assert figures(again).keys() == figures(folder).keys()

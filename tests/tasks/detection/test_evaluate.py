@@ -123,3 +123,99 @@ def test_a_warning_does_nothing_to_the_terminal(files, capsys):
     [warning] = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: ")
     assert warning.isprintable()
+
+
+def changed(files, name, change):
+    """Write a file anew as `change` leaves its content."""
+    content = json.loads((files / name).read_text())
+    change(content)
+    (files / name).write_text(json.dumps(content))
+
+
+def figures(files):
+    out = files / "out.json"
+    assert main(arguments(files, "--json", str(out))) == 0
+    return json.loads(out.read_text())
+
+
+def test_ids_of_64_bits_and_in_quotes_change_no_figure(files, capsys):
+    before = figures(files)
+    large = {4: 2**63 + 4, 9: 2**63 + 9, 1: 2**53 + 1, 90: "9007199254740994"}  # as floats all of a pair are the same
+
+    def change(content):
+        lists = content if isinstance(content, list) else [*content["annotations"]]
+        for one in lists:
+            one["image_id"], one["category_id"] = large[one["image_id"]], large[one["category_id"]]
+        if isinstance(content, dict):
+            for one in (*content["images"], *content["categories"]):
+                one["id"] = large[one["id"]]
+
+    changed(files, "A.json", change)
+    changed(files, "R.json", change)
+    assert figures(files) == before
+    assert before["map"] > 0
+    assert "given as text" in capsys.readouterr().err
+
+
+def test_corners_and_parts_in_the_annotations_are_refused_and_in_the_results_warned_of(files, capsys):
+    whole = (files / "A.json").read_text(), (files / "R.json").read_text()
+
+    def corners(content):
+        for one in content if isinstance(content, list) else content["annotations"]:
+            one["bbox"] = [300, 240, 500, 470] if one["image_id"] == 4 else [160, 250, 290, 490]
+
+    def parts(content):
+        for one in content if isinstance(content, list) else content["annotations"]:
+            one["bbox"] = [0.1, 0.2, 0.3, 0.4]
+
+    for change, words in ((corners, "(x1, y1, x2, y2)"), (parts, "parts of the image, 0 to 1")):
+        changed(files, "A.json", change)
+        assert main(arguments(files)) == 2
+        assert words in capsys.readouterr().err
+        (files / "A.json").write_text(whole[0])
+        changed(files, "R.json", change)
+        assert main(arguments(files)) == 0
+        assert words in capsys.readouterr().err
+        (files / "R.json").write_text(whole[1])
+
+
+def test_results_in_the_classes_of_all_splits_score_on_a_split_that_lists_some(files, tmp_path, capsys):
+    def split(content):
+        content["categories"].append({"id": 50, "name": "owl"})
+
+    folder = tmp_path / "set/annotations"
+    folder.mkdir(parents=True)
+    before = figures(files)
+    for name in ("val", "train"):
+        (files / "A.json").rename(folder / f"instances_{name}.json")
+        (files / "A.json").write_text((folder / f"instances_{name}.json").read_text())
+    changed(folder, "instances_train.json", split)
+    extra = {"image_id": 4, "category_id": 50, "bbox": [1, 1, 9, 9], "score": 1}
+    changed(files, "R.json", lambda results: results.append(extra))
+    capsys.readouterr()
+    assert main(arguments(files)) == 2  # alone it lists no such class
+    assert "`category_id` 50" in capsys.readouterr().err
+    given = ["--annotations", str(folder / "instances_val.json"), "--results", str(files / "R.json")]
+    assert main([*given, "--json", str(files / "out.json")]) == 0
+    assert json.loads((files / "out.json").read_text()) == before
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_without_an_object_it_says_that_there_is_nothing_to_measure(files, capsys, crowd):
+    def change(content):
+        for one in content["annotations"]:
+            one["iscrowd"] = 1
+        content["annotations"] *= crowd
+
+    changed(files, "A.json", change)
+    assert set(figures(files).values()) == {None}
+    output = capsys.readouterr().out
+    assert "nothing to measure" in output
+    assert "A.json" in output
+    assert "-1" not in output.replace(str(files), "")
+
+
+def test_a_figure_without_an_object_of_its_size_is_null(files):
+    changed(files, "A.json", lambda content: content["annotations"].pop())  # the only small one
+    found = figures(files)
+    assert {name for name, value in found.items() if value is None} == {"map_small", "mar_small"}

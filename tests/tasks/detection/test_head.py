@@ -1,8 +1,13 @@
+import math
+
+import numpy as np
 import pytest
 import torch
+from coco_content import annotation, content
 from torchvision.ops import box_convert
 
 from backbone import MobileNetV1, normalize
+from data.readers.coco import parse_annotations
 from tasks.detection.head import DetectionHead
 from tasks.detection.module import DetectionModule
 
@@ -98,3 +103,23 @@ def test_focal_loss_starts_with_a_class_probability_of_a_hundredth():
         torch.nn.init.zeros_(predictor[-1].weight)
     logits = net(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).class_logits
     assert logits.sigmoid().flatten().tolist() == pytest.approx([0.01] * logits.numel())
+
+
+@pytest.mark.parametrize(("crowd", "map_50"), [(1, math.nan), (0, 1.0)])
+def test_a_figure_without_an_object_to_measure_it_on_is_nan(crowd, map_50):
+    head = DetectionHead({16: 16, 32: 16}, {2: "dog", 7: "cat"}, (96, 96))
+    truth = content(2, [annotation(1, 1, [5, 6, 20, 10], iscrowd=crowd)])
+    found = np.float32([[5, 6, 25, 16]]), np.float32([0.9]), np.array([0])
+    head.predictions = {0: found, 1: tuple(part[:0] for part in found)}
+    figures = head.compute(parse_annotations(truth, "A"), "val")
+    np.testing.assert_allclose([figures["map_50"], figures["map_large"]], [map_50, math.nan])
+
+
+def test_category_ids_of_any_size_come_out_of_predict():
+    torch.manual_seed(0)
+    head = DetectionHead({16: 16, 32: 16}, {5: "dog", 2**64: "cat"}, (96, 96)).eval()
+    outputs = head({16: torch.randn(1, 16, 6, 6), 32: torch.randn(1, 16, 3, 3)})
+    [result] = head.predict(outputs, [(96, 96)], min_score=0.0)
+    names = {5: "dog", 2**64: "cat"}
+    assert set(result.category_ids.tolist()) == set(names)
+    assert [names[number] for number in result.category_ids.tolist()] == result.names

@@ -176,6 +176,8 @@ def test_corners_become_corner_and_size_with_plain_numbers():
     [result] = coco_results(detections, np.array([42]), (3, 90))
     assert result == {"image_id": 42, "category_id": 90, "bbox": [10.0, 20.0, 30.5, 40.0], "score": 0.5}
     assert [type(value) for value in (result["image_id"], result["category_id"], result["score"])] == [int, int, float]
+    [large] = coco_results(detections, np.array([2**64], dtype=object), (2**53, 2**63 + 1))
+    assert (large["image_id"], large["category_id"]) == (2**64, 2**63 + 1)
     assert coco_results(stack_detections([], [], []), np.zeros(0, int), (3,)) == []
 
 

@@ -227,7 +227,8 @@ def test_no_detection_and_no_truth_still_make_a_report(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["test/map"] == 0
     assert pixels_of(tmp_path / "pictures" / "worst_errors.png", GREEN).any()  # both objects are missed
     metrics = write(tmp_path, dict(ground_truth, annotations=[]), [])
-    assert metrics["test/map"] is None
+    assert metrics["test/map"] is metrics["test/best_f1"] is metrics["test/best_f1_score"] is None
+    assert set(metrics.values()) == {None}
     assert not pixels_of(tmp_path / "pictures" / "worst_errors.png", GREEN).any()
 
 
