@@ -16,7 +16,11 @@ from backbone.names import printed
 from data.images import IMAGE_ENDINGS
 
 # Left by macOS, Windows, file servers and file systems; no more data than a name with a leading dot.
-_NOT_DATA = frozenset((b"__MACOSX", b"Thumbs.db", b"desktop.ini", b"@eaDir", b"lost+found"))
+_NOT_DATA = frozenset(
+    kind(name)
+    for name in b"__macosx thumbs.db ehthumbs.db desktop.ini @eadir #recycle $recycle.bin lost+found".split()
+    for kind in (bytes, os.fsdecode)
+)
 _ENDINGS = frozenset(ending.removeprefix(".").encode() for ending in IMAGE_ENDINGS)
 _THREADS = 16  # they wait for the disk; where it is fast, they are no slower than one
 
@@ -38,6 +42,11 @@ def say(line: str) -> None:
     from lightning.pytorch.utilities import rank_zero_only  # it imports torch
 
     rank_zero_only(print)(printed(line), flush=True)
+
+
+def is_foreign(name: str | bytes) -> bool:
+    """Whether a file or folder of this name is hidden, or left behind by a system: no data."""
+    return name[:1] in (".", b".") or name.lower() in _NOT_DATA
 
 
 def count_of(count: int, of: str) -> str:
@@ -120,7 +129,7 @@ def _list(root: Path, path: str) -> tuple[list[bytes], list[int], list[str], Cou
         with os.scandir(os.fsencode(root / path)) as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith(b".") or name in _NOT_DATA:
+                if is_foreign(name):
                     continue
                 _, dot, ending = name.rpartition(b".")  # not splitext: a million of them would take a while
                 link = entry.is_symlink()

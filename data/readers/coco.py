@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backbone.errors import InputError
-from data.folders import are_there, existing_folder, progress, say
+from data.folders import are_there, existing_folder, is_foreign, progress, say
 from data.images import ImageError, image_size
 from data.records import SPLITS, Boxes, Issue, Records, Split, joined
 from data.splits import NAMES, split_named
@@ -54,23 +54,32 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
 
     COCO's own layout: `annotations/instances_<split><version>.json`, with the images in `<split><version>/`,
     `images/<split><version>/`, `images/` or `root`. Annotation tools': `<split>/_annotations.coco.json` among its
-    images. Raises InputError where several files match, or none.
+    images, or `<split>.json` in `annotations/` or `root`. Splits are called as split_named() knows them. Raises
+    InputError where several files match, or none.
     """
     found: dict[Split, list[SplitFiles]] = {}
     root = existing_folder(root)
-    for path in sorted((root / "annotations").glob("instances_*.json")):
-        name, rest = re.findall("instances_([A-Za-z]*)(.*)", path.stem)[0]
-        split = split_named(name)
-        if split and version in ("", rest):
-            folders = root / f"{name}{rest}", root / "images" / f"{name}{rest}", root / "images", root
+    top = _folders(root)
+    images = [folder for folder in top if folder.name.lower() == "images"]
+    places = [(*top, *chain.from_iterable(map(_folders, images))), images]
+    for folder in [folder for folder in top if folder.name.lower() == "annotations"]:
+        for path in sorted(folder.glob("*.json")):
+            name, rest = _split_and_version(path.stem)
+            if (split := split_named(name)) and version in ("", rest):
+                folders = _image_folders(root, f"{name}{rest}", split, *places)
+                found.setdefault(split, []).append(SplitFiles(split, path, folders))
+    for folder in top:
+        if (split := split_named(folder.name)) and (path := folder / _TOOLS_FILE).is_file():
+            found.setdefault(split, []).append(SplitFiles(split, path, (folder,)))
+    for path in sorted(root.glob("*.json")) if not found else ():
+        name, rest = _split_and_version(path.stem)
+        if (split := split_named(name)) and version in ("", rest):
+            folders = _image_folders(root, f"{name}{rest}", split, *places)
             found.setdefault(split, []).append(SplitFiles(split, path, folders))
-    for path in sorted(root.glob(f"*/{_TOOLS_FILE}")):
-        if split := split_named(path.parent.name):
-            found.setdefault(split, []).append(SplitFiles(split, path, (path.parent,)))
     for split, files in found.items():
         if len(files) > 1:
             names = ", ".join(str(one.annotations) for one in files)
-            rest = re.sub("instances_[A-Za-z]*", "", files[0].annotations.stem)
+            rest = _split_and_version(files[0].annotations.stem)[1]
             raise InputError(
                 f"{root} has several annotation files for the {split} split ({names}): name one, as in --data.version "
                 f"{rest if rest and rest[0] != '_' else '2017'}, or move the others away."
@@ -78,6 +87,26 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
     if not found:
         raise no_annotations(root, SPLITS, version)
     return {split: found[split][0] for split in SPLITS if split in found}
+
+
+def _split_and_version(stem: str) -> tuple[str, str]:
+    """The word for the split and what follows it of `instances_val2017` or `val2017`; of another name none."""
+    match = re.fullmatch(r"instances_([A-Za-z]*)(.*)|([A-Za-z]+)(\d*)", stem)
+    return (match[1] or match[3] or "", match[2] or match[4] or "") if match else ("", "")
+
+
+def _folders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in entries if not is_foreign(entry.name) and entry.is_dir())
+
+
+def _image_folders(
+    root: Path, name: str, split: Split, folders: Sequence[Path], images: Sequence[Path]
+) -> tuple[Path, ...]:
+    """Where the images of a split may be, likeliest first: a folder of its file's name, of the split's, or of all."""
+    exact = [root / name, root / "images" / name]
+    alike = [folder for folder in folders if split_named(folder.name) == split]
+    return tuple(dict.fromkeys((*exact, *alike, *images, root / "images", root)))
 
 
 def no_annotations(root: Path, splits: Sequence[Split], version: str) -> InputError:

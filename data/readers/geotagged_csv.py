@@ -13,6 +13,7 @@ from data.images import IMAGE_ENDINGS
 from data.readers.coordinates_csv import Columns, read_rows
 from data.readers.csv_table import refuse_repeated, without_missing
 from data.records import SPLITS, Issue, Records, positions_in
+from data.splits import split_named
 
 CSV_NAME = "images.csv"
 
@@ -20,16 +21,20 @@ CSV_NAME = "images.csv"
 def csv_files(root: Path) -> dict[Path, int]:
     """The CSVs of a data set, and the position in SPLITS of each, -1 where rows say it; empty where there is none.
 
-    Either `root` itself, the `images.csv` in it, or `train.csv` with `val.csv` and `test.csv`. Raises InputError.
+    Either `root` itself, the `images.csv` in it, or `train.csv` with `val.csv` and `test.csv`, as split_named() knows
+    them. Raises InputError.
     """
     for file in (root, root / CSV_NAME):
         if file.is_file():
             return {file: -1}
-    named = {root / f"{split}.csv": number for number, split in enumerate(SPLITS)}
-    named = {file: number for file, number in named.items() if file.is_file()}
-    if named and root / "train.csv" not in named:
-        raise InputError(f"{root} has {next(iter(named)).name} but no train.csv; give the file itself.")
-    return named
+    named: dict[int, Path] = {}
+    for file in sorted(root.glob("*.[cCtT][sS][vV]")):
+        split = split_named(file.stem) if file.is_file() else None
+        if split and (other := named.setdefault(SPLITS.index(split), file)) != file:
+            raise InputError(f"{root} has both {other.name} and {file.name}; take one away, or join them.")
+    if named and 0 not in named:
+        raise InputError(f"{root} has {next(iter(named.values())).name} but no train.csv; give the file itself.")
+    return {named[number]: number for number in sorted(named)}
 
 
 def read(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # it is immutable

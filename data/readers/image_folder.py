@@ -79,6 +79,7 @@ def _split_folders(root: Path, listing: Listing) -> tuple[dict[Split, str], list
     beside = [name for name in top if name not in parts]
     deep = any(path.split("/")[0] in parts and "/" in path for path in listing.images)
     if not parts or (beside and not deep):
+        _refuse_unknown_splits(root, top, listing)
         return {"train": ""}, []
     for names in named.values():
         if len(names) > 1:
@@ -87,6 +88,21 @@ def _split_folders(root: Path, listing: Listing) -> tuple[dict[Split, str], list
         raise InputError(f"{root} has {parts[0]}/ but no train/; {_WANTED}")
     notes = [f"beside {', '.join(parts)}, {root} has {', '.join(beside[:5])}: left out"] if beside else []
     return {split: names[0] for split, names in named.items() if names}, notes
+
+
+def _refuse_unknown_splits(root: Path, top: list[str], listing: Listing) -> None:
+    """Raise InputError where every folder holds the same folders and no image beside them: these are the classes."""
+    inside = {
+        path: {other.rpartition("/")[2] for other in listing.images if other.rpartition("/")[0] == path}
+        for path in top[:8]
+    }
+    same = len(top) > 1 and all(len(names) > 1 and names == inside[top[0]] for names in inside.values())
+    if same and len(top) == len(inside) and not any(listing.images[path] for path in top):
+        raise InputError(
+            f"{root}: each of {', '.join(f'{name}/' for name in top)} holds the same folders "
+            f"({', '.join(sorted(inside[top[0]])[:3])} ...), so these are the classes and those are parts of the data; "
+            "call them train, val and test, or put the classes' folders together."
+        )
 
 
 def _tree(listing: Listing, folder: str) -> _Tree:

@@ -21,6 +21,11 @@ from data.readers.coco import clip_boxes, find_splits, parse_annotations, parse_
         ("annotations/instances_train.json", "."),
         ("train/_annotations.coco.json", "train"),
         ("Training/_annotations.coco.json", "Training"),
+        ("annotations/instances_Train.json", "images/Train"),
+        ("annotations/instances_train.json", "images/Training"),
+        ("annotations/train.json", "Train"),
+        ("Annotations/train2017.json", "Images"),
+        ("train.json", "images"),
     ],
 )
 def test_every_layout_is_found_with_its_images(tmp_path, annotations, images):
@@ -31,6 +36,21 @@ def test_every_layout_is_found_with_its_images(tmp_path, annotations, images):
     records = read(tmp_path)
     assert [records.path(i) for i in range(3)] == [tmp_path / images / f"{i:03d}.png" for i in (1, 2, 3)]
     assert records["split"].tolist() == [0, 0, 0]
+
+
+def test_parts_of_other_names_are_found_with_their_images(tmp_path):
+    for name, folder in (("Train", "Train/Data"), ("Validation", "Valid/Data"), ("testing", "TEST/Data")):
+        data = content()
+        for image in data["images"]:
+            image["file_name"] = f"Data/{image['file_name']}"
+        write(tmp_path / "annotations" / f"instances_{name}.json", content(), tmp_path / "images" / folder)
+        write(tmp_path / "annotations" / f"instances_{name}.json", data)
+    records = read(tmp_path)
+    assert records["split"].tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert [records.path(i) for i in (0, 3, 6)] == [
+        tmp_path / "images" / folder / "Data/001.png" for folder in ("Train", "Valid", "TEST")
+    ]
+    assert (records["problem"] == b"").all()
 
 
 def test_of_several_files_for_one_split_the_version_decides(tmp_path):

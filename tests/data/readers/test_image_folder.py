@@ -65,6 +65,26 @@ def test_splits_are_found_under_their_usual_names(tmp_path, train, val, test):
     assert by_class(records, None) == [0, 0]
 
 
+@pytest.mark.parametrize("parts", [("Training", "Testing"), ("train", "dev", "test"), ("TRAIN", "Eval", "testing")])
+def test_parts_by_any_name_are_not_classes(tmp_path, parts):
+    classes = ("glioma", "meningioma", "no tumor")
+    counts = {part: 10 if part.lower().startswith("train") else 4 for part in parts}
+    records = read(write_tree(tmp_path, {f"{part}/{name}": counts[part] for part in parts for name in classes}))
+    assert records.classes == classes
+    assert by_class(records, "train") == [10, 10, 10]
+    assert by_class(records, "val") == ([4, 4, 4] if len(parts) == 3 else [0, 0, 0])
+    assert by_class(records, "test") == [4, 4, 4]
+
+
+def test_folders_that_all_hold_the_same_folders_are_parts_whose_names_are_asked_for(tmp_path):
+    folders = {f"{part}/{name}": 2 for part in ("Apprentissage", "Essai") for name in ("cat", "dog")}
+    with pytest.raises(InputError, match=r"Apprentissage/, Essai/.*cat, dog.*train, val and test") as error:
+        read(write_tree(tmp_path / "parts", folders))
+    assert one_sentence(error.value)
+    deep = write_tree(tmp_path / "deep", {**folders, "Essai": 1})  # an image beside them: a class that goes deep
+    assert read(deep).classes == ("Apprentissage", "Essai")
+
+
 def test_folders_of_classes_alone_are_of_no_split_and_one_may_be_called_train(tmp_path):
     records = read(write_tree(tmp_path / "set", {"bus": 10, "train": 9, "test": 8}))
     assert records.classes == ("bus", "test", "train")
