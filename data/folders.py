@@ -112,7 +112,7 @@ def are_there(folder: Path, names: np.ndarray) -> np.ndarray:
         if parent not in listed:
             try:
                 with os.scandir(os.path.join(start, parent)) as entries:  # noqa: PTH118  # a Path cannot be bytes
-                    listed[parent] = {entry.name for entry in entries if entry.is_file()}
+                    listed[parent] = {entry.name for entry in entries if not is_foreign(entry.name) and entry.is_file()}
             except (OSError, ValueError):  # ValueError: a zero byte in the name
                 listed[parent] = set()
         there[i] = last in listed[parent]

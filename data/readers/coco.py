@@ -21,6 +21,7 @@ import numpy as np
 from backbone.errors import InputError
 from data.folders import are_there, existing_folder, is_foreign, progress, say
 from data.images import ImageError, image_size
+from data.matching import Matched, match_files
 from data.records import SPLITS, Boxes, Issue, Records, Split, joined
 from data.splits import NAMES, split_named
 
@@ -158,7 +159,9 @@ def _read_split(files: SplitFiles) -> Records:
         if not content[key]:
             raise InputError(f"{path}: `{key}` is empty; list at least one.")
     records = _without_placeholder(records, content["categories"])
-    folder, there = _locate(records.file_names, path, files.image_folders)
+    folder, matched = _locate(records.file_names, files)
+    there, notes = matched.there, (matched.note,) if matched.note else ()
+    records = replace(records, file_names=matched.names, notes=(*records.notes, *notes))
     sizes = records["sizes"].copy()
     problems = [b"" if file else b"there is no such file" for file in there]
     for i in progress(np.flatnonzero(there & (sizes[:, 0] == 0)), desc="reading image sizes"):
@@ -168,7 +171,7 @@ def _read_split(files: SplitFiles) -> Records:
             problems[i] = os.fsencode(error.reason)
     split = np.full(len(records), SPLITS.index(files.split), np.int8)
     records = replace(records, folder=folder).with_columns(split=split, sizes=sizes, problem=np.array(problems))
-    missing = _issue("images of the annotations are missing", ~there, lambda i: str(records.path(i)))
+    missing = _issue("images of the annotations are missing", ~there, lambda _: f"{folder}/{matched.nearest}")
     return replace(records, issues=(*records.issues, *_odd_boxes(records.take(there)), *missing))
 
 
@@ -194,16 +197,28 @@ def _without_placeholder(records: Records, categories: list[dict[str, Any]]) -> 
     return records
 
 
-def _locate(names: np.ndarray, path: Path, folders: Sequence[Path]) -> tuple[Path, np.ndarray]:
-    """The first folder with most of the images, and which it has, bool (N,). Raises InputError where none has any."""
+def _locate(names: np.ndarray, files: SplitFiles) -> tuple[Path, Matched]:
+    """The first folder with most of the images, and where they are in it. Raises InputError where none has any."""
+    path, folders = files.annotations, files.image_folders
     there = [are_there(folder, names) for folder in folders]
     best = int(np.argmax([found.sum() for found in there]))
-    if not there[best].any():
+    if there[best].all():
+        return folders[best], Matched(names, there[best])
+
+    def of_this_split(file: bytes) -> bool:
+        parts = os.fsdecode(file).split("/")[:-1]
+        return all(split_named(_split_and_version(part)[0]) in (None, files.split) for part in parts)
+
+    present = [(i, folder) for i, folder in enumerate(folders) if folder.is_dir()]
+    matched = {i: match_files(folder, names, path, usable=of_this_split) for i, folder in present}
+    best = max(matched, key=lambda i: (matched[i].there.sum(), there[i].sum(), -matched[i].looseness), default=0)
+    if best not in matched or not matched[best].there.any():
+        first = matched[best].nearest if best in matched else os.fsdecode(names[0])
         raise InputError(
-            f"{path}: none of its {len(names)} images is there (the first is {os.fsdecode(names[0])}); looked in "
+            f"{path}: none of its {len(names)} images is there (the first is {first}); looked in "
             f"{', '.join(map(str, folders))}: put the images in one of these."
         )
-    return folders[best], there[best]
+    return folders[best], matched[best]
 
 
 class ClippedBoxes(NamedTuple):

@@ -16,7 +16,8 @@ import numpy as np
 
 from backbone.errors import InputError
 from backbone.web_pages import is_web_page
-from data.folders import are_there, progress
+from data.folders import progress
+from data.matching import Matched, match_files
 from data.records import Issue, Records
 from data.splits import hash_names, splits_named
 
@@ -158,17 +159,23 @@ def identity_columns(identities: np.ndarray, names: np.ndarray) -> dict[str, np.
     return {"identities": identities, "group": np.where(identities >= 0, people, names)}
 
 
-def without_missing(records: Records, source: str | Path) -> Records:
-    """The images whose file is there, and an issue that counts the others. Raises InputError where none is there."""
-    there = are_there(records.folder, records.file_names)
+def without_missing(records: Records, source: str | Path, matched: Matched | None = None) -> Records:
+    """The images whose file is there, by match_files() or as `matched`, and an issue that counts the others.
+
+    Raises InputError where none is there, or where two rows are of one file.
+    """
+    matched = matched or match_files(records.folder, records.file_names, source)
+    there = matched.there
+    if matched.note:
+        records = replace(records, file_names=matched.names, notes=(*records.notes, matched.note))
+        refuse_repeated(source, matched.names[there])
     if there.all():
         return records
-    first = os.fsdecode(records.file_names[np.argmin(there)])
     if not there.any():
         raise InputError(
-            f"{source}: none of its {len(there):,} images is there, the first being {records.folder / first}; paths "
-            "must be relative to the CSV's folder."
+            f"{source}: none of its {len(there):,} images is there, the first being {records.folder}/{matched.nearest}"
+            "; paths must be relative to the CSV's folder."
         )
     missing = int((~there).sum())
-    issue = Issue(f"listed image{'s' * (missing > 1)} not there, left out", missing, first)
+    issue = Issue(f"listed image{'s' * (missing > 1)} not there, left out", missing, matched.nearest)
     return replace(records.take(there), issues=(*records.issues, issue))

@@ -8,8 +8,9 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts
-from data.folders import are_there, list_images
+from data.folders import list_images
 from data.images import IMAGE_ENDINGS
+from data.matching import match_files
 from data.readers.coordinates_csv import Columns, read_rows
 from data.readers.csv_table import refuse_repeated, without_missing
 from data.records import SPLITS, Issue, Records, positions_in
@@ -63,9 +64,10 @@ def read(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # 
         grouped_by=max(kinds, key=lambda kind: (kind not in ("day", "image"), kind == "day")),
     )
     refuse_repeated(source, records.file_names)
-    if not are_there(records.folder, records.file_names).any():
-        records = _found_by_name(records, source)
-    return without_missing(records, source)
+    matched = match_files(records.folder, records.file_names, source)
+    if not matched.there.any():
+        return without_missing(_found_by_name(records, source), source)
+    return without_missing(records, source, matched)
 
 
 def _found_by_name(records: Records, source: Path) -> Records:

@@ -19,6 +19,7 @@ from scipy.io import loadmat
 
 from backbone.errors import InputError, check_options
 from data.folders import list_folder, progress
+from data.matching import match_files
 from data.readers.csv_table import refuse_repeated
 from data.records import SPLITS, Issue, Records
 
@@ -40,8 +41,8 @@ def read(root: Path, *, crop: Literal["full", "bbox"] = "full") -> Records:
     check_options("data", ("crop", crop, crop in ("full", "bbox"), "full or bbox"))
     images = root / "Images"
     folders, files = _listed(images)
-    train_list, train, train_labels = _read_list(root, "train_list.mat", folders, files)
-    test_list, test, test_labels = _read_list(root, "test_list.mat", folders, files)
+    train_list, train, train_labels, *notes = _read_list(root, "train_list.mat", folders, files)
+    test_list, test, test_labels, *more_notes = _read_list(root, "test_list.mat", folders, files)
     if both := sorted(set(train) & set(test)):
         raise InputError(
             f"{train_list} and {test_list} both list {both[0]} ({len(both)} such images); "
@@ -72,6 +73,7 @@ def read(root: Path, *, crop: Literal["full", "bbox"] = "full") -> Records:
         columns,
         classes=tuple(re.sub(r"^n\d+-", "", folder).replace("_", " ") for folder in folders),
         issues=tuple(issue for issue in issues if issue.count),
+        notes=tuple(note for note in (*notes, *more_notes) if note),
     )
 
 
@@ -88,8 +90,10 @@ def _listed(images: Path) -> tuple[tuple[str, ...], set[str]]:
     return tuple(folders), {f"{folder}/{os.fsdecode(name)}" for folder in folders for name in listing.images[folder]}
 
 
-def _read_list(root: Path, name: str, folders: Sequence[str], there: set[str]) -> tuple[Path, list[str], np.ndarray]:
-    """The list's own path, its files "folder/name.jpg", and their labels from 0, int64 (N,)."""
+def _read_list(
+    root: Path, name: str, folders: Sequence[str], there: set[str]
+) -> tuple[Path, list[str], np.ndarray, str]:
+    """The list's own path, its files "folder/name.jpg", their labels from 0, int64 (N,), and a note or ""."""
     places = (root / "lists" / name, root / name)  # lists.tar has no folder of its own and may be unpacked into either
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -112,11 +116,13 @@ def _read_list(root: Path, name: str, folders: Sequence[str], there: set[str]) -
         raise InputError(f"{path}: item {odd[0]} of `file_list` is not a string; {again}")
     if numbers.dtype.kind not in "iuf":
         raise InputError(f"{path}: `labels` must be numbers (found {numbers.dtype}); {again}")
-    files = [str(item[0]) for item in items]
-    refuse_repeated(path, np.array([os.fsencode(file) for file in files]))
-    if missing := [file for file in files if file not in there]:
+    listed = np.array([os.fsencode(str(item[0])) for item in items])
+    matched = match_files(root / "Images", listed, path, np.array(sorted(map(os.fsencode, there))))
+    refuse_repeated(path, matched.names)
+    files = list(map(os.fsdecode, matched.names))
+    if missing := int((~matched.there).sum()):
         raise InputError(
-            f"{path} lists {missing[0]}, which is not in {root / 'Images'} ({len(missing)} of {len(files)} images are "
+            f"{path} lists {matched.nearest}; it is not in {root / 'Images'} ({missing} of {len(files)} images are "
             "missing); unpack images.tar again, or give lists of the images that are there."
         )
     of_folder = {folder: label for label, folder in enumerate(folders)}
@@ -128,7 +134,7 @@ def _read_list(root: Path, name: str, folders: Sequence[str], there: set[str]) -
             f"of the {len(folders)} in {root / 'Images'} ({int(wrong.sum())} such labels); lists and folders must be "
             "of the same data set."
         )
-    return path, files, labels
+    return path, files, labels, matched.note
 
 
 def _same_bytes(images: Path, files: Sequence[str]) -> np.ndarray:

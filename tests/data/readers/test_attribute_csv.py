@@ -90,3 +90,18 @@ def test_a_csv_that_cannot_be_used_is_refused_by_its_line(tmp_path, text, named)
     (tmp_path / "attributes.csv").write_bytes(text.encode("latin-1"))
     with one_sentence(rf"attributes\.csv.*{named}"):
         read_attributes(tmp_path)
+
+
+def test_paths_with_backslashes_are_found_and_two_rows_of_one_file_refused(tmp_path):
+    root = write_attributes(tmp_path, [(f"faces/{i}.png", i % 2, 0) for i in range(12)], ("path", "Smiling", "Hat"))
+    file = root / "attributes.csv"
+    file.write_text(file.read_text().replace("faces/", "faces\\"))
+    records = read(root)
+    assert names(records) == [f"faces/{i}.png" for i in range(12)]
+    assert records["attributes"][:, 0].tolist() == [0, 1] * 6
+    assert [note.split(" (")[0] for note in records.notes] == [
+        f"12 file names of {file} found otherwise than written: 12 with / for \\"
+    ]
+    file.write_text(file.read_text() + "faces/3.png,1,0\n")
+    with one_sentence("faces/3.png more than once"):
+        read(root)

@@ -70,6 +70,45 @@ def test_no_annotations_are_refused_with_what_was_looked_for(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("written", "on_disk", "folder"),
+    [
+        ("images\\{}.png", "{}.png", "images"),
+        ("images/1/{}.png", "{}.png", "images"),
+        ("/home/annotator/pictures/{}.png", "{}.png", "train"),
+        ("C:\\pictures\\{}.PNG", "{}.png", "train2017"),
+        ("caf\u00e9 {}.png", "cafe\u0301 {}.png", "train"),
+        ("IMG_{}.png", "IMG_{}.PNG", "images/train"),
+        ("my%20picture%20{}.png", "my picture {}.png", "train"),
+        ("{}.png", "more/{}.png", "Train"),
+    ],
+)
+def test_images_are_found_however_their_names_are_written(tmp_path, written, on_disk, folder):
+    data = content(8)
+    for image in data["images"]:
+        image["file_name"] = on_disk.format(image["id"])
+        (tmp_path / folder / image["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+    path = write(tmp_path / "annotations" / "instances_train.json", data, tmp_path / folder)
+    for image in data["images"]:
+        image["file_name"] = written.format(image["id"])
+    write(path, data)
+    records = read(tmp_path)
+    assert [records.path(i) for i in range(8)] == [tmp_path / folder / on_disk.format(i + 1) for i in range(8)]
+    assert records["image_ids"].tolist() == list(range(1, 9))
+    assert (records["problem"] == b"").all()
+    assert len(records.notes) == 1
+    assert records.notes[0].startswith(f"8 file names of {path} ")
+    assert not [issue for issue in records.issues if "missing" in issue.what]
+
+
+def test_an_image_that_train_lacks_is_not_taken_from_val(tmp_path):
+    root = coco_folder(tmp_path, train=content(), val=content())
+    (root / "train/002.png").unlink()
+    records = read(root)
+    assert [bool(problem) for problem in records["problem"]] == [False, True, False, False, False, False]
+    assert [str(path) for path in map(records.path, (0, 3))] == [f"{root}/train/001.png", f"{root}/val/001.png"]
+
+
 def test_a_file_name_that_no_file_can_have_is_that_of_a_missing_image(tmp_path):
     data, path = content(), tmp_path / "annotations" / "instances_train.json"
     write(path, data, tmp_path / "train")

@@ -234,6 +234,19 @@ def test_labels_of_any_number_type_are_read(tmp_path):
     assert np.bincount(read(root).of_split("train")["labels"]).tolist() == [10, 10, 10]
 
 
+def test_a_list_with_backslashes_and_other_endings_is_of_the_same_images(tmp_path):
+    root = write_dogs(tmp_path)
+    expected = read(root)
+    content = loadmat(root / "lists/train_list.mat")
+    for cell in np.ravel(content["file_list"]):
+        cell[0] = cell[0].replace("/", "\\").replace(".jpg", ".JPG")
+    savemat(root / "lists/train_list.mat", {key: content[key] for key in ("file_list", "labels")})
+    records = read(root)
+    assert names(records) == names(expected)
+    assert np.array_equal(records["labels"], expected["labels"])
+    assert (len(expected.notes), len(records.notes)) == (0, 1)
+
+
 def test_what_is_missing_is_named(tmp_path):
     root = write_dogs(tmp_path / "a")
     (root / "Images/n09-empty").mkdir()
