@@ -171,8 +171,11 @@ def _read_split(files: SplitFiles) -> Records:
             problems[i] = os.fsencode(error.reason)
     split = np.full(len(records), SPLITS.index(files.split), np.int8)
     records = replace(records, folder=folder).with_columns(split=split, sizes=sizes, problem=np.array(problems))
+    _, first = np.unique(records.file_names, return_index=True)
+    again = ~np.isin(np.arange(len(records)), first)
+    twice = _issue("images are of a file that is listed before", again, lambda i: os.fsdecode(records.file_names[i]))
     missing = _issue("images of the annotations are missing", ~there, lambda _: f"{folder}/{matched.nearest}")
-    return replace(records, issues=(*records.issues, *_odd_boxes(records.take(there)), *missing))
+    return replace(records, issues=(*records.issues, *_odd_boxes(records.take(there)), *twice, *missing))
 
 
 def _without_placeholder(records: Records, categories: list[dict[str, Any]]) -> Records:

@@ -4,20 +4,20 @@ Khosla et al., 2011, http://vision.stanford.edu/aditya86/ImageNetDogs; `python -
 The images are ImageNet's, so a trunk pretrained on ImageNet may have seen the test images.
 """
 
-import hashlib
 import math
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
 from scipy.io import loadmat
 
 from backbone.errors import InputError, check_options
+from data.copies import same_bytes
 from data.folders import list_folder, progress
 from data.matching import match_files
 from data.readers.csv_table import refuse_repeated
@@ -48,7 +48,7 @@ def read(root: Path, *, crop: Literal["full", "bbox"] = "full") -> Records:
             f"{train_list} and {test_list} both list {both[0]} ({len(both)} such images); "
             "an image is to train on or to test on: unpack lists.tar again."
         )
-    same = _same_bytes(images, [*train, *test])
+    same = same_bytes(images, np.array([os.fsencode(file) for file in [*train, *test]]))
     kept, issues = _without_copies(same[: len(train)], train_labels, same[len(train) :])
     issues.append(Issue(f"files in {images} are in neither list and left out", len(files) - len(train) - len(test)))
     copied = len(test) - len(np.unique(same[len(train) :]))
@@ -137,29 +137,10 @@ def _read_list(
     return path, files, labels, matched.note
 
 
-def _same_bytes(images: Path, files: Sequence[str]) -> np.ndarray:
-    """A number for each file, int64 (N,), the same where two files hold the same bytes.
-
-    Only files of one size are read. Empty and unreadable ones count as different: opening them will say more.
-    """
-    sizes = [(images / file).stat().st_size for file in progress(files, desc="comparing images")]
-    of_size = Counter(sizes)
-    content: dict[str, Any] = {}
-    for file, size in zip(progress(files, desc="comparing images of equal size"), sizes, strict=True):
-        if size and of_size[size] > 1:
-            try:
-                with (images / file).open("rb") as opened:
-                    content[file] = hashlib.file_digest(opened, "sha256").digest()
-            except OSError:
-                continue
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(content.get(file, file), len(numbers)) for file in files], dtype=np.int64)
-
-
 def _without_copies(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, list[Issue]]:
     """Which training images to keep, bool (N,), and how many are left out for which reason.
 
-    `train` and `test` are numbers of _same_bytes().
+    `train` and `test` are numbers of same_bytes().
     """
     in_test = np.isin(train, test)
     _, first, group = np.unique(train, return_index=True, return_inverse=True)

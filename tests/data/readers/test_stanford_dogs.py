@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import math
+import os
 
 import numpy as np
 import pytest
@@ -157,7 +158,9 @@ def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):
     root = write_dogs(tmp_path, content={name: b"x" * i for i, (name, _) in enumerate([*TRAIN, *TEST])})
     (root / "Images" / dog_file(BEAGLE, 2)).write_bytes(b"y" * 41)  # as large as the last
     opened, digest = [], hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, *a: opened.append(file.name) or digest(file, *a))
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, *a: opened.append(os.fsdecode(file.name)) or digest(file, *a)
+    )
     read(root)
     assert sorted(opened) == [str(root / "Images" / dog_file(*which)) for which in ((BEAGLE, 2), (POODLE, 14))]
 
