@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backbone.errors import InputError
-from data.folders import are_there, existing_folder, is_foreign, progress, say
+from data.folders import are_there, existing_folder, is_foreign, progress, readable, say
 from data.images import ImageError, image_size
 from data.matching import Matched, match_files
 from data.records import SPLITS, Boxes, Issue, Records, Split, joined
@@ -160,8 +160,10 @@ def _read_split(files: SplitFiles) -> Records:
             raise InputError(f"{path}: `{key}` is empty; list at least one.")
     records = _without_placeholder(records, content["categories"])
     folder, matched = _locate(records.file_names, files)
-    there, notes = matched.there, (matched.note,) if matched.note else ()
+    notes = (matched.note,) if matched.note else ()
     records = replace(records, file_names=matched.names, notes=(*records.notes, *notes))
+    usable, unreadable = readable(records.file_names, matched.there, path)
+    records, there = replace(records.take(usable), issues=(*records.issues, *unreadable)), matched.there[usable]
     sizes = records["sizes"].copy()
     problems = [b"" if file else b"there is no such file" for file in there]
     for i in progress(np.flatnonzero(there & (sizes[:, 0] == 0)), desc="reading image sizes"):

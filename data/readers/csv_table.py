@@ -16,7 +16,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from backbone.web_pages import is_web_page
-from data.folders import progress
+from data.folders import progress, readable
 from data.matching import Matched, match_files
 from data.records import Issue, Records
 from data.splits import hash_names, splits_named
@@ -169,6 +169,8 @@ def without_missing(records: Records, source: str | Path, matched: Matched | Non
     if matched.note:
         records = replace(records, file_names=matched.names, notes=(*records.notes, matched.note))
         refuse_repeated(source, matched.names[there])
+    usable, unreadable = readable(records.file_names, there, source)
+    records, there = replace(records.take(usable), issues=(*records.issues, *unreadable)), there[usable]
     if there.all():
         return records
     if not there.any():

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from backbone.errors import InputError
-from data.folders import Listing, existing_folder, list_folder
-from data.images import IMAGE_ENDINGS
+from data.folders import UNREADABLE_ENDINGS, Listing, existing_folder, list_folder, no_image, unreadable_images
 from data.records import SPLITS, UNSPLIT, Issue, Records, Split
 from data.splits import split_named
 
@@ -51,9 +50,11 @@ def read(root: Path) -> Records:
     _refuse_shared_files(root, names, inodes, splits)
     classes = tuple(os.fsencode(name).decode(errors="replace") for name in train)  # can be printed
     others = sum((listing.others[path] for path in paths), Counter[str]())
-    issues = [
+    issues = [*unreadable_images([others])]
+    issues += [
         Issue(f"files ({ending}) in the class folders are left out, as they are not images by their names", count)
         for ending, count in others.most_common(5)
+        if ending not in UNREADABLE_ENDINGS
     ]
     for split in usable:
         missing = [label for label, name in enumerate(train) if not _count(listing, trees[split].get(name))]
@@ -101,7 +102,7 @@ def _refuse_unknown_splits(root: Path, top: list[str], listing: Listing) -> None
         raise InputError(
             f"{root}: each of {', '.join(f'{name}/' for name in top)} holds the same folders "
             f"({', '.join(sorted(inside[top[0]])[:3])} ...), so these are the classes and those are parts of the data; "
-            "call them train, val and test, or put the classes' folders together."
+            "call them train, val and test, or, if they are the classes, put their images right into them."
         )
 
 
@@ -123,16 +124,17 @@ def _check_training(root: Path, path: str, tree: _Tree, listing: Listing) -> Non
     folder, names = root / path, list(tree)
     if not names:
         loose = len(listing.images[path])
-        held = f"{loose:,} images lie right in it" if loose else "it holds no images"
+        also = "".join(f", but {issue}" for issue in unreadable_images([listing.others[path]]))
+        held = f"{loose:,} images lie right in it" if loose else f"it holds no images{also}"
         raise InputError(f"{folder} has no class folders, and {held}; {_WANTED}")
     if len(names) == 1:
         hint = f"is {folder / names[0]} the data set? If not, " if len(tree[names[0]]) > 1 else ""
         raise InputError(f"{folder} has the one class folder {names[0]!r}, and there must be two; {hint}{_WANTED}")
     if empty := [name for name in names if not _count(listing, tree[name])]:
-        more = f" (nor {len(empty) - 1} others)" if len(empty) > 1 else ""
+        more = f" (as {len(empty) - 1} others)" if len(empty) > 1 else ""
+        beside = unreadable_images(listing.others[inside] for inside in tree[empty[0]])
         raise InputError(
-            f"{folder}: the class folder {empty[0]!r} holds no image{more} by its ending "
-            f"({', '.join(sorted(IMAGE_ENDINGS))}); put images in it, or take it away."
+            f"{folder}: the class folder {empty[0]!r}{more} {no_image(beside)}; put images in it, or take it away."
         )
 
 

@@ -105,3 +105,23 @@ def test_paths_with_backslashes_are_found_and_two_rows_of_one_file_refused(tmp_p
     file.write_text(file.read_text() + "faces/3.png,1,0\n")
     with one_sentence("faces/3.png more than once"):
         read(root)
+
+
+def test_photographs_that_cannot_be_read_are_left_out_and_counted(tmp_path):
+    root = write_attributes(tmp_path, [(f"{i}.png", i % 2, 0) for i in range(4)], ("path", "Smiling", "Hat"))
+    for name in ("4.HEIC", "5.heic", "6.NEF"):
+        (root / name).write_bytes(b"ftypheic")
+        with (root / "attributes.csv").open("a") as file:
+            file.write(f"{name},1,0\n")
+    (root / "0.png").unlink()
+    records = read(root)
+    assert names(records) == ["1.png", "2.png", "3.png"]
+    assert [(issue.count, issue.what.split()[0]) for issue in records.issues] == [
+        (2, ".heic"),
+        (1, ".nef"),
+        (1, "listed"),
+    ]
+    for i in (1, 2, 3):
+        (root / f"{i}.png").unlink()
+    with one_sentence(r"no image that can be read: 2 \.heic files"):
+        read(root)

@@ -102,8 +102,15 @@ def test_what_is_not_an_image_is_passed_over_or_counted(tmp_path):
     assert records.classes == ("a", "b")
     assert files(records) == [str(root / name) for name in ("a/1.jpg", "a/folder.jpg/2.jpg", "b/1.jpg", "b/2.avif")]
     counted = {issue.what.partition("(")[2].partition(")")[0]: issue.count for issue in records.issues}
-    assert counted == {".txt": 2, "links to nothing": 2, ".heic": 1, "without an ending": 1}
+    assert counted == {".txt": 2, "links to nothing": 2, "": 1, "without an ending": 1}
+    assert str(records.issues[0]).startswith("1 .heic file left out")
     assert [note.split()[0] for note in records.notes] == ["1"]  # right in the root
+
+
+def test_a_class_of_photographs_that_cannot_be_read_is_refused_with_their_number(tmp_path):
+    root = write_tree(tmp_path, {"a": 2, "b": ["1.HEIC", "2.heic", "3.CR2", "._4.jpg"], "b/@eaDir": 2})
+    with one_sentence(r"'b'.* 2 \.heic files left out.*JPEG.* 1 \.cr2 file "):
+        read(root)
 
 
 def test_names_that_are_not_utf8_are_read_and_can_be_printed(tmp_path):
