@@ -65,10 +65,11 @@ def match_files(
     if found:
         loosest = 1 + max(_RULES.index(kind) for kind in needed)
         first = next(name for name in missing if name in found)
+        said = ascii if _composed(first) == _composed(found[first]) and not first.isascii() else str  # else alike
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in needed.items())
         note = (
             f"{count_of(len(found), 'file name')} of {source} found otherwise than written: {kinds} "
-            f"(first: {os.fsdecode(first)} is {os.fsdecode(found[first])})"
+            f"(first: {said(os.fsdecode(first))} is {said(os.fsdecode(found[first]))})"
         )
     taken = set(names[there].tolist())
     nearest = "" if there.all() else _nearest(names[np.argmin(there)], [file for file in on_disk if file not in taken])
@@ -107,7 +108,7 @@ _SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-_RULES = (*_SPELLINGS, "by the end of its path", "by its base name")
+_RULES = (*_SPELLINGS, "by the end of the path", "by base name")
 
 
 def _match(

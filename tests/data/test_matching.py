@@ -35,10 +35,10 @@ FOUND = {
     "percent, decomposed": (r"a\cafe%CC%81.png", "a/caf\u00e9.png", "in another Unicode form"),
     "ending": ("IMG_1.jpg", "IMG_1.JPG", "in another case"),
     "folder": ("Images/a.jpg", "images/A.JPG", "in another case"),
-    "another folder": ("images/1/x.jpg", "images/x.jpg", "by its base name"),
-    "another machine": ("/home/her/set/cat/x.jpg", "cat/x.jpg", "by the end of its path"),
-    "a drive": (r"C:\Users\her\x.JPG", "deep/down/x.jpg", "by its base name"),
-    "folders above": ("cat/x.jpg", "train/cat/x.jpg", "by the end of its path"),
+    "another folder": ("images/1/x.jpg", "images/x.jpg", "by base name"),
+    "another machine": ("/home/her/set/cat/x.jpg", "cat/x.jpg", "by the end of the path"),
+    "a drive": (r"C:\Users\her\x.JPG", "deep/down/x.jpg", "by base name"),
+    "folders above": ("cat/x.jpg", "train/cat/x.jpg", "by the end of the path"),
 }
 
 
@@ -58,7 +58,7 @@ def test_the_end_of_a_path_tells_files_of_one_base_name(tmp_path):
     files = ["cat/1.jpg", "dog/1.jpg", "dog/2.jpg"]
     matched = match(tmp_path, [f"/kaggle/input/{file}" for file in files], files)
     assert called(matched) == files
-    assert "3 by the end of its path" in matched.note
+    assert "3 by the end of the path" in matched.note
 
 
 def test_what_may_be_two_files_or_two_images_is_not_guessed(tmp_path):

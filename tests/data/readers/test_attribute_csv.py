@@ -2,7 +2,7 @@ import csv
 
 import numpy as np
 import pytest
-from helpers import ATTRIBUTES, faces, names, one_sentence, tree, write_attributes
+from helpers import ATTRIBUTES, faces, image_file, names, one_sentence, tree, write_attributes
 from PIL import Image
 
 from data.attributes import read_attributes
@@ -72,7 +72,7 @@ def test_images_of_a_csv_that_are_not_there_are_left_out_and_counted(tmp_path):
         ("path,Smiling\na.png,1\nb.png,0\n./a.png,1\n", r"a\.png more than once"),
         ("path\na.png\n", "no attribute column"),
         ("path,split,identity\na.png,val,x\n", "no attribute column"),
-        ("file,Smiling\na.png,1\n", "no column `path`"),
+        ("title,Smiling\na.png,1\n", "no column `path`"),
         ("path,Smiling,Smiling\na.png,1,1\n", "'Smiling' more than once"),
         ("path,Smiling,\na.png,1,1\n", "column without a name"),
         ("path,Smiling\na.png\n", "line 2"),
@@ -125,3 +125,22 @@ def test_photographs_that_cannot_be_read_are_left_out_and_counted(tmp_path):
         (root / f"{i}.png").unlink()
     with one_sentence(r"no image that can be read: 2 \.heic files"):
         read(root)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("separator", "first"), [(";", ""), ("\t", ""), (";", "sep=;\r\n"), (",", "")])
+@pytest.mark.parametrize("column", ["PATH", "Filename", "image_id"])
+def test_a_table_of_a_spreadsheet_is_read_as_it_is_meant(tmp_path, separator, first, column, encoding):
+    rows = [
+        [f"faces\\{i}.png", ("Train", "valid", "TESTING")[i % 3], i % 2, "yes" if i % 3 else "No"] for i in range(12)
+    ]
+    for row in rows:
+        image_file(tmp_path / row[0].replace("\\", "/"), 1)
+    table = [[column, "Split", "Smiling", "Hat"], *rows]
+    text = first + "".join(separator.join(map(str, row)) + "\r\n" for row in table)
+    (tmp_path / "attributes.csv").write_bytes(text.encode(encoding))
+    records = read(tmp_path)
+    assert records.classes == ("Smiling", "Hat")
+    assert names(records) == [f"faces/{i}.png" for i in range(12)]
+    assert records["attributes"].tolist() == [[i % 2, int(i % 3 > 0)] for i in range(12)]
+    assert records["split"].tolist() == [0, 1, 2] * 4
