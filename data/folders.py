@@ -144,7 +144,7 @@ def list_readable(root: Path) -> tuple[np.ndarray, tuple[Issue, ...]]:
 
 def no_image(issues: Sequence[Issue]) -> str:
     """That a folder "holds no image", by which endings, and what else it holds."""
-    also = f", but {', '.join(map(str, issues))}" if issues else ""
+    also = "".join(f"; {issue}" for issue in issues)
     return f"holds no image by its ending ({', '.join(sorted(IMAGE_ENDINGS))}){also}"
 
 

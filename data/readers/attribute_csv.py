@@ -13,10 +13,10 @@ from data.readers.csv_table import (
     identity_columns,
     packed,
     read_header,
-    refuse_repeated,
     relative_paths,
     split_numbers,
     without_missing,
+    without_repeats,
 )
 from data.records import Records
 
@@ -76,7 +76,6 @@ def read(root: Path) -> Records:
     if not names:
         raise InputError(f"{file} has no images; each line after the first is an image.")
     file_names = np.concatenate(names)
-    refuse_repeated(file, file_names)
     found = {"attributes": np.concatenate(targets)}
     if splits:
         found["split"] = np.concatenate(splits)
@@ -91,4 +90,4 @@ def read(root: Path) -> Records:
         classes=tuple(table.cells[k] for k in attributes),
         grouped_by="person" if people else "image",
     )
-    return without_missing(records, file)
+    return without_missing(without_repeats(records, file), file)

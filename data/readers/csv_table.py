@@ -190,6 +190,20 @@ def refuse_repeated(source: str | Path, names: np.ndarray) -> None:
         raise InputError(f"{source} lists {first} more than once ({len(again):,} such rows); keep one of its rows.")
 
 
+def without_repeats(records: Records, source: str | Path) -> Records:
+    """Each image once, and an issue that counts rows that say the same again. Raises InputError where they differ."""
+    names, first, of = np.unique(records.file_names, return_index=True, return_inverse=True)
+    if len(names) == len(records):
+        return records
+    same = [np.asarray(rows == rows[first[of]]) for rows in records.columns.values()]
+    equal = np.all([rows.reshape(len(records), -1).all(axis=1) for rows in same], axis=0)
+    if not equal.all():
+        refuse_repeated(source, records.file_names[np.isin(of, of[~equal])])
+    again = np.flatnonzero(first[of] != np.arange(len(records)))
+    issue = Issue("rows repeat an earlier one, left out", len(again), os.fsdecode(records.file_names[again[0]]))
+    return replace(records.take(np.sort(first)), issues=(*records.issues, issue))
+
+
 def identity_columns(identities: np.ndarray, names: np.ndarray) -> dict[str, np.ndarray]:
     """`identities`, int64 (N,), -1 unknown, and `group`: the person, or the image where nobody is known to be on it."""
     people = np.char.add(b"person ", identities.astype(np.bytes_))

@@ -92,17 +92,27 @@ def _split_folders(root: Path, listing: Listing) -> tuple[dict[Split, str], list
 
 
 def _refuse_unknown_splits(root: Path, top: list[str], listing: Listing) -> None:
-    """Raise InputError where every folder holds the same folders and no image beside them: these are the classes."""
-    inside = {
-        path: {other.rpartition("/")[2] for other in listing.images if other.rpartition("/")[0] == path}
-        for path in top[:8]
-    }
-    same = len(top) > 1 and all(len(names) > 1 and names == inside[top[0]] for names in inside.values())
-    if same and len(top) == len(inside) and not any(listing.images[path] for path in top):
+    """Raise InputError where folders that hold no images themselves are parts of the data by all appearances.
+
+    They hold the same folders, which are then the classes; or one is called after training and one after testing, as
+    seg_train/ and seg_test/.
+    """
+    inside: dict[str, set[str]] = {path: set() for path in top}
+    for path in listing.images:
+        above, _, name = path.rpartition("/")
+        if above in inside:
+            inside[above].add(name)
+    if len(top) < 2 or not all(inside.values()) or any(listing.images[path] for path in top):
+        return
+    first = inside[top[0]]
+    words = [{word for word in ("train", "val", "test") if word in path.lower()} for path in top]
+    if (len(first) > 1 and all(names == first for names in inside.values())) or (
+        {"train"} in words and ({"val"} in words or {"test"} in words)
+    ):
         raise InputError(
-            f"{root}: each of {', '.join(f'{name}/' for name in top)} holds the same folders "
-            f"({', '.join(sorted(inside[top[0]])[:3])} ...), so these are the classes and those are parts of the data; "
-            "call them train, val and test, or, if they are the classes, put their images right into them."
+            f"{root}: {', '.join(f'{name}/' for name in top[:3])} hold folders alone "
+            f"({', '.join(sorted(first)[:3])} ...), so that these may be the classes and those parts of the data; call "
+            "those train, val and test, or, if they are the classes, put their images right into them."
         )
 
 

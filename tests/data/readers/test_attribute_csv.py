@@ -69,7 +69,7 @@ def test_images_of_a_csv_that_are_not_there_are_left_out_and_counted(tmp_path):
     [
         ("path,Smiling\na.png,-1\n", "line 2: Smiling is '-1'.*CelebA"),
         ("path,Smiling\na.png,1\nb.png,2\n", "line 3: Smiling is '2'"),
-        ("path,Smiling\na.png,1\nb.png,0\n./a.png,1\n", r"a\.png more than once"),
+        ("path,Smiling\na.png,1\nb.png,0\n./a.png,0\n", r"a\.png more than once"),
         ("path\na.png\n", "no attribute column"),
         ("path,split,identity\na.png,val,x\n", "no attribute column"),
         ("title,Smiling\na.png,1\n", "no column `path`"),
@@ -144,3 +144,19 @@ def test_a_table_of_a_spreadsheet_is_read_as_it_is_meant(tmp_path, separator, fi
     assert names(records) == [f"faces/{i}.png" for i in range(12)]
     assert records["attributes"].tolist() == [[i % 2, int(i % 3 > 0)] for i in range(12)]
     assert records["split"].tolist() == [0, 1, 2] * 4
+
+
+def test_rows_that_say_the_same_again_count_once(tmp_path):
+    root = write_attributes(
+        tmp_path, [(f"{i}.png", i % 2, "", "a") for i in range(4)], ("path", "Smiling", "Hat", "identity")
+    )
+    with (root / "attributes.csv").open("a") as file:
+        file.write("./2.png,0,,a\n1.png,1,,a\n1.png,1,,a\n")
+    records = read(root)
+    assert names(records) == ["0.png", "1.png", "2.png", "3.png"]
+    assert records["attributes"].tolist() == [[0, -1], [1, -1], [0, -1], [1, -1]]
+    assert [(issue.count, issue.first) for issue in records.issues] == [(3, "2.png")]
+    with (root / "attributes.csv").open("a") as file:
+        file.write("3.png,1,1,a\n")
+    with one_sentence(r"lists 3\.png more than once \(1 such"):
+        read(root)

@@ -80,6 +80,9 @@ def test_folders_that_all_hold_the_same_folders_are_parts_whose_names_are_asked_
     folders = {f"{part}/{name}": 2 for part in ("Apprentissage", "Essai") for name in ("cat", "dog")}
     with one_sentence(r"Apprentissage/, Essai/.*cat, dog.*train, val and test"):
         read(write_tree(tmp_path / "parts", folders))
+    intel = {f"{part}/{part}/{name}": 2 for part in ("seg_train", "seg_test", "seg_pred") for name in ("cat", "dog")}
+    with one_sentence(r"seg_train/.*train, val and test"):
+        read(write_tree(tmp_path / "intel", intel))
     deep = write_tree(tmp_path / "deep", {**folders, "Essai": 1})  # an image beside them: a class that goes deep
     assert read(deep).classes == ("Apprentissage", "Essai")
 
