@@ -102,11 +102,14 @@ def test_images_are_found_however_their_names_are_written(tmp_path, written, on_
 
 
 def test_an_image_that_train_lacks_is_not_taken_from_val(tmp_path):
-    root = coco_folder(tmp_path, train=content(), val=content())
+    data = content()
+    for image, name in zip(data["images"], ("002.png", "004.png", "005.png"), strict=True):
+        image["file_name"] = name
+    root = coco_folder(tmp_path, train=content(), val=data)
     (root / "train/002.png").unlink()
     records = read(root)
     assert [bool(problem) for problem in records["problem"]] == [False, True, False, False, False, False]
-    assert [str(path) for path in map(records.path, (0, 3))] == [f"{root}/train/001.png", f"{root}/val/001.png"]
+    assert [str(path) for path in map(records.path, (0, 3))] == [f"{root}/train/001.png", f"{root}/val/002.png"]
 
 
 def test_a_file_name_that_no_file_can_have_is_that_of_a_missing_image(tmp_path):
