@@ -26,6 +26,8 @@ from data.records import SPLITS, Boxes, Issue, Records, Split, joined
 from data.splits import NAMES, split_named
 
 _TOOLS_FILE = "_annotations.coco.json"
+# A data set that is not divided, as Label Studio, FiftyOne, CVAT and Roboflow call its file: all is to train on.
+_UNDIVIDED = frozenset(("result.json", "labels.json", "annotations.json", "instances_default.json", _TOOLS_FILE))
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of surrogate pairs that no file's name has
 _REMEDY = "give a COCO annotation file, with `images`, `annotations` and `categories`."
 
@@ -55,7 +57,8 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
 
     COCO's own layout: `annotations/instances_<split><version>.json`, with the images in `<split><version>/`,
     `images/<split><version>/`, `images/` or `root`. Annotation tools': `<split>/_annotations.coco.json` among its
-    images, or `<split>.json` in `annotations/` or `root`. Splits are called as split_named() knows them. Raises
+    images, or `<split>.json` in `annotations/` or `root`. One file that none is named for, as
+    `result.json`, is of train. Splits are called as split_named() knows them. Raises
     InputError where several files match, or none.
     """
     found: dict[Split, list[SplitFiles]] = {}
@@ -77,6 +80,12 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
         if (split := split_named(name)) and version in ("", rest):
             folders = _image_folders(root, f"{name}{rest}", split, *places)
             found.setdefault(split, []).append(SplitFiles(split, path, folders))
+    whole = [
+        path for folder in (root, *top) for path in sorted(folder.glob("*.json")) if path.name.lower() in _UNDIVIDED
+    ]
+    if not found and not version and len(whole) == 1:
+        folders = (*_image_folders(root, "default", "train", *places), root / "data", whole[0].parent)
+        found["train"] = [SplitFiles("train", whole[0], folders)]
     for split, files in found.items():
         if len(files) > 1:
             names = ", ".join(str(one.annotations) for one in files)
@@ -92,7 +101,7 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
 
 def _split_and_version(stem: str) -> tuple[str, str]:
     """The word for the split and what follows it of `instances_val2017` or `val2017`; of another name none."""
-    match = re.fullmatch(r"instances_([A-Za-z]*)(.*)|([A-Za-z]+)(\d*)", stem)
+    match = re.fullmatch(r"instances_([A-Za-z]*)(.*)|([A-Za-z]+)(\d*)", stem, re.IGNORECASE)
     return (match[1] or match[3] or "", match[2] or match[4] or "") if match else ("", "")
 
 

@@ -26,6 +26,12 @@ from data.readers.coco import clip_boxes, find_splits, parse_annotations, parse_
         ("annotations/train.json", "Train"),
         ("Annotations/train2017.json", "Images"),
         ("train.json", "images"),
+        ("annotations/Instances_TRAIN.json", "train"),
+        ("annotations/instances_default.json", "images/default"),
+        ("annotations/instances_default.json", "images"),
+        ("result.json", "images"),
+        ("labels.json", "data"),
+        ("_annotations.coco.json", "."),
     ],
 )
 def test_every_layout_is_found_with_its_images(tmp_path, annotations, images):
