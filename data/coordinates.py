@@ -21,6 +21,8 @@ _ISSUES = {
     "reference": "with a position but no valid N or S, E or W, which is not guessed, left out",
     "malformed": "with a position that cannot be, its numbers being out of range, left out",
     "zero": "at (0, 0), which stands for no position, left out",
+    "comma": "with a decimal comma, read as a point",
+    "letter": "with N, S, E or W at the number, read as its sign",
     "wrapped": "with a longitude above 180, of which 360 was taken",
     "unreadable": "that cannot be read, left out",
     "no day": "with a date of which no day can be read, each a group of its own",

@@ -28,6 +28,20 @@ def open_annotated(records: Records, position: int, at_least: tuple[int, int] | 
     return open_image(records.path(position), annotated_size=(height, width) if height else None, at_least=at_least)
 
 
+def _without_shared(train: Records, val: Records, files: SplitFiles) -> Records:
+    """The training images whose file the validation images have not; a line says how many were left out."""
+    ours, theirs = (
+        np.char.add(os.fsencode(f"{part.folder.resolve()}/"), part.file_names) if len(part) else part.file_names
+        for part in (train, val)
+    )
+    shared = np.isin(ours, theirs)
+    if shared.any():
+        count = f"{count_of(int(shared.sum()), 'training image')} {'is' if shared.sum() == 1 else 'are'}"
+        left = "left out" if not shared.all() else "trained on all the same, as there are no others: the scores flatter"
+        say(f"{files.annotations}: {count} of a file that it lists for validation, and {left}")
+    return train if shared.all() else train.take(~shared)
+
+
 class DetectionImages(Dataset):
     """Samples of one split: `[(epoch, position)]` gives a dict for `collate`, augmented as a function of both."""
 
@@ -166,6 +180,8 @@ class DetectionDataModule(DataModule):
                 say(line)
             self._read[name] = replace(records, notes=(), issues=())  # said once
         records = self.read() if chosen == "all" else self._of_file(source).of_split(chosen)
+        if split == "train" and {"train", "val"} <= files.keys():
+            records = _without_shared(records, self._of_file("val"), files["val"])
         problems = {i: os.fsdecode(records["problem"][i]) for i in np.flatnonzero(records["problem"] != b"").tolist()}
         self._unusable[split] = len(records), {str(records.path(i)): reason for i, reason in problems.items()}
         records = records.take(records["problem"] == b"")

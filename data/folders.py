@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +14,24 @@ from tqdm import tqdm
 from backbone.errors import InputError
 from backbone.names import printed
 from data.images import IMAGE_ENDINGS
+from data.records import Issue
 
 # Left by macOS, Windows, file servers and file systems; no more data than a name with a leading dot.
-_NOT_DATA = frozenset((b"__MACOSX", b"Thumbs.db", b"desktop.ini", b"@eaDir", b"lost+found"))
+_NOT_DATA = frozenset(
+    kind(name)
+    for name in b"__macosx thumbs.db ehthumbs.db desktop.ini @eadir #recycle $recycle.bin lost+found".split()
+    for kind in (bytes, os.fsdecode)
+)
 _ENDINGS = frozenset(ending.removeprefix(".").encode() for ending in IMAGE_ENDINGS)
+
+# Images by their names, in formats that are not read: of phones, cameras, drawing programs and scanners.
+# fmt: off
+UNREADABLE_ENDINGS = frozenset((
+    ".heic", ".heif", ".hif", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef",
+    ".srw", ".psd", ".svg", ".xcf", ".ai", ".eps", ".tga", ".jxl", ".exr", ".hdr", ".pcx", ".ico", ".dcm", ".djvu",
+)) - IMAGE_ENDINGS
+# fmt: on
+
 _THREADS = 16  # they wait for the disk; where it is fast, they are no slower than one
 
 # A progress bar where there is a terminal, and something to wait for.
@@ -40,9 +54,34 @@ def say(line: str) -> None:
     rank_zero_only(print)(printed(line), flush=True)
 
 
+def is_foreign(name: str | bytes) -> bool:
+    """Whether a file or folder of this name is hidden, or left behind by a system: no data."""
+    return name[:1] in (".", b".") or name.lower() in _NOT_DATA
+
+
 def count_of(count: int, of: str) -> str:
     """The number and the noun: "1 image", "2,000 images", "3 classes"."""
     return f"{count:,} {of}{'' if count == 1 else 'es' if of.endswith(('s', 'x')) else 's'}"
+
+
+def unreadable_images(others: Iterable[Counter[str]]) -> tuple[Issue, ...]:
+    """What to say of files, counted by their ending in lower case, that are images in a format that is not read."""
+    counts = Counter({ending: n for ending, n in sum(others, Counter[str]()).items() if ending in UNREADABLE_ENDINGS})
+    what = "file{} left out, a kind of image that cannot be read: save as JPEG or PNG"
+    return tuple(Issue(f"{ending} {what.format('s' * (n > 1))}", n) for ending, n in counts.most_common())
+
+
+def readable(names: np.ndarray, there: np.ndarray, source: str | Path) -> tuple[np.ndarray, tuple[Issue, ...]]:
+    """Which files of a list, bytes (N,), are not `there` as images that cannot be read, bool (N,); these, counted.
+
+    Raises InputError where nothing else is there.
+    """
+    endings = np.array([f".{os.fsdecode(name.rpartition(b'.')[2])}".lower() for name in names.tolist()])
+    unreadable = there & np.isin(endings, list(UNREADABLE_ENDINGS))
+    issues = unreadable_images([Counter(endings[unreadable].tolist())])
+    if issues and (there == unreadable).all():
+        raise InputError(f"{source} lists no image that can be read: {', '.join(map(str, issues))}.")
+    return ~unreadable, issues
 
 
 @dataclass
@@ -84,13 +123,29 @@ def list_folder(root: Path, depth: int = 0) -> Listing:
 
 
 def list_images(root: Path) -> np.ndarray:
-    """The sorted paths of all images in `root`, bytes (N,). Raises InputError where there is none."""
-    listing = list_folder(root)
-    names = np.sort(listing.names(listing.images))
-    if not len(names):
-        endings = ", ".join(sorted(IMAGE_ENDINGS))
-        raise InputError(f"{root} holds no image by its ending ({endings}); give a folder of images.")
+    """The sorted paths of all images in `root`, bytes (N,); a line counts those that cannot be read.
+
+    Raises InputError where there is none.
+    """
+    names, issues = list_readable(root)
+    for issue in issues:
+        say(f"{root}: {issue}")
     return names
+
+
+def list_readable(root: Path) -> tuple[np.ndarray, tuple[Issue, ...]]:
+    """What list_images() finds, and what to say of images that cannot be read."""
+    listing = list_folder(root)
+    names, issues = np.sort(listing.names(listing.images)), unreadable_images(listing.others.values())
+    if not len(names):
+        raise InputError(f"{root} {no_image(issues)}; give a folder of images.")
+    return names, issues
+
+
+def no_image(issues: Sequence[Issue]) -> str:
+    """That a folder "holds no image", by which endings, and what else it holds."""
+    also = "".join(f"; {issue}" for issue in issues)
+    return f"holds no image by its ending ({', '.join(sorted(IMAGE_ENDINGS))}){also}"
 
 
 def are_there(folder: Path, names: np.ndarray) -> np.ndarray:
@@ -103,7 +158,7 @@ def are_there(folder: Path, names: np.ndarray) -> np.ndarray:
         if parent not in listed:
             try:
                 with os.scandir(os.path.join(start, parent)) as entries:  # noqa: PTH118  # a Path cannot be bytes
-                    listed[parent] = {entry.name for entry in entries if entry.is_file()}
+                    listed[parent] = {entry.name for entry in entries if not is_foreign(entry.name) and entry.is_file()}
             except (OSError, ValueError):  # ValueError: a zero byte in the name
                 listed[parent] = set()
         there[i] = last in listed[parent]
@@ -120,7 +175,7 @@ def _list(root: Path, path: str) -> tuple[list[bytes], list[int], list[str], Cou
         with os.scandir(os.fsencode(root / path)) as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith(b".") or name in _NOT_DATA:
+                if is_foreign(name):
                     continue
                 _, dot, ending = name.rpartition(b".")  # not splitext: a million of them would take a while
                 link = entry.is_symlink()

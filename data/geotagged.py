@@ -115,7 +115,8 @@ class GeotaggedDataModule(WholeImageDataModule):
 
     def read(self) -> Records:
         """All records of the data set, with a column `split`. Raises InputError."""
-        return assign_splits(self._unsplit, **self.split_options, source=self.root)
+        # what looks like a scored one is not trained on, and a partition is drawn from the list alone
+        return assign_splits(self._unsplit, **self.split_options, source=self.root, find_copies=False)
 
     @cached_property
     def _of_root(self) -> Records:

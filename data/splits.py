@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from backbone.errors import InputError, check_options
+from data.copies import same_bytes
 from data.folders import count_of
 from data.records import SPLITS, UNSPLIT, Records, Split
 
@@ -20,6 +21,7 @@ NAMES: dict[str, Split] = {  # what a split's folder, file or cell of a column i
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_MOST_COMPARED = 50_000  # files that are looked through for copies: of more it would take minutes
 _PURPOSE = {"val": "validation", "test": "testing"}
 
 
@@ -97,13 +99,15 @@ def assign_splits(
     source: str | Path,
     by: str | None = None,
     strata: np.ndarray | None = None,
+    find_copies: bool = True,
 ) -> Records:
     """The records with a split for every image, and a note of what was drawn.
 
     The column `split` says what is known; images of no split count as training images. Of these a part is drawn for
     each of "val" and "test" that no image is of, unless its fraction is 0: whole groups where there is a column
-    `group` (`by` says of what, if not `grouped_by`), else single images. With `strata`, int64 (N,), every class
-    has its part: at least one image of two or more. Raises InputError where a split or the training would be empty.
+    `group` (`by` says of what, if not `grouped_by`), else single files; with `find_copies` files of the same bytes are
+    drawn together, as far as enough is left to draw from. With `strata`, int64 (N,), every class has its part: at least
+    one image of two or more. Raises InputError where a split or the training would be empty.
     """
     check_fractions(val_fraction, test_fraction)
     by = by or records.grouped_by
@@ -116,8 +120,25 @@ def assign_splits(
     lacking = {s: f for s, f in wanted.items() if f > 0 and not (split == SPLITS.index(s)).any()}
     notes = list(records.notes)
     if lacking:
-        groups = records.columns.get("group", records.file_names)[train]
-        split[train] = _draw(groups, None if strata is None else strata[train], lacking, seed)
+        of_train = None if strata is None else strata[train]
+        files = records.file_names[train]
+        groups = _together(
+            records.columns.get("group", records.file_names)[train], np.unique(files, return_inverse=True)[1]
+        )
+        split[train] = _draw(groups, of_train, lacking, seed)
+        same = (
+            np.arange(len(files))
+            if not find_copies or len(files) > _MOST_COMPARED
+            else same_bytes(records.folder, files)
+        )
+        if count := len(np.unique(files)) - len(np.unique(same)):
+            whole = _draw(_together(groups, same), of_train, lacking, seed)
+            enough = all((whole == SPLITS.index(s)).any() for s in (*lacking, "train"))
+            split[train] = whole if enough else split[train]
+            notes.append(
+                f"{count:,} of the files of {source} are copies of others, byte for byte: "
+                + ("copies of one image are in one split" if enough else "too many to draw without, so scores flatter")
+            )
         for s in (*lacking, "train"):
             if not (split == SPLITS.index(s)).any():
                 raise InputError(
@@ -139,6 +160,22 @@ def assign_splits(
                 "that its scores flatter"
             )
     return replace(records.with_columns(split=split), notes=tuple(notes))
+
+
+def _together(groups: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """The groups, bytes (M,), of which those that share a number of `same`, int64 (M,), are joined as their first."""
+    names, group = np.unique(groups, return_inverse=True)
+    _, same = np.unique(same, return_inverse=True)
+    if len(np.unique(same * len(names) + group)) == same.max() + 1:  # each number is of one group
+        return groups
+    from scipy.sparse import coo_array  # needed where images are repeated
+    from scipy.sparse.csgraph import connected_components
+
+    size = len(names) + same.max() + 1
+    graph = coo_array((np.ones(len(group)), (group, len(names) + same)), shape=(size, size))
+    component = connected_components(graph, directed=False)[1][: len(names)]
+    _, first, of = np.unique(component, return_index=True, return_inverse=True)
+    return names[first][of][group]
 
 
 def _draw(groups: np.ndarray, strata: np.ndarray | None, lacking: dict[Split, float], seed: int) -> np.ndarray:

@@ -274,26 +274,34 @@ def _lock(file: int) -> bool:
 def images_at(source: Path) -> list[Path]:
     """The image at `source`, or the images right in that folder by their endings; InputError where there is none.
 
-    What is called like an image and is a folder, a pipe, a socket or a device is passed over, and counted in a line.
+    What is called like an image and is a folder, a pipe, a socket or a device is passed over, and counted in a line; so
+    are images in a format that cannot be read. Hidden files do not count.
     """
-    from data.folders import count_of
+    from data.folders import UNREADABLE_ENDINGS, count_of, is_foreign, no_image, unreadable_images
     from data.images import IMAGE_ENDINGS
 
     try:
         if source.is_file():
+            if (ending := source.suffix.lower()) in UNREADABLE_ENDINGS:
+                raise InputError(
+                    f"--source {source}: {ending} is a kind of image that cannot be read; save it as JPEG."
+                )
             return [source]
         if not source.is_dir():
             what = "this is neither a file nor a folder" if source.exists() else "there is no such file or folder"
             raise InputError(f"--source {source}: {what}; name an image, or a folder of images.")
-        found = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
+        inside = sorted(path for path in source.iterdir() if not is_foreign(path.name))
+        found = [path for path in inside if path.suffix.lower() in IMAGE_ENDINGS]
         images = [path for path in found if path.is_file() or not path.exists()]  # a link to nothing is told of later
     except OSError as error:
         raise InputError(f"--source {source} cannot be read ({error.strerror or error}); make it readable.") from error
     if len(images) < len(found):
         print(f"note: {count_of(len(found) - len(images), 'name')} in {source} of no regular file passed over")
+    unreadable = unreadable_images([Counter(path.suffix.lower() for path in inside)])
     if not images:
-        endings = ", ".join(sorted(IMAGE_ENDINGS))
-        raise InputError(f"--source {source}: this folder has no image ({endings}); folders in it are not searched.")
+        raise InputError(f"--source {source}: this folder {no_image(unreadable)}; folders in it are not searched.")
+    for issue in unreadable:
+        print(f"note: {issue} ({source})")
     return images
 
 

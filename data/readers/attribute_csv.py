@@ -9,13 +9,14 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.readers.csv_table import (
+    PATH_NAMES,
     identity_columns,
     packed,
     read_header,
-    refuse_repeated,
     relative_paths,
     split_numbers,
     without_missing,
+    without_repeats,
 )
 from data.records import Records
 
@@ -23,7 +24,11 @@ CSV_NAME = "attributes.csv"
 UNKNOWN = -1  # a target that nobody gave: neither loss nor metrics look at it
 
 # As people and pandas write them; its integers turn into 1.0 and 0.0 where a column has an empty cell.
-_VALUES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "": UNKNOWN}
+_VALUES = {
+    **dict.fromkeys(("1", "1.0", "1,0", "true", "yes"), 1),
+    **dict.fromkeys(("0", "0.0", "0,0", "false", "no"), 0),
+    "": UNKNOWN,
+}
 _NOT_A_VALUE = -2
 
 
@@ -35,16 +40,17 @@ def _value(cell: str) -> int:
 def read(root: Path) -> Records:
     """The images of a CSV, or of the `attributes.csv` in a folder, whose first line names its columns.
 
-    `path` is relative to the CSV; `split` and `identity` (any text) may be left out; every other column is an
-    attribute: 1 or true, 0 or false, empty where it is unknown. -1 is refused, as in such files it means now "has not"
-    and now "unknown". Images that are not there are left out and counted. Raises InputError for what does not fit.
+    `path` (or another of PATH_NAMES) is relative to the CSV; `split` and `identity` (any text) may be left out; every
+    other column is an attribute: 1, true or yes, 0, false or no, empty where it is unknown. -1 is refused, as in such
+    files it means now "has not" and now "unknown". Images that are not there are left out and counted. Raises
+    InputError for what does not fit.
     """
     file = root / CSV_NAME if root.is_dir() else root
     table = read_header(file, "a CSV of path,Smiling,Eyeglasses,...")
     if odd := [name for name, count in Counter(table.cells).items() if not name or count > 1]:
         problem = f"has the column {odd[0]!r} more than once" if odd[0] else "has a column without a name"
         raise InputError(f"{file} {problem}; every column must have a name of its own.")
-    path, split, identity = (table.column(name) for name in ("path", "split", "identity"))
+    path, split, identity = (table.column(*names) for names in (PATH_NAMES, ("split",), ("identity",)))
     attributes = [k for k in range(len(table.cells)) if k not in (path, split, identity)]
     shown = ", ".join(map(repr, table.cells[:5]))
     for lacking, what in ((path < 0, "column `path`"), (not attributes, "attribute column")):
@@ -70,7 +76,6 @@ def read(root: Path) -> Records:
     if not names:
         raise InputError(f"{file} has no images; each line after the first is an image.")
     file_names = np.concatenate(names)
-    refuse_repeated(file, file_names)
     found = {"attributes": np.concatenate(targets)}
     if splits:
         found["split"] = np.concatenate(splits)
@@ -85,4 +90,4 @@ def read(root: Path) -> Records:
         classes=tuple(table.cells[k] for k in attributes),
         grouped_by="person" if people else "image",
     )
-    return without_missing(records, file)
+    return without_missing(without_repeats(records, file), file)

@@ -15,7 +15,8 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.folders import list_folder
-from data.readers.csv_table import identity_columns, open_csv, refuse_repeated
+from data.matching import match_files
+from data.readers.csv_table import identity_columns, open_csv, read_header, refuse_repeated
 from data.records import Issue, Records, positions_in
 
 LICENCE = (
@@ -25,37 +26,42 @@ LICENCE = (
 
 _ATTRIBUTES, _PARTITION, _IDENTITIES = "list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt"
 _IMAGES = "img_align_celeba"
-_PLACES = ("", "Anno", "Eval", "Img")  # all in one folder, or in three, as they are distributed
+# All in one folder, or in three, as they are distributed; right there, or as torchvision's `celeba/`.
+_PLACES = tuple(Path(above, place) for above in ("", "celeba", "CelebA") for place in ("", "Anno", "Eval", "Img"))
 
 
 def is_celeba(root: Path) -> bool:
     """Whether `root` is laid out as CelebA, complete or not; read() then says what is missing."""
-    return any((root / place / name).exists() for place in _PLACES for name in (_ATTRIBUTES, _IMAGES))
+    return any(_find(root, name) for name in (_ATTRIBUTES, _IMAGES))
 
 
 def read(root: Path) -> Records:
     """The data set in `root`, or a part of it: `img_align_celeba/`, `list_attr_celeba.txt`, `list_eval_partition.txt`.
 
-    Columns `attributes` (-1 of the list is 0), `split` where there is a partition, and of `identity_CelebA.txt`
-    `identities` and `group`. Rows without an image are left out and counted. Raises InputError where the lists do not
-    fit together, or are web pages.
+    The lists may be Kaggle's, .csv, and the images in a folder of `img_align_celeba/`, as they unpack there. Columns
+    `attributes` (-1 of the list is 0), `split` where there is a partition, and of `identity_CelebA.txt` `identities`
+    and `group`. Rows without an image are left out and counted. Raises InputError where the lists do not fit together,
+    or are web pages.
     """
     path, images = _find(root, _ATTRIBUTES), _find(root, _IMAGES)
     if path is None:
-        raise InputError(f"{root} has no {_ATTRIBUTES}; put it there, as CelebA is distributed.")
+        raise InputError(f"{root} has no {_ATTRIBUTES} (nor .csv); put it there, as CelebA is distributed.")
     if images is None:
         raise InputError(f"{root} has no {_IMAGES}/; unpack {_IMAGES}.zip there.")
     classes, names, values = _read_attributes(path)
-    there = np.array(list_folder(images).images[""], np.bytes_)
-    present = np.isin(names, there)
+    listing = list_folder(images)
+    most = max(listing.images, key=lambda folder: len(listing.images[folder]))
+    images, there = images / most, np.array(listing.images[most], np.bytes_)
+    matched = match_files(images, names, path, there)
+    present = matched.there
     if not present.any():
         raise InputError(
-            f"{images} holds none of the {len(names):,} images of {path}, such as {os.fsdecode(names[0])}; unpack "
+            f"{images} holds none of the {len(names):,} images of {path}, such as {matched.nearest}; unpack "
             f"{_IMAGES}.zip, so that they lie right in it."
         )
     issues = [
-        Issue(f"images of {path.name} are not there and left out", int((~present).sum()), _first(names, ~present)),
-        Issue(f"files in {images} are not in {path.name} and left out", int((~np.isin(there, names)).sum())),
+        Issue(f"images of {path.name} are not there and left out", int((~present).sum()), matched.nearest),
+        Issue(f"files in {images} are not in {path.name} and left out", int((~np.isin(there, matched.names)).sum())),
     ]
     columns = {"attributes": (values == 1).astype(np.int8)}
     if (partition := _find(root, _PARTITION)) is not None:
@@ -66,18 +72,21 @@ def read(root: Path) -> Records:
         issues.append(Issue(f"images are not in {list_of_people.name}: who is on them is unknown", int(unknown.sum())))
     records = Records(
         images,
-        names,
+        matched.names,
         columns,
         classes=classes,
         issues=tuple(issue for issue in issues if issue.count),
-        notes=(LICENCE,),
+        notes=(LICENCE, *([matched.note] if matched.note else [])),
         grouped_by="person" if "group" in columns else "image",
     )
     return records.take(present)
 
 
 def _find(root: Path, name: str) -> Path | None:
-    return next((root / place / name for place in _PLACES if (root / place / name).exists()), None)
+    """Where a list, or Kaggle's .csv of it, or the folder of the images is."""
+    names = (name, f"{Path(name).stem}.csv") if name.endswith(".txt") else (name,)
+    paths = (root / place / name for place in _PLACES for name in names)
+    return next((path for path in paths if path.exists()), None)
 
 
 def _first(names: np.ndarray, which: np.ndarray) -> str:
@@ -86,16 +95,20 @@ def _first(names: np.ndarray, which: np.ndarray) -> str:
 
 def _read_attributes(path: Path) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """The K names of the attributes, the files' names, bytes (N,), and their values 1 or -1, int8 (N, K)."""
-    with open_csv(path) as text:
-        count, header = text.readline().strip(), text.readline().split()
-    if not count.isdigit():
+    if is_csv := path.suffix == ".csv":
+        count, header = "", list(read_header(path, f"CelebA's {path.name}").cells[1:])
+    else:
+        with open_csv(path) as text:
+            count, header = text.readline().strip(), text.readline().split()
+    line = 1 if is_csv else 2
+    if not is_csv and not count.isdigit():
         raise InputError(f"{path}: line 1 is {count[:40]!r}, not the number of images; fetch it again.")
     if not header:
-        raise InputError(f"{path}: line 2 names no attribute; fetch it again.")
+        raise InputError(f"{path}: line {line} names no attribute; fetch it again.")
     if twice := [name for name, times in Counter(header).items() if times > 1]:
-        raise InputError(f"{path}: line 2 names {twice[0]} more than once; fetch it again.")
-    names, values = _table(path, len(header), first_line=3)
-    if len(names) != int(count):
+        raise InputError(f"{path}: line {line} names {twice[0]} more than once; fetch it again.")
+    names, values = _table(path, len(header), first_line=line + 1)
+    if not is_csv and len(names) != int(count):
         raise InputError(f"{path} has {len(names):,} rows, but line 1 says {int(count):,}; fetch it again.")
     if (odd := np.abs(values) != 1).any():
         row, k = np.argwhere(odd)[0]
@@ -124,17 +137,20 @@ def _partition(path: Path, names: np.ndarray) -> np.ndarray:
 
 def _column(path: Path, names: np.ndarray) -> np.ndarray:
     """The number that a list of two columns gives each of `names`, int64 (N,); -1 for none."""
-    listed, values = _table(path, 1, first_line=1)
+    listed, values = _table(path, 1, first_line=2 if path.suffix == ".csv" else 1)
     at = positions_in(listed, names)
     return np.where(at >= 0, values[at, 0].astype(np.int64), -1)
 
 
 def _table(path: Path, columns: int, first_line: int) -> tuple[np.ndarray, np.ndarray]:
     """The names, bytes (N,), and the whole numbers after each, int32 (N, columns), of the rows from `first_line` on."""
+    delimiter = read_header(path, f"CelebA's {path.name}").delimiter if path.suffix == ".csv" else None
     dtype: list = [("name", object), ("values", np.int32, (columns,))]
     try:
         with open_csv(path) as text, warnings.catch_warnings(action="ignore"):  # of a list without rows
-            table = np.loadtxt(text, dtype, comments=None, skiprows=first_line - 1, ndmin=1)
+            table = np.loadtxt(
+                text, dtype, comments=None, skiprows=first_line - 1, ndmin=1, delimiter=delimiter, quotechar='"'
+            )
     except ValueError as error:
         # counted from 0 where a column is named, else from 1
         place = re.search(r" at row (\d+)(, column)?", str(error))

@@ -22,12 +22,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backbone.errors import InputError
-from data.folders import are_there, existing_folder, progress, say
+from data.folders import are_there, existing_folder, is_foreign, progress, readable, say
 from data.images import ImageError, image_size
+from data.matching import Matched, match_files
 from data.records import SPLITS, Boxes, Issue, Records, Split, joined
 from data.splits import NAMES, split_named
 
 _TOOLS_FILE = "_annotations.coco.json"
+# A data set that is not divided, as Label Studio, FiftyOne, CVAT and Roboflow call its file: all is to train on.
+_UNDIVIDED = frozenset(("result.json", "labels.json", "annotations.json", "instances_default.json", _TOOLS_FILE))
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of surrogate pairs that no file's name has
 _DIGITS = re.compile(r"\s*[+-]?[0-9]{1,1000}\s*")
 _REMEDY = "give a COCO annotation file, with `images`, `annotations` and `categories`."
@@ -62,23 +65,39 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
 
     COCO's own layout: `annotations/instances_<split><version>.json`, with the images in `<split><version>/`,
     `images/<split><version>/`, `images/` or `root`. Annotation tools': `<split>/_annotations.coco.json` among its
-    images. Raises InputError where several files match, or none.
+    images, or `<split>.json` in `annotations/` or `root`. One file that none is named for, as
+    `result.json`, is of train. Splits are called as split_named() knows them. Raises
+    InputError where several files match, or none.
     """
     found: dict[Split, list[SplitFiles]] = {}
     root = existing_folder(root)
-    for path in sorted((root / "annotations").glob("instances_*.json")):
-        name, rest = re.findall("instances_([A-Za-z]*)(.*)", path.stem)[0]
-        split = split_named(name)
-        if split and version in ("", rest):
-            folders = root / f"{name}{rest}", root / "images" / f"{name}{rest}", root / "images", root
+    top = _folders(root)
+    images = [folder for folder in top if folder.name.lower() == "images"]
+    places = [(*top, *chain.from_iterable(map(_folders, images))), images]
+    for folder in [folder for folder in top if folder.name.lower() == "annotations"]:
+        for path in sorted(folder.glob("*.json")):
+            name, rest = _split_and_version(path.stem)
+            if (split := split_named(name)) and version in ("", rest):
+                folders = _image_folders(root, f"{name}{rest}", split, *places)
+                found.setdefault(split, []).append(SplitFiles(split, path, folders))
+    for folder in top:
+        if (split := split_named(folder.name)) and (path := folder / _TOOLS_FILE).is_file():
+            found.setdefault(split, []).append(SplitFiles(split, path, (folder,)))
+    for path in sorted(root.glob("*.json")) if not found else ():
+        name, rest = _split_and_version(path.stem)
+        if (split := split_named(name)) and version in ("", rest):
+            folders = _image_folders(root, f"{name}{rest}", split, *places)
             found.setdefault(split, []).append(SplitFiles(split, path, folders))
-    for path in sorted(root.glob(f"*/{_TOOLS_FILE}")):
-        if split := split_named(path.parent.name):
-            found.setdefault(split, []).append(SplitFiles(split, path, (path.parent,)))
+    whole = [
+        path for folder in (root, *top) for path in sorted(folder.glob("*.json")) if path.name.lower() in _UNDIVIDED
+    ]
+    if not found and not version and len(whole) == 1:
+        folders = (*_image_folders(root, "default", "train", *places), root / "data", whole[0].parent)
+        found["train"] = [SplitFiles("train", whole[0], folders)]
     for split, files in found.items():
         if len(files) > 1:
             names = ", ".join(str(one.annotations) for one in files)
-            rest = re.sub("instances_[A-Za-z]*", "", files[0].annotations.stem)
+            rest = _split_and_version(files[0].annotations.stem)[1]
             raise InputError(
                 f"{root} has several annotation files for the {split} split ({names}): name one, as in --data.version "
                 f"{rest if rest and rest[0] != '_' else '2017'}, or move the others away."
@@ -86,6 +105,26 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
     if not found:
         raise no_annotations(root, SPLITS, version)
     return {split: found[split][0] for split in SPLITS if split in found}
+
+
+def _split_and_version(stem: str) -> tuple[str, str]:
+    """The word for the split and what follows it of `instances_val2017` or `val2017`; of another name none."""
+    match = re.fullmatch(r"instances_([A-Za-z]*)(.*)|([A-Za-z]+)(\d*)", stem, re.IGNORECASE)
+    return (match[1] or match[3] or "", match[2] or match[4] or "") if match else ("", "")
+
+
+def _folders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in entries if not is_foreign(entry.name) and entry.is_dir())
+
+
+def _image_folders(
+    root: Path, name: str, split: Split, folders: Sequence[Path], images: Sequence[Path]
+) -> tuple[Path, ...]:
+    """Where the images of a split may be, likeliest first: a folder of its file's name, of the split's, or of all."""
+    exact = [root / name, root / "images" / name]
+    alike = [folder for folder in folders if split_named(folder.name) == split]
+    return tuple(dict.fromkeys((*exact, *alike, *images, root / "images", root)))
 
 
 def no_annotations(root: Path, splits: Sequence[Split], version: str) -> InputError:
@@ -227,7 +266,11 @@ def _read_split(files: SplitFiles) -> Records:
     for key in ("categories", "images"):
         if not content[key]:
             raise InputError(f"{path}: `{key}` is empty; list at least one.")
-    folder, there = _locate(records.file_names, path, files.image_folders)
+    folder, matched = _locate(records.file_names, files)
+    notes = (matched.note,) if matched.note else ()
+    records = replace(records, file_names=matched.names, notes=(*records.notes, *notes))
+    usable, unreadable = readable(records.file_names, matched.there, path)
+    records, there = replace(records.take(usable), issues=(*records.issues, *unreadable)), matched.there[usable]
     sizes = records["sizes"].copy()
     problems = [b"" if file else b"there is no such file" for file in there]
     unsized = there & (sizes[:, 0] == 0)
@@ -239,25 +282,41 @@ def _read_split(files: SplitFiles) -> Records:
     split = np.full(len(records), SPLITS.index(files.split), np.int8)
     records = replace(records, folder=folder).with_columns(split=split, sizes=sizes, problem=np.array(problems))
     records = _with_plain_boxes(records, str(path))
+    _, first = np.unique(records.file_names, return_index=True)
+    again = ~np.isin(np.arange(len(records)), first)
 
     def file(i: int) -> str:
         return str(records.path(i))
 
-    odd = [*_odd_boxes(records.take(there)), *_issue("images of the annotations are missing", ~there, file)]
+    odd = [*_odd_boxes(records.take(there))]
+    odd += _issue("images are of a file that is listed before", again, lambda i: os.fsdecode(records.file_names[i]))
+    odd += _issue("images of the annotations are missing", ~there, lambda _: f"{folder}/{matched.nearest}")
     odd += _issue("images without width and height (read from their files)", unsized, file)
     return replace(records, issues=(*records.issues, *odd))
 
 
-def _locate(names: np.ndarray, path: Path, folders: Sequence[Path]) -> tuple[Path, np.ndarray]:
-    """The first folder with most of the images, and which it has, bool (N,). Raises InputError where none has any."""
+def _locate(names: np.ndarray, files: SplitFiles) -> tuple[Path, Matched]:
+    """The first folder with most of the images, and where they are in it. Raises InputError where none has any."""
+    path, folders = files.annotations, files.image_folders
     there = [are_there(folder, names) for folder in folders]
     best = int(np.argmax([found.sum() for found in there]))
-    if not there[best].any():
+    if there[best].all():
+        return folders[best], Matched(names, there[best])
+
+    def of_this_split(file: bytes) -> bool:
+        parts = os.fsdecode(file).split("/")[:-1]
+        return all(split_named(_split_and_version(part)[0]) in (None, files.split) for part in parts)
+
+    present = [(i, folder) for i, folder in enumerate(folders) if folder.is_dir()]
+    matched = {i: match_files(folder, names, path, usable=of_this_split) for i, folder in present}
+    best = max(matched, key=lambda i: (matched[i].there.sum(), there[i].sum(), -matched[i].looseness), default=0)
+    if best not in matched or not matched[best].there.any():
+        first = matched[best].nearest if best in matched else os.fsdecode(names[0])
         raise InputError(
-            f"{path}: none of its {len(names)} images is there (the first is {os.fsdecode(names[0])}); looked in "
+            f"{path}: none of its {len(names)} images is there (the first is {first}); looked in "
             f"{', '.join(map(str, folders))}: put the images in one of these."
         )
-    return folders[best], there[best]
+    return folders[best], matched[best]
 
 
 class ClippedBoxes(NamedTuple):

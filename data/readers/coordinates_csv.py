@@ -14,7 +14,15 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts, clean
-from data.readers.csv_table import CsvTable, packed, read_header, relative_paths, split_numbers
+from data.readers.csv_table import (
+    PATH_NAMES,
+    CsvTable,
+    degrees_of,
+    packed,
+    read_header,
+    relative_paths,
+    split_numbers,
+)
 from data.records import UNSPLIT
 from data.splits import draw_numbers, hash_names, set_aside
 
@@ -56,7 +64,7 @@ GROUP_NAMES = (
 )
 # fmt: on
 _NAMES: dict[str, tuple[str, ...]] = {
-    "path": ("path", "filename", "file_name", "img_file", "img_id", "id"),
+    "path": PATH_NAMES,
     "latitude": ("latitude", "lat"),
     "longitude": ("longitude", "lon", "lng", "long"),
     "group": GROUP_NAMES,
@@ -124,14 +132,15 @@ def _position(table: CsvTable, field: str, position: Any) -> int:
 
 
 def _refuse_missing(table: CsvTable, field: str, name: str) -> NoReturn:
-    lower = {cell.lower(): cell for cell in reversed(table.cells) if cell}
+    others = {known for other, names in _NAMES.items() if other != field for known in (*names, "split")}
+    lower = {cell.lower(): cell for cell in reversed(table.cells) if cell and cell.lower() not in others}
     near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5) or list(lower)[-5:][::-1]
     numbers = all(re.fullmatch(r"[-+\d.eE]*", cell) for cell in table.cells)
     hint = " (if it has no header, write one into its first line)" if numbers else ""
     option = "group" if field == "group" else f"{field}_column"
+    nearest = ", ".join(repr(lower[cell]) for cell in near) or "none of its columns"
     raise InputError(
-        f"{table.file} has no column {name!r} for the {field}; the nearest are "
-        f"{', '.join(repr(lower[cell]) for cell in near)}{hint}: name the right one by "
+        f"{table.file} has no column {name!r} for the {field}; the nearest are {nearest}{hint}: name the right one by "
         f"--data.{option} (of `partition`, --{option}), or a preset."
     )
 
@@ -216,14 +225,18 @@ def _floats(
     latlng = np.empty((len(cells), 2))
     for row in np.flatnonzero(has).tolist():
         for column, cell in enumerate(cells[row]):
-            try:
-                latlng[row, column] = float(cell)
-            except ValueError as error:
-                comma = "; a decimal point is needed, not a comma" if re.fullmatch(r"-?\d+,\d+", cell) else ""
+            number = degrees_of(cell, ("NS", "EW")[column])
+            if number is None:
                 raise InputError(
                     f"{file}, line {lines[row]}: the {('latitude', 'longitude')[column]} is {cell!r}; it must be in "
-                    f"degrees, as 48.8583, or empty where it is unknown{comma}."
-                ) from error
+                    f"degrees, as 48.8583{', 48,8583 or 48.8583N' if column == 0 else ', 2,3525 or 2.3525E'}, or empty "
+                    "where it is unknown."
+                )
+            latlng[row, column] = number
+    for what, mark in (("comma", re.compile(",")), ("letter", re.compile(r"[NSEW]$", re.IGNORECASE))):
+        odd = [row for row in np.flatnonzero(has).tolist() if any(map(mark.search, cells[row]))]
+        if odd:
+            issues.note(what, len(odd), lambda odd=odd: f"line {lines[odd[0]]}")  # type: ignore[misc]
     return latlng[has], has
 
 

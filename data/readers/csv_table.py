@@ -1,12 +1,15 @@
 """Lists of images, however people and programs write them: the one place that reads a CSV; what lists share. No torch.
 
-Commas, semicolons or tabs separate; a byte order mark is passed over; a column's name counts in any case.
+Commas, semicolons, tabs or bars separate, or what a line `sep=;` says; a byte order mark is passed over, or is that of
+UTF-16; a column's name counts in any case; a decimal comma is a point.
 """
 
+import codecs
 import csv
 import io
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +19,16 @@ import numpy as np
 
 from backbone.errors import InputError
 from backbone.web_pages import is_web_page
-from data.folders import are_there, progress
+from data.folders import progress, readable
+from data.matching import Matched, match_files
 from data.records import Issue, Records
 from data.splits import hash_names, splits_named
+
+# What people and programs call the column of the images' files, in any case; the first that is there.
+PATH_NAMES = (
+    *("path", "filename", "file_name", "img_file", "img_id", "file", "filepath", "file_path", "image", "image_path"),
+    *("image_name", "image_id", "img", "img_path", "photo", "id"),
+)
 
 _CHUNK = 4_000  # rows read at a time: more lists at once would keep the garbage collector busy
 
@@ -31,6 +41,7 @@ class CsvTable:
     cells: tuple[str, ...]  # of the first line, without the spaces around: the columns' names, if it is a header
     delimiter: str
     header: bool = True
+    skipped: int = 1  # lines that are not blank before the rows, if there is a header
 
     def column(self, *names: str) -> int:
         """The position of the first of these columns that is there, as written or else in any case; -1 for none."""
@@ -51,13 +62,20 @@ class CsvTable:
             open_csv(self.file, newline="") as text,
             progress(desc=f"reading {self.file.name}", total=size, unit="B", unit_scale=True) as bar,
         ):
-            before = next(count for count, line in enumerate(text, start=1) if line.strip()) if self.header else 0
+            full = (count for count, line in enumerate(text, start=1) if line.strip())
+            before = max(itertools.islice(full, self.skipped)) if self.header else 0
             reader = csv.reader(text, delimiter=self.delimiter, quoting=quoting)
             numbered = ((before + reader.line_num, row) for row in reader if any(row))
             buffer: Any = text.buffer  # its stub lacks tell(), and a text has none while it is iterated over
             try:
                 while chunk := list(itertools.islice(numbered, _CHUNK)):
                     for line, row in chunk:
+                        if len(row) > len(self.cells) and self.header and any(row[len(self.cells) :]):
+                            raise InputError(
+                                f"{self.file}, line {line}: it has {len(row)} values, but the first line names "
+                                f"{len(self.cells)}; put a value with a {self.delimiter!r} in it into quotes, or, of "
+                                "decimal commas, separate the values by semicolons."
+                            )
                         if len(row) < wanted or (least is None and len(row) > wanted):
                             raise InputError(
                                 f"{self.file}, line {line}: it has {len(row)} values, but "
@@ -79,25 +97,30 @@ def read_header(file: Path, what: str, *, header: bool = True) -> CsvTable:
     """
     with open_csv(file) as text:
         start = text.read(1 << 16)
-    first = next((line for line in start.splitlines() if line.strip()), "")
+    lines = [line for line in start.splitlines() if line.strip()][:2]
+    said = re.fullmatch(r'"?sep=(.)"?', lines[0].strip("\r\n")) if lines and header else None  # Excel's own line
+    first = "".join(lines[1:] if said else lines[:1])
     if not first:
         raise InputError(f"{file} is empty; give {what}.")
     if "\0" in first or any(0xDC80 <= ord(character) <= 0xDCFF for character in first):  # by surrogateescape
         raise InputError(f"{file} is not text in UTF-8; unpack it, or save it as a CSV in UTF-8.")
-    delimiter = max(",", "\t", ";", key=first.count) if header else "\t"
+    delimiter = said[1] if said else max(",", "\t", ";", "|", key=first.count) if header else "\t"
     cells = next(csv.reader([first], delimiter=delimiter)) if header else first.split("\t")
-    return CsvTable(file, tuple(cell.strip() for cell in cells), delimiter, header)
+    return CsvTable(file, tuple(cell.strip() for cell in cells), delimiter, header, 2 if said else 1)
 
 
 def open_csv(file: Path, newline: str | None = None) -> io.TextIOWrapper:
-    """Its text; bytes that are not UTF-8, as in the paths of some disks, by surrogateescape.
+    """Its text in UTF-8, or in UTF-16 as its mark says; other bytes, as in the paths of some disks, by surrogateescape.
 
     Raises InputError where it cannot be read, or is a web page.
     """
     try:
-        text = file.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-        buffer: Any = text.buffer  # its stub lacks peek()
-        web_page = is_web_page(buffer.peek(512))
+        buffer: Any = file.open("rb")  # its stub lacks peek()
+        start = buffer.peek(512)
+        wide = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Excel's "Unicode text"
+        encoding, errors = ("utf-16", "replace") if wide else ("utf-8-sig", "surrogateescape")
+        text = io.TextIOWrapper(buffer, encoding, errors, newline)
+        web_page = is_web_page(start)
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist; give the path of a CSV.") from error
     except OSError as error:
@@ -108,6 +131,21 @@ def open_csv(file: Path, newline: str | None = None) -> io.TextIOWrapper:
             f"{file} is a web page, not a list (Google Drive sends one where its quota is used up); fetch it again."
         )
     return text
+
+
+_DEGREES = re.compile(r"([-+]?\d{1,3})(?:[.,](\d*))?\s*°?\s*([NSEW]?)", re.IGNORECASE)
+
+
+def degrees_of(cell: str, letters: str) -> float | None:
+    """The number of a cell such as 48,8583 or 48.8583°N with one of the two `letters`, "NS"; None of another cell."""
+    try:
+        return float(cell)
+    except ValueError:
+        found = _DEGREES.fullmatch(cell)
+    if not found or (found[3] and (found[3].upper() not in letters or found[1][0] in "-+")):
+        return None
+    number = float(f"{found[1]}.{found[2] or 0}")
+    return -number if found[3] and found[3].upper() == letters[1] else number
 
 
 def packed(cells: Iterable[str]) -> np.ndarray:
@@ -152,23 +190,45 @@ def refuse_repeated(source: str | Path, names: np.ndarray) -> None:
         raise InputError(f"{source} lists {first} more than once ({len(again):,} such rows); keep one of its rows.")
 
 
+def without_repeats(records: Records, source: str | Path) -> Records:
+    """Each image once, and an issue that counts rows that say the same again. Raises InputError where they differ."""
+    names, first, of = np.unique(records.file_names, return_index=True, return_inverse=True)
+    if len(names) == len(records):
+        return records
+    same = [np.asarray(rows == rows[first[of]]) for rows in records.columns.values()]
+    equal = np.all([rows.reshape(len(records), -1).all(axis=1) for rows in same], axis=0)
+    if not equal.all():
+        refuse_repeated(source, records.file_names[np.isin(of, of[~equal])])
+    again = np.flatnonzero(first[of] != np.arange(len(records)))
+    issue = Issue("rows repeat an earlier one, left out", len(again), os.fsdecode(records.file_names[again[0]]))
+    return replace(records.take(np.sort(first)), issues=(*records.issues, issue))
+
+
 def identity_columns(identities: np.ndarray, names: np.ndarray) -> dict[str, np.ndarray]:
     """`identities`, int64 (N,), -1 unknown, and `group`: the person, or the image where nobody is known to be on it."""
     people = np.char.add(b"person ", identities.astype(np.bytes_))
     return {"identities": identities, "group": np.where(identities >= 0, people, names)}
 
 
-def without_missing(records: Records, source: str | Path) -> Records:
-    """The images whose file is there, and an issue that counts the others. Raises InputError where none is there."""
-    there = are_there(records.folder, records.file_names)
+def without_missing(records: Records, source: str | Path, matched: Matched | None = None) -> Records:
+    """The images whose file is there, by match_files() or as `matched`, and an issue that counts the others.
+
+    Raises InputError where none is there, or where two rows are of one file.
+    """
+    matched = matched or match_files(records.folder, records.file_names, source)
+    there = matched.there
+    if matched.note:
+        records = replace(records, file_names=matched.names, notes=(*records.notes, matched.note))
+        refuse_repeated(source, matched.names[there])
+    usable, unreadable = readable(records.file_names, there, source)
+    records, there = replace(records.take(usable), issues=(*records.issues, *unreadable)), there[usable]
     if there.all():
         return records
-    first = os.fsdecode(records.file_names[np.argmin(there)])
     if not there.any():
         raise InputError(
-            f"{source}: none of its {len(there):,} images is there, the first being {records.folder / first}; paths "
-            "must be relative to the CSV's folder."
+            f"{source}: none of its {len(there):,} images is there, the first being {records.folder}/{matched.nearest}"
+            "; paths must be relative to the CSV's folder."
         )
     missing = int((~there).sum())
-    issue = Issue(f"listed image{'s' * (missing > 1)} not there, left out", missing, first)
+    issue = Issue(f"listed image{'s' * (missing > 1)} not there, left out", missing, matched.nearest)
     return replace(records.take(there), issues=(*records.issues, issue))

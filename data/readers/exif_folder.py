@@ -13,7 +13,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts, clean
-from data.folders import list_images, progress
+from data.folders import list_readable, progress
 from data.images import ImageError, read_exif
 from data.records import SPLITS, UNSPLIT, Issue, Records
 from data.splits import splits_named
@@ -31,9 +31,9 @@ def read(root: Path) -> Records:
     Images in `train/`, `val/` and `test/` are of that split, if there is a `train/`. A group is a day, or an image
     without one. Raises InputError where no image has a position.
     """
-    names = np.sort(list_images(root))
+    names, unreadable = list_readable(root)
     split = splits_named(np.array([name.partition(b"/")[0] for name in names.tolist()]))
-    issues = []
+    issues = list(unreadable)
     if not (split == SPLITS.index("train")).any():  # then val/ and test/ are names like others
         split[:] = UNSPLIT
     elif count := int((split == UNSPLIT).sum()):
@@ -64,7 +64,9 @@ def read(root: Path) -> Records:
     if not keep.any():
         other = next((file for file in sorted(root.iterdir()) if file.suffix.lower() in (".csv", ".tsv")), None)
         remedy = f"is {other} meant?" if other else "give images with GPS, or images.csv: path,latitude,longitude."
-        raise InputError(f"{root} has no image with a GPS position ({'; '.join(map(str, counts.issues))}); {remedy}")
+        raise InputError(
+            f"{root} has no image with a GPS position ({'; '.join(map(str, (*counts.issues, *issues)))}); {remedy}"
+        )
     kept = has[keep]
     names, days = names[kept], days[kept]
     return Records(

@@ -8,11 +8,13 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts
-from data.folders import are_there, list_images
+from data.folders import list_images
 from data.images import IMAGE_ENDINGS
+from data.matching import match_files
 from data.readers.coordinates_csv import Columns, read_rows
 from data.readers.csv_table import refuse_repeated, without_missing
 from data.records import SPLITS, Issue, Records, positions_in
+from data.splits import split_named
 
 CSV_NAME = "images.csv"
 
@@ -20,16 +22,20 @@ CSV_NAME = "images.csv"
 def csv_files(root: Path) -> dict[Path, int]:
     """The CSVs of a data set, and the position in SPLITS of each, -1 where rows say it; empty where there is none.
 
-    Either `root` itself, the `images.csv` in it, or `train.csv` with `val.csv` and `test.csv`. Raises InputError.
+    Either `root` itself, the `images.csv` in it, or `train.csv` with `val.csv` and `test.csv`, as split_named() knows
+    them. Raises InputError.
     """
     for file in (root, root / CSV_NAME):
         if file.is_file():
             return {file: -1}
-    named = {root / f"{split}.csv": number for number, split in enumerate(SPLITS)}
-    named = {file: number for file, number in named.items() if file.is_file()}
-    if named and root / "train.csv" not in named:
-        raise InputError(f"{root} has {next(iter(named)).name} but no train.csv; give the file itself.")
-    return named
+    named: dict[int, Path] = {}
+    for file in sorted(root.glob("*.[cCtT][sS][vV]")):
+        split = split_named(file.stem) if file.is_file() else None
+        if split and (other := named.setdefault(SPLITS.index(split), file)) != file:
+            raise InputError(f"{root} has both {other.name} and {file.name}; take one away, or join them.")
+    if named and 0 not in named:
+        raise InputError(f"{root} has {next(iter(named.values())).name} but no train.csv; give the file itself.")
+    return {named[number]: number for number in sorted(named)}
 
 
 def read(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # it is immutable
@@ -58,9 +64,10 @@ def read(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # 
         grouped_by=max(kinds, key=lambda kind: (kind not in ("day", "image"), kind == "day")),
     )
     refuse_repeated(source, records.file_names)
-    if not are_there(records.folder, records.file_names).any():
-        records = _found_by_name(records, source)
-    return without_missing(records, source)
+    matched = match_files(records.folder, records.file_names, source)
+    if not matched.there.any():
+        return without_missing(_found_by_name(records, source), source)
+    return without_missing(records, source, matched)
 
 
 def _found_by_name(records: Records, source: Path) -> Records:

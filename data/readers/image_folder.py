@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from backbone.errors import InputError
-from data.folders import Listing, existing_folder, list_folder
-from data.images import IMAGE_ENDINGS
+from data.folders import UNREADABLE_ENDINGS, Listing, existing_folder, list_folder, no_image, unreadable_images
 from data.records import SPLITS, UNSPLIT, Issue, Records, Split
 from data.splits import split_named
 
@@ -51,9 +50,11 @@ def read(root: Path) -> Records:
     _refuse_shared_files(root, names, inodes, splits)
     classes = tuple(os.fsencode(name).decode(errors="replace") for name in train)  # can be printed
     others = sum((listing.others[path] for path in paths), Counter[str]())
-    issues = [
+    issues = [*unreadable_images([others])]
+    issues += [
         Issue(f"files ({ending}) in the class folders are left out, as they are not images by their names", count)
         for ending, count in others.most_common(5)
+        if ending not in UNREADABLE_ENDINGS
     ]
     for split in usable:
         missing = [label for label, name in enumerate(train) if not _count(listing, trees[split].get(name))]
@@ -79,6 +80,7 @@ def _split_folders(root: Path, listing: Listing) -> tuple[dict[Split, str], list
     beside = [name for name in top if name not in parts]
     deep = any(path.split("/")[0] in parts and "/" in path for path in listing.images)
     if not parts or (beside and not deep):
+        _refuse_unknown_splits(root, top, listing)
         return {"train": ""}, []
     for names in named.values():
         if len(names) > 1:
@@ -87,6 +89,31 @@ def _split_folders(root: Path, listing: Listing) -> tuple[dict[Split, str], list
         raise InputError(f"{root} has {parts[0]}/ but no train/; {_WANTED}")
     notes = [f"beside {', '.join(parts)}, {root} has {', '.join(beside[:5])}: left out"] if beside else []
     return {split: names[0] for split, names in named.items() if names}, notes
+
+
+def _refuse_unknown_splits(root: Path, top: list[str], listing: Listing) -> None:
+    """Raise InputError where folders that hold no images themselves are parts of the data by all appearances.
+
+    They hold the same folders, which are then the classes; or one is called after training and one after testing, as
+    seg_train/ and seg_test/.
+    """
+    inside: dict[str, set[str]] = {path: set() for path in top}
+    for path in listing.images:
+        above, _, name = path.rpartition("/")
+        if above in inside:
+            inside[above].add(name)
+    if len(top) < 2 or not all(inside.values()) or any(listing.images[path] for path in top):
+        return
+    first = inside[top[0]]
+    words = [{word for word in ("train", "val", "test") if word in path.lower()} for path in top]
+    if (len(first) > 1 and all(names == first for names in inside.values())) or (
+        {"train"} in words and ({"val"} in words or {"test"} in words)
+    ):
+        raise InputError(
+            f"{root}: {', '.join(f'{name}/' for name in top[:3])} hold folders alone "
+            f"({', '.join(sorted(first)[:3])} ...), so that these may be the classes and those parts of the data; call "
+            "those train, val and test, or, if they are the classes, put their images right into them."
+        )
 
 
 def _tree(listing: Listing, folder: str) -> _Tree:
@@ -107,16 +134,17 @@ def _check_training(root: Path, path: str, tree: _Tree, listing: Listing) -> Non
     folder, names = root / path, list(tree)
     if not names:
         loose = len(listing.images[path])
-        held = f"{loose:,} images lie right in it" if loose else "it holds no images"
+        also = "".join(f", but {issue}" for issue in unreadable_images([listing.others[path]]))
+        held = f"{loose:,} images lie right in it" if loose else f"it holds no images{also}"
         raise InputError(f"{folder} has no class folders, and {held}; {_WANTED}")
     if len(names) == 1:
         hint = f"is {folder / names[0]} the data set? If not, " if len(tree[names[0]]) > 1 else ""
         raise InputError(f"{folder} has the one class folder {names[0]!r}, and there must be two; {hint}{_WANTED}")
     if empty := [name for name in names if not _count(listing, tree[name])]:
-        more = f" (nor {len(empty) - 1} others)" if len(empty) > 1 else ""
+        more = f" (as {len(empty) - 1} others)" if len(empty) > 1 else ""
+        beside = unreadable_images(listing.others[inside] for inside in tree[empty[0]])
         raise InputError(
-            f"{folder}: the class folder {empty[0]!r} holds no image{more} by its ending "
-            f"({', '.join(sorted(IMAGE_ENDINGS))}); put images in it, or take it away."
+            f"{folder}: the class folder {empty[0]!r}{more} {no_image(beside)}; put images in it, or take it away."
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from backbone.errors import InputError
 from backbone.web_pages import is_web_page
 from data.folders import list_folder
+from data.matching import match_files
 from data.records import Records
 
 
@@ -97,10 +98,13 @@ def read(file: Path, folder: Path) -> FaceRecords:
     listing = list_folder(folder, depth=1)
     for path in sorted(listing.names(listing.images).tolist(), key=lambda path: path.endswith(b".jpg")):
         known[os.fsdecode(path).rpartition(".")[0]] = path
-    names = [known.get(name.removesuffix(".jpg")) for name in wanted]
-    if missing := [name for name, file_name in zip(wanted, names, strict=True) if file_name is None]:
+    stems = np.array([os.fsencode(name.removesuffix(".jpg")) for name in wanted])
+    matched = match_files(folder, stems, file, np.array(list(map(os.fsencode, known)), np.bytes_))
+    if missing := int((~matched.there).sum()):
+        first, dot, nearest = matched.nearest.partition(";")
         raise InputError(
-            f"{len(missing):,} of the {len(wanted):,} images of {file} are not in --data.pairs_root {folder}, the "
-            f"first being {missing[0]}; give the folder that holds all of them."
+            f"{missing:,} of the {len(wanted):,} images of {file} are not in --data.pairs_root {folder}, the "
+            f"first being {first}.jpg{dot}{nearest}; give the folder that holds all of them."
         )
-    return FaceRecords(folder, np.array(names, np.bytes_), pairs=pairs)
+    names = np.array([known[os.fsdecode(stem)] for stem in matched.names], np.bytes_)
+    return FaceRecords(folder, names, pairs=pairs, notes=(matched.note,) if matched.note else ())

@@ -4,21 +4,22 @@ Khosla et al., 2011, http://vision.stanford.edu/aditya86/ImageNetDogs; `python -
 The images are ImageNet's, so a trunk pretrained on ImageNet may have seen the test images.
 """
 
-import hashlib
 import math
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
 from scipy.io import loadmat
 
 from backbone.errors import InputError, check_options
+from data.copies import same_bytes
 from data.folders import list_folder, progress
+from data.matching import match_files
 from data.readers.csv_table import refuse_repeated
 from data.records import SPLITS, Issue, Records
 
@@ -40,14 +41,14 @@ def read(root: Path, *, crop: Literal["full", "bbox"] = "full") -> Records:
     check_options("data", ("crop", crop, crop in ("full", "bbox"), "full or bbox"))
     images = root / "Images"
     folders, files = _listed(images)
-    train_list, train, train_labels = _read_list(root, "train_list.mat", folders, files)
-    test_list, test, test_labels = _read_list(root, "test_list.mat", folders, files)
+    train_list, train, train_labels, *notes = _read_list(root, "train_list.mat", folders, files)
+    test_list, test, test_labels, *more_notes = _read_list(root, "test_list.mat", folders, files)
     if both := sorted(set(train) & set(test)):
         raise InputError(
             f"{train_list} and {test_list} both list {both[0]} ({len(both)} such images); "
             "an image is to train on or to test on: unpack lists.tar again."
         )
-    same = _same_bytes(images, [*train, *test])
+    same = same_bytes(images, np.array([os.fsencode(file) for file in [*train, *test]]))
     kept, issues = _without_copies(same[: len(train)], train_labels, same[len(train) :])
     issues.append(Issue(f"files in {images} are in neither list and left out", len(files) - len(train) - len(test)))
     copied = len(test) - len(np.unique(same[len(train) :]))
@@ -72,6 +73,7 @@ def read(root: Path, *, crop: Literal["full", "bbox"] = "full") -> Records:
         columns,
         classes=tuple(re.sub(r"^n\d+-", "", folder).replace("_", " ") for folder in folders),
         issues=tuple(issue for issue in issues if issue.count),
+        notes=tuple(note for note in (*notes, *more_notes) if note),
     )
 
 
@@ -88,8 +90,10 @@ def _listed(images: Path) -> tuple[tuple[str, ...], set[str]]:
     return tuple(folders), {f"{folder}/{os.fsdecode(name)}" for folder in folders for name in listing.images[folder]}
 
 
-def _read_list(root: Path, name: str, folders: Sequence[str], there: set[str]) -> tuple[Path, list[str], np.ndarray]:
-    """The list's own path, its files "folder/name.jpg", and their labels from 0, int64 (N,)."""
+def _read_list(
+    root: Path, name: str, folders: Sequence[str], there: set[str]
+) -> tuple[Path, list[str], np.ndarray, str]:
+    """The list's own path, its files "folder/name.jpg", their labels from 0, int64 (N,), and a note or ""."""
     places = (root / "lists" / name, root / name)  # lists.tar has no folder of its own and may be unpacked into either
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -112,11 +116,13 @@ def _read_list(root: Path, name: str, folders: Sequence[str], there: set[str]) -
         raise InputError(f"{path}: item {odd[0]} of `file_list` is not a string; {again}")
     if numbers.dtype.kind not in "iuf":
         raise InputError(f"{path}: `labels` must be numbers (found {numbers.dtype}); {again}")
-    files = [str(item[0]) for item in items]
-    refuse_repeated(path, np.array([os.fsencode(file) for file in files]))
-    if missing := [file for file in files if file not in there]:
+    listed = np.array([os.fsencode(str(item[0])) for item in items])
+    matched = match_files(root / "Images", listed, path, np.array(sorted(map(os.fsencode, there))))
+    refuse_repeated(path, matched.names)
+    files = list(map(os.fsdecode, matched.names))
+    if missing := int((~matched.there).sum()):
         raise InputError(
-            f"{path} lists {missing[0]}, which is not in {root / 'Images'} ({len(missing)} of {len(files)} images are "
+            f"{path} lists {matched.nearest}; it is not in {root / 'Images'} ({missing} of {len(files)} images are "
             "missing); unpack images.tar again, or give lists of the images that are there."
         )
     of_folder = {folder: label for label, folder in enumerate(folders)}
@@ -128,32 +134,13 @@ def _read_list(root: Path, name: str, folders: Sequence[str], there: set[str]) -
             f"of the {len(folders)} in {root / 'Images'} ({int(wrong.sum())} such labels); lists and folders must be "
             "of the same data set."
         )
-    return path, files, labels
-
-
-def _same_bytes(images: Path, files: Sequence[str]) -> np.ndarray:
-    """A number for each file, int64 (N,), the same where two files hold the same bytes.
-
-    Only files of one size are read. Empty and unreadable ones count as different: opening them will say more.
-    """
-    sizes = [(images / file).stat().st_size for file in progress(files, desc="comparing images")]
-    of_size = Counter(sizes)
-    content: dict[str, Any] = {}
-    for file, size in zip(progress(files, desc="comparing images of equal size"), sizes, strict=True):
-        if size and of_size[size] > 1:
-            try:
-                with (images / file).open("rb") as opened:
-                    content[file] = hashlib.file_digest(opened, "sha256").digest()
-            except OSError:
-                continue
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(content.get(file, file), len(numbers)) for file in files], dtype=np.int64)
+    return path, files, labels, matched.note
 
 
 def _without_copies(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, list[Issue]]:
     """Which training images to keep, bool (N,), and how many are left out for which reason.
 
-    `train` and `test` are numbers of _same_bytes().
+    `train` and `test` are numbers of same_bytes().
     """
     in_test = np.isin(train, test)
     _, first, group = np.unique(train, return_index=True, return_inverse=True)

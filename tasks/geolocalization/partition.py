@@ -100,7 +100,9 @@ def _leaves(options: argparse.Namespace) -> np.ndarray:
         from data.geotagged import read_geotagged, training_records  # here, as it imports torch
 
         records = read_geotagged(options.root, columns)
-        train = training_records(records, assign_splits(records, **split, source=options.root), options.root)
+        train = training_records(
+            records, assign_splits(records, **split, source=options.root, find_copies=False), options.root
+        )
         for line in (*train.notes, *(f"{options.root}: {issue}" for issue in train.issues)):
             print(printed(line))
         return collect_leaves([train["latlng"]])

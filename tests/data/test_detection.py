@@ -3,7 +3,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from coco_content import annotation, coco_folder, content, odd_content
+from coco_content import annotation, coco_folder, content, odd_content, write
 from helpers import data_module
 from PIL import Image
 
@@ -42,6 +42,33 @@ def test_without_validation_images_some_are_set_aside_which_stay_there_when_othe
     three = module(root, "fit", "test", val_fraction=0.25, test_fraction=0.25)
     assert ids(three, "test")
     assert not ids(three, "test") & (ids(three, "train") | ids(three, "val"))
+
+
+def test_a_file_of_several_ids_is_on_one_side_and_counted(tmp_path, capsys):
+    data = content(20)
+    write(tmp_path / "annotations/instances_train.json", data, tmp_path / "train")
+    for image in data["images"]:
+        image["file_name"] = f"{(image['id'] - 1) % 10 + 1:03}.png"
+    write(tmp_path / "annotations/instances_train.json", data)
+    for seed in range(4):
+        images = module(tmp_path, "fit", seed=seed)
+        train, val = (set(images.records(split).file_names.tolist()) for split in ("train", "val"))
+        assert (len(train | val), train & val) == (10, set())
+        assert len(images.records("train")) + len(images.records("val")) == 20
+        assert len(images.records("val")) == 2 * len(val)
+    assert "10 images are of a file that is listed before (first: 001.png)" in capsys.readouterr().out
+
+
+def test_a_file_that_train_and_val_both_list_is_not_trained_on(tmp_path, capsys):
+    for split, count in (("train", 9), ("val", 3)):
+        write(tmp_path / f"annotations/instances_{split}.json", content(count), tmp_path / "images")
+    data = module(tmp_path, "fit")
+    assert data.records("train").file_names.tolist() == [f"{i:03}.png".encode() for i in range(4, 10)]
+    assert data.records("train")["image_ids"].tolist() == [4, 5, 6, 7, 8, 9]
+    assert len(data.records("val")) == 3
+    assert "3 training images are of a file" in capsys.readouterr().out
+    write(tmp_path / "annotations/instances_train.json", content(3))  # then there are no others
+    assert len(module(tmp_path, "fit").records("train")) == 3
 
 
 def test_too_few_images_for_a_validation_split_are_refused(tmp_path):

@@ -18,6 +18,7 @@ from PIL import Image
 
 from backbone import InputError
 from data import images
+from data.folders import list_images
 from data.images import ImageError, image_size, memory_limit, open_image, read_exif, to_array
 
 # Four flat quarters, so that golden values hold after JPEG too: red green / blue grey, 64 x 48 px.
@@ -422,3 +423,11 @@ def test_images_in_memory_become_rgb_or_are_refused():
         with pytest.raises(InputError, match=rf"{found}; give .*uint8 RGB \(H, W, 3\)\.$") as refused:
             to_array(image)
         assert "file" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a.mpo", "a.JPG"])
+def test_of_a_picture_of_several_the_first_is_read(tmp_path, name):
+    one, other = (Image.new("RGB", size, colour) for size, colour in (((40, 30), "red"), ((8, 6), "blue")))
+    one.save(tmp_path / name, format="MPO", save_all=True, append_images=[other])
+    assert open_image(tmp_path / name).shape == (30, 40, 3)
+    assert list_images(tmp_path).tolist() == [name.encode()]

@@ -107,3 +107,49 @@ def test_split_names_are_known_in_any_case():
     names = {"Training": "train", "TRAIN": "train", " valid ": "val", "Dev": "val", "eval": "val", "Testing": "test"}
     assert {name: split_named(name) for name in names} == names
     assert split_named("trainset") is None
+
+
+def written(folder, contents):
+    """Records of files of these contents, by name."""
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return Records(folder, np.array(list(contents), np.bytes_))
+
+
+@pytest.mark.parametrize("strata", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_files_of_the_same_bytes_are_in_one_split_and_counted(tmp_path, seed, strata):
+    contents = {f"{i}.png": b"%09d" % (i // 2 if i < 20 else i) for i in range(60)}  # 10 pairs, all of one size
+    images = written(tmp_path, contents)
+    options = {"val_fraction": 0.3, "test_fraction": 0.2, "seed": seed, "source": "photos"}
+    assigned = assign_splits(images, **options, strata=np.arange(60) // 20 if strata else None)
+    split = assigned["split"]
+    assert (split[:20:2] == split[1:20:2]).all()
+    assert set(split.tolist()) == {0, VAL, TEST}
+    assert [note[:10] for note in assigned.notes if "byte" in note] == ["10 of the "]
+    apart = assign_splits(images, **options, find_copies=False)["split"]
+    assert (apart[20:] == split[20:]).all() or strata  # what is no copy stays where it was
+    assert not [note for note in assign_splits(images.take(np.arange(0, 60, 2)), **options).notes if "byte" in note]
+
+
+def test_copies_join_the_groups_that_they_are_of(tmp_path):
+    contents = {f"{i}.png": b"%09d" % (0 if i in (0, 39) else i + 1) for i in range(40)}
+    group = np.array([b"person %d" % (i // 4) for i in range(40)])
+    images = written(tmp_path, contents).with_columns(group=group)
+    for seed in range(10):
+        split = assign_splits(images, val_fraction=0.3, test_fraction=0.2, seed=seed, source="photos")["split"]
+        assert len(set(split[[0, 1, 2, 3, 36, 37, 38, 39]].tolist())) == 1
+
+
+def test_where_all_are_copies_files_are_drawn_all_the_same(tmp_path):
+    images = written(tmp_path, {f"{i}.png": b"same" for i in range(8)})
+    assigned = assign_splits(images, val_fraction=0.3, test_fraction=0, seed=0, source="photos")
+    assert set(assigned["split"].tolist()) == {0, VAL}
+    assert "flatter" in " ".join(assigned.notes)
+
+
+def test_a_file_that_is_listed_under_several_groups_is_in_one_split():
+    names = [f"{i % 10}.jpg" for i in range(40)]
+    for seed in range(5):
+        split = drawn(names, group=np.array([b"id %d" % i for i in range(40)]), seed=seed)
+        assert all(len(set(split[i::10].tolist())) == 1 for i in range(10))

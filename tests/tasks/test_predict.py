@@ -469,10 +469,27 @@ def test_only_regular_files_are_opened_and_the_others_counted_in_a_line(photos, 
     assert "to_nothing.png: there is no such file" in printed.err
     with one_sentence("pipe.jpg: this is neither a file nor a folder"):
         images_at(photos / "pipe.jpg")
-    with one_sentence("photos/folder.jpg: this folder has no image"):
+    with one_sentence("photos/folder.jpg: this folder holds no image"):
         images_at(photos / "folder.jpg")
     with one_sentence("cannot be read"):
         images_at(photos / ("x" * 300))
+
+
+def test_hidden_files_do_not_count_and_images_that_cannot_be_read_are_counted(tmp_path, capsys):
+    listed = ("000000000139.jpg", "000000000285.jpg", "DJI.JPG", "plain.JPEG", "stereo.mpo")
+    left_out = ("1.HEIC", "2.heic", "3.cr2", "._000000000139.jpg", ".a.jpg", "._1.heic", "Thumbs.db", "notes.txt")
+    for name in (*listed, *left_out):
+        (tmp_path / name).touch()
+    (tmp_path / "@eaDir").mkdir()
+    assert [path.name for path in images_at(tmp_path)] == list(listed)
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert [note[:14] for note in notes] == ["note: 2 .heic ", "note: 1 .cr2 f"]
+    for name in listed:
+        (tmp_path / name).unlink()
+    with one_sentence(r"holds no image .*2 \.heic files .*JPEG"):
+        images_at(tmp_path)
+    with one_sentence(r"1\.HEIC.*JPEG"):
+        images_at(tmp_path / "1.HEIC")
 
 
 LONG = "\u00e9" * 123  # 246 bytes

@@ -2,7 +2,7 @@ import csv
 
 import numpy as np
 import pytest
-from helpers import ATTRIBUTES, faces, names, one_sentence, tree, write_attributes
+from helpers import ATTRIBUTES, faces, image_file, names, one_sentence, tree, write_attributes
 from PIL import Image
 
 from data.attributes import read_attributes
@@ -69,10 +69,10 @@ def test_images_of_a_csv_that_are_not_there_are_left_out_and_counted(tmp_path):
     [
         ("path,Smiling\na.png,-1\n", "line 2: Smiling is '-1'.*CelebA"),
         ("path,Smiling\na.png,1\nb.png,2\n", "line 3: Smiling is '2'"),
-        ("path,Smiling\na.png,1\nb.png,0\n./a.png,1\n", r"a\.png more than once"),
+        ("path,Smiling\na.png,1\nb.png,0\n./a.png,0\n", r"a\.png more than once"),
         ("path\na.png\n", "no attribute column"),
         ("path,split,identity\na.png,val,x\n", "no attribute column"),
-        ("file,Smiling\na.png,1\n", "no column `path`"),
+        ("title,Smiling\na.png,1\n", "no column `path`"),
         ("path,Smiling,Smiling\na.png,1,1\n", "'Smiling' more than once"),
         ("path,Smiling,\na.png,1,1\n", "column without a name"),
         ("path,Smiling\na.png\n", "line 2"),
@@ -90,3 +90,73 @@ def test_a_csv_that_cannot_be_used_is_refused_by_its_line(tmp_path, text, named)
     (tmp_path / "attributes.csv").write_bytes(text.encode("latin-1"))
     with one_sentence(rf"attributes\.csv.*{named}"):
         read_attributes(tmp_path)
+
+
+def test_paths_with_backslashes_are_found_and_two_rows_of_one_file_refused(tmp_path):
+    root = write_attributes(tmp_path, [(f"faces/{i}.png", i % 2, 0) for i in range(12)], ("path", "Smiling", "Hat"))
+    file = root / "attributes.csv"
+    file.write_text(file.read_text().replace("faces/", "faces\\"))
+    records = read(root)
+    assert names(records) == [f"faces/{i}.png" for i in range(12)]
+    assert records["attributes"][:, 0].tolist() == [0, 1] * 6
+    assert [note.split(" (")[0] for note in records.notes] == [
+        f"12 file names of {file} found otherwise than written: 12 with / for \\"
+    ]
+    file.write_text(file.read_text() + "faces/3.png,1,0\n")
+    with one_sentence("faces/3.png more than once"):
+        read(root)
+
+
+def test_photographs_that_cannot_be_read_are_left_out_and_counted(tmp_path):
+    root = write_attributes(tmp_path, [(f"{i}.png", i % 2, 0) for i in range(4)], ("path", "Smiling", "Hat"))
+    for name in ("4.HEIC", "5.heic", "6.NEF"):
+        (root / name).write_bytes(b"ftypheic")
+        with (root / "attributes.csv").open("a") as file:
+            file.write(f"{name},1,0\n")
+    (root / "0.png").unlink()
+    records = read(root)
+    assert names(records) == ["1.png", "2.png", "3.png"]
+    assert [(issue.count, issue.what.split()[0]) for issue in records.issues] == [
+        (2, ".heic"),
+        (1, ".nef"),
+        (1, "listed"),
+    ]
+    for i in (1, 2, 3):
+        (root / f"{i}.png").unlink()
+    with one_sentence(r"no image that can be read: 2 \.heic files"):
+        read(root)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("separator", "first"), [(";", ""), ("\t", ""), (";", "sep=;\r\n"), (",", "")])
+@pytest.mark.parametrize("column", ["PATH", "Filename", "image_id"])
+def test_a_table_of_a_spreadsheet_is_read_as_it_is_meant(tmp_path, separator, first, column, encoding):
+    rows = [
+        [f"faces\\{i}.png", ("Train", "valid", "TESTING")[i % 3], i % 2, "yes" if i % 3 else "No"] for i in range(12)
+    ]
+    for row in rows:
+        image_file(tmp_path / row[0].replace("\\", "/"), 1)
+    table = [[column, "Split", "Smiling", "Hat"], *rows]
+    text = first + "".join(separator.join(map(str, row)) + "\r\n" for row in table)
+    (tmp_path / "attributes.csv").write_bytes(text.encode(encoding))
+    records = read(tmp_path)
+    assert records.classes == ("Smiling", "Hat")
+    assert names(records) == [f"faces/{i}.png" for i in range(12)]
+    assert records["attributes"].tolist() == [[i % 2, int(i % 3 > 0)] for i in range(12)]
+    assert records["split"].tolist() == [0, 1, 2] * 4
+
+
+def test_rows_that_say_the_same_again_count_once(tmp_path):
+    root = write_attributes(
+        tmp_path, [(f"{i}.png", i % 2, "", "a") for i in range(4)], ("path", "Smiling", "Hat", "identity")
+    )
+    with (root / "attributes.csv").open("a") as file:
+        file.write("./2.png,0,,a\n1.png,1,,a\n1.png,1,,a\n")
+    records = read(root)
+    assert names(records) == ["0.png", "1.png", "2.png", "3.png"]
+    assert records["attributes"].tolist() == [[0, -1], [1, -1], [0, -1], [1, -1]]
+    assert [(issue.count, issue.first) for issue in records.issues] == [(3, "2.png")]
+    with (root / "attributes.csv").open("a") as file:
+        file.write("3.png,1,1,a\n")
+    with one_sentence(r"lists 3\.png more than once \(1 such"):
+        read(root)

@@ -95,6 +95,56 @@ def test_rows_without_an_image_are_left_out_and_counted(tmp_path):
     assert [(issue.count, issue.first) for issue in records.issues] == [(23, "000001.jpg"), (1, "")]
 
 
+def as_kaggle(root, separator=",", mark=""):
+    """Turn CelebA's lists into Kaggle's CSVs, and its folder into one of a folder, as its archive unpacks."""
+    for name, header in (("list_attr_celeba", None), ("list_eval_partition", "partition"), ("identity_CelebA", "id")):
+        lines = (root / f"{name}.txt").read_text().splitlines()
+        head = lines[1].split() if header is None else [header]
+        rows = [["image_id", *head], *(line.split() for line in lines[2 if header is None else 0 :])]
+        (root / f"{name}.csv").write_text(mark + "".join(separator.join(row) + "\n" for row in rows))
+        (root / f"{name}.txt").unlink()
+    (root / "img_align_celeba").rename(root / "images")
+    (root / "img_align_celeba").mkdir()
+    (root / "images").rename(root / "img_align_celeba/img_align_celeba")
+
+
+@pytest.mark.parametrize(("separator", "mark"), [(",", ""), (";", "\ufeff")])
+def test_the_lists_and_folders_of_kaggle_are_those_of_the_authors(tmp_path, separator, mark):
+    parts = [0] * 20 + [1] * 4 + [2] * 6
+    write_celeba(tmp_path / "set", parts=parts, people=range(30))
+    expected = read(tmp_path / "set")
+    as_kaggle(tmp_path / "set", separator, mark)
+    (tmp_path / "set/list_bbox_celeba.csv").write_text("image_id,x_1,y_1,width,height\n")
+    records = read_attributes(tmp_path / "set")
+    assert_same(records, expected)
+    assert np.bincount(records["split"]).tolist() == [20, 4, 6]
+    assert (records.issues, records.notes) == ((), (LICENCE,))
+    assert all(records.path(i).is_file() for i in range(30))
+    text = (tmp_path / "set/list_attr_celeba.csv").read_text()
+    (tmp_path / "set/list_attr_celeba.csv").write_text(re.sub(r"(000004.jpg.)-?1", r"\g<1>x", text))
+    with one_sentence(r"list_attr_celeba\.csv, line 5"):
+        read(tmp_path / "set")
+
+
+@pytest.mark.parametrize("above", ["", "celeba", "CelebA"])
+def test_the_folders_of_google_drive_and_torchvision_are_known(tmp_path, above):
+    write_celeba(tmp_path / "set", parts=[0, 1, 2] * 10, people=range(30))
+    expected = read(tmp_path / "set")
+    root = tmp_path / "root" / above
+    for place, name in (
+        ("Anno", "list_attr_celeba.txt"),
+        ("Anno", "identity_CelebA.txt"),
+        ("Eval", "list_eval_partition.txt"),
+        ("Img", "img_align_celeba"),
+    ):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).rename(root / place / name)
+    assert_same(read_attributes(tmp_path / "root"), expected)
+    for path in list(root.glob("*/*")):  # torchvision has all in one
+        path.rename(root / path.name)
+    assert_same(read_attributes(tmp_path / "root"), expected)
+
+
 def test_people_without_a_row_are_unknown_and_people_in_two_parts_are_counted(tmp_path):
     write_celeba(tmp_path, parts=[0, 1, 2] * 10, people=[7, 7, 8, *range(10, 36), 99])
     lines = (tmp_path / "identity_CelebA.txt").read_text().splitlines(keepends=True)
@@ -142,13 +192,13 @@ def test_lists_that_cannot_be_used_are_named(tmp_path, name, old, new, named):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    write_celeba(tmp_path / "celeba", images=())
-    assert is_celeba(tmp_path / "celeba")
+    write_celeba(tmp_path / "set", images=())
+    assert is_celeba(tmp_path / "set")
     with pytest.raises(InputError, match=r"img_align_celeba .*30.*000001\.jpg"):
-        read(tmp_path / "celeba")
-    (tmp_path / "celeba" / "img_align_celeba").rmdir()
+        read(tmp_path / "set")
+    (tmp_path / "set" / "img_align_celeba").rmdir()
     with pytest.raises(InputError, match="no img_align_celeba/"):
-        read(tmp_path / "celeba")
+        read(tmp_path / "set")
     (tmp_path / "bare" / "img_align_celeba").mkdir(parents=True)
     with pytest.raises(InputError, match=r"no list_attr_celeba\.txt"):
         read_attributes(tmp_path / "bare")

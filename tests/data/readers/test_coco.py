@@ -24,6 +24,17 @@ from data.readers.coco import classes_of, clip_boxes, find_splits, parse_annotat
         ("annotations/instances_train.json", "."),
         ("train/_annotations.coco.json", "train"),
         ("Training/_annotations.coco.json", "Training"),
+        ("annotations/instances_Train.json", "images/Train"),
+        ("annotations/instances_train.json", "images/Training"),
+        ("annotations/train.json", "Train"),
+        ("Annotations/train2017.json", "Images"),
+        ("train.json", "images"),
+        ("annotations/Instances_TRAIN.json", "train"),
+        ("annotations/instances_default.json", "images/default"),
+        ("annotations/instances_default.json", "images"),
+        ("result.json", "images"),
+        ("labels.json", "data"),
+        ("_annotations.coco.json", "."),
     ],
 )
 def test_every_layout_is_found_with_its_images(tmp_path, annotations, images):
@@ -34,6 +45,21 @@ def test_every_layout_is_found_with_its_images(tmp_path, annotations, images):
     records = read(tmp_path)
     assert [records.path(i) for i in range(3)] == [tmp_path / images / f"{i:03d}.png" for i in (1, 2, 3)]
     assert records["split"].tolist() == [0, 0, 0]
+
+
+def test_parts_of_other_names_are_found_with_their_images(tmp_path):
+    for name, folder in (("Train", "Train/Data"), ("Validation", "Valid/Data"), ("testing", "TEST/Data")):
+        data = content()
+        for image in data["images"]:
+            image["file_name"] = f"Data/{image['file_name']}"
+        write(tmp_path / "annotations" / f"instances_{name}.json", content(), tmp_path / "images" / folder)
+        write(tmp_path / "annotations" / f"instances_{name}.json", data)
+    records = read(tmp_path)
+    assert records["split"].tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert [records.path(i) for i in (0, 3, 6)] == [
+        tmp_path / "images" / folder / "Data/001.png" for folder in ("Train", "Valid", "TEST")
+    ]
+    assert (records["problem"] == b"").all()
 
 
 def test_of_several_files_for_one_split_the_version_decides(tmp_path):
@@ -51,6 +77,48 @@ def test_no_annotations_are_refused_with_what_was_looked_for(tmp_path):
     looked_for = r"annotations/instances_train\*\.json.*valid/_annotations\.coco\.json.*annotations/other\.json"
     with pytest.raises(InputError, match=looked_for):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "on_disk", "folder"),
+    [
+        ("images\\{}.png", "{}.png", "images"),
+        ("images/1/{}.png", "{}.png", "images"),
+        ("/home/annotator/pictures/{}.png", "{}.png", "train"),
+        ("C:\\pictures\\{}.PNG", "{}.png", "train2017"),
+        ("caf\u00e9 {}.png", "cafe\u0301 {}.png", "train"),
+        ("IMG_{}.png", "IMG_{}.PNG", "images/train"),
+        ("my%20picture%20{}.png", "my picture {}.png", "train"),
+        ("{}.png", "more/{}.png", "Train"),
+    ],
+)
+def test_images_are_found_however_their_names_are_written(tmp_path, written, on_disk, folder):
+    data = content(8)
+    for image in data["images"]:
+        image["file_name"] = on_disk.format(image["id"])
+        (tmp_path / folder / image["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+    path = write(tmp_path / "annotations" / "instances_train.json", data, tmp_path / folder)
+    for image in data["images"]:
+        image["file_name"] = written.format(image["id"])
+    write(path, data)
+    records = read(tmp_path)
+    assert [records.path(i) for i in range(8)] == [tmp_path / folder / on_disk.format(i + 1) for i in range(8)]
+    assert records["image_ids"].tolist() == list(range(1, 9))
+    assert (records["problem"] == b"").all()
+    assert len(records.notes) == 1
+    assert records.notes[0].startswith(f"8 file names of {path} ")
+    assert not [issue for issue in records.issues if "missing" in issue.what]
+
+
+def test_an_image_that_train_lacks_is_not_taken_from_val(tmp_path):
+    data = content()
+    for image, name in zip(data["images"], ("002.png", "004.png", "005.png"), strict=True):
+        image["file_name"] = name
+    root = coco_folder(tmp_path, train=content(), val=data)
+    (root / "train/002.png").unlink()
+    records = read(root)
+    assert [bool(problem) for problem in records["problem"]] == [False, True, False, False, False, False]
+    assert [str(path) for path in map(records.path, (0, 3))] == [f"{root}/train/001.png", f"{root}/val/002.png"]
 
 
 def test_a_file_name_that_no_file_can_have_is_that_of_a_missing_image(tmp_path):
@@ -258,6 +326,21 @@ def test_everything_odd_is_used_and_counted(tmp_path):
         [20.5, 1.25, 30.5, 11.75],
         [2, 2, 8, 8],
     ]
+
+
+def test_images_of_kinds_that_cannot_be_read_are_left_out_and_counted(tmp_path):
+    data = content(6)
+    path = write(tmp_path / "annotations/instances_train.json", data, tmp_path / "train")
+    for image, ending in zip(data["images"][2:5], ("HEIC", "heic", "dng"), strict=True):
+        image["file_name"] = f"{image['id']:03}.{ending}"
+        (tmp_path / "train" / image["file_name"]).write_bytes(b"ftypheic")
+    write(path, data)
+    records = read(tmp_path)
+    assert records["image_ids"].tolist() == [1, 2, 6]
+    assert np.diff(records.boxes.offsets).tolist() == [1, 1, 1]
+    left_out = [str(issue) for issue in records.issues if "left out" in issue.what]
+    assert [line[:7] for line in left_out] == ["2 .heic", "1 .dng "]
+    assert all("JPEG" in line for line in left_out)
 
 
 def test_an_image_whose_size_is_nowhere_to_be_read_has_a_problem(tmp_path):

@@ -151,11 +151,15 @@ def test_columns_are_named_one_by_one(tmp_path):
         ("path,latitude,longitude\na,1,2\n\nb,,\nc,1,-inf\n", "line 5: the longitude is -inf"),
         ("path,latitude,longitude\na,1,2\nb,91,2\nc,,\n", "line 3: the latitude is 91"),
         ('path,note,latitude,longitude\na,"x\ny",1,2\nb,,1,361\n', "line 4: the longitude is 361"),
-        ("path,latitude,longitude\na,1,2\nb,48°,2\n", "line 3: the latitude is '48°'"),
-        ("path;latitude;longitude\na;48,8;2,3\n", "line 2: the latitude is '48,8'; .*decimal point"),
+        ("path,latitude,longitude\na,1,2\nb,48°12,2\n", "line 3: the latitude is '48°12'"),
+        ("path,latitude,longitude\na,48,8,2,3\n", "line 2: it has 5 values, .* names 3; .*semicolons"),
+        ("path;latitude;longitude\na;48,8,1;2,3\n", "line 2: the latitude is '48,8,1'"),
+        ("path;latitude;longitude\na;48,8E;2,3\n", "line 2: the latitude is '48,8E'"),
+        ("path;latitude;longitude\na;48,8;-2,3W\n", "line 2: the longitude is '-2,3W'"),
+        ("title,lat,lng\na,48.8,2.3\n", "no column 'path' for the path; the nearest are 'title': .*--data.path_column"),
         ("path,latitude,longitude\na,1,2\nb,1\n", "line 3: it has 2 values, but 3 or more"),
         ("path,latitude,longitude\nTokyo,139.69,35.68\n", "line 2: the latitude is 139.69, .*likely swapped"),
-        ("path,Latitude,easting\na,1,2\n", r"no column 'longitude' .*'Latitude'.*--data\.longitude_column"),
+        ("path,Latitude,easting\na,1,2\n", r"no column 'longitude' .*'easting'.*--data\.longitude_column"),
         ("path,latitude,latitude,longitude\na,1,1,2\n", "'latitude' more than once"),
         ("path,latitude,longitude\n", r"no position \(no rows\)"),
         ("path,latitude,longitude\na,,\nb,0,0\n", r"no position \(1 row without .*; 1 row at \(0, 0\)"),
@@ -169,6 +173,29 @@ def test_a_csv_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, text, mess
     file = tmp_path / "a.csv" if text is None else write(tmp_path / "a.csv", text)
     with one_sentence(f"^{file}.*{message}"):
         read(file)
+
+
+SPREADSHEETS = {
+    "comma": "path;latitude;longitude\na.jpg;40,5;-5,25\nb.jpg;41;6,25\n",
+    "tabs": "path\tLatitude\tLONGITUDE\r\na.jpg\t40,5\t-5,25\r\nb.jpg\t41\t6,25\r\n",
+    "quotes": 'path,latitude,longitude\na.jpg,"40,5","-5,25"\nb.jpg,"41","6,25"\n',
+    "letters": "path,latitude,longitude\na.jpg,40.5N,5.25W\nb.jpg,41 n,6.25° E\n",
+    "filename": "Filename,Lat,Lng\na.jpg,40.5,-5.25\nb.jpg,41,6.25\n",
+    "other columns": "lon,title,image,lat\n-5.25,x,a.jpg,40.5\n6.25,y,b.jpg,41\n",
+    "sep": "sep=;\r\nIMAGE_PATH;latitude;longitude\r\na.jpg;40,5;-5,25\r\nb.jpg;41;6,25\r\n",
+    "bars": "path|latitude|longitude\na.jpg|40.5|-5.25\nb.jpg|41|6.25\n",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("kind", SPREADSHEETS)
+def test_a_list_of_a_spreadsheet_is_read_as_it_is_meant(tmp_path, kind, encoding):
+    file, counts = write(tmp_path / "a.csv", SPREADSHEETS[kind].encode(encoding)), IssueCounts("row")
+    found = read(file, counts=counts)
+    assert [row[1:3] for row in found] == [((40.5, -5.25), b"a.jpg"), ((41.0, 6.25), b"b.jpg")]
+    assert [row[0] for row in found] == ([3, 4] if kind == "sep" else [2, 3])
+    odd = {"comma": "comma", "tabs": "comma", "quotes": "comma", "letters": "letter", "sep": "comma"}
+    assert {what: count for what, count in counts.counts.items() if count} == ({odd[kind]: 2} if kind in odd else {})
 
 
 @pytest.mark.parametrize("column", ["path", "author"])

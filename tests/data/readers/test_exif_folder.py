@@ -3,7 +3,7 @@ import struct
 
 import numpy as np
 import pytest
-from helpers import tree
+from helpers import one_sentence, tree
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
@@ -202,6 +202,21 @@ def test_images_without_a_position_are_counted_by_what_is_amiss(tmp_path, write_
     assert len(records) == 13
     assert dict(zip(records.file_names.tolist(), records["latlng"].tolist(), strict=True))[b"wrapped.jpg"] == [9, -160]
     assert records["group"][:3].tolist() == [b"00.jpg", b"2021:01:02", b"02.jpg"]
+
+
+def test_photographs_of_kinds_that_cannot_be_read_are_counted(tmp_path, write_photo):
+    for i in range(3):
+        write_photo(tmp_path / f"{i}.jpg", np.full((8, 8, 3), i, np.uint8), (40 + i, 5 + i))
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "deep/IMG_3.DNG", "._IMG_4.HEIC", "@eaDir/5.heic", "__MACOSX/6.heic"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"ftypheic")
+    records = exif_folder.read(tmp_path)
+    assert len(records) == 3
+    assert [(issue.count, issue.what.split()[0]) for issue in records.issues] == [(2, ".heic"), (1, ".dng")]
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").unlink()
+    with one_sentence(r"2 \.heic files left out.*JPEG"):
+        exif_folder.read(tmp_path)
 
 
 def test_folders_that_cannot_be_used(tmp_path, write_photo):

@@ -100,6 +100,18 @@ def test_a_file_for_each_split_with_ids_for_paths(tmp_path):
         geotagged_csv.read(tmp_path)
 
 
+def test_a_file_for_each_split_by_any_of_its_names(tmp_path):
+    rows = authors(9, 1)
+    for i, name in enumerate(("Training.csv", "valid.csv", "TEST.CSV")):
+        write_csv(tmp_path, rows[3 * i : 3 * i + 3], name=name)
+    records = geotagged_csv.read(tmp_path)
+    assert names(records) == [row[0] for row in rows]
+    assert records["split"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    write_csv(tmp_path, rows[:3], name="train.csv")
+    with pytest.raises(InputError, match=r"Training\.csv and train\.csv"):
+        geotagged_csv.read(tmp_path)
+
+
 def test_images_that_are_not_there_are_left_out_and_counted(tmp_path):
     root = write_csv(tmp_path, authors())
     (root / "003" / "1.png").unlink()

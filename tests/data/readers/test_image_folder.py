@@ -65,6 +65,28 @@ def test_splits_are_found_under_their_usual_names(tmp_path, train, val, test):
     assert by_class(records, None) == [0, 0]
 
 
+@pytest.mark.parametrize("parts", [("Training", "Testing"), ("train", "dev", "test"), ("TRAIN", "Eval", "testing")])
+def test_parts_by_any_name_are_not_classes(tmp_path, parts):
+    classes = ("glioma", "meningioma", "no tumor")
+    counts = {part: 10 if part.lower().startswith("train") else 4 for part in parts}
+    records = read(write_tree(tmp_path, {f"{part}/{name}": counts[part] for part in parts for name in classes}))
+    assert records.classes == classes
+    assert by_class(records, "train") == [10, 10, 10]
+    assert by_class(records, "val") == ([4, 4, 4] if len(parts) == 3 else [0, 0, 0])
+    assert by_class(records, "test") == [4, 4, 4]
+
+
+def test_folders_that_all_hold_the_same_folders_are_parts_whose_names_are_asked_for(tmp_path):
+    folders = {f"{part}/{name}": 2 for part in ("Apprentissage", "Essai") for name in ("cat", "dog")}
+    with one_sentence(r"Apprentissage/, Essai/.*cat, dog.*train, val and test"):
+        read(write_tree(tmp_path / "parts", folders))
+    intel = {f"{part}/{part}/{name}": 2 for part in ("seg_train", "seg_test", "seg_pred") for name in ("cat", "dog")}
+    with one_sentence(r"seg_train/.*train, val and test"):
+        read(write_tree(tmp_path / "intel", intel))
+    deep = write_tree(tmp_path / "deep", {**folders, "Essai": 1})  # an image beside them: a class that goes deep
+    assert read(deep).classes == ("Apprentissage", "Essai")
+
+
 def test_folders_of_classes_alone_are_of_no_split_and_one_may_be_called_train(tmp_path):
     records = read(write_tree(tmp_path / "set", {"bus": 10, "train": 9, "test": 8}))
     assert records.classes == ("bus", "test", "train")
@@ -83,8 +105,15 @@ def test_what_is_not_an_image_is_passed_over_or_counted(tmp_path):
     assert records.classes == ("a", "b")
     assert files(records) == [str(root / name) for name in ("a/1.jpg", "a/folder.jpg/2.jpg", "b/1.jpg", "b/2.avif")]
     counted = {issue.what.partition("(")[2].partition(")")[0]: issue.count for issue in records.issues}
-    assert counted == {".txt": 2, "links to nothing": 2, ".heic": 1, "without an ending": 1}
+    assert counted == {".txt": 2, "links to nothing": 2, "": 1, "without an ending": 1}
+    assert str(records.issues[0]).startswith("1 .heic file left out")
     assert [note.split()[0] for note in records.notes] == ["1"]  # right in the root
+
+
+def test_a_class_of_photographs_that_cannot_be_read_is_refused_with_their_number(tmp_path):
+    root = write_tree(tmp_path, {"a": 2, "b": ["1.HEIC", "2.heic", "3.CR2", "._4.jpg"], "b/@eaDir": 2})
+    with one_sentence(r"'b'.* 2 \.heic files left out.*JPEG.* 1 \.cr2 file "):
+        read(root)
 
 
 def test_names_that_are_not_utf8_are_read_and_can_be_printed(tmp_path):

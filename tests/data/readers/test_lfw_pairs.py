@@ -1,3 +1,5 @@
+import unicodedata
+
 import numpy as np
 import pytest
 from helpers import LFW_LINES, lfw, write_lines
@@ -103,5 +105,19 @@ def test_a_jpg_is_preferred_and_missing_images_are_refused_by_name(tmp_path):
     (folder / "Cy" / "Cy_0002.jpg").unlink()
     with pytest.raises(InputError, match=r"1 of the 11 images of .*pairs.txt are not in .*lfw.*Cy/Cy_0002.jpg;"):
         read(tmp_path / "pairs.txt", folder)
+    (tmp_path / "other").mkdir()
     with pytest.raises(InputError, match="11 of the 11 images"):
-        read(tmp_path / "pairs.txt", tmp_path)
+        read(tmp_path / "pairs.txt", tmp_path / "other")
+
+
+def test_people_of_another_unicode_form_and_case_are_found(tmp_path):
+    folder = lfw(tmp_path / "lfw", PEOPLE)
+    written, on_disk = unicodedata.normalize("NFC", "Zoë_É"), unicodedata.normalize("NFD", "zoë_É")
+    (folder / "Bo").rename(folder / on_disk)
+    for file in (folder / on_disk).iterdir():
+        file.rename(file.with_name(file.name.replace("Bo", on_disk)))
+    lines = [line.replace("Bo", written) for line in LFW_LINES]
+    records = read(write_lines(tmp_path / "pairs.txt", lines), folder)
+    assert all(records.path(i).is_file() for i in range(len(records)))
+    assert len(records) == 11
+    assert len(records.notes) == 1

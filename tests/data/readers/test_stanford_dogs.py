@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import math
+import os
 
 import numpy as np
 import pytest
@@ -157,7 +158,9 @@ def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):
     root = write_dogs(tmp_path, content={name: b"x" * i for i, (name, _) in enumerate([*TRAIN, *TEST])})
     (root / "Images" / dog_file(BEAGLE, 2)).write_bytes(b"y" * 41)  # as large as the last
     opened, digest = [], hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, *a: opened.append(file.name) or digest(file, *a))
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, *a: opened.append(os.fsdecode(file.name)) or digest(file, *a)
+    )
     read(root)
     assert sorted(opened) == [str(root / "Images" / dog_file(*which)) for which in ((BEAGLE, 2), (POODLE, 14))]
 
@@ -232,6 +235,19 @@ def test_labels_of_any_number_type_are_read(tmp_path):
     root = write_dogs(tmp_path)
     savemat(root / "lists/train_list.mat", {"file_list": FILES, "labels": LABELS.astype(np.float64).T})
     assert np.bincount(read(root).of_split("train")["labels"]).tolist() == [10, 10, 10]
+
+
+def test_a_list_with_backslashes_and_other_endings_is_of_the_same_images(tmp_path):
+    root = write_dogs(tmp_path)
+    expected = read(root)
+    content = loadmat(root / "lists/train_list.mat")
+    for cell in np.ravel(content["file_list"]):
+        cell[0] = cell[0].replace("/", "\\").replace(".jpg", ".JPG")
+    savemat(root / "lists/train_list.mat", {key: content[key] for key in ("file_list", "labels")})
+    records = read(root)
+    assert names(records) == names(expected)
+    assert np.array_equal(records["labels"], expected["labels"])
+    assert (len(expected.notes), len(records.notes)) == (0, 1)
 
 
 def test_what_is_missing_is_named(tmp_path):
