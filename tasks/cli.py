@@ -8,7 +8,7 @@ import math
 import re
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -122,6 +122,17 @@ def link_data(parser: LightningArgumentParser, module_class: type[TaskModule]) -
     for name in LINKS:
         if name in inspect.signature(module_class).parameters:
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+
+
+def check_classes(checkpoint: Mapping[str, Any] | None, data: Any) -> None:
+    """Raise InputError where the data have other classes than a checkpoint was trained for."""
+    ours, theirs = data.categories, (checkpoint or {}).get("hyper_parameters", {}).get("categories")
+    if theirs is not None and ours != theirs:
+        raise InputError(
+            f"the checkpoint was trained for {_classes(theirs, ours)}, but the data under {data.hparams.root} have "
+            f"{_classes(ours, theirs)}; give the data it was trained for, or start from its trunk alone with "
+            "--model.weights."
+        )
 
 
 class ValidateLastEpoch(Callback):
@@ -286,13 +297,7 @@ class _Cli(LightningCLI):
             raise InputError(f"the --trainer options are invalid: {' '.join(str(error).split())}") from error
 
     def after_instantiate_classes(self) -> None:
-        ours, theirs = self.datamodule.categories, (self.checkpoint or {}).get("hyper_parameters", {}).get("categories")
-        if theirs is not None and ours != theirs:
-            raise InputError(
-                f"the checkpoint was trained for {_classes(theirs, ours)}, but the data under "
-                f"{self.datamodule.hparams.root} have {_classes(ours, theirs)}; give the data it was trained for, or "
-                "start from its trunk alone with --model.weights."
-            )
+        check_classes(self.checkpoint, self.datamodule)
         if self.checkpoint:  # early, as it may contradict the options; when it is loaded it is asked again
             with as_written(self.checkpoint_path):
                 self.model.on_load_checkpoint(self.checkpoint)

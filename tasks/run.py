@@ -74,7 +74,12 @@ class Model:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 4
         try:
-            self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            try:
+                str(file).encode()
+                source: str | bytes = str(file)
+            except UnicodeEncodeError:  # onnxruntime takes no such name
+                source = Path(file).read_bytes()
+            self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # a dozen kinds of its own
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{file} is no ONNX file that can be run ({reason}); export it again.") from error
@@ -87,10 +92,16 @@ class Model:
             self.height, self.width = map(int, about["image_size"])
             self.crop = None if rule["crop"] is None else float(rule["crop"])
             self.bicubic = {"bilinear": False, "bicubic": True}[rule["interpolation"]]
-            self.at_least = rule["draft_at_least"] and tuple(rule["draft_at_least"])
+            self.at_least = rule["draft_at_least"] and tuple(map(int, rule["draft_at_least"]))
             self.names, self.cells = list(map(str, about["names"])), about.get("cells")
             raw = about.get("nms") == "none"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if list(self.session.get_inputs()[0].shape[1:3]) != [self.height, self.width]:
+                raise ValueError(f"image_size {about['image_size']} is not the network's")
+            if self.crop is not None and not 0 < self.crop <= 1:
+                raise ValueError(f"crop {self.crop} is not above 0 and up to 1")
+            if self.at_least and (len(self.at_least) != 2 or min(self.at_least) < 1):
+                raise ValueError(f"draft_at_least {self.at_least} is not a height and a width")
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise InputError(f"{file} has metadata that cannot be read ({reason}); export it again.") from error
         if task not in _OUTPUTS:
@@ -491,8 +502,10 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="of onnxruntime (default: one for each core)")
     options = parser.parse_args(args)
     try:
-        if not 0 <= options.min_score <= 1 or options.top_k < 1 or options.batch < 1 or options.threads < 0:
-            raise InputError("--min_score must be from 0 to 1, --top_k and --batch 1 or more, --threads 0 or more.")
+        if not 0 <= options.min_score <= 1 or options.top_k < 1 or options.batch < 1:
+            raise InputError("--min_score must be from 0 to 1, --top_k and --batch 1 or more.")
+        if not 0 <= options.threads <= (cores := os.cpu_count() or 1):
+            raise InputError(f"--threads is {options.threads}; it must be from 0 to {cores}, the cores that there are.")
         _run(options)
         return 0
     except KeyboardInterrupt:
@@ -505,7 +518,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         message = f"{error.name} is not installed: pip install onnxruntime pillow numpy"
     except OSError as error:
-        message = f"{error.filename or 'a file'} cannot be written ({error.strerror or error}); free some space there."
+        message = f"{error.filename or 'a file'} cannot be written ({error.strerror or error}); name another place."
     print(f"error: {_seen(message, 1000)}", file=sys.stderr)
     return 2
 

@@ -38,7 +38,12 @@ def _open_onnx(path: Path, threads: int) -> Artifact:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        str(path).encode()
+        source: Any = str(path)
+    except UnicodeEncodeError:  # ONNX Runtime takes no such name
+        source = path.read_bytes()
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     metadata = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA, "{}"))
     names = [output.name for output in session.get_outputs()]
 

@@ -122,7 +122,8 @@ def _eager(classes: Classes, predict: "PredictCommand", options: Any, threads: i
 def _benchmark(task: str, classes: Classes, options: Any, threads: Sequence[int], rest: Sequence[str]) -> int:
     for path in options.files:
         if not path.is_file():
-            raise InputError(f"{path}: there is no such file; give one that `export` wrote.")
+            what = "this is a folder" if path.is_dir() else "there is no such file"
+            raise InputError(f"{path}: {what}; give a file that `export` wrote.")
         if path.suffix not in latency.RUNTIMES:
             raise InputError(f"{path} is no exported file: these end in {', '.join(latency.RUNTIMES)}.")
     if options.ckpt_path and options.weights:
@@ -193,6 +194,8 @@ def _in_own_process(task: str, words: Sequence[str], threads: int, runs: int) ->
         last = lines[-1] if lines else "it said nothing"
         raise InputError(f"{words[-1]} cannot be measured: its process ended with code {done.returncode} ({last}).")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    if found.get("task") not in (None, task):
+        raise InputError(f"{words[-1]} is of the task {found['task']}; give it to `python -m tasks.{found['task']}`.")
     return found
 
 
@@ -210,6 +213,12 @@ def _scorer(task: str, classes: Classes, args: list[str]) -> Score:
 
     def score(files: Sequence[Path]) -> tuple[str, list[float | None]]:
         artifacts = [open_artifact(path) for path in files if path.suffix != ".tflite"]
+        for artifact in artifacts:
+            if (size := tuple(artifact.metadata["image_size"])) != data.evaluated_size:
+                raise InputError(
+                    f"{artifact.path} is for images of {size} px, and the data have {data.evaluated_size}; give "
+                    "--data.image_size, or the checkpoint that it is of."
+                )
         own, *others = gate.judge(artifacts, module, exported, original, data)
         found = (verdict.file for verdict in others)
         return own.metric, [*(None if path.suffix == ".tflite" else next(found) for path in files), own.file]

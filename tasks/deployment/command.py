@@ -20,7 +20,7 @@ from backbone.weights import find_weights, table
 from data.folders import count_of, say
 from data.records import Split
 from data.transforms import needed_in_evaluation
-from tasks.cli import Parser, link_data, prepared
+from tasks.cli import Parser, check_classes, link_data, prepared
 from tasks.deployment import executorch_file, gate, onnx_file, qat
 from tasks.deployment.artifact import open_artifact
 from tasks.deployment.graph import Deployed
@@ -69,7 +69,7 @@ def main(task: str, classes: Callable[[], tuple[type[TaskModule], Any]], args: l
     if task == "detection":
         help = "none: give the raw boxes and scores of all anchors (default: suppression is in the file)"
         parser.add_argument("--nms", choices=("in_graph", "none"), default="in_graph", help=help)
-    help = "of the metric, of which the file may lose so much (default: 0.001, and 0.01 of int8)"
+    help = "what the file may lose of the metric, as a part of the most it can be (default: 0.001, and 0.01 in int8)"
     parser.add_argument("--max_loss", type=float, metavar="X", help=help)
     options, rest = parser.parse_known_args(args)
     retain_freed_memory()
@@ -99,6 +99,7 @@ def resolved(module_class: type[TaskModule], datamodule_class: Any, args: Sequen
         )
     given = parser.instantiate(parser.parse_object(settings))
     module, data = given["model"], given["data"]
+    check_classes(checkpoint, data)
     if checkpoint is None:
         return Resolved(module.eval(), data, find_weights(module.hparams["weights"], fetch=False).file)
     assert path is not None
@@ -110,15 +111,18 @@ def resolved(module_class: type[TaskModule], datamodule_class: Any, args: Sequen
 
 def _checked(task: str, options: argparse.Namespace) -> argparse.Namespace:
     """The options, with what was not given found out. Raises InputError."""
-    kind = options.format or next((name for name, end in _ENDINGS.items() if str(options.out).endswith(end)), "onnx")
+    given = options.out.suffix.lower() if options.out else ""
+    kind = options.format or next((name for name, end in _ENDINGS.items() if end == given), "onnx")
     options.format, ending = kind, _ENDINGS[kind]
     options.out = options.out or Path(f"{task}{'_int8' * options.int8}{ending}")
-    if options.out.suffix != ending:
-        raise InputError(f"--out {options.out} does not end in {ending}, as --format {kind} does; rename it.")
+    if given not in ("", ending) or not options.out.suffix:
+        raise InputError(f"--out is {str(options.out)!r}; a file of --format {kind} is called NAME{ending}.")
     if options.out.is_dir() or not options.out.absolute().parent.is_dir():
         raise InputError(f"--out {options.out} cannot be written; name a file in a folder that exists.")
-    if options.qat < 0 or (options.qat and not options.int8):
-        raise InputError(f"--qat {options.qat} is of --int8, and must be 0 or more; give both, or none.")
+    if options.qat < 0:
+        raise InputError(f"--qat is {options.qat}; it must be 0 or more epochs.")
+    if options.qat and not options.int8:
+        raise InputError("--qat fine-tunes for --int8; give that too.")
     if options.max_loss is None:
         options.max_loss = _MAX_LOSS["int8" if options.int8 else "float32"]
     if not 0 <= options.max_loss <= 1:
@@ -141,6 +145,10 @@ def _export(task: str, options: argparse.Namespace, module: TaskModule, data: An
     compared = torch.from_numpy(np.concatenate([*_batches(data, "val", gate.COMPARED)]))
     calibration = [*_batches(data, "train", _CALIBRATION)] if options.int8 else []
     count = sum(map(len, calibration))
+    if options.int8:
+        files_of = [{data.file(split, i) for i in range(len(data.records(split)))} for split in ("train", "val")]
+        if shared := set.intersection(*files_of):
+            say(f"note: {count_of(len(shared), 'image')} to calibrate on and to validate on are the same")
     with room_beside(out) as room:
         files = _written(options, network, room, metadata, calibration)
         difference = None
@@ -161,7 +169,9 @@ def _export(task: str, options: argparse.Namespace, module: TaskModule, data: An
                     say(f"int8 by {method} of {count_of(count, 'training image')}: {verdict}")
             best = min(verdicts, key=lambda method: verdicts[method].loss)
             file, verdict = made[best], verdicts[best]
-            if fits := verdict.loss <= options.max_loss:
+            # Where the network itself is worth nothing, no file can lose anything; floats are compared with it besides.
+            telling = not options.int8 or verdict.pytorch > options.max_loss * verdict.best_figure
+            if (fits := telling and verdict.loss <= options.max_loss) or not telling:
                 break
         passed = fits and (difference is None or difference.small)
         metrics = {"metric": verdict.metric, "split": "val", "images": verdict.images}
@@ -175,11 +185,19 @@ def _export(task: str, options: argparse.Namespace, module: TaskModule, data: An
             file.rename(beside)
     line = f"{out}: {out.stat().st_size / 1e6:.1f} MB, {verdict}"
     if passed:
+        for name in (f"{out.name}.rejected", f"{out.name}.rejected.json"):
+            out.with_name(name).unlink(missing_ok=True)
         print(printed(line))
         return 0
+    line += f"; {options.out} is still the one of before" if options.out.exists() else ""
     reason = f"the file may lose {options.max_loss:g} (--max_loss)"
     if fits:
         reason = f"its outputs may differ by {gate.RELATIVE:g} of the largest number and {gate.PIXELS:g} px alone"
+    elif not telling:
+        reason = (
+            "the network itself finds so little in these images that they cannot show what the file loses; give it "
+            "others with --data.root"
+        )
     elif options.int8:
         reason += " and loses more; --qat 3 fine-tunes it" if not options.qat else " and loses more, fine-tuned too"
         if verdict.images * options.max_loss < 1:
@@ -242,19 +260,21 @@ def _metadata(task: str, network: Deployed, data: Any, source: Path, options: ar
         "outputs": list(network.outputs),
         **facts,
         "precision": "int8" if options.int8 else "float32",
-        "licence": _licence(data, settings.get("provenance"), facts.get("licence", "")),
+        "licence": _licence(data, settings.get("provenance") or {}, facts.get("licence", "")),
         "versions": {name: importlib.metadata.version(name) for name in versions},
         "source": {"file": source.name, "sha256": digest_of(source)},
     }
 
 
-def _licence(data: Any, provenance: Mapping[str, Any] | None, known: str) -> str:
+def _licence(data: Any, provenance: Mapping[str, Any], known: str) -> str:
     """What is known of the terms of what the network was trained on, as sentences."""
     known = known or getattr(data, "licence", "")
     sentences = [
         known or "The terms of the training images are not recorded: whoever gives the file on should know them."
     ]
-    rows = {row.name: row for row in table()}
-    if row := rows.get((provenance or {}).get("name") or ""):
+    of_weights = provenance.get("name"), provenance.get("sha256")
+    if row := next(
+        (row for row in table() if row.name == of_weights[0] or row.sha256 == of_weights[1] is not None), None
+    ):
         sentences.append(f"Its first weights are {row.name} of {row.project}, under {row.licence}.")
     return " ".join(sentences)

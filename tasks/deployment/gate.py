@@ -59,7 +59,8 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         lost = f", {count_of(self.lost, 'box')} lost" if self.lost else ""
-        return f"at most {self.relative:.1e} of the largest number, {self.pixels:.1e} px{lost}"
+        pixels = f", {self.pixels:.1e} px" if self.pixels else ""
+        return f"at most {self.relative:.1e} of the largest number{pixels}{lost}"
 
 
 def compare(artifact: Artifact, network: Deployed, images: Tensor) -> Difference:

@@ -24,6 +24,7 @@ class Opened(NamedTuple):
     precision: str
     runtime: str  # with its version
     size_mb: float  # of its file
+    task: str | None = None  # that it says it is of
 
 
 def measured(load: Callable[[], Opened], runs: int) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def measured(load: Callable[[], Opened], runs: int) -> dict[str, Any]:
         "precision": opened.precision,
         "image_size": list(opened.size),
         "size_mb": opened.size_mb,
+        "task": opened.task,
         "times_ms": times,
         "memory_mb": peak - before,
         "process_mb": peak,
@@ -99,7 +101,8 @@ def _open_exported(path: Path, threads: int) -> Opened:
         raise InputError(f"{path} has no metadata of this project; give a file that `export` wrote.")
     height, width = artifact.metadata["image_size"]
     runtime = _versioned(RUNTIMES[path.suffix])
-    return Opened(artifact.run, (height, width), artifact.metadata["precision"], runtime, size_mb(path))
+    facts = artifact.metadata["precision"], runtime, size_mb(path), artifact.metadata.get("task")
+    return Opened(artifact.run, (height, width), *facts)
 
 
 def _open_litert(path: Path, threads: int) -> Opened:

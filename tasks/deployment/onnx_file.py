@@ -1,9 +1,12 @@
 """A network as an ONNX file, in float or in int8."""
 
 import contextlib
+import errno
 import io
 import json
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +25,7 @@ _OPSET = 20
 _LAYERS, _ACTIVATIONS = ("Conv", "Gemm"), ("Clip", "Relu")
 Calibration = Literal["minmax", "percentile"]
 CALIBRATIONS: tuple[Calibration, ...] = ("minmax", "percentile")
+_LITTLE = 1 << 24  # bytes: of a disk with no more left, what was written last is probably not whole
 # What is cut off: of the activations that 200 images give a layer the part of 1e-5 that is farthest out.
 _PERCENTILE = 99.999
 
@@ -85,7 +89,7 @@ def quantize_onnx(source: Path, path: Path, images: Sequence[np.ndarray], method
     graph = onnx.load(source).graph
     layers = {output for node in graph.node if node.op_type in _LAYERS for output in node.output}
     others = [node.name for node in graph.node if node.op_type in _ACTIVATIONS and node.input[0] not in layers]
-    with quiet():
+    with quiet(), _full_disk_told(path.parent):
         quantization.quantize_static(
             source,
             path,
@@ -112,6 +116,17 @@ def add_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
     onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _full_disk_told(folder: Path) -> Iterator[None]:
+    """Raise the error of a full disk where ONNX stumbles over what it could not write whole, and says no more."""
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(folder).free < _LITTLE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
 
 
 @contextlib.contextmanager
