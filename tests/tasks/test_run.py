@@ -334,12 +334,24 @@ def test_names_are_printed_and_drawn_without_what_a_terminal_obeys(tmp_path, cap
         (json.dumps(metadata("detection", nms="none")), "raw boxes"),
         (json.dumps(metadata("detection", names=["red"])), "do not fit"),
         (json.dumps(metadata("classification")), "do not fit"),  # an output that is not there
+        *((json.dumps(metadata("detection", size=size)), "the network's") for size in ((0, 0), (-5, 3), (8, 10**9))),
+        (json.dumps(metadata("detection", size=(float("inf"), 8))), "cannot be read"),
+        *((json.dumps(metadata("detection", crop=crop)), "crop") for crop in (0, -1, 2, float("nan"), float("inf"))),
+        *((json.dumps(metadata("detection", draft_at_least=at)), "draft") for at in ([0, 0], [300], [1, 2, 3])),
+        (json.dumps(metadata("detection", draft_at_least=["a", "b"])), "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
     ],
     ids=itertools.count(),
 )
 def test_metadata_that_cannot_be_used(tmp_path, capsys, text, said):
     file = write_onnx(tmp_path / "f.onnx", "detection", text)
     assert said in refused(capsys, file, save(tmp_path / "a.png"))
+
+
+def test_a_file_of_a_name_that_is_not_utf_8_is_run(tmp_path):
+    file = write_onnx(tmp_path / "f.onnx", "classification")
+    odd = file.rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.onnx"))
+    assert len(run.Model(odd)(save(tmp_path / "a.png"))["classes"]) == 3
 
 
 @pytest.mark.parametrize("name", ["absent.onnx", "folder.onnx", "text.onnx", "f.pte", "pte.onnx"])
@@ -361,6 +373,7 @@ def test_files_that_cannot_be_run(tmp_path, capsys, name):
         (["a.png", "--min_score", "1.1"], "min_score"),
         (["a.png", "--top_k", "0"], "top_k"),
         (["a.png", "--batch", "-1"], "batch"),
+        (["a.png", "--threads", "100000"], "--threads"),
         (["a.png", "--draw", "a.png"], "is a file"),
         (["a.png", "--draw", "drawn"], "a.png.jpg is there already"),
         (["camera", "a.png"], "alone"),

@@ -19,6 +19,7 @@ from data.classification import ClassificationDataModule
 from tasks.classification.__main__ import main as classification
 from tasks.classification.module import ClassificationModule
 from tasks.deployment import METADATA, benchmark, latency
+from tasks.detection.__main__ import main as detection
 
 onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 SIDE = 32
@@ -292,6 +293,11 @@ def test_what_is_not_an_exported_file_is_named(tmp_path, capsys):
         latency.opener(strange, 1)()
     # through the process, whose sentence is the command's
     refused(classification, ["benchmark", str(broken)], r"broken.onnx cannot be opened .*; give a file that", capsys)
+
+
+def test_a_file_of_another_task_is_named_with_its_command(tmp_path, capsys):
+    file = str(onnx_file(tmp_path / "net.onnx"))
+    refused(detection, ["benchmark", file, "--runs", "1", "--threads", "1"], r"tasks\.classification", capsys)
 
 
 def test_a_process_that_dies_is_named_with_its_file(monkeypatch, tmp_path, capsys):

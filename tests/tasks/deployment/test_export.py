@@ -76,6 +76,8 @@ def export(main, *args):
 
 def test_the_file_gives_what_the_checkpoint_gives(trained, capsys):
     before = tree(trained.parent)
+    for name in ("net.onnx.rejected", "net.onnx.rejected.json"):
+        Path(name).write_text("of an export before")
     assert export(classification, "--ckpt_path", trained, "--out", "net.onnx") == 0
     assert "1.0000 in PyTorch, 1.0000 in the file (40 images)" in capsys.readouterr().out
     assert sorted(path.name for path in Path().iterdir()) == ["net.onnx", "net.onnx.json"]
@@ -139,6 +141,40 @@ def test_a_broken_calibration_is_rejected(trained, monkeypatch, capsys):
     assert facts["metrics"]["file"] < 0.9
     assert Path("classification_int8.onnx.rejected").stat().st_size > 100_000
     assert not Path("classification_int8.onnx.json").exists()
+
+
+def test_int8_is_not_called_good_where_the_network_itself_finds_nothing(trained, tmp_path, monkeypatch, capsys):
+    """Every label is wrong, so that the file cannot lose anything, whatever is wrong with it."""
+    for split, count in (("train", 2), ("val", 40)):
+        for place in range(3):
+            (tmp_path / "wrong" / split / CLASSES[(place + 1) % 3]).mkdir(parents=True)
+            for file in sorted((trained.parent / "data" / split / CLASSES[place]).iterdir())[:count]:
+                shutil.copy(file, tmp_path / "wrong" / split / CLASSES[(place + 1) % 3])
+    monkeypatch.setattr(command.onnx_file, "quantize_onnx", lambda source, path, *_: shutil.copy(source, path))
+    assert export(classification, "--ckpt_path", trained, "--data.root", tmp_path / "wrong", "--int8") == 3
+    assert "0.0000 in PyTorch, 0.0000 in the file" in capsys.readouterr().err
+    assert not Path("classification_int8.onnx").exists()
+
+
+def test_data_of_other_classes_are_told_by_both_lists(trained, write_classes, tmp_path, capsys):
+    others = write_classes(tmp_path / "others", {"train": 1, "val": 1})
+    assert export(classification, "--ckpt_path", trained, "--data.root", others) == 2
+    error = capsys.readouterr().err
+    assert "ant" in error
+    assert "cross" in error
+
+
+def test_a_full_disk_is_told_where_onnx_says_something_else(tmp_path, monkeypatch):
+    def stumble(*args, **options):
+        raise ValueError("Wire format was corrupt")
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_static", stumble)
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [])), tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match="corrupt"):
+        command.onnx_file.quantize_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", [], "minmax")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 5))
+    with pytest.raises(OSError, match="No space left"):
+        command.onnx_file.quantize_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", [], "minmax")
 
 
 @pytest.mark.slow
