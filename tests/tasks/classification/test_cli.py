@@ -362,7 +362,7 @@ def test_wrong_arguments_are_one_sentence_and_no_run(args, message, classes_root
     ("args", "message"),
     [
         (["--source", "nowhere"], "--source nowhere: there is no such file or folder"),
-        (["--source", "."], "has no image "),
+        (["--source", "."], "no image "),
         (["--source", ".", "--top_k", "0"], "--top_k 0: give 1 or more"),
         (["--source", "photo.png", "--runs", "photo.png"], "--runs photo.png cannot be written"),
         ([], "name images with --source"),
