@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TASKS = {path.parent.name for path in (ROOT / "tasks").glob("*/__main__.py")}  # tasks/distillation and deployment are shared by them
+TASKS = {
+    path.parent.name for path in (ROOT / "tasks").glob("*/__main__.py")
+}  # tasks/distillation and deployment are shared by them
 FILES = [path for room in ("backbone", "data", "tasks", "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
 FORBIDDEN = {
     "backbone": {"data", "tasks", "tests", "benchmarks", "lightning", "torchvision", "albumentations"},

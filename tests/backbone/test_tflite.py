@@ -125,6 +125,7 @@ def test_another_network_is_refused(trunk, tmp_path, change):
         read_pretrained(writer.write(tmp_path / "m.tflite"))
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_or_read_but_never_crash_or_fill_the_memory(trunk, tmp_path):
     data = classifier(trunk, tmp_path / "m.tflite", "uint8", classes=11)[0].read_bytes()
     rng, path = np.random.default_rng(0), tmp_path / "damaged.tflite"

@@ -84,7 +84,7 @@ def test_memory_that_cannot_be_had_is_told_with_the_options_that_need_less(fault
         (lambda: os.kill(os.getpid(), signal.SIGKILL), ("killed", WORKERS, BATCH, SHM)),
         (lambda: os._exit(3), ("killed", WORKERS, BATCH, SHM)),
         (lambda: os.kill(os.getpid(), signal.SIGBUS), ("shared memory", WORKERS, BATCH, SHM)),
-        (lambda: time.sleep(60), ("no batch", WORKERS, SHM)),
+        pytest.param(lambda: time.sleep(60), ("no batch", WORKERS, SHM), marks=pytest.mark.slow),
         (lambda: Path("/no/such/file").read_bytes(), ("could not read", "/no/such/file")),
     ],
     ids=["killed", "gone", "bus error", "hangs", "unreadable"],

@@ -160,7 +160,7 @@ def check_as_uninterrupted(task, run, predict, *args, made=COUNT):
         ("classification", []),
         ("detection", ["--min_score", "0.02"]),
         ("face_embeddings", ["--against", "photos/003.png"]),
-        ("geolocalization", ["--top_k", "2"]),
+        pytest.param("geolocalization", ["--top_k", "2"], marks=pytest.mark.slow),  # it draws maps
     ],
 )
 def test_what_was_interrupted_twice_is_in_the_end_as_if_it_was_not(task, args, fault, predict, capsys):
@@ -495,6 +495,7 @@ def test_hidden_files_do_not_count_and_images_that_cannot_be_read_are_counted(tm
 LONG = "\u00e9" * 123  # 246 bytes
 
 
+@pytest.mark.slow
 def test_pictures_of_any_names_are_written_and_none_over_another(photos, predict):
     names = [f"{LONG}.png", f"{LONG}.jpg", "a\n.png", "a\t.png", "a_.png", "a_.png_2", "a_.jpg"]
     for i, name in enumerate(names):

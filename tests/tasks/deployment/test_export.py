@@ -143,6 +143,7 @@ def test_a_broken_calibration_is_rejected(trained, monkeypatch, capsys):
     assert not Path("classification_int8.onnx.json").exists()
 
 
+@pytest.mark.slow
 def test_int8_is_not_called_good_where_the_network_itself_finds_nothing(trained, tmp_path, monkeypatch, capsys):
     """Every label is wrong, so that the file cannot lose anything, whatever is wrong with it."""
     for split, count in (("train", 2), ("val", 40)):
