@@ -10,7 +10,7 @@ import numpy as np
 
 from data.folders import progress
 from data.images import ImageError, image_size
-from data.readers.coco import _issue, _odd_boxes
+from data.readers.coco import issue_of, odd_boxes
 from data.records import Boxes, Issue, Records
 
 Odd = dict[str, list[str]]  # a kind of odd data, as an Issue says it, to where each is: a file, or a file and line
@@ -75,6 +75,6 @@ def pack(
     records = replace(records, class_ids=tuple(class_ids) or tuple(range(len(classes))), notes=tuple(notes))
     issues = [Issue(what, len(where), where[0]) for what, where in odd.items()]
     missing = columns["problem"] == MISSING
-    issues += _odd_boxes(records.take(columns["problem"] == b""))
-    issues += _issue("images of the annotations are missing", missing, lambda i: str(records.path(i)))
+    issues += odd_boxes(records.take(columns["problem"] == b""))
+    issues += issue_of("images of the annotations are missing", missing, lambda i: str(records.path(i)))
     return replace(records, issues=tuple(issues))

@@ -288,10 +288,10 @@ def _read_split(files: SplitFiles) -> Records:
     def file(i: int) -> str:
         return str(records.path(i))
 
-    odd = [*_odd_boxes(records.take(there))]
-    odd += _issue("images are of a file that is listed before", again, lambda i: os.fsdecode(records.file_names[i]))
-    odd += _issue("images of the annotations are missing", ~there, lambda _: f"{folder}/{matched.nearest}")
-    odd += _issue("images without width and height (read from their files)", unsized, file)
+    odd = [*odd_boxes(records.take(there))]
+    odd += issue_of("images are of a file that is listed before", again, lambda i: os.fsdecode(records.file_names[i]))
+    odd += issue_of("images of the annotations are missing", ~there, lambda _: f"{folder}/{matched.nearest}")
+    odd += issue_of("images without width and height (read from their files)", unsized, file)
     return replace(records, issues=(*records.issues, *odd))
 
 
@@ -343,7 +343,8 @@ def clip_boxes(records: Records) -> ClippedBoxes:
     return ClippedBoxes(clipped, usable, over, empty)
 
 
-def _odd_boxes(records: Records) -> list[Issue]:
+def odd_boxes(records: Records) -> list[Issue]:
+    """What is odd about the boxes of images, which are used as `clip_boxes` says."""
     clipped, boxes = clip_boxes(records), records.boxes
     assert boxes is not None
     image = np.repeat(np.arange(len(records)), np.diff(boxes.offsets))
@@ -352,17 +353,18 @@ def _odd_boxes(records: Records) -> list[Issue]:
         return os.fsdecode(records.file_names[image[row]])
 
     return [
-        *_issue("crowd regions, which are not searched for objects", boxes.crowd & clipped.usable, file),
-        *_issue(
+        *issue_of("crowd regions, which are not searched for objects", boxes.crowd & clipped.usable, file),
+        *issue_of(
             "images without annotations", np.diff(boxes.offsets) == 0, lambda i: os.fsdecode(records.file_names[i])
         ),
-        *_issue("boxes of zero or negative size, not trained on", clipped.empty, file),
-        *_issue("boxes over the edge, clipped", clipped.over & clipped.usable, file),
-        *_issue("boxes under 1 px within the image, not trained on", ~clipped.empty & ~clipped.usable, file),
+        *issue_of("boxes of zero or negative size, not trained on", clipped.empty, file),
+        *issue_of("boxes over the edge, clipped", clipped.over & clipped.usable, file),
+        *issue_of("boxes under 1 px within the image, not trained on", ~clipped.empty & ~clipped.usable, file),
     ]
 
 
-def _issue(what: str, mask: np.ndarray, first: Callable[[int], str]) -> list[Issue]:
+def issue_of(what: str, mask: np.ndarray, first: Callable[[int], str]) -> list[Issue]:
+    """The issue of the rows in `mask`, bool (N,), of which `first` says where one is; none where there are none."""
     return [Issue(what, int(mask.sum()), first(int(mask.argmax())))] if mask.any() else []
 
 
@@ -402,14 +404,14 @@ def parse_annotations(content: Any, name: str, *, for_scoring: bool = False) -> 
     areas, crowd = (annotations.numbers(key, optional=True) for key in ("area", "iscrowd"))
     issues = [
         *(issue for part in (images, annotations, categories) for issue in part.issues),
-        *_issue("annotations without area (taken as width x height)", np.isnan(areas) & found, annotations.at),
-        *_issue("annotations without iscrowd (taken as 0)", np.isnan(crowd), annotations.at),
-        *_issue(
+        *issue_of("annotations without area (taken as width x height)", np.isnan(areas) & found, annotations.at),
+        *issue_of("annotations without iscrowd (taken as 0)", np.isnan(crowd), annotations.at),
+        *issue_of(
             "annotations with an id that is 0, missing or repeated (numbered anew)",
             _odd_ids(annotations.items),
             annotations.at,
         ),
-        *_issue("objects without a box, left out: their masks have no area", ~found, annotations.at),
+        *issue_of("objects without a box, left out: their masks have no area", ~found, annotations.at),
     ]
     image_of = image_of[found]
     order = np.flatnonzero(found)[np.argsort(image_of, kind="stable")]  # by image, in the file's order within one
@@ -513,7 +515,7 @@ def _leave_as_sizes(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def _like_corners(xywh: np.ndarray, sizes: np.ndarray, first: Callable[[int], str]) -> list[Issue]:
     leaving, known = _leave_as_sizes(xywh, sizes), (sizes > 0).all(axis=1).sum()
     what = f"of {known:,} boxes leave their image: they look like (x1, y1, x2, y2), not (x, y, width, height)"
-    return _issue(what, leaving, first) if leaving.sum() * 2 > known else []
+    return issue_of(what, leaving, first) if leaving.sum() * 2 > known else []
 
 
 # --- boxes around masks ---------------------------------------------------------------------------------------------
@@ -617,7 +619,7 @@ class _List:
             wanted += " (one of 2**53 or more without point or exponent: as a float it has lost its last digits)"
         self._check(fine, field, wanted)
         text = np.array([isinstance(value, str) for value in values])
-        self.issues += _issue(f"`{field}` given as text (taken as integers)", text, self.at)
+        self.issues += issue_of(f"`{field}` given as text (taken as integers)", text, self.at)
         return as_ids(numbers)
 
     def ids(self, *same: str) -> np.ndarray:
@@ -634,7 +636,7 @@ class _List:
                     f"{self.name}: {self.key}: `id` {ids[row]} occurs {(ids == ids[row]).sum()} times, as {self.key}["
                     f"{other}] and [{row}], which differ; give each an id of its own."
                 )
-        self.issues += _issue(f"repeated entries of `{self.key}`, left out", repeated, self.at)
+        self.issues += issue_of(f"repeated entries of `{self.key}`, left out", repeated, self.at)
         self.items = [item for item, again in zip(self.items, repeated.tolist(), strict=True) if not again]
         return ids[~repeated]
 
@@ -678,7 +680,7 @@ class _List:
         xywh = _as_floats(sides).reshape(-1, 4)
         self._check(np.isfinite(xywh).all(axis=1), "bbox", wanted)
         found: np.ndarray = ~masked | (xywh[:, 2] > 0)
-        self.issues += _issue("objects without `bbox` (taken from their masks)", masked & found, self.at)
+        self.issues += issue_of("objects without `bbox` (taken from their masks)", masked & found, self.at)
         return xywh, found
 
     def sizes(self, *, strict: bool) -> np.ndarray:

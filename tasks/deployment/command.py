@@ -136,11 +136,12 @@ def _checked(task: str, options: argparse.Namespace) -> argparse.Namespace:
 def _export(task: str, options: argparse.Namespace, module: TaskModule, data: Any, source: Path) -> int:
     data.setup("fit" if options.int8 else "validate")
     exported = module.to_export().eval()
-    original = Deployed(exported, data.evaluated_size)
+    original = network = Deployed(exported, data.evaluated_size)
     if task == "detection":
         form = "operator" if options.format == "onnx" else "rounds"
         cast(Any, exported.head).suppress_by("none" if options.nms == "none" else form)
-    network, out = Deployed(exported, data.evaluated_size), options.out
+        network = Deployed(exported, data.evaluated_size)
+    out: Path = options.out
     metadata = _metadata(task, network, data, source, options)
     compared = torch.from_numpy(np.concatenate([*_batches(data, "val", gate.COMPARED)]))
     calibration = [*_batches(data, "train", _CALIBRATION)] if options.int8 else []

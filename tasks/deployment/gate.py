@@ -1,7 +1,7 @@
 """Whether an exported file is as good as the network it came from: its outputs, and the task's own metric."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +21,6 @@ RELATIVE, PIXELS = 1e-4, 0.05  # what float outputs may differ by
 _ROUNDS = 3  # batches of each
 COMPARED = max(BATCHES) * _ROUNDS  # images
 _SURE = 0.02  # the score from which a box must be found again: twice the least
-
-# What scores a batch: lets the head keep what is scored of it.
-Keep = Callable[[Head, dict[str, Any]], None]
 
 
 class Verdict(NamedTuple):
@@ -113,39 +110,31 @@ def judge(
     `resolved` has the data's classes; `exported`, which `original` is made of, may have more of them.
     """
     by_answer = "embedding" in original.outputs  # which may be all that there is to compare with
-    if exported is resolved and not by_answer:
-        reference = kept_of_module(exported)
-    else:
-        reference = kept_of_network(original, exported.head.answer_facts["names"])
-
-    def prepared(batch: dict[str, Any]) -> dict[str, Any]:
-        return {**batch, **_of_network(original, _upright(batch))} if by_answer else batch
-
-    figures, images = scores([reference, *map(kept_of_file, artifacts)], resolved.head, data, prepared)
-    metric = metric_of(resolved.head, figures[0])
-    values = [of[metric] for of in figures]
-    return [Verdict(metric, images, values[0], value, resolved.head.best_figure) for value in values]
-
-
-def scores(
-    keeps: Sequence[Keep], head: Head, data: Any, prepared: Callable[[dict[str, Any]], dict[str, Any]] = lambda b: b
-) -> tuple[list[dict[str, float]], int]:
-    """The figures of the validation images by each of `keeps`, in one pass, and how many images these were."""
-    heads = [copy.deepcopy(head) for _ in keeps]
+    own, *others = heads = [copy.deepcopy(resolved.head) for _ in (None, *artifacts)]
     with torch.inference_mode(), tqdm(data.val_dataloader(), desc="scoring", unit="batch", disable=None) as batches:
         for batch in batches:
             data.bad_images.note(batch["bad"])
-            if len(batch["images"]):
-                batch = prepared(batch)
-                for keep, own in zip(keeps, heads, strict=True):
-                    keep(own, batch)
-    count = len(heads[0].predictions)
+            if not len(batch["images"]):
+                continue
+            images = batch["images"].permute(0, 2, 3, 1).contiguous()  # (B, 3, H, W) -> (B, H, W, 3)
+            if exported is resolved and not by_answer:
+                own.update(exported(batch["images"]), batch)
+            else:
+                answer = _of_network(original, images)
+                batch = {**batch, **answer} if by_answer else batch
+                own.update_from(answer, batch, exported.head.answer_facts["names"])
+            for head, artifact in zip(others, artifacts, strict=True):
+                head.update_from(_of_file(artifact, images), batch, artifact.metadata.get("names", ()))
+    count = len(own.predictions)
     if not count:
         raise InputError("none of the validation images could be read; see --data.max_bad_fraction.")
-    return [own.compute(data.records("val"), "val") for own in heads], count
+    figures = [head.compute(data.records("val"), "val") for head in heads]
+    metric = _metric_of(own, figures[0])
+    values = [of[metric] for of in figures]
+    return [Verdict(metric, count, values[0], value, own.best_figure) for value in values]
 
 
-def metric_of(head: Head, figures: dict[str, float]) -> str:
+def _metric_of(head: Head, figures: dict[str, float]) -> str:
     """The figure of the head's that these images measure. InputError where they measure none."""
     for name in head.file_metrics or (head.monitor,):
         if name in figures and np.isfinite(figures[name]) and figures[name] >= 0:
@@ -153,26 +142,6 @@ def metric_of(head: Head, figures: dict[str, float]) -> str:
     raise InputError(
         f"the validation images measure no {head.monitor}: they have no labels for it; give --data.root others."
     )
-
-
-def kept_of_module(module: TaskModule) -> Keep:
-    """PyTorch's own evaluation."""
-    return lambda head, batch: head.update(module(batch["images"]), batch)
-
-
-def kept_of_network(network: Deployed, names: Sequence[str]) -> Keep:
-    """The answer of the network that is exported, in PyTorch; `names` are its labels'."""
-    return lambda head, batch: head.update_from(_of_network(network, _upright(batch)), batch, names)
-
-
-def kept_of_file(artifact: Artifact) -> Keep:
-    """The answer of a file."""
-    names = artifact.metadata.get("names", ())
-    return lambda head, batch: head.update_from(_of_file(artifact, _upright(batch)), batch, names)
-
-
-def _upright(batch: dict[str, Any]) -> Tensor:
-    return batch["images"].permute(0, 2, 3, 1).contiguous()  # (B, 3, H, W) -> (B, H, W, 3)
 
 
 @torch.no_grad()
