@@ -65,7 +65,7 @@ def main(task: str, read: Callable[..., Records], args: list[str], *, sample: st
         write_whole(folder / "check.txt", "\n".join(map(printed, report)) + "\n")
         for line in report:
             print(printed(line))
-        print(f"16 images with their labels: {folder / 'labels.png'}")
+        print(f"{count_of(min(len(records), _TILES), 'image')} with their labels: {folder / 'labels.png'}")
         print(f"histograms: {folder / 'sizes.png'}")
     return 0
 
