@@ -83,6 +83,7 @@ class StopBetweenSteps(Callback):
     def __init__(self) -> None:
         self.signal: int | None = None
         self.between_steps = False
+        self.first_step = 0
         self._training = False
         self._at = 0.0  # seconds of the monotonic clock, when the signal came
 
@@ -114,6 +115,7 @@ class StopBetweenSteps(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on, a batch in work is waited for."""
         self._training = self.between_steps = True
+        self.first_step = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop before a batch, unless the gradients of the last one wait for it."""
@@ -170,9 +172,10 @@ class LastCheckpoint(ModelCheckpoint):
         self.saved_at_the_end = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save where the weights are those of a whole number of steps, and every process has come here."""
+        """Save where steps were done, all of them whole, and every process has come here."""
+        trained = self._stop.between_steps and trainer.global_step > self._stop.first_step
         together = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt)
-        if trainer.state.fn == "fit" and self._stop.between_steps and together:
+        if trainer.state.fn == "fit" and trained and together:
             with contextlib.suppress(InputError):  # of a full disk, which is what stopped it, or of weights not finite
                 super().on_exception(trainer, pl_module, exception)
                 self.saved_at_the_end = True

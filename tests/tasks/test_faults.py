@@ -129,6 +129,39 @@ def test_a_second_signal_later_stops_within_the_step_and_keeps_the_last_whole_ch
     assert weights(latest())["global_step"] == 3  # the end of the first epoch
 
 
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_run_that_fails_before_its_first_step_or_figure_leaves_nothing(
+    classes_root, whole, command, capsys, monkeypatch
+):
+    def refuse(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    for name in ("training_step", "test_step"):
+        monkeypatch.setattr(f"tasks.classification.module.ClassificationModule.{name}", refuse)
+    given = ["--ckpt_path", str(whole)] if command == "test" else [*SMALL, "--trainer.max_epochs", "1"]
+    refused(main, [command, "--data.root", str(classes_root), *given, *QUIET], "No space left on device", capsys)
+
+
+def test_a_finished_run_says_that_nothing_is_left_to_train_and_how_to_go_on(classes_root, whole, capsys):
+    given = ["--data.root", str(classes_root), *QUIET, *EPOCHS]
+    printed, run = completed(main, capsys, "fit", "--ckpt_path", str(whole), *given)
+    assert re.search(r"trained to its end before \(3 epochs, 9 steps\).* --trainer\.max_epochs", printed)
+    assert same(weights(run)["state_dict"], weights(whole)["state_dict"])
+
+
+def test_latest_is_the_newest_run_that_trained(classes_root, whole, capsys, module):
+    completed(main, capsys, "fit", "--data.root", str(classes_root), *SMALL, *QUIET, "--trainer.max_epochs", "1")
+    trained = latest()
+    _, run = completed(
+        main, capsys, "test", "--data.root", str(classes_root), "--ckpt_path", "runs/classification/latest", *QUIET
+    )
+    assert run.resolve() != trained == latest()
+    fault = faulty(module, kind="other", step=0)
+    with pytest.raises(RuntimeError, match="no one foresaw"):
+        main(["fit", "--data.root", str(classes_root), *SMALL, *QUIET, *fault])
+    assert latest() == trained
+
+
 @pytest.mark.parametrize("fault", [["--model.lr", "1e30", "--model.warmup_steps", "0"], "nan"])
 def test_numbers_that_are_not_finite_never_reach_a_checkpoint(classes_root, whole, module, fault, capsys):
     fault = faulty(module, kind="nan", step=9) if fault == "nan" else fault

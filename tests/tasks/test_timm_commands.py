@@ -22,6 +22,7 @@ from tasks.face_attributes.module import FaceAttributesModule
 from tasks.face_embeddings.__main__ import main as face_embeddings
 from tasks.geolocalization.__main__ import main as geolocalization
 from tasks.geolocalization.module import GeolocalizationModule
+from tasks.run_folders import run_order
 
 pytestmark = pytest.mark.slow  # whole commands
 
@@ -33,7 +34,7 @@ TWENTY_STEPS += ["--trainer.check_val_every_n_epoch", "100"]
 
 
 def newest(task):
-    return Path("runs", task, "latest").resolve()
+    return max((path for path in Path("runs", task).iterdir() if not path.is_symlink()), key=run_order)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
