@@ -59,11 +59,13 @@ def pack(
     odd: Odd,
     notes: Sequence[str] = (),
     class_ids: Sequence[int] = (),
+    nearest: str = "",
 ) -> Records:
     """Records of N images and M boxes, in any order of the boxes, with what is odd about them.
 
     `columns` are `split`, `sizes` and `problem`; `rows` the boxes' image, label, xywh in px (M, 4) and crowd. Class ids
-    are the labels where nothing else is given; image ids count from 1.
+    are the labels where nothing else is given; image ids count from 1. `nearest` is what match_files() says of the
+    first missing image.
     """
     image, labels, xywh, crowd = rows
     order = np.argsort(image, kind="stable")
@@ -76,5 +78,5 @@ def pack(
     issues = [Issue(what, len(where), where[0]) for what, where in odd.items()]
     missing = columns["problem"] == MISSING
     issues += odd_boxes(records.take(columns["problem"] == b""))
-    issues += issue_of("images of the annotations are missing", missing, lambda i: str(records.path(i)))
+    issues += issue_of("images of the annotations are missing", missing, lambda i: nearest or str(records.path(i)))
     return replace(records, issues=tuple(issues))

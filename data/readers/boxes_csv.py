@@ -6,10 +6,12 @@ image; IsGroupOf for regions that are not searched) and VGG Image Annotator's (a
 count from 0.
 """
 
+import itertools
 import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +22,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.folders import Listing, existing_folder, list_folder
+from data.matching import Matched, match_files
 from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
 from data.readers.csv_table import CsvTable, packed, read_header
 from data.readers.yolo import split_of_folder
@@ -86,19 +89,22 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     lists = _lists(root, listing)
     if not lists:
         raise InputError(f"{root} has no CSV with columns for image, xmin, ymin, xmax, ymax and class; put it there.")
-    files, parts = _by_name(listing), []
+    files, parts, nearest = listing.names(sorted(listing.images)), [], ""
     for one in _meant(root, lists, notes):
         rows = _chosen(one, odd)
         written, which = np.unique(rows.images, return_inverse=True)
-        parts.append(rows._replace(images=_located(root, one, files, written, odd)[which]))
+        matched = _located(root, one, files, written)
+        notes += [matched.note] * bool(matched.note)
+        nearest = nearest or matched.nearest
+        parts.append(rows._replace(images=matched.names[which]))
     rows = _Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     if not np.isfinite(rows.corners).all(axis=1).any():
         raise InputError(f"{lists[0].table.file}: not one of its {len(rows.images):,} rows has a box that can be used.")
     names, image = np.unique(rows.images, return_inverse=True)
-    there = np.isin(names, listing.names(listing.images))
+    there = np.isin(names, files)
     if not there.any():
         raise InputError(
-            f"{lists[0].table.file}: none of its {len(names):,} images is there (the first is {_printable(names[0])}); "
+            f"{lists[0].table.file}: none of its {len(names):,} images is there (the first is {nearest}); "
             f"put them in {root}."
         )
     split = np.full(len(names), UNSPLIT, np.int8)
@@ -116,7 +122,7 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     labels, known = _labels(root, listing, classes)
     columns = {"split": split, "sizes": sizes, "problem": problem}
-    return pack(root, names, columns, (image, labels, xywh, crowd), known, odd, notes)
+    return pack(root, names, columns, (image, labels, xywh, crowd), known, odd, notes, nearest=nearest)
 
 
 # --- which lists ----------------------------------------------------------------------------------------------------
@@ -173,7 +179,7 @@ def _chosen(one: _List, odd: Odd) -> _Rows:
     last = max(one.at.values()) + 1
     for lines, columns in one.table.chunks(least=last):
         count = len(lines)
-        images = packed(path.replace("\\", "/") for path in columns[one.at["image"]])
+        images = packed(columns[one.at["image"]])
         if one.at["shape"] >= 0:
             corners, classes = _shapes(one, columns)
         else:
@@ -271,37 +277,32 @@ def _class_of(attributes: dict[str, Any]) -> str:
 # --- images and classes ---------------------------------------------------------------------------------------------
 
 
-def _by_name(listing: Listing) -> dict[bytes, list[bytes]]:
-    """All images by their path, by their last name, and by that without its ending and with a slash behind."""
-    files: dict[bytes, list[bytes]] = {}
-    for image in listing.names(sorted(listing.images)).tolist():
-        last = image.rpartition(b"/")[2]
-        for key in {image, last, last.rpartition(b".")[0] + b"/"}:
-            files.setdefault(key, []).append(image)
-    return files
+def _located(root: Path, one: _List, files: np.ndarray, written: np.ndarray) -> Matched:
+    """Find the images that a list writes so, bytes (N,), among the `files` of `root`.
 
-
-def _located(root: Path, one: _List, files: dict[bytes, list[bytes]], written: np.ndarray, odd: Odd) -> np.ndarray:
-    """The paths from `root`, bytes (N,), of the images that a list writes so.
-
-    As written, from the folder of the list or from `root`, else by the only image of that name (in folders called as
-    the list's split, where there are several), or of that name without an ending, as OpenImages has ids.
+    Paths count from the folder of the list or from `root`, else match_files() finds them: first in folders that are
+    not called after another split than the list. A name without an ending, as OpenImages has ids, is of any ending.
     """
-    folder = os.fsencode(one.table.file.parent.relative_to(root))
-    found = []
-    for path in written.tolist():
-        plain = os.path.normpath(path.removeprefix(os.fsencode(root) + b"/"))
-        beside = os.path.normpath(os.path.join(folder, plain))  # noqa: PTH118  # a Path cannot be bytes
-        last = plain.rpartition(b"/")[2]
-        near = files.get(last) or files.get(last + b"/", [])
-        near = [image for image in near if image.endswith(b"/" + plain)] or near
-        if len(near) > 1:
-            near = [image for image in near if split_of_folder(os.fsdecode(image)) == one.split] or near
-        whole = [image for image in (beside, plain) if image in files.get(image, ())]
-        if len(near) > 1 and not whole:
-            note_odd(odd, "names that several images have, taken as missing", _printable(path))
-        found.append(whole[0] if whole else near[0] if len(near) == 1 else beside)
-    return np.array(found, np.bytes_)
+    folder, start = os.fsencode(one.table.file.parent.relative_to(root)), os.fsencode(root) + b"/"
+    plain = np.array([os.path.normpath(path.removeprefix(start)) for path in written.tolist()], np.bytes_)
+    beside = np.array([os.path.normpath(os.path.join(folder, path)) for path in plain.tolist()], np.bytes_)  # noqa: PTH118
+    names = np.where(np.isin(beside, files) | ~np.isin(plain, files), beside, plain)
+
+    def of_this_split(file: bytes) -> bool:
+        return one.split == UNSPLIT or split_of_folder(os.path.dirname(os.fsdecode(file))) in (UNSPLIT, one.split)  # noqa: PTH120
+
+    stem_of = [file.rpartition(b".")[0] for file in files.tolist()]
+    several = Counter(stem_of)
+    whole = {stem: file for stem, file in zip(stem_of, files.tolist(), strict=True) if several[stem] == 1}
+    stems = np.array(list(whole), np.bytes_)
+    nearest = ""  # by names with their endings
+    for among, usable in itertools.product((files, stems), (of_this_split, None)):
+        matched = match_files(root, names, one.table.file, among, usable)
+        nearest = nearest or matched.nearest
+        if matched.there.any():
+            break
+    found = [whole.get(name, name) if among is stems else name for name in matched.names.tolist()]
+    return matched._replace(names=np.array(found, np.bytes_), nearest=nearest)
 
 
 def _sizes(

@@ -20,6 +20,7 @@ import yaml
 
 from backbone.errors import InputError
 from data.folders import Listing, are_there, existing_folder, list_folder, progress
+from data.matching import match_files
 from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
 from data.records import SPLITS, UNSPLIT, Records, Split
 from data.splits import split_named
@@ -67,9 +68,12 @@ def read(root: Path, listing: Listing | None = None) -> Records:
         names, split = _found(root, listing or list_folder(root))
     if not len(names):
         raise InputError(f"{layout.source or root}: there is no image in the folders of its splits; put them there.")
-    there = are_there(root, names)
-    texts = _texts(root, names)
+    matched = match_files(root, names, layout.source or root)
+    _, first = np.unique(matched.names, return_index=True)  # two spellings may be of one file
+    names, there, split = (rows[np.sort(first)] for rows in (matched.names, matched.there, split))
+    texts = _texts(root, names, odd)
     names, split, there, texts, notes = _without_unlabelled(root, names, split, there, texts)
+    notes += [matched.note] * bool(matched.note)
     classes = layout.names if layout.names is not None else _names_beside(root, texts)
     image, numbers = _lines(root, texts, classes, layout.keypoints, odd)
     if classes is None:
@@ -85,7 +89,7 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     xywh = xywh.round(3)  # the texts have six digits: .99999 is a pixel
     columns = {"split": split, "sizes": sizes, "problem": problem}
     rows = image, labels, xywh, np.zeros(len(image), dtype=bool)
-    return pack(root, names, columns, rows, [classes[one] for one in by_id], odd, notes, by_id)
+    return pack(root, names, columns, rows, [classes[one] for one in by_id], odd, notes, by_id, matched.nearest)
 
 
 # --- the description ------------------------------------------------------------------------------------------------
@@ -274,7 +278,7 @@ def _labels_folder(folder: str) -> str:
     return folder
 
 
-def _texts(root: Path, names: np.ndarray) -> list[bytes]:
+def _texts(root: Path, names: np.ndarray, odd: Odd) -> list[bytes]:
     """The text of each image, from `root`; b"" where there is none."""
     folders: dict[bytes, bytes] = {}
     candidates: tuple[list[bytes], list[bytes]] = [], []
@@ -286,10 +290,36 @@ def _texts(root: Path, names: np.ndarray) -> list[bytes]:
         candidates[0].append(folders[folder] + slash + text)
         candidates[1].append(folder + slash + text)
     first, second = (are_there(root, np.array(paths, np.bytes_)) for paths in candidates)
-    return [
+    texts = [
         labels if apart else beside if near else b""
         for labels, beside, apart, near in zip(*candidates, first.tolist(), second.tolist(), strict=True)
     ]
+    for wanted in candidates:
+        _find_spelt_otherwise(root, texts, wanted, odd)
+    return texts
+
+
+def _find_spelt_otherwise(root: Path, texts: list[bytes], wanted: list[bytes], odd: Odd) -> None:
+    """Put into `texts` those that lie where they are `wanted`, but whose name is written otherwise than the image's."""
+    rows: dict[bytes, list[int]] = {}
+    for row, text in enumerate(texts):
+        rows.setdefault(wanted[row].rpartition(b"/")[0], []).extend([row] * (not text))
+    used = set(texts)
+    for folder, missing in rows.items():
+        start = folder + b"/" * bool(folder)
+        try:
+            there = os.listdir(os.path.join(os.fsencode(root), folder)) if missing else []  # noqa: PTH118, PTH208
+        except OSError:
+            continue
+        left = [text for text in there if text.lower().endswith(b".txt") and start + text not in used]
+        if not left:
+            continue
+        last = np.array([wanted[row].rpartition(b"/")[2] for row in missing], np.bytes_)
+        matched = match_files(root, last, root, np.array(left, np.bytes_))
+        for row, text in zip(missing, np.where(matched.there, matched.names, b"").tolist(), strict=True):
+            if text:
+                texts[row] = start + text
+                note_odd(odd, "texts have the names of their images written otherwise", os.fsdecode(texts[row]))
 
 
 def _has_labels(root: Path, folder: str, images: Iterable[bytes]) -> bool:

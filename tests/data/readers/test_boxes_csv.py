@@ -130,6 +130,26 @@ def test_of_two_files_of_a_name_the_one_with_the_listed_folder_is_meant(tmp_path
     assert [bool(problem) for problem in records["problem"].tolist()] == [True, False]
 
 
+def test_an_image_that_a_split_lacks_is_not_taken_from_another_unless_all_lie_there(tmp_path):
+    for name in ("train/1", "val/2", "val/3"):
+        draw(tmp_path / f"{name}.png", (40, 30))
+    listed(tmp_path, f"{HEADER}1.png,1,2,3,4,cat\n2.png,1,2,3,4,cat\n", "train.csv", images=())
+    records = read(tmp_path)
+    assert records.file_names.tolist() == [b"2.png", b"train/1.png"]
+    assert [bool(problem) for problem in records["problem"].tolist()] == [True, False]
+    listed(tmp_path, f"{HEADER}2.png,1,2,3,4,cat\n3.png,1,2,3,4,cat\n", "train.csv", images=())
+    assert read(tmp_path).file_names.tolist() == [b"val/2.png", b"val/3.png"]
+
+
+def test_an_id_is_of_the_only_image_that_is_called_so_with_an_ending(tmp_path):
+    draw(tmp_path / "deep/a.jpg", (40, 30))
+    for ending in ("jpg", "png"):
+        draw(tmp_path / f"b.{ending}", (40, 30))
+    records = read(listed(tmp_path, f"{HEADER}A,1,2,3,4,cat\nb,1,2,3,4,cat\n", images=()))
+    assert records.file_names.tolist() == [b"b", b"deep/a.jpg"]
+    assert [bool(problem) for problem in records["problem"].tolist()] == [True, False]
+
+
 def test_lists_of_splits_go_before_others_of_which_there_may_be_one(tmp_path):
     listed(tmp_path, f"{HEADER}b.png,1,2,3,4,cat\n", "all.csv")
     listed(tmp_path, "path,label\na.png,cat\n", "labels.csv")  # no boxes
@@ -150,8 +170,10 @@ def test_missing_images_are_known_and_none_at_all_is_refused(tmp_path):
     records = read(listed(tmp_path, f"{HEADER}gone.png,1,2,3,4,cat\na.png,1,2,3,4,cat\n"))
     assert records.file_names.tolist() == [b"a.png", b"gone.png"]
     assert [bool(problem) for problem in records["problem"].tolist()] == [False, True]
-    with pytest.raises(InputError, match=r"boxes\.csv.*gone\.png"):
-        read(listed(tmp_path, f"{HEADER}gone.png,1,2,3,4,cat\n"))
+    count, first = issues(records)["images of the annotations are missing"]
+    assert (count, first.partition(";")[0]) == (1, "gone.png")
+    with pytest.raises(InputError, match=r"boxes\.csv.*aa\.png; the nearest is a\.png"):
+        read(listed(tmp_path, f"{HEADER}aa.png,1,2,3,4,cat\n"))
 
 
 @pytest.mark.parametrize("text", [f"{HEADER}a.png,1,2\n", f"{HEADER}a.png,a,b,c,d,cat\n", HEADER])

@@ -1,3 +1,5 @@
+import unicodedata
+
 import drawn_boxes
 import pytest
 from drawn_boxes import assert_same, expected, plain, write
@@ -23,6 +25,51 @@ def test_every_layout_is_recognised_and_gives_what_was_drawn(tmp_path, layout):
     splits, background = layout not in WITHOUT_SPLITS, layout not in WITHOUT_BACKGROUND
     assert_same(plain(records, splits), expected(splits, background))
     assert (records.classes, records.class_ids) == (("cat", "dog"), (0, 1))
+
+
+NFC, NFD = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+SPELLINGS = {  # how the names of labels and lists begin, and how those of the images on the disk do
+    "in another Unicode form": (NFC, NFD),
+    "percent-decoded": ("my%20", "my "),
+    "in another case": ("img_", "IMG_"),
+}
+
+
+def spelt_otherwise(root, monkeypatch, layout, written, on_disk):
+    """The layout with labels whose names begin as `written`, and images whose names begin as `on_disk`."""
+    drawn = [one._replace(name=f"{written}{i}") for i, one in enumerate(drawn_boxes.DRAWN)]
+    monkeypatch.setattr(drawn_boxes, "DRAWN", drawn)
+    getattr(drawn_boxes, layout)(root)
+    for path in list(root.rglob("*.png")):
+        path.rename(path.with_name(path.name.replace(written, on_disk)))
+
+
+@pytest.mark.parametrize("how", SPELLINGS)
+@pytest.mark.parametrize("layout", ALL)
+def test_names_may_be_written_otherwise_and_are_counted(tmp_path, monkeypatch, layout, how):
+    written, on_disk = SPELLINGS[how]
+    spelt_otherwise(tmp_path, monkeypatch, layout, written, on_disk)
+    records = reader_of(tmp_path)(tmp_path)
+    splits, background = layout not in WITHOUT_SPLITS, layout not in WITHOUT_BACKGROUND
+    wanted = {name.replace(written, on_disk): of for name, of in expected(splits, background).items()}
+    assert_same(plain(records, splits), wanted)
+    notes = sum(int(note.split()[0]) for note in records.notes if "otherwise" in note)
+    texts = sum(issue.count for issue in records.issues if "otherwise" in issue.what)
+    lists = layout.startswith(("voc", "csv")) or layout in ("yolo_lists", "darknet")
+    assert notes == len(wanted) * lists
+    assert texts == (0 if layout.startswith(("voc", "csv")) else 6 if layout == "roboflow" else 5)
+
+
+def test_a_background_image_does_not_take_the_text_of_another_folder_or_name(tmp_path):
+    for name in ("train/a", "train/c", "val/b"):
+        drawn_boxes.draw(tmp_path / f"images/{name}.png", (10, 10))
+    write(tmp_path / "labels/train/a.txt", "0 .5 .5 .2 .2\n")
+    write(tmp_path / "labels/val/b.txt", "0 .5 .5 .2 .2\n")
+    write(tmp_path / "labels/val/c.txt", "0 .5 .5 .2 .2\n")  # of an image that is not there
+    write(tmp_path / "labels/train/cc.txt", "0 .5 .5 .2 .2\n")
+    records = reader_of(tmp_path)(tmp_path)
+    assert records.file_names.tolist() == [b"images/train/a.png", b"images/train/c.png", b"images/val/b.png"]
+    assert records.boxes.offsets.tolist() == [0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("layout", ["ultralytics", "voc", "csv_retinanet"])
