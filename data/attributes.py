@@ -3,32 +3,18 @@
 import difflib
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from backbone.errors import InputError, check_options
 from data.folders import count_of, existing_folder, list_images, say
+from data.layouts import read_attributes
 from data.module import WholeImageDataModule, part_of, with_unlabelled
-from data.readers import attribute_csv, celeba
-from data.readers.attribute_csv import CSV_NAME, UNKNOWN
+from data.readers import celeba
+from data.readers.attribute_csv import UNKNOWN
 from data.records import Records, Split
 from data.splits import assign_splits
-
-
-def read_attributes(root: Path) -> Records:
-    """Read `root` in whichever form it has: a CSV, a folder with one, or CelebA's. Raises InputError for another."""
-    if root.is_file() or (root / CSV_NAME).exists():
-        return attribute_csv.read(root)
-    if celeba.is_celeba(root):
-        return celeba.read(root)
-    inside = next((folder for folder in sorted(root.iterdir()) if folder.is_dir() and celeba.is_celeba(folder)), None)
-    remedy = f"is {inside} meant?" if inside else "give the folder of one of the two, or a CSV of that form."
-    raise InputError(
-        f"{root} has neither {CSV_NAME}, with a row `path,attribute,...` for each image, nor CelebA's "
-        f"list_attr_celeba.txt; {remedy}"
-    )
 
 
 class AttributesDataModule(WholeImageDataModule):

@@ -10,8 +10,8 @@ from backbone.errors import InputError
 from data import imagenet
 from data.folders import count_of, existing_folder, say
 from data.images import image_size, open_image
+from data.layouts import read_classes
 from data.module import WholeImageDataModule
-from data.readers import image_folder, stanford_dogs
 from data.records import UNSPLIT, Records, Split
 from data.splits import assign_splits
 
@@ -102,17 +102,7 @@ class ClassificationDataModule(WholeImageDataModule):
 
 
 def _read(root: Path, crop: Literal["full", "bbox"], split_options: dict[str, Any]) -> Records:
-    if stanford_dogs.is_stanford_dogs(root):
-        records = stanford_dogs.read(root, crop=crop)
-    elif root.name == "Images" and stanford_dogs.is_stanford_dogs(root.absolute().parent):
-        raise InputError(
-            f"{root} is the image folder of Stanford Dogs, whose split and names lie beside it; give "
-            f"{root.absolute().parent}."
-        )
-    elif crop == "bbox":
-        raise InputError(f"--data.crop is bbox, but {root} has no boxes, as Stanford Dogs' layout has; leave it out.")
-    else:
-        records = image_folder.read(root)
+    records = read_classes(root, crop)
     if len(records.classes) == 1000 and all(map(imagenet.is_imagenet_id, records.classes)):
         records = replace(records, classes=imagenet.class_names())  # ids in order are the labels in order
     if (records["split"] != UNSPLIT).any():

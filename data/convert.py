@@ -14,8 +14,7 @@ from backbone.errors import Arguments, InputError
 from backbone.files import disk_error, not_written, room_beside
 from backbone.names import printed
 from data.folders import count_of, existing_folder
-from data.readers import coco
-from data.readers.detection_layouts import reader_of
+from data.layouts import read_boxes
 from data.records import SPLITS, Records
 
 
@@ -49,8 +48,7 @@ def convert(source: Path, target: Path, *, copy: bool = False, version: str = ""
     cannot be used and boxes of no size are left out, and counted. Raises InputError.
     """
     _check_target(existing_folder(source, "SRC"), target)
-    reader = reader_of(source, version)
-    records = reader(source) if reader else coco.read(source, version)
+    records = read_boxes(source, version)
     folder, names, good = _usable(records)
     for line in (*records.notes, *(f"{source}: {issue}" for issue in records.issues)):
         print(printed(line))

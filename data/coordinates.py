@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from backbone.errors import InputError
-from data.records import Issue
+from data.records import NAMED, Issue
 
 _MANY = 0.01  # of the rows out of range: then it is no slip of a pen
 
@@ -35,21 +35,21 @@ class IssueCounts:
     def __init__(self, thing: str) -> None:
         self.thing = thing
         self.counts: dict[str, int] = dict.fromkeys(_ISSUES, 0)
-        self._first: dict[str, str] = {}
+        self._named: dict[str, list[str]] = {}
 
     def note(self, what: str, count: int, first: Callable[[], str]) -> None:
-        """Count one kind; `first` gives the line or the file that it was first seen in, and is called once."""
+        """Count one kind; `first` gives the line or the file that it is first seen in, and is called a few times."""
         self.counts[what] += count
-        if what not in self._first:
-            self._first[what] = first()
+        if len(named := self._named.setdefault(what, [])) < NAMED:
+            named.append(first())
 
     @property
     def issues(self) -> tuple[Issue, ...]:
         """One for each kind that occurred."""
         return tuple(
-            Issue(f"{self.thing}{'s' * (count > 1)} {_ISSUES[what]}", count, self._first[what])
+            Issue(f"{self.thing}{'s' * (count > 1)} {_ISSUES[what]}", count, named[0], tuple(named[1:]))
             for what, count in self.counts.items()
-            if count
+            if count and (named := self._named[what])
         )
 
 

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 from backbone.errors import InputError
 from data.folders import count_of, say
 from data.images import ImageError, open_image
+from data.layouts import boxes_reader
 from data.loading import sample_seed
 from data.module import DataModule, collate_images
 from data.readers.coco import SplitFiles, classes_of, clip_boxes, find_splits, read, with_classes
-from data.readers.detection_layouts import Reader, reader_of
 from data.records import Records, Split, joined
 from data.splits import assign_splits
 from data.transforms import Transform, apply_with_boxes, build_detection_eval, build_detection_train
@@ -116,7 +116,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class DetectionDataModule(DataModule):
-    """Images with boxes in any layout that `reader_of` knows; COCO's files are read one by one, as splits need them.
+    """Images with boxes in any layout that `boxes_reader` knows; COCO's files are read one by one, as splits need them.
 
     Args:
         version: What follows the split in COCO's own file names, such as 2017; needed where a folder has several.
@@ -219,14 +219,14 @@ class DetectionDataModule(DataModule):
         return DetectionImages(self._splits[split], transform, size, options["seed"])
 
     @functools.cached_property
-    def _reader(self) -> Reader | None:
-        return reader_of(self.root, str(self.hparams["version"]))
+    def _reader(self) -> Callable[[], Records] | None:
+        return boxes_reader(self.root, str(self.hparams["version"]))
 
     @functools.cached_property
     def _whole(self) -> Records:
         """All images of a layout other than COCO's, with a part drawn for each split that it does not name."""
         assert self._reader
-        records = self._reader(self.root)
+        records = self._reader()
         numbers = {name: number for number, name in (self.hparams["classes"] or {}).items()}
         if set(records.classes) <= numbers.keys():  # names count here: few of these layouts have numbers of their own
             records = replace(records, class_ids=tuple(numbers[name] for name in records.classes))

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from backbone.errors import InputError
-from data.attributes import read_attributes, unused, without_terms
+from data.attributes import unused, without_terms
 from data.folders import count_of, existing_folder, list_images, say
+from data.layouts import read_faces
 from data.module import WholeImageDataModule
 from data.readers import lfw_pairs
-from data.readers.attribute_csv import CSV_NAME
-from data.readers.celeba import is_celeba
 from data.readers.lfw_pairs import FaceRecords, Pairs
 from data.records import Records, Split, joined
 from data.splits import assign_splits
@@ -124,15 +123,11 @@ class FacePairsDataModule(WholeImageDataModule):
         return super().file(split, position)
 
     def read(self) -> Records:
-        """Whatever `read_attributes` reads, or else all images of the folder, of which nobody knows who is on which."""
-        root = self.root
-        if root.is_file() or (root / CSV_NAME).exists() or is_celeba(root):
-            records = read_attributes(root)
-        else:
-            records = Records(root, list_images(root))
+        """All images, with splits, and with the people on them where these are known."""
+        records = read_faces(self.root)
         if self.hparams["root"] is None:
             records = without_terms(records)
-        return assign_splits(records, **self.split_options, source=root)
+        return assign_splits(records, **self.split_options, source=self.root)
 
     def select(self, split: Split) -> FaceRecords:
         """All images to train on, without those that are scored; or the images of a split with their pairs."""

@@ -17,16 +17,12 @@ from torch.utils.data import DataLoader
 from backbone.errors import InputError
 from data.folders import count_of
 from data.images import open_image
+from data.layouts import read_places
 from data.module import Size, WholeImageDataModule
-from data.readers import exif_folder, geotagged_csv, shards
-from data.readers.coordinates_csv import Columns, choose_columns
+from data.readers import shards
+from data.readers.coordinates_csv import choose_columns
 from data.records import UNSPLIT, Records, Split, joined
 from data.splits import assign_splits
-
-
-def read_geotagged(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # it is immutable
-    """The images of a CSV, of a folder with one, or of a folder of images with positions in their EXIF."""
-    return geotagged_csv.read(root, columns) if geotagged_csv.csv_files(root) else exif_folder.read(root)
 
 
 def training_records(read: Records, assigned: Records, source: str | Path) -> Records:
@@ -111,7 +107,7 @@ class GeotaggedDataModule(WholeImageDataModule):
 
     @cached_property
     def _unsplit(self) -> Records:
-        return read_geotagged(self.root, self._columns)
+        return read_places(self.root, self._columns)
 
     def read(self) -> Records:
         """All records of the data set, with a column `split`. Raises InputError."""

@@ -1,7 +1,7 @@
 """What a reader gives: images with their targets as plain arrays, and what is odd about them, counted. No torch."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ import numpy as np
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of CelebA's numbers 0, 1, 2
 UNSPLIT = -1  # in a column `split`: no list says which split the image is of
+NAMED = 5  # of the files or lines that are odd in one way
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,17 @@ class Issue:
     what: str  # what follows the number: "boxes over the edge clipped"
     count: int
     first: str = ""  # a line or a file
+    more: tuple[str, ...] = ()  # the next few of them
 
     def __str__(self) -> str:
         return f"{self.count:,} {self.what}" + (f" (first: {self.first})" if self.first else "")
+
+
+def issue_of(what: str, where: np.ndarray, place: Callable[[int], str]) -> list[Issue]:
+    """An Issue of the rows `where`, bool (N,) or their positions, of which the first few are named; [] for none."""
+    rows = np.flatnonzero(where) if where.dtype == bool else where
+    first, *more = [place(int(row)) for row in rows[:NAMED]] or [""]
+    return [Issue(what, len(rows), first, tuple(more))] if len(rows) else []
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ class Records:
     issues: tuple[Issue, ...] = ()  # odd data that could be used or left out
     notes: tuple[str, ...] = ()  # sentences for the user: what was set aside, the data's terms
     grouped_by: str = "image"  # what has a `group` of its own, for sentences: "person", "day", "creator_id"
+    layout: str = ""  # what `data/layouts.py` took the data for: "Pascal VOC"
 
     def __len__(self) -> int:
         return len(self.file_names)

@@ -10,8 +10,8 @@ import numpy as np
 
 from data.folders import progress
 from data.images import ImageError, image_size
-from data.readers.coco import issue_of, odd_boxes
-from data.records import Boxes, Issue, Records
+from data.readers.coco import odd_boxes
+from data.records import Boxes, Records, issue_of
 
 Odd = dict[str, list[str]]  # a kind of odd data, as an Issue says it, to where each is: a file, or a file and line
 
@@ -75,7 +75,9 @@ def pack(
     ids = np.arange(1, len(names) + 1)
     records = Records(root, names, {"image_ids": ids, **columns}, boxes, tuple(classes))
     records = replace(records, class_ids=tuple(class_ids) or tuple(range(len(classes))), notes=tuple(notes))
-    issues = [Issue(what, len(where), where[0]) for what, where in odd.items()]
+    issues = [
+        issue for what, where in odd.items() for issue in issue_of(what, np.arange(len(where)), where.__getitem__)
+    ]
     missing = columns["problem"] == MISSING
     issues += odd_boxes(records.take(columns["problem"] == b""))
     issues += issue_of("images of the annotations are missing", missing, lambda i: nearest or str(records.path(i)))

@@ -9,6 +9,8 @@ import os
 import re
 import warnings
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from backbone.errors import InputError
 from data.folders import list_folder
 from data.matching import match_files
 from data.readers.csv_table import identity_columns, open_csv, read_header, refuse_repeated
-from data.records import Issue, Records, positions_in
+from data.records import Records, issue_of, positions_in
 
 LICENCE = (
     "CelebA is for non-commercial research only: its terms forbid any commercial use of the images and of what is "
@@ -60,22 +62,24 @@ def read(root: Path) -> Records:
             f"{_IMAGES}.zip, so that they lie right in it."
         )
     issues = [
-        Issue(f"images of {path.name} are not there and left out", int((~present).sum()), matched.nearest),
-        Issue(f"files in {images} are not in {path.name} and left out", int((~np.isin(there, matched.names)).sum())),
+        replace(issue, first=matched.nearest)
+        for issue in issue_of(f"images of {path.name} are not there and left out", ~present, partial(_name, names))
     ]
+    unlisted = ~np.isin(there, matched.names)
+    issues += issue_of(f"files in {images} are not in {path.name} and left out", unlisted, partial(_name, there))
     columns = {"attributes": (values == 1).astype(np.int8)}
     if (partition := _find(root, _PARTITION)) is not None:
         columns["split"] = _partition(partition, names)
     if (list_of_people := _find(root, _IDENTITIES)) is not None:
         columns |= identity_columns(_column(list_of_people, names), names)
-        unknown = columns["identities"] < 0
-        issues.append(Issue(f"images are not in {list_of_people.name}: who is on them is unknown", int(unknown.sum())))
+        what, unknown = f"images are not in {list_of_people.name}: who is on them is unknown", columns["identities"] < 0
+        issues += issue_of(what, unknown, partial(_name, names))
     records = Records(
         images,
         matched.names,
         columns,
         classes=classes,
-        issues=tuple(issue for issue in issues if issue.count),
+        issues=tuple(issues),
         notes=(LICENCE, *([matched.note] if matched.note else [])),
         grouped_by="person" if "group" in columns else "image",
     )
@@ -87,6 +91,10 @@ def _find(root: Path, name: str) -> Path | None:
     names = (name, f"{Path(name).stem}.csv") if name.endswith(".txt") else (name,)
     paths = (root / place / name for place in _PLACES for name in names)
     return next((path for path in paths if path.exists()), None)
+
+
+def _name(names: np.ndarray, row: int) -> str:
+    return os.fsdecode(names[row])
 
 
 def _first(names: np.ndarray, which: np.ndarray) -> str:

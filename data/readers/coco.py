@@ -25,7 +25,7 @@ from backbone.errors import InputError
 from data.folders import are_there, existing_folder, is_foreign, progress, readable, say
 from data.images import ImageError, image_size
 from data.matching import Matched, match_files
-from data.records import SPLITS, Boxes, Issue, Records, Split, joined
+from data.records import SPLITS, Boxes, Issue, Records, Split, issue_of, joined
 from data.splits import NAMES, split_named
 
 _TOOLS_FILE = "_annotations.coco.json"
@@ -361,11 +361,6 @@ def odd_boxes(records: Records) -> list[Issue]:
         *issue_of("boxes over the edge, clipped", clipped.over & clipped.usable, file),
         *issue_of("boxes under 1 px within the image, not trained on", ~clipped.empty & ~clipped.usable, file),
     ]
-
-
-def issue_of(what: str, mask: np.ndarray, first: Callable[[int], str]) -> list[Issue]:
-    """The issue of the rows in `mask`, bool (N,), of which `first` says where one is; none where there are none."""
-    return [Issue(what, int(mask.sum()), first(int(mask.argmax())))] if mask.any() else []
 
 
 # --- one file -------------------------------------------------------------------------------------------------------

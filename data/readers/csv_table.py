@@ -21,7 +21,7 @@ from backbone.errors import InputError
 from backbone.web_pages import is_web_page
 from data.folders import progress, readable
 from data.matching import Matched, match_files
-from data.records import Issue, Records
+from data.records import Records, issue_of
 from data.splits import hash_names, splits_named
 
 # What people and programs call the column of the images' files, in any case; the first that is there.
@@ -200,8 +200,8 @@ def without_repeats(records: Records, source: str | Path) -> Records:
     if not equal.all():
         refuse_repeated(source, records.file_names[np.isin(of, of[~equal])])
     again = np.flatnonzero(first[of] != np.arange(len(records)))
-    issue = Issue("rows repeat an earlier one, left out", len(again), os.fsdecode(records.file_names[again[0]]))
-    return replace(records.take(np.sort(first)), issues=(*records.issues, issue))
+    issues = issue_of("rows repeat an earlier one, left out", again, lambda i: os.fsdecode(records.file_names[i]))
+    return replace(records.take(np.sort(first)), issues=(*records.issues, *issues))
 
 
 def identity_columns(identities: np.ndarray, names: np.ndarray) -> dict[str, np.ndarray]:
@@ -229,6 +229,7 @@ def without_missing(records: Records, source: str | Path, matched: Matched | Non
             f"{source}: none of its {len(there):,} images is there, the first being {records.folder}/{matched.nearest}"
             "; paths must be relative to the CSV's folder."
         )
-    missing = int((~there).sum())
-    issue = Issue(f"listed image{'s' * (missing > 1)} not there, left out", missing, matched.nearest)
-    return replace(records.take(there), issues=(*records.issues, issue))
+    what = f"listed image{'' if (~there).sum() == 1 else 's'} not there, left out"
+    issues = issue_of(what, ~there, lambda i: os.fsdecode(records.file_names[i]))
+    issues = [replace(issue, first=matched.nearest) for issue in issues]
+    return replace(records.take(there), issues=(*records.issues, *issues))

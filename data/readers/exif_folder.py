@@ -15,7 +15,7 @@ from backbone.errors import InputError
 from data.coordinates import IssueCounts, clean
 from data.folders import list_readable, progress
 from data.images import ImageError, read_exif
-from data.records import SPLITS, UNSPLIT, Issue, Records
+from data.records import SPLITS, UNSPLIT, Records, issue_of
 from data.splits import splits_named
 
 _LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE = 1, 2, 3, 4  # tags of the GPS IFD, Exif 2.32, table 15
@@ -38,7 +38,7 @@ def read(root: Path) -> Records:
         split[:] = UNSPLIT
     elif count := int((split == UNSPLIT).sum()):
         what = f"image{'s' * (count > 1)} in none of the folders train, val and test, left out"
-        issues.append(Issue(what, count, os.fsdecode(names[np.argmin(split)])))
+        issues += issue_of(what, split == UNSPLIT, lambda i: os.fsdecode(names[i]))
         names, split = names[split != UNSPLIT], split[split != UNSPLIT]
     latlng, days = np.full((len(names), 2), np.nan), np.zeros(len(names), "S10")
     counts, starts = IssueCounts("image"), range(0, len(names), _BLOCK)

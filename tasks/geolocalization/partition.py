@@ -97,9 +97,10 @@ def _leaves(options: argparse.Namespace) -> np.ndarray:
     split = {name: getattr(options, name) for name in ("val_fraction", "test_fraction", "seed")}
     check_fractions(options.val_fraction, options.test_fraction)
     if options.csv is None:
-        from data.geotagged import read_geotagged, training_records  # here, as it imports torch
+        from data.geotagged import training_records  # here, as it imports torch
+        from data.layouts import read_places
 
-        records = read_geotagged(options.root, columns)
+        records = read_places(options.root, columns)
         train = training_records(
             records, assign_splits(records, **split, source=options.root, find_copies=False), options.root
         )

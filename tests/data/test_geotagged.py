@@ -14,8 +14,9 @@ from PIL import Image
 from backbone import InputError
 from data import near_duplicates
 from data.coordinates import IssueCounts
-from data.geotagged import GeotaggedDataModule, read_geotagged, training_records
+from data.geotagged import GeotaggedDataModule, training_records
 from data.images import open_image
+from data.layouts import read_places
 from data.readers.coordinates_csv import Columns, training_coordinates
 from data.readers.exif_folder import exif_position
 from data.records import SPLITS
@@ -42,7 +43,7 @@ def write_csv(root, rows, header=("path", "latitude", "longitude", "author")):
 
 def split_of(root, **settings):
     """{split: names} of what is trained on and scored."""
-    read = read_geotagged(root)
+    read = read_places(root)
     assigned = assign_splits(read, **{"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0, **settings}, source=root)
     parts = [training_records(read, assigned, root), assigned.of_split("val"), assigned.of_split("test")]
     return {split: {n.decode() for n in part.file_names.tolist()} for split, part in zip(SPLITS, parts, strict=True)}

@@ -5,7 +5,7 @@ import pytest
 from helpers import ATTRIBUTES, faces, image_file, names, one_sentence, tree, write_attributes
 from PIL import Image
 
-from data.attributes import read_attributes
+from data.layouts import read_attributes
 from data.readers.attribute_csv import UNKNOWN, read
 from data.records import SPLITS
 

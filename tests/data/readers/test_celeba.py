@@ -7,7 +7,7 @@ from helpers import names, one_sentence, tree
 from PIL import Image
 
 from backbone import InputError
-from data.attributes import read_attributes
+from data.layouts import read_attributes
 from data.readers.celeba import LICENCE, is_celeba, read
 from data.records import SPLITS
 from data.splits import assign_splits
@@ -92,7 +92,7 @@ def test_rows_without_an_image_are_left_out_and_counted(tmp_path):
     assert names(records) == [file_name(i) for i in images]
     assert records["attributes"].tolist() == (values[images] > 0).astype(int).tolist()
     assert records["split"].tolist() == [i % 6 // 2 for i in images]
-    assert [(issue.count, issue.first) for issue in records.issues] == [(23, "000001.jpg"), (1, "")]
+    assert [(issue.count, issue.first) for issue in records.issues] == [(23, "000001.jpg"), (1, "other.jpg")]
 
 
 def as_kaggle(root, separator=",", mark=""):

@@ -7,8 +7,8 @@ from helpers import data_module
 
 from backbone.errors import InputError
 from data.detection import DetectionDataModule
+from data.layouts import boxes_reader
 from data.readers.coco import read as read_coco
-from data.readers.detection_layouts import reader_of
 
 ALL = [
     "ultralytics", "roboflow", "yolo_lists", "darknet", "plain_yolo", "label_studio", "voc", "voc_roboflow",
@@ -21,7 +21,7 @@ WITHOUT_BACKGROUND = {"csv_tensorflow", "csv_open_images"}
 @pytest.mark.parametrize("layout", ALL)
 def test_every_layout_is_recognised_and_gives_what_was_drawn(tmp_path, layout):
     getattr(drawn_boxes, layout)(tmp_path)
-    records = reader_of(tmp_path)(tmp_path)
+    records = boxes_reader(tmp_path)()
     splits, background = layout not in WITHOUT_SPLITS, layout not in WITHOUT_BACKGROUND
     assert_same(plain(records, splits), expected(splits, background))
     assert (records.classes, records.class_ids) == (("cat", "dog"), (0, 1))
@@ -76,7 +76,7 @@ def test_a_background_image_does_not_take_the_text_of_another_folder_or_name(tmp
 def test_cocos_files_are_preferred_where_they_are_there(tmp_path, layout):
     getattr(drawn_boxes, layout)(tmp_path)
     drawn_boxes.coco(tmp_path)
-    assert reader_of(tmp_path) is None
+    assert boxes_reader(tmp_path) is None
     assert_same(plain(read_coco(tmp_path)), expected(), within=0)
 
 
@@ -86,7 +86,7 @@ def test_a_folder_of_none_is_refused_with_what_was_looked_for(tmp_path):
     write(tmp_path / "notes.xml", "<notes/>")
     write(tmp_path / "labels.csv", "path,label\na.png,cat\n")
     with pytest.raises(InputError) as error:
-        reader_of(tmp_path)
+        boxes_reader(tmp_path)
     for name in ("instances_train", "data.yaml", "Pascal VOC", "xmin"):
         assert name in str(error.value)
 
@@ -94,13 +94,13 @@ def test_a_folder_of_none_is_refused_with_what_was_looked_for(tmp_path):
 def test_a_list_of_names_alone_does_not_make_it_yolo(tmp_path):
     drawn_boxes.voc(tmp_path)
     write(tmp_path / "settings.yaml", "names: [cat]\n")
-    assert_same(plain(reader_of(tmp_path)(tmp_path)), expected())
+    assert_same(plain(boxes_reader(tmp_path)()), expected())
 
 
 def test_a_version_is_of_cocos_files_alone(tmp_path):
     drawn_boxes.voc(tmp_path)
     with pytest.raises(InputError, match=r"--data\.version 2017"):
-        reader_of(tmp_path, "2017")
+        boxes_reader(tmp_path, "2017")
 
 
 # --- through the data module ------------------------------------------------------------------------------------------
