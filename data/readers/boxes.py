@@ -80,5 +80,6 @@ def pack(
     ]
     missing = columns["problem"] == MISSING
     issues += odd_boxes(records.take(columns["problem"] == b""))
-    issues += issue_of("images of the annotations are missing", missing, lambda i: nearest or str(records.path(i)))
+    lost = issue_of("images of the annotations are missing", missing, lambda i: str(records.path(i)))
+    issues += [replace(issue, first=nearest or issue.first) for issue in lost]
     return replace(records, issues=tuple(issues))

@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import chain, combinations
 from numbers import Integral, Real
 from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from data.splits import NAMES, split_named
 _TOOLS_FILE = "_annotations.coco.json"
 # A data set that is not divided, as Label Studio, FiftyOne, CVAT and Roboflow call its file: all is to train on.
 _UNDIVIDED = frozenset(("result.json", "labels.json", "annotations.json", "instances_default.json", _TOOLS_FILE))
+_MOST_JUDGED = 20  # files by their content: where there are more, each is of an image
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of surrogate pairs that no file's name has
 _DIGITS = re.compile(r"\s*[+-]?[0-9]{1,1000}\s*")
 _REMEDY = "give a COCO annotation file, with `images`, `annotations` and `categories`."
@@ -65,9 +67,9 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
 
     COCO's own layout: `annotations/instances_<split><version>.json`, with the images in `<split><version>/`,
     `images/<split><version>/`, `images/` or `root`. Annotation tools': `<split>/_annotations.coco.json` among its
-    images, or `<split>.json` in `annotations/` or `root`. One file that none is named for, as
-    `result.json`, is of train. Splits are called as split_named() knows them. Raises
-    InputError where several files match, or none.
+    images, or `<split>.json` in `annotations/` or `root`. One file alone that is called otherwise, in `root` or a
+    folder in it, is of a data set that is not divided: all is of train. Splits are called as split_named() knows them.
+    Raises InputError where several files match, or none.
     """
     found: dict[Split, list[SplitFiles]] = {}
     root = existing_folder(root)
@@ -81,19 +83,23 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
                 folders = _image_folders(root, f"{name}{rest}", split, *places)
                 found.setdefault(split, []).append(SplitFiles(split, path, folders))
     for folder in top:
-        if (split := split_named(folder.name)) and (path := folder / _TOOLS_FILE).is_file():
-            found.setdefault(split, []).append(SplitFiles(split, path, (folder,)))
+        if (split := split_named(folder.name)) and len(own := _undivided((folder,))) == 1:
+            among = (folder, folder / "data", folder / "images")
+            found.setdefault(split, []).append(SplitFiles(split, own[0], among))
     for path in sorted(root.glob("*.json")) if not found else ():
         name, rest = _split_and_version(path.stem)
         if (split := split_named(name)) and version in ("", rest):
             folders = _image_folders(root, f"{name}{rest}", split, *places)
             found.setdefault(split, []).append(SplitFiles(split, path, folders))
-    whole = [
-        path for folder in (root, *top) for path in sorted(folder.glob("*.json")) if path.name.lower() in _UNDIVIDED
-    ]
-    if not found and not version and len(whole) == 1:
+    whole = _undivided((root, *top)) if not found and not version else []
+    if len(whole) == 1:
         folders = (*_image_folders(root, "default", "train", *places), root / "data", whole[0].parent)
         found["train"] = [SplitFiles("train", whole[0], folders)]
+    if len(whole) > 1:
+        raise NoAnnotations(
+            f"{root} has several annotation files that are not called after a split ({', '.join(map(str, whole[:5]))}): "
+            "call them train.json, val.json and test.json, or take the others away."
+        )
     for split, files in found.items():
         if len(files) > 1:
             names = ", ".join(str(one.annotations) for one in files)
@@ -105,6 +111,24 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
     if not found:
         raise no_annotations(root, SPLITS, version)
     return {split: found[split][0] for split in SPLITS if split in found}
+
+
+def _undivided(folders: Sequence[Path]) -> list[Path]:
+    """The files right in `folders` that are called as tools call one of all images, else those with COCO's lists."""
+    files = [path for folder in folders for path in sorted(folder.glob("*.json")) if not is_foreign(path.name)]
+    named = [path for path in files if path.name.lower() in _UNDIVIDED]
+    return named or [path for path in files if len(files) <= _MOST_JUDGED and _has_lists(path)]
+
+
+def _has_lists(path: Path) -> bool:
+    """Whether a JSON has COCO's three lists; it is not parsed."""
+    with (
+        contextlib.suppress(OSError, ValueError),  # ValueError: it is empty
+        path.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return all(re.search(rb'"%s"\s*:\s*\[' % key, data) for key in (b"categories", b"images", b"annotations"))
+    return False
 
 
 def _split_and_version(stem: str) -> tuple[str, str]:
@@ -152,9 +176,9 @@ def read(
     for split in splits:
         if split not in found:
             raise no_annotations(root, (split,), version)
-    parts = [_read_split(found[split]) for split in splits or found]
-    classes = classes_of([one.annotations for one in found.values()]) if classes is None else classes
-    return joined([with_classes(part, classes) for part in parts])
+    listed = classes_of([one.annotations for one in found.values()])
+    parts = [_read_split(found[split], listed) for split in splits or found]
+    return joined([with_classes(part, listed if classes is None else classes) for part in parts])
 
 
 def classes_of(files: Sequence[Path]) -> dict[int, str]:
@@ -242,27 +266,25 @@ def with_classes(records: Records, classes: Mapping[int, str]) -> Records:
     )
 
 
-def with_classes_beside(records: Records, file: Path) -> Records:
-    """The records of `file` with the classes of the data set as well in whose folder it lies, if it lies in one.
+def classes_beside(file: Path) -> dict[int, str]:
+    """Id to name of the classes of the data set in whose folder an annotation file lies; none where it lies in none.
 
     A detector of all splits' classes finds such as the split at hand does not list.
     """
-    own = dict(zip(records.class_ids, records.classes, strict=True))
-    for root in file.absolute().parents[1:2]:
+    for root in file.absolute().parents[:2]:
         with contextlib.suppress(InputError):
             files = [one.annotations.absolute() for one in find_splits(root).values()]
             if file.absolute() in files:
-                every = {**classes_of(files), **own}
-                return with_classes(records, {number: every[number] for number in sorted(every)})
-    return records
+                return classes_of(files)
+    return {}
 
 
-def _read_split(files: SplitFiles) -> Records:
+def _read_split(files: SplitFiles, classes: Mapping[int, str]) -> Records:
     path = files.annotations
     if path.stat().st_size > 50e6:
         say(f"reading {path} ({path.stat().st_size / 1e6:,.0f} MB)")
     content = read_json(path)
-    records = parse_annotations(content, str(path))
+    records = parse_annotations(content, str(path), classes)
     for key in ("categories", "images"):
         if not content[key]:
             raise InputError(f"{path}: `{key}` is empty; list at least one.")
@@ -290,7 +312,8 @@ def _read_split(files: SplitFiles) -> Records:
 
     odd = [*odd_boxes(records.take(there))]
     odd += issue_of("images are of a file that is listed before", again, lambda i: os.fsdecode(records.file_names[i]))
-    odd += issue_of("images of the annotations are missing", ~there, lambda _: f"{folder}/{matched.nearest}")
+    lost = issue_of("images of the annotations are missing", ~there, file)
+    odd += [replace(issue, first=f"{folder}/{matched.nearest}") for issue in lost]
     odd += issue_of("images without width and height (read from their files)", unsized, file)
     return replace(records, issues=(*records.issues, *odd))
 
@@ -380,25 +403,32 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} {problem} ({error}); give a COCO JSON file.") from None
 
 
-def parse_annotations(content: Any, name: str, *, for_scoring: bool = False) -> Records:
+def parse_annotations(
+    content: Any, name: str, others: Mapping[int, str] = MappingProxyType({}), *, for_scoring: bool = False
+) -> Records:
     """COCO annotations as records without a folder, in the file's order; `name` is how messages call the file.
 
     Columns `image_ids` and `sizes`; boxes with the file's own coordinates, or around its masks where it has none, and
-    its areas (where it has none, width times height). For scoring, what only training needs may be missing: file names,
+    its areas (where it has none, width times height). `others`, id to name, are classes that other splits list, and
+    which this file may use. For scoring, what only training needs may be missing: file names,
     category names. Raises InputError for a field that is missing or of the wrong type, ids that are unknown or
     stand for two things, numbers that are not finite, and boxes that are not in COCO's form.
     """
-    if not isinstance(content, Mapping):
-        raise InputError(f"{name} is not COCO: its top level is of type {type(content).__name__}; {_REMEDY}")
     images, annotations, categories = (_List(content, key, name) for key in ("images", "annotations", "categories"))
-    image_ids, class_ids = images.ids("file_name", "width", "height"), categories.ids("name")
+    image_ids, own = images.ids("file_name", "width", "height"), dict.fromkeys(categories.ids("name").tolist())
     sizes = images.sizes(strict=not for_scoring)
     image_of = annotations.positions("image_id", image_ids, "`images`")
-    labels = annotations.positions("category_id", np.sort(class_ids), "`categories`")
+    classes = {
+        **others,
+        **dict(zip(own, categories.strings("name", "category {}" if for_scoring else None), strict=True)),
+    }
+    labels = annotations.positions("category_id", as_ids(sorted(classes)), "`categories`")
+    listed = np.isin(range(len(classes)), [label for label, number in enumerate(sorted(classes)) if number in own])
     xywh, found = annotations.boxes(sizes[image_of])
     areas, crowd = (annotations.numbers(key, optional=True) for key in ("area", "iscrowd"))
     issues = [
         *(issue for part in (images, annotations, categories) for issue in part.issues),
+        *issue_of("annotations of a class that only another split's file lists", ~listed[labels], annotations.at),
         *issue_of("annotations without area (taken as width x height)", np.isnan(areas) & found, annotations.at),
         *issue_of("annotations without iscrowd (taken as 0)", np.isnan(crowd), annotations.at),
         *issue_of(
@@ -418,15 +448,13 @@ def parse_annotations(content: Any, name: str, *, for_scoring: bool = False) -> 
         np.where(np.isnan(areas), xywh[:, 2:].clip(min=0).prod(axis=1), areas)[order],
     )
     files = images.strings("file_name", "" if for_scoring else None)
-    classes = categories.strings("name", "category {}" if for_scoring else None)
-    by_id = np.argsort(class_ids).tolist()
     records = Records(
         Path(),
         np.array([os.fsencode(PurePath(_NO_BYTE.sub("?", file))) if file else b"" for file in files], dtype=np.bytes_),
         {"image_ids": image_ids, "sizes": sizes},
         boxes,
-        tuple(classes[i] for i in by_id),
-        tuple(class_ids[by_id].tolist()),
+        tuple(classes[number] for number in sorted(classes)),
+        tuple(sorted(classes)),
         tuple(issues),
     )
     return _with_plain_boxes(records, name) if for_scoring else records
@@ -572,7 +600,9 @@ def _around_runs(mask: Mapping[str, Any], size: tuple[int, int]) -> list[float]:
 class _List:
     """One list of objects in a COCO file; its fields as columns. InputError names the first item at fault."""
 
-    def __init__(self, content: Mapping[str, Any], key: str, name: str) -> None:
+    def __init__(self, content: Any, key: str, name: str) -> None:
+        if not isinstance(content, Mapping):
+            raise InputError(f"{name} is not COCO: its top level is of type {type(content).__name__}; {_REMEDY}")
         items = content.get(key)
         if not isinstance(items, Sequence) or isinstance(items, str):
             found = ", ".join(f"`{one}`" for one in list(content)[:6]) or "nothing"

@@ -283,8 +283,9 @@ def _listed(root: Path, path: Path, stems: set[str], odd: Odd, notes: list[str])
     lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     names = {line.strip().strip('"').rpartition("/")[2] for line in lines} - {""}
     matched = _spelt(root, {one if one in stems else _stem(one) for one in names}, stems, str(path), notes)
-    if lost := int((~matched.there).sum()):
-        odd.setdefault("names in ImageSets/Main have no XML", []).extend([f"{path.name}: {matched.nearest}"] * lost)
+    lost = [os.fsdecode(name) for name in matched.names[~matched.there].tolist()]
+    for name in (matched.nearest, *lost[1:]) if lost else ():
+        note_odd(odd, "names in ImageSets/Main have no XML", f"{path.name}: {name}")
     return {os.fsdecode(name) for name in matched.names[matched.there].tolist()}
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools.mask import encode
 
 from backbone.errors import InputError
-from data.readers.coco import classes_of, clip_boxes, find_splits, parse_annotations, parse_results, read
+from data.readers.coco import NoAnnotations, classes_of, clip_boxes, find_splits, parse_annotations, parse_results, read
 
 # --- finding the files ----------------------------------------------------------------------------------------------
 
@@ -70,6 +70,30 @@ def test_of_several_files_for_one_split_the_version_decides(tmp_path):
     assert find_splits(tmp_path, "2017")["val"].annotations.name == "instances_val2017.json"
     with pytest.raises(InputError, match=r"instances_val2020\.json"):
         find_splits(tmp_path, "2020")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a.json", "photos/b.json"), r"several .*/a\.json, .*photos/b\.json"),
+        (("._a.json",), "has no annotation file"),
+        (("result.json", "photos/labels.json"), r"several .*/result\.json, .*photos/labels\.json"),
+    ],
+)
+def test_files_of_other_names_are_none_where_they_are_several_or_hidden(tmp_path, names, message):
+    for name in names:
+        write(tmp_path / name, content(), tmp_path / "photos")
+    with pytest.raises(NoAnnotations, match=message):
+        find_splits(tmp_path)
+    write(tmp_path / "annotations/instances_train.json", content())
+    assert find_splits(tmp_path)["train"].annotations.name == "instances_train.json"
+
+
+def test_a_file_that_is_called_as_tools_call_it_goes_before_others(tmp_path):
+    write(tmp_path / "a.json", "{}")
+    write(tmp_path / "old.json", content(1))
+    write(tmp_path / "result.json", content(), tmp_path / "images")
+    assert len(read(tmp_path)) == 3
 
 
 def test_no_annotations_are_refused_with_what_was_looked_for(tmp_path):
@@ -262,6 +286,25 @@ def test_the_classes_are_those_that_any_split_lists(tmp_path, train, val):
         records = read(root, splits=splits)
         assert dict(zip(records.class_ids, records.classes, strict=True)) == ABC
         assert records.boxes.labels.tolist() == expected
+
+
+def test_a_split_may_use_classes_that_only_another_lists_and_they_are_counted(tmp_path):
+    val = named(A=0)
+    val["annotations"][0]["category_id"] = 2
+    root = coco_folder(tmp_path, train=named(B=1, C=2), val=val)
+    for splits, labels in (((), [1, 2]), (("val",), [2])):
+        records = read(root, splits=splits)
+        assert dict(zip(records.class_ids, records.classes, strict=True)) == ABC
+        assert records.boxes.labels.tolist() == labels
+        assert counts(records)["annotations of a class that only another split's file lists"] == (
+            1,
+            "annotations[0] (id 1)",
+        )
+    assert "another split" not in str(read(root, splits=("train",)).issues)
+    val["annotations"][0]["category_id"] = 3
+    write(root / "annotations/instances_val.json", val)
+    with one_sentence(r"instances_val\.json: annotations\[0\] \(id 1\): `category_id` 3 is not among `categories`"):
+        read(root)
 
 
 def test_the_classes_of_a_file_are_found_wherever_they_stand_in_it(tmp_path):

@@ -200,6 +200,21 @@ def test_results_in_the_classes_of_all_splits_score_on_a_split_that_lists_some(f
     assert json.loads((files / "out.json").read_text()) == before
 
 
+def test_annotations_of_a_class_that_only_another_split_lists_are_scored(files, tmp_path, capsys):
+    folder = tmp_path / "set/annotations"
+    folder.mkdir(parents=True)
+    before = figures(files)
+    whole = (files / "A.json").read_text()
+    for name in ("val", "train"):
+        (folder / f"instances_{name}.json").write_text(whole)
+    changed(folder, "instances_val.json", lambda content: content["categories"].pop())  # the cat, of two boxes
+    capsys.readouterr()
+    given = ["--annotations", str(folder / "instances_val.json"), "--results", str(files / "R.json")]
+    assert main([*given, "--json", str(files / "out.json")]) == 0
+    assert json.loads((files / "out.json").read_text()) == before
+    assert "2 annotations of a class that only another split's file lists" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("crowd", [False, True])
 def test_without_an_object_it_says_that_there_is_nothing_to_measure(files, capsys, crowd):
     def change(content):
