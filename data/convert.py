@@ -47,7 +47,7 @@ def convert(source: Path, target: Path, *, copy: bool = False, version: str = ""
     `file_name` counts from the deepest folder that holds all images, or with `copy` from `target/images`. Images that
     cannot be used and boxes of no size are left out, and counted. Raises InputError.
     """
-    _check_target(existing_folder(source, "SRC"), target)
+    _check_target(source.parent if source.is_file() else existing_folder(source, "SRC"), target)
     records = read_boxes(source, version)
     folder, names, good = _usable(records)
     for line in (*records.notes, *(f"{source}: {issue}" for issue in records.issues)):

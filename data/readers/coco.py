@@ -34,6 +34,7 @@ _TOOLS_FILE = "_annotations.coco.json"
 _UNDIVIDED = frozenset(("result.json", "labels.json", "annotations.json", "instances_default.json", _TOOLS_FILE))
 _MOST_JUDGED = 20  # files by their content: where there are more, each is of an image
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of surrogate pairs that no file's name has
+_NUMBER = re.compile(r"\s*[+-]?([0-9]{1,99}\.?[0-9]{0,99}|\.[0-9]{1,99})(e[+-]?[0-9]{1,2})?\s*", re.IGNORECASE)
 _DIGITS = re.compile(r"\s*[+-]?[0-9]{1,1000}\s*")
 _REMEDY = "give a COCO annotation file, with `images`, `annotations` and `categories`."
 
@@ -96,9 +97,10 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
         folders = (*_image_folders(root, "default", "train", *places), root / "data", whole[0].parent)
         found["train"] = [SplitFiles("train", whole[0], folders)]
     if len(whole) > 1:
+        names = ", ".join(map(str, whole[:5]))
         raise NoAnnotations(
-            f"{root} has several annotation files that are not called after a split ({', '.join(map(str, whole[:5]))}): "
-            "call them train.json, val.json and test.json, or take the others away."
+            f"{root} has several annotation files that are called after no split ({names}): call them train.json, "
+            "val.json and test.json, or take the others away."
         )
     for split, files in found.items():
         if len(files) > 1:
@@ -625,7 +627,8 @@ class _List:
 
     def numbers(self, field: str, *, optional: bool = False, wanted: str = "a finite number") -> np.ndarray:
         """A field, float64 (M,); NaN where it may be missing and is. An optional one may be true or false too."""
-        values = [item.get(field) for item in self.items]
+        values, text = _from_text([item.get(field) for item in self.items])
+        self.issues += issue_of(f"`{field}` given as text (taken as numbers)", text, self.at)
         also = (type(None), bool) if optional else ()
         self._check(_are_numbers(values, also), field, wanted)
         column = _as_floats(values)  # None is NaN
@@ -700,7 +703,9 @@ class _List:
                 )
                 raise self.refused(row, "segmentation", known) from None
         self._check([isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4 for box in boxes], "bbox", wanted)
-        sides = list(chain.from_iterable(boxes))
+        sides, text = _from_text(list(chain.from_iterable(boxes)))
+        rows = np.unique(np.flatnonzero(text) // 4)
+        self.issues += issue_of("`bbox` given as text (taken as numbers)", rows, self.at)
         self._check(np.reshape(_are_numbers(sides), (-1, 4)).all(axis=1), "bbox", wanted)
         xywh = _as_floats(sides).reshape(-1, 4)
         self._check(np.isfinite(xywh).all(axis=1), "bbox", wanted)
@@ -711,15 +716,16 @@ class _List:
     def sizes(self, *, strict: bool) -> np.ndarray:
         """Fields `height` and `width`, int64 (N, 2); 0 where not both are given, or sensible if not `strict`."""
         sizes = np.zeros((len(self.items), 2), dtype=np.int64)
-        for row, item in enumerate(self.items):
-            for column, field in enumerate(("height", "width")):
-                side = item.get(field)
-                if isinstance(side, str) and (number := _integer(side)) is not None:
-                    side = number
+        for column, field in enumerate(("height", "width")):
+            sides, text = _from_text([item.get(field) for item in self.items])
+            self.issues += issue_of(f"`{field}` given as text (taken as numbers)", text, self.at)
+            for row, side in enumerate(sides):
                 if isinstance(side, int | float) and 1 <= side < 2**31 and side == int(side):
                     sizes[row, column] = side
                 elif (
-                    strict and side is not None and not (isinstance(side, int | float) and (side <= 0 or side != side))
+                    strict
+                    and side not in (None, "")
+                    and not (isinstance(side, int | float) and (side <= 0 or side != side))
                 ):
                     raise self.refused(row, field, "a number of px, or be left out")
         sizes[(sizes == 0).any(axis=1)] = 0
@@ -738,6 +744,14 @@ class _List:
     def _check(self, fine: Any, field: str, wanted: str) -> None:
         if not np.all(fine):
             raise self.refused(int(np.argmin(fine)), field, wanted, len(fine) - int(np.sum(fine)))
+
+
+def _from_text(values: list[Any]) -> tuple[list[Any], np.ndarray]:
+    """The values with numbers for those that are texts of one, and which these are, bool (M,)."""
+    if str not in set(map(type, values)):
+        return values, np.zeros(len(values), dtype=bool)
+    text = np.array([isinstance(value, str) and bool(_NUMBER.fullmatch(value)) for value in values], dtype=bool)
+    return [float(value) if is_text else value for value, is_text in zip(values, text.tolist(), strict=True)], text
 
 
 def _are_numbers(values: Sequence[Any], also: tuple[type, ...] = ()) -> np.ndarray:

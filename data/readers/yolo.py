@@ -7,6 +7,7 @@ The text of an image lies where its path has `labels` for the last `images`, or 
 objects. Lines of a polygon (class x1 y1 x2 y2 ...) become the box around it.
 """
 
+import glob
 import itertools
 import os
 import re
@@ -20,6 +21,7 @@ import yaml
 
 from backbone.errors import InputError
 from data.folders import Listing, are_there, existing_folder, list_folder, progress
+from data.images import IMAGE_ENDINGS
 from data.matching import match_files
 from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
 from data.records import SPLITS, UNSPLIT, Records, Split
@@ -57,11 +59,13 @@ def is_there(root: Path, listing: Listing) -> bool:
 def read(root: Path, listing: Listing | None = None) -> Records:
     """All images, with columns `split` (UNSPLIT where nothing says it), `image_ids`, `sizes` and `problem`.
 
-    Sizes are the images' own. Class ids are those of the texts. Lines that cannot be used are counted with the first
-    of their kind. Raises InputError where the description cannot be read, no image is found, a split that is trained
-    on has no text, or not one line can be used.
+    `root` may also be the description itself, of those in its folder the one that is meant. Sizes are the images' own.
+    Class ids are those of the texts. Lines that cannot be used are counted with the first of their kind. Raises
+    InputError where the description cannot be read, no image is found, a split that is trained on has no text, or not
+    one line can be used.
     """
-    layout, odd = _described(existing_folder(root)), Odd()
+    layout, odd = _described(root if root.is_file() else existing_folder(root)), Odd()
+    root = root.parent if root.is_file() else root
     if layout.splits:
         names, split = _listed(root, layout, odd)
     else:
@@ -96,6 +100,10 @@ def read(root: Path, listing: Listing | None = None) -> Records:
 
 
 def _described(root: Path) -> _Layout:
+    if root.is_file():
+        if content := _yaml(root):
+            return _of_yaml(root, content)
+        raise InputError(f"{root} does not describe a data set, with `names`, `train` and `val`; give its folder.")
     files = sorted(path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml") and path.is_file())
     files = [path for path in files if path.stat().st_size < _LARGEST and path.name[0] != "."]
     found = {path: content for path in files if (content := _yaml(path))}
@@ -205,13 +213,10 @@ def _listed(root: Path, layout: _Layout, odd: Odd) -> tuple[np.ndarray, np.ndarr
     names: dict[bytes, int] = {}
     lost = []
     for split, written in [(one, path) for one in SPLITS for path in layout.splits.get(one, ())]:
-        place = _placed(root, layout.base, written)
-        if place is None:
+        places = _places(root, layout.base, written)
+        if not places:
             lost.append(f"{split}: {written}")
-            continue
-        file = root / place
-        images = _in_folder(file, place) if file.is_dir() else _in_list(root, file, place)
-        for image in images:
+        for image in itertools.chain.from_iterable(_images_at(root, place) for place in places):
             if names.setdefault(image, SPLITS.index(split)) != SPLITS.index(split):
                 note_odd(odd, f"images of {split} are in another split too, and are left in that", os.fsdecode(image))
     for one in lost:
@@ -222,6 +227,29 @@ def _listed(root: Path, layout: _Layout, odd: Odd) -> tuple[np.ndarray, np.ndarr
             "it; write them relative to the file."
         )
     return np.array(list(names), np.bytes_), np.array(list(names.values()), np.int8)
+
+
+def _places(root: Path, base: str, text: str) -> list[str]:
+    """Where an entry of a description is, from `root`, or all that fits it where it has wildcards; [] for nothing."""
+    if place := _placed(root, base, text):
+        return [place]
+    text = text.strip().replace("\\", "/")
+    for pattern in (os.path.join(base, text), text, re.sub(r"^(\.\./)+", "", text)):  # noqa: PTH118
+        if found := sorted(glob.glob(pattern, root_dir=root, recursive=True)):  # noqa: PTH207  # strings: 100,000s
+            found = [one for one in found if _is_image(one)] or found  # texts beside images are no lists of paths
+            return [os.path.relpath(root / one, root) if one.startswith("/") else one for one in found]
+    return []
+
+
+def _is_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in IMAGE_ENDINGS  # noqa: PTH122
+
+
+def _images_at(root: Path, place: str) -> list[bytes]:
+    """The images in a folder, or those that a list names, or the image itself."""
+    if _is_image(place):
+        return [os.fsencode(place)]
+    return _in_folder(root / place, place) if (root / place).is_dir() else _in_list(root, root / place, place)
 
 
 def _in_folder(folder: Path, place: str) -> list[bytes]:

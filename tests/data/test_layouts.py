@@ -158,6 +158,20 @@ def test_splits_that_no_layout_says_are_drawn(tmp_path, layout, capsys):
     assert "testing on its validation images" in printed
 
 
+def test_a_description_stands_for_its_folder_and_is_the_one_that_is_meant(tmp_path):
+    drawn_boxes.ultralytics(tmp_path)
+    (tmp_path / "drawn.yaml").rename(tmp_path / "data.yaml")
+    write(tmp_path / "dataset.yaml", "train: images/val\nnames: [cat, dog]\n")
+    with pytest.raises(InputError, match=r"data\.yaml and dataset\.yaml"):
+        data_module(DetectionDataModule, tmp_path, "fit")
+    data = data_module(DetectionDataModule, tmp_path / "data.yaml", "fit")
+    assert [len(data.records(split)) for split in ("train", "val")] == [3, 2]
+    write(tmp_path / "x.yaml", "a: b\n")
+    for name in ("x.yaml", "images"):
+        with pytest.raises(InputError):
+            data_module(DetectionDataModule, tmp_path / name, "fit")
+
+
 def test_validation_images_alone_can_be_validated_on(tmp_path):
     drawn_boxes.ultralytics(tmp_path)
     write(tmp_path / "drawn.yaml", "val: images/val\nnames: [cat, dog]\n")

@@ -196,12 +196,13 @@ REFUSED = {  # for training: content, and what the message names
     "nan": (change(bbox=[math.nan, 1, 2, 3]), r"\(id 2\): `bbox` is \[nan, 1, 2, 3\]"),
     "infinite": (change(bbox=[0, 1, math.inf, 3]), r"\(id 2\): `bbox` is \[0, 1, inf, 3\]"),
     "three numbers": (change(bbox=[0, 1, 2]), r"\(id 2\): `bbox` is \[0, 1, 2\]"),
-    "text in a box": (change(bbox=["0", 1, 2, 3]), r"\(id 2\): `bbox` is \['0'"),
+    "text in a box": (change(bbox=["x", 1, 2, 3]), r"\(id 2\): `bbox` is \['x'"),
     "truth in a box": (change(bbox=[True, 1, 2, 3]), r"\(id 2\): `bbox` is \[True"),
     "no box": (without("annotations", "bbox"), r"\(id 2\): `bbox` is missing"),
     "nan area": (change(area=math.nan), r"\(id 2\): `area` is nan"),
-    "text area": (change(area="9"), r"\(id 2\): `area` is '9'"),
-    "text crowd": (change(iscrowd="0"), r"\(id 2\): `iscrowd` is '0'"),
+    "text area": (change(area="9 px"), r"\(id 2\): `area` is '9 px'"),
+    "text crowd": (change(iscrowd="no"), r"\(id 2\): `iscrowd` is 'no'"),
+    "infinity in quotes": (change(bbox=["inf", 1, 2, 3]), r"\(id 2\): `bbox` is \['inf'"),
     "beyond floats": (change(bbox=[10**400, 1, 2, 3]), r"\(id 2\): `bbox` is \[1000.* four finite numbers"),
     "area beyond floats": (change(area=-(10**400)), r"\(id 2\): `area` is -1000.*finite"),
     "word as an id": (change(image_id="two"), r"annotations\[1\] \(id 2\): `image_id` is 'two'"),
@@ -479,13 +480,38 @@ def test_digits_in_quotes_are_ids_among_numbers_and_counted():
         "`id` given as text (taken as integers)": (1, "categories[0] (id '7')"),
         "`image_id` given as text (taken as integers)": (2, "annotations[1] (id 2)"),
         "`category_id` given as text (taken as integers)": (1, "annotations[3] (id 4)"),
+        "`width` given as text (taken as numbers)": (1, "images[1] (id 2)"),
     }
     detections, issues = parse_results([row([1, 2, 9, 9], 0.5, "2", "7")], records, "R", "A")
     assert (detections.images.tolist(), detections.labels.tolist()) == ([1], [1])
     assert [issue.count for issue in issues] == [1, 1]
 
 
-UNKNOWN = {"missing": None, "zero": 0, "minus one": -1, "minus one in full": -1.0, "not a number": math.nan}
+@pytest.mark.parametrize("for_scoring", [False, True])
+def test_numbers_in_quotes_are_numbers_and_counted(for_scoring):
+    data = content(3)
+    data["annotations"][1] |= {"bbox": ["5", " 6.5", "2e1", ".5"], "area": "7.", "iscrowd": "1"}
+    data["images"][1] |= {"height": "30", "width": "40.0"}
+    records = parse_annotations(data, "x.json", for_scoring=for_scoring)
+    assert records.boxes.xywh[1].tolist() == [5, 6.5, 20, 0.5]
+    assert (records.boxes.areas[1], records.boxes.crowd.tolist()) == (7, [False, True, False])
+    assert records["sizes"].tolist() == [[30, 40]] * 3
+    texts = {what: count for what, (count, _) in counts(records).items() if "as text" in what}
+    fields = ("bbox", "area", "iscrowd", "height", "width")
+    assert texts == {f"`{field}` given as text (taken as numbers)": 1 for field in fields}
+    detections, issues = parse_results([row(["1", 2, 3, 4], "0.25", 1, "7")], records, "R", "A")
+    assert (detections.xywh.tolist(), detections.scores.tolist()) == ([[1, 2, 3, 4]], [0.25])
+    assert {issue.what.split()[0] for issue in issues} == {"`bbox`", "`score`", "`category_id`"}
+
+
+UNKNOWN = {
+    "empty": "",
+    "missing": None,
+    "zero": 0,
+    "minus one": -1,
+    "minus one in full": -1.0,
+    "not a number": math.nan,
+}
 
 
 @pytest.mark.parametrize("value", UNKNOWN.values(), ids=UNKNOWN)
@@ -759,7 +785,7 @@ BOX = [0, 0, 9, 9]
         ([row(BOX, 0.5), {"image_id": 7, "category_id": 3, "bbox": BOX}], r"results\[1\]: `score` is missing"),
         ([{"image_id": 7, "category_id": 3, "score": 1}], r"results\[0\]: `bbox` is missing"),
         ([row(BOX, 0.5), row([0, 0, 9], 0.5)], r"results\[1\]: `bbox` is \[0, 0, 9\]"),
-        ([row(BOX, "0.5")], r"results\[0\]: `score` is '0\.5'"),
+        ([row(BOX, "50 %")], r"results\[0\]: `score` is '50 %'"),
         ([row(BOX, None)], r"results\[0\]: `score` is None"),
         ([row(BOX, 0.5, image_id="seven")], r"results\[0\]: `image_id` is 'seven'"),
         ([row(BOX, 0.5, image_id=1e300)], r"results\[0\]: `image_id` is 1e\+300"),
