@@ -351,6 +351,16 @@ def csv_open_images(root):
     write(root / "class-descriptions-boxable.csv", "/m/10,dog\n/m/20,cat\n/m/30,other\n")
 
 
+def csv_sizes(root):
+    """x, y, width, height in columns; nothing says the splits."""
+    images(root, "images/{name}")
+    lines = [
+        f"{one.name}.png,{','.join(map(str, b[1:]))},{b[0]}\n" if b else f"{one.name}.png,,,,,\n"
+        for one, b in csv_rows()
+    ]
+    write(root / "annotations.csv", "image_name,x,y,width,height,label\n" + "".join(lines))
+
+
 def csv_via(root):
     """VGG Image Annotator's; nothing says the splits."""
     images(root, "{name}")

@@ -2,8 +2,9 @@
 
 Known are RetinaNet's (path,x1,y1,x2,y2,class without a header; empty boxes for images without objects), TensorFlow's
 (filename,width,height,class,xmin,ymin,xmax,ymax; Roboflow), OpenImages' (ImageID, LabelName, XMin ... as parts of the
-image; IsGroupOf for regions that are not searched) and VGG Image Annotator's (a shape as JSON). Corners are edges that
-count from 0.
+image; IsGroupOf for regions that are not searched), VGG Image Annotator's (a shape as JSON), and Kaggle's, with x, y,
+width, height in columns or as "[x, y, width, height]" in one. Corners are edges that count from 0. Without a column for
+it, all boxes are of one class, `object`.
 """
 
 import itertools
@@ -24,6 +25,7 @@ from backbone.errors import InputError
 from data.folders import Listing, existing_folder, list_folder
 from data.matching import Matched, match_files
 from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
+from data.readers.coco import with_plain_boxes
 from data.readers.csv_table import CsvTable, packed, read_header
 from data.readers.yolo import split_of_folder
 from data.records import SPLITS, UNSPLIT, Records
@@ -40,6 +42,11 @@ _NAMES: dict[str, tuple[str, ...]] = {  # what a header calls a column, in any c
     "ymin": ("ymin", "y_min", "y1", "top", "bbox_ymin"),
     "xmax": ("xmax", "x_max", "x2", "right", "bbox_xmax"),
     "ymax": ("ymax", "y_max", "y2", "bottom", "bbox_ymax"),
+    "x": ("x", "x_1", "bbox_x", "box_x"),
+    "y": ("y", "y_1", "bbox_y", "box_y"),
+    "box_width": ("w", "bbox_width", "box_width", "bbox_w", "box_w"),
+    "box_height": ("h", "bbox_height", "box_height", "bbox_h", "box_h"),
+    "box": ("bbox", "box", "bounding_box"),
     "shape": ("region_shape_attributes",),
     "attributes": ("region_attributes",),
     "crowd": ("isgroupof", "iscrowd", "difficult"),
@@ -49,6 +56,7 @@ _NAMES: dict[str, tuple[str, ...]] = {  # what a header calls a column, in any c
 }
 # fmt: on
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_ONLY_CLASS = "object"
 _ROUNDING = 1e-3
 _LARGEST = 5_000_000  # bytes of a list of classes; what is larger is a list of something else
 _NUMBER = re.compile(r"\s*-?\d+(\.\d*)?\s*")
@@ -60,6 +68,7 @@ class _List(NamedTuple):
     table: CsvTable
     at: dict[str, int]
     split: int
+    sizes: bool = False  # the columns of xmax and ymax, or the last two numbers of `box`, are width and height
 
 
 class _Rows(NamedTuple):
@@ -90,7 +99,10 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     if not lists:
         raise InputError(f"{root} has no CSV with columns for image, xmin, ymin, xmax, ymax and class; put it there.")
     files, parts, nearest = listing.names(sorted(listing.images)), [], ""
-    for one in _meant(root, lists, notes):
+    meant = _meant(root, lists, notes)
+    for one in meant:
+        if one.at["class"] < 0 and one.at["shape"] < 0:
+            notes.append(f"{one.table.file} has no column for the class: all boxes are of one, `{_ONLY_CLASS}`")
         rows = _chosen(one, odd)
         written, which = np.unique(rows.images, return_inverse=True)
         matched = _located(root, one, files, written)
@@ -122,7 +134,8 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     labels, known = _labels(root, listing, classes)
     columns = {"split": split, "sizes": sizes, "problem": problem}
-    return pack(root, names, columns, (image, labels, xywh, crowd), known, odd, notes, nearest=nearest)
+    records = pack(root, names, columns, (image, labels, xywh, crowd), known, odd, notes, nearest=nearest)
+    return with_plain_boxes(records, str(meant[0].table.file)) if all(one.sizes for one in meant) else records
 
 
 # --- which lists ----------------------------------------------------------------------------------------------------
@@ -145,14 +158,32 @@ def _as_list(table: CsvTable, folder: str) -> _List | None:
     words = re.findall(r"[A-Za-z]+", table.file.stem)
     named = [known for word in words if (known := split_named(word))]
     split = SPLITS.index(named[0]) if named else split_of_folder(folder)
-    if at["image"] >= 0 and (at["shape"] >= 0 or min(at[key] for key in (*_CORNERS, "class")) >= 0):
+    if at["image"] >= 0 and (at["shape"] >= 0 or min(at[key] for key in _CORNERS) >= 0):
         return _List(table, at, split)
+    sized = _with_sizes(table, at)
+    if at["image"] >= 0 and (sized["box"] >= 0 or min(sized[key] for key in _CORNERS) >= 0):
+        return _List(table, sized, split, sizes=True)
     cells = table.cells
     empty = len(cells) == 6 and not any(cells[1:])
     if len(cells) == 6 and cells[0] and (empty or (cells[5] and all(_NUMBER.fullmatch(one) for one in cells[1:5]))):
         at = dict.fromkeys(_NAMES, -1) | {key: i for i, key in enumerate(("image", *_CORNERS, "class"))}
         return _List(replace(table, header=False), at, split)
     return None
+
+
+def _with_sizes(table: CsvTable, at: dict[str, int]) -> dict[str, int]:
+    """The columns where a box's width and height stand in place of xmax and ymax; `width` may be the image's or its."""
+    found = dict(at)
+    for low, high, start, side, of_image in (
+        ("xmin", "xmax", "x", "box_width", "width"),
+        ("ymin", "ymax", "y", "box_height", "height"),
+    ):
+        found[low] = at[start] if at[start] >= 0 else at[low]
+        found[high] = at[side]
+        if at[side] < 0 and at["box"] < 0:
+            found[high] = table.column(of_image)
+            found[of_image] = table.column(*_NAMES[of_image][1:])
+    return found
 
 
 def _meant(root: Path, lists: list[_List], notes: list[str]) -> list[_List]:
@@ -183,8 +214,8 @@ def _chosen(one: _List, odd: Odd) -> _Rows:
         if one.at["shape"] >= 0:
             corners, classes = _shapes(one, columns)
         else:
-            corners = np.stack([_numbers(columns[one.at[key]]) for key in _CORNERS], axis=1)
-            classes = packed(columns[one.at["class"]])
+            corners = _four_numbers(one, columns)
+            classes = packed(columns[at] if (at := one.at["class"]) >= 0 else [_ONLY_CLASS] * count)
         empty = _are_empty(one, columns)
         usable = np.isfinite(corners).all(axis=1) & (classes != b"") & ~empty
         for row in np.flatnonzero(~usable & ~empty).tolist():
@@ -210,9 +241,19 @@ def _chosen(one: _List, odd: Odd) -> _Rows:
 
 def _are_empty(one: _List, columns: list[tuple[str, ...]]) -> np.ndarray:
     """Which rows only name an image without objects: those with no corner, or with VIA's shape {}."""
-    keys = ("shape",) if one.at["shape"] >= 0 else _CORNERS
+    keys = next(([key] for key in ("shape", "box") if one.at[key] >= 0), _CORNERS)
     cells = zip(*(columns[one.at[key]] for key in keys), strict=True)
-    return np.array([all(cell.strip() in ("", "{}") for cell in row) for row in cells], dtype=bool)
+    return np.array([all(cell.strip() in ("", "{}", "[]") for cell in row) for row in cells], dtype=bool)
+
+
+def _four_numbers(one: _List, columns: list[tuple[str, ...]]) -> np.ndarray:
+    """The corners, float64 (N, 4); NaN for a box that is not four numbers."""
+    if one.at["box"] >= 0:
+        texts = [re.findall(r"[^\s,;()\[\]]+", cell) for cell in columns[one.at["box"]]]
+        four = np.array([_numbers(text) if len(text) == 4 else [math.nan] * 4 for text in texts]).reshape(-1, 4)
+    else:
+        four = np.stack([_numbers(columns[one.at[key]]) for key in _CORNERS], axis=1)
+    return np.concatenate([four[:, :2], four[:, :2] + four[:, 2:]], axis=1) if one.sizes else four
 
 
 def _numbers(cells: Iterable[str]) -> np.ndarray:

@@ -305,7 +305,7 @@ def _read_split(files: SplitFiles, classes: Mapping[int, str]) -> Records:
             problems[i] = os.fsencode(error.reason)
     split = np.full(len(records), SPLITS.index(files.split), np.int8)
     records = replace(records, folder=folder).with_columns(split=split, sizes=sizes, problem=np.array(problems))
-    records = _with_plain_boxes(records, str(path))
+    records = with_plain_boxes(records, str(path))
     _, first = np.unique(records.file_names, return_index=True)
     again = ~np.isin(np.arange(len(records)), first)
 
@@ -459,7 +459,7 @@ def parse_annotations(
         tuple(sorted(classes)),
         tuple(issues),
     )
-    return _with_plain_boxes(records, name) if for_scoring else records
+    return with_plain_boxes(records, name) if for_scoring else records
 
 
 def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> tuple[Detections, tuple[Issue, ...]]:
@@ -490,7 +490,7 @@ def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> t
 _PARTS = "are parts of the image, 0 to 1"
 
 
-def _with_plain_boxes(records: Records, file: str) -> Records:
+def with_plain_boxes(records: Records, file: str) -> Records:
     """Raise InputError where the boxes of `file` are certainly not (x, y, width, height) in px; count what looks so."""
     boxes = records.boxes
     assert boxes is not None

@@ -12,7 +12,7 @@ from data.readers.coco import read as read_coco
 
 ALL = [
     "ultralytics", "roboflow", "yolo_lists", "darknet", "plain_yolo", "label_studio", "voc", "voc_roboflow",
-    "voc_two_folders", "csv_retinanet", "csv_tensorflow", "csv_open_images", "csv_via",
+    "voc_two_folders", "csv_retinanet", "csv_tensorflow", "csv_open_images", "csv_via", "csv_sizes",
 ]  # fmt: skip
 COCO = [
     "coco", "coco_cvat_subsets", "coco_roboflow", "coco_fiftyone_splits",
@@ -20,7 +20,7 @@ COCO = [
     "coco_fiftyone", "coco_above", "coco_beside",
 ]  # fmt: skip
 UNDIVIDED = COCO[4:]
-WITHOUT_SPLITS = {"label_studio", "voc_two_folders", "csv_via", *UNDIVIDED}
+WITHOUT_SPLITS = {"label_studio", "voc_two_folders", "csv_via", "csv_sizes", *UNDIVIDED}
 WITHOUT_BACKGROUND = {"csv_tensorflow", "csv_open_images"}
 
 

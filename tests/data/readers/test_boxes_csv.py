@@ -69,6 +69,52 @@ def test_columns_may_stand_in_any_order_under_the_common_names(tmp_path, text):
     assert records["split"].tolist() == [0 if "split" in text else UNSPLIT]
 
 
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("filename,x,y,w,h,class\na.png,1,2,10,20,cat\n", (30, 40)),
+        ("filename,X,Y,Width,Height,class\na.png,1,2,10,20,cat\n", (30, 40)),
+        ("filename,width,height,x,y,w,h,class\na.png,80,60,1,2,10,20,cat\n", (60, 80)),
+        ("image,xmin,ymin,width,height,image_width,image_height,class\na.png,1,2,10,20,80,60,cat\n", (60, 80)),
+        ("image_id,x_1,y_1,width,height,name\na.png,1,2,10,20,cat\n", (30, 40)),
+        ('image_id,width,height,bbox,class\na,80,60,"[1.0, 2, 10, 20]",cat\n', (60, 80)),
+        ("image_id;bbox;class\na;(1 2 10 20);cat\n", (30, 40)),
+        ("image,x,y,w,h,class\na.png,0.025,0.066667,0.25,0.666667,cat\n", (30, 40)),
+    ],
+)
+def test_boxes_may_be_given_by_width_and_height(tmp_path, text, sizes):
+    records = read(listed(tmp_path, text))
+    assert boxes(records) == [[1, 2, 10, 20]]
+    assert records["sizes"].tolist() == [list(sizes)]
+    assert records.classes == ("cat",)
+
+
+def test_without_a_class_all_boxes_are_of_one(tmp_path):
+    rows = 'a,40,30,"[1.0, 2.0, 10.0, 20.0]",usask\nb,40,30,,usask\n'  # as the wheat of Kaggle
+    records = read(listed(tmp_path, f"image_id,width,height,bbox,source\n{rows}", "train.csv"))
+    assert records.file_names.tolist() == [b"a.png", b"b.png"]
+    assert (boxes(records), records.boxes.offsets.tolist()) == ([[1, 2, 10, 20]], [0, 1, 1])
+    assert records.classes == ("object",)
+    assert any("no column for the class" in note for note in records.notes)
+    (tmp_path / "train.csv").unlink()
+    records = read(listed(tmp_path, "image,xmin,ymin,xmax,ymax\na.png,1,2,11,22\n"))
+    assert (boxes(records), records.classes) == ([[1, 2, 10, 20]], ("object",))
+
+
+@pytest.mark.parametrize("cell", ["[1, 2, 3]", "[1, 2, 3, x]", "[1, 2, 3, nan]", "[1, 2, 3, 4, 5]"])
+def test_a_box_that_is_not_four_numbers_is_counted_and_its_image_stays(tmp_path, cell):
+    records = read(listed(tmp_path, f'image,bbox,class\na.png,"[1, 2, 3, 4]",cat\nb.png,"{cell}",cat\n'))
+    assert records.boxes.offsets.tolist() == [0, 1, 1]
+    assert [found for what, found in issues(records).items() if "usable" in what] == [(1, "boxes.csv, line 3")]
+
+
+def test_corners_for_width_and_height_are_refused(tmp_path):
+    rows = "".join(f"a.png,{x},15,{x + 8},25,cat\n" for x in range(16, 31))
+    with pytest.raises(InputError, match=r"boxes\.csv.*\(x1, y1, x2, y2\)"):
+        read(listed(tmp_path, f"image,x,y,width,height,class\n{rows}"))
+    assert len(read(listed(tmp_path, f"{HEADER}{rows}")).boxes.labels) == 15
+
+
 @pytest.mark.parametrize("row", ["b.png,1,x,3,4,cat", "b.png,1,2,3,4,", "b.png,1,nan,3,4,cat", "b.png,1,,3,4,cat"])
 def test_a_row_that_cannot_be_used_is_counted_and_its_image_stays(tmp_path, row):
     records = read(listed(tmp_path, f"{HEADER}a.png,1,2,3,4,cat\n\n{row}\n"))
