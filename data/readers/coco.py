@@ -465,7 +465,8 @@ def parse_annotations(
 def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> tuple[Detections, tuple[Issue, ...]]:
     """COCO results as detections in the images of `truth`, and what is odd about them.
 
-    Raises InputError as `parse_annotations`, and for ids that `truth`, which messages call `truth_name`, does not have.
+    Raises InputError as `parse_annotations`, for boxes in another form too, and for ids that `truth`, which messages
+    call `truth_name`, does not have.
     """
     if not isinstance(content, Sequence) or isinstance(content, str):
         raise InputError(
@@ -480,14 +481,11 @@ def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> t
     sizes = truth["sizes"][images]
     (xywh, _), scores = results.boxes(sizes), results.numbers("score")
     issues = [*results.issues, *_like_corners(xywh, sizes, results.at)]
-    if _are_parts(xywh, sizes):
-        issues.append(Issue(f"boxes {_PARTS}, not in px", len(xywh), results.at(0)))
+    _refuse_other_forms(xywh, sizes, name)
     return Detections(images, labels, xywh, scores), tuple(issues)
 
 
 # --- boxes in another form ------------------------------------------------------------------------------------------
-
-_PARTS = "are parts of the image, 0 to 1"
 
 
 def with_plain_boxes(records: Records, file: str) -> Records:
@@ -496,21 +494,27 @@ def with_plain_boxes(records: Records, file: str) -> Records:
     assert boxes is not None
     image = np.repeat(np.arange(len(records)), np.diff(boxes.offsets))
     sizes: np.ndarray = records["sizes"][image]
-    xywh = boxes.xywh
+    _refuse_other_forms(boxes.xywh, sizes, file)
+    issues = _like_corners(boxes.xywh, sizes, lambda row: f"image {records['image_ids'][image[row]]}")
+    return replace(records, issues=(*records.issues, *issues))
+
+
+def _refuse_other_forms(xywh: np.ndarray, sizes: np.ndarray, file: str) -> None:
+    """Raise InputError where boxes, (M, 4), in images of `sizes`, (M, 2), are certainly parts of these, or corners."""
     if _are_parts(xywh, sizes):
         raise InputError(
-            f"{file}: its boxes {_PARTS} (the first is {_short(xywh[0].tolist())}); `bbox` must be [x, y, width, "
-            "height] in px: multiply x and width by the image's width, y and height by its height."
+            f"{file}: its boxes are parts of the image, 0 to 1 (the first is {_short(xywh[0].tolist())}); `bbox` must "
+            "be [x, y, width, height] in px: multiply x and width by the image's width, y and height by its height."
         )
     known = np.asarray((sizes > 0).all(axis=1))
-    leaving = _leave_as_sizes(xywh, sizes)
-    # Certain: every box is in order and within its image as corners, which COCO's boxes are not, and many leave it as
-    # sizes do; of few boxes more than half, as one may be drawn over the edge.
+    # Certain: every box is in order and within its image as corners, which COCO's boxes are not, and many leave it far
+    # as sizes do; of few boxes more than half, as one may be drawn over the edge.
+    leaving, far = _leave_as_sizes(xywh, sizes), _leave_as_sizes(xywh, sizes, by=0.1).sum()
     corners = (
         (xywh[:, 2:] > xywh[:, :2]) & (xywh[:, :2] >= -1) & (~known[:, None] | (xywh[:, 2:] <= sizes[:, ::-1] + 1))
     )
     count, of = int(leaving.sum()), int(known.sum())
-    if corners.all() and (2 * count > of or (of >= 10 and 5 * count > of)):
+    if corners.all() and (2 * far > of or (of >= 10 and 5 * far > of)):
         row = int(leaving.argmax())
         first = f"{_short(xywh[row].tolist())} in an image of {sizes[row, 1]} x {sizes[row, 0]} px"
         raise InputError(
@@ -518,8 +522,6 @@ def with_plain_boxes(records: Records, file: str) -> Records:
             f"{of:,} leave their image (the first is {first}), as corners none does; write `bbox` as [x1, y1, x2 - x1, "
             "y2 - y1]."
         )
-    issues = _like_corners(xywh, sizes, lambda row: f"image {records['image_ids'][image[row]]}")
-    return replace(records, issues=(*records.issues, *issues))
 
 
 def _are_parts(xywh: np.ndarray, sizes: np.ndarray) -> bool:
@@ -530,10 +532,10 @@ def _are_parts(xywh: np.ndarray, sizes: np.ndarray) -> bool:
     )
 
 
-def _leave_as_sizes(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which boxes, (M, 4), are in order as corners and leave their image as COCO's; one pixel for rounding."""
+def _leave_as_sizes(xywh: np.ndarray, sizes: np.ndarray, by: float = 0.0) -> np.ndarray:
+    """Which boxes, (M, 4), are in order as corners and leave their image as COCO's, by more than a part of its side."""
     known = (sizes > 0).all(axis=1)
-    over = (xywh[:, :2] + xywh[:, 2:] > sizes[:, ::-1] + 1).any(axis=1)
+    over = (xywh[:, :2] + xywh[:, 2:] > sizes[:, ::-1] * (1 + by) + 1).any(axis=1)  # 1: rounding
     return np.asarray(known & (xywh[:, 2:] >= xywh[:, :2]).all(axis=1) & over)
 
 
