@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backbone.errors import Arguments, InputError
+from backbone.errors import Arguments, InputError, until_unread
 from backbone.files import disk_error, not_written, room_beside
 from backbone.names import printed
 from data.folders import count_of, existing_folder
@@ -149,4 +149,4 @@ def _copy(folder: Path, names: np.ndarray, to: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_unread(main))
