@@ -61,7 +61,7 @@ class AttributesDataModule(WholeImageDataModule):
         """The data set with the attributes to learn; splits that nobody says are drawn, by person where known."""
         records = read_attributes(self.root)
         if self.hparams["root"] is None:
-            records = without_terms(records)
+            records = celeba.without_terms(records)
         self.licence = celeba.LICENCE if celeba.LICENCE in records.notes else ""
         records = assign_splits(records, **self.split_options, source=self.root)
         subgroups, names = self.hparams["subgroups"] or [], self.hparams["attributes"]
@@ -112,11 +112,6 @@ class AttributesDataModule(WholeImageDataModule):
                 f"{options['unlabelled_fraction']:g} of {folder} leave nothing to train on; raise one of them."
             )
         return with_unlabelled(train, pool)
-
-
-def without_terms(records: Records) -> Records:
-    """The built-in sample, which is drawn in CelebA's layout, but of nobody: its terms do not bind."""
-    return replace(records, notes=tuple(note for note in records.notes if note != celeba.LICENCE))
 
 
 def unused(records: Records, used: list[Records]) -> Records:

@@ -255,5 +255,5 @@ class DetectionDataModule(DataModule):
             if split == "train":
                 given = {f"{name}_fraction": 0.0 for name in files if name != "train"}
                 records = assign_splits(records, **{**self.split_options, **given}, source=self.root)
-            self._read[split] = records
+            self._read[split] = replace(records, layout="COCO")
         return self._read[split]

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from backbone.errors import InputError
-from data.attributes import unused, without_terms
+from data.attributes import unused
 from data.folders import count_of, existing_folder, list_images, say
 from data.layouts import read_faces
 from data.module import WholeImageDataModule
-from data.readers import lfw_pairs
+from data.readers import celeba, lfw_pairs
 from data.readers.lfw_pairs import FaceRecords, Pairs
 from data.records import Records, Split, joined
 from data.splits import assign_splits
@@ -126,7 +126,7 @@ class FacePairsDataModule(WholeImageDataModule):
         """All images, with splits, and with the people on them where these are known."""
         records = read_faces(self.root)
         if self.hparams["root"] is None:
-            records = without_terms(records)
+            records = celeba.without_terms(records)
         return assign_splits(records, **self.split_options, source=self.root)
 
     def select(self, split: Split) -> FaceRecords:

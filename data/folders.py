@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,9 +50,12 @@ def existing_folder(root: str | Path, option: str = "--data.root") -> Path:
 
 def say(line: str) -> None:
     """Print a line for the user, once in a distributed run; names in it may hold anything."""
-    from lightning.pytorch.utilities import rank_zero_only  # it imports torch
+    if "lightning" in sys.modules:  # which imports torch, and without it there is one process
+        from lightning.pytorch.utilities import rank_zero_only
 
-    rank_zero_only(print)(printed(line), flush=True)
+        rank_zero_only(print)(printed(line), flush=True)
+    else:
+        print(printed(line), flush=True)
 
 
 def is_foreign(name: str | bytes) -> bool:

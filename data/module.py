@@ -20,6 +20,7 @@ from data.bad_images import BadImages
 from data.folders import count_of, existing_folder, say
 from data.images import ImageError, memory_limit, open_image
 from data.loading import fitting_workers, input_size, make_loader, sample_seed, worker_count
+from data.overview import counts_in_words
 from data.records import SPLITS, Records, Split, joined
 from data.samples import built_in_sample
 from data.transforms import (
@@ -233,7 +234,9 @@ class DataModule(LightningDataModule):
                 for line in (*records.notes, *(f"{self.root}: {issue}" for issue in records.issues)):
                     say(line)
             self._splits[split] = records
-            say(f"{split}: {self.describe(records)} in {records.folder}")
+            counts = f" ({counts_in_words(records)})" if split == "train" and records.classes else ""
+            layout = f", read as {records.layout}" if records.layout else ""
+            say(f"{split}: {self.describe(records)}{counts} in {records.folder}{layout}")
             self.bad_images.start(split, records, len(records))
         if first:  # and not in the validation after a fit, whose loaders have what room there was
             self.num_workers = fitting_workers(

@@ -140,6 +140,7 @@ def joined(parts: Sequence[Records]) -> Records:
         parts[0].class_ids,
         tuple(issue for part in parts for issue in part.issues),
         tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        layout=parts[0].layout,
     )
 
 

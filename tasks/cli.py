@@ -7,6 +7,7 @@ import logging
 import math
 import re
 import signal
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,14 +32,13 @@ from tasks.failures import explained
 from tasks.module import TaskModule
 from tasks.options import LINKS, UNREADABLE, load_config, read_config, resolve, verbatim
 from tasks.processes import EndTogether, end_with_parent, use_devices_of_torchrun
+from tasks.run_folders import new_run, point_latest
 from tasks.runs import (
     AtomicCheckpointIO,
     BestCheckpoint,
     LastCheckpoint,
     StopBetweenSteps,
     as_written,
-    new_run,
-    point_latest,
 )
 
 
@@ -303,6 +303,9 @@ class _Cli(LightningCLI):
                 self.model.on_load_checkpoint(self.checkpoint)
         self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before anything is written
         if self.subcommand == "fit":
+            root = self.datamodule.hparams["root"]
+            if root is not None and self.datamodule.records("train").layout:
+                say(f"to see the labels as they are read: python -m tasks.{self.task} check --data.root {root}")
             self.model.prepare(self.datamodule)
 
     def fit(self, model: TaskModule, **kwargs: Any) -> None:
@@ -312,6 +315,11 @@ class _Cli(LightningCLI):
         self._guarded(self.trainer.fit, model, **{**kwargs, "ckpt_path": path})
         if not self.writes_nothing:
             if self.checkpoint and self.trainer.global_step == self.checkpoint["global_step"]:
+                say(
+                    f"{path} was trained to its end before ({count_of(self.trainer.current_epoch, 'epoch')}, "
+                    f"{count_of(self.trainer.global_step, 'step')}), so that nothing is left to train; give a larger "
+                    "--trainer.max_epochs to go on"
+                )
                 self._end_again(model, self.checkpoint, **{**kwargs, "ckpt_path": path})
             best = self.best.best_model_path
             if not best:  # stopped by max_steps or max_time before any validation: the last weights are the best
@@ -370,14 +378,17 @@ class _Cli(LightningCLI):
             raise
         finally:
             if self.trainer.is_global_zero and self.run_dir.is_dir():
+                if sys.exc_info()[0] and {path.name for path in self.run_dir.iterdir()} <= _BEGUN:
+                    for path in self.run_dir.iterdir():  # it failed before its first step or figure
+                        path.unlink()
                 if self.datamodule.bad_images.reasons:
                     rows = [
                         f"{escaped(name)}\t{escaped(reason)}\n"
                         for name, reason in sorted(self.datamodule.bad_images.reasons.items())
                     ]
                     write_whole(self.run_dir / "bad_images.txt", "".join(rows))
-                if any(self.run_dir.iterdir()):
-                    point_latest(self.run_dir)
+                if (self.run_dir / "checkpoints").is_dir() and any((self.run_dir / "checkpoints").iterdir()):
+                    point_latest(self.run_dir)  # the newest that trained: of a test or a prediction nothing goes on
 
     def _kept(self) -> str:
         """What to add for the user where a run failed that had been saved before."""
@@ -406,6 +417,8 @@ class _Cli(LightningCLI):
                 print(f"pictures: {self.run_dir / 'pictures'}")
             print(f"run: {self.run_dir}")
 
+
+_BEGUN = {"config.yaml"}  # of a run that has come to no step and no figure
 
 # Lightning's remarks to programmers; each is on purpose here.
 _NOT_FOR_USERS = (

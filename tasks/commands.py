@@ -35,10 +35,11 @@ def main(
     predict: "PredictCommand",
     args: Sequence[str] | None,
     more: Mapping[str, tuple[str, Command]] | None = None,
+    check: Command | None = None,
 ) -> int:
     """Run one command of a task: fit, validate, test, predict, or one of its own in `more`; return the exit code.
 
-    `classes` imports its module and its data module, once a command needs them.
+    `classes` imports its module and its data module, once a command needs them; `check` looks at its data.
     """
 
     def train(command: str) -> Command:
@@ -65,6 +66,7 @@ def main(
         return main(task, classes, predict, rest)
 
     commands = {
+        **({"check": ("say and draw how a data set is read, before training", check)} if check else {}),
         "fit": ("train; with no further argument, on the built-in sample", train("fit")),
         "validate": ("score a checkpoint on the validation images", train("validate")),
         "test": ("score a checkpoint on the test images, with a report", train("test")),

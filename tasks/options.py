@@ -16,7 +16,8 @@ from backbone.weights import find_weights
 from data.folders import say
 from data.loading import input_size
 from tasks.module import TaskModule, rebuilt
-from tasks.runs import as_written, checkpoint_at, newest_checkpoint, read_checkpoint
+from tasks.run_folders import checkpoint_at, newest_checkpoint
+from tasks.runs import as_written, read_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LINKS = ("categories", "input_size")  # what the data tell the model, never the command line or a checkpoint

@@ -89,7 +89,7 @@ def _predict(
     from backbone.weights import find_weights
     from data.folders import count_of
     from tasks.predictor import Predictor
-    from tasks.runs import checkpoint_at, newest_checkpoint, point_latest
+    from tasks.run_folders import checkpoint_at, newest_checkpoint
 
     retain_freed_memory()
     given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
@@ -134,7 +134,6 @@ def _predict(
             sheets.write()
         own_lines = finish(rows.count, iter(rows))
         written = rows.finish()
-        point_latest(rows.run)
     if rows.count <= _PRINTED:
         for row in written.read_text("utf-8").splitlines():
             print(escaped(row))
@@ -217,7 +216,7 @@ def _rows_of_run(task: str, root: Path, config: bytes) -> Iterator[_Rows]:
     where the disk is full or may not be written to.
     """
     from data.folders import count_of
-    from tasks.runs import new_run
+    from tasks.run_folders import new_run
 
     with contextlib.ExitStack() as stack:
         rows = _unfinished(root / task, config)

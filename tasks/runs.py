@@ -1,15 +1,12 @@
-"""Run folders, `runs/<task>/<time>/`, and the checkpoints in them."""
+"""The checkpoints of a run: when they are written, and that they are read whole."""
 
 import contextlib
-import itertools
-import os
 import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,90 +17,14 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from backbone.errors import InputError
-from backbone.files import copy_whole, keep_as, replacing, sweep
+from backbone.files import copy_whole, keep_as, replacing
 from backbone.weight_files import load_torch, why_not_loaded
 from data.folders import say
 from tasks.processes import agreed
+from tasks.run_folders import checkpoint_at
 
 _PARTS = ("trunk", "head", "hyper_parameters", "datamodule_hyper_parameters", "state_dict")
 _TOGETHER_S = 2.0  # within which signals count as one
-
-
-@contextlib.contextmanager
-def new_run(task: str, root: Path, option: str) -> Iterator[Path]:
-    """Make a run folder that no other run has; where what is done with it fails and has left it empty, remove it again.
-
-    Its name comes after those of all runs that are there, also where the clock was set back. InputError names the
-    `option` that says `root`, where that cannot be written.
-    """
-    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    try:
-        missing = [path for path in (root / task, root, *root.parents) if not path.exists()]
-        newest = max(map(run_order, (root / task).glob("*")), default=("", 0))
-        start = max(now, newest[0])
-        for count in itertools.count(newest[1] + 1 if start == newest[0] else 1):
-            folder = root / task / (start if count == 1 else f"{start}_{count}")
-            with contextlib.suppress(FileExistsError):  # of a run that began in the same second
-                folder.mkdir(parents=True)
-                break
-        for left in (root / task).glob("*/checkpoints"):
-            sweep(left)
-    except OSError as error:
-        raise InputError(
-            f"{option} {root} cannot be written ({error.strerror or error}); give a folder that can."
-        ) from error
-    try:
-        yield folder
-    except BaseException:
-        with contextlib.suppress(OSError):  # one that is not empty
-            for path in (folder, *missing):
-                path.rmdir()
-        raise
-
-
-def run_order(run: Path) -> tuple[str, int]:
-    """Where a run folder is among the others by its name: its time, and its number among those of one second."""
-    name = re.fullmatch(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)(?:_(\d+))?", run.name)
-    return (name[1], int(name[2] or 1)) if name else ("", 0)
-
-
-def point_latest(run: Path) -> None:
-    """Let `runs/<task>/latest` point at this run, where the file system has links."""
-    with contextlib.suppress(OSError):  # Windows without the right to make links, FAT
-        link = run.parent / f".latest.{os.getpid()}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(run.name)
-        link.replace(run.parent / "latest")
-
-
-def checkpoint_at(path: str | Path, name: str = "best.ckpt") -> Path:
-    """The path itself, or the checkpoint of this name in the run folder that it is."""
-    inside = Path(path) / "checkpoints" / name
-    return inside if inside.is_file() else Path(path)
-
-
-def best_checkpoints(task: str, root: Path) -> list[Path]:
-    """The best checkpoint of each run that has one, the newest first; InputError where there is none."""
-    latest = (root / task / "latest").resolve()
-
-    def order(path: Path) -> tuple[bool, tuple[str, int], float]:  # by its time only where a run was renamed
-        run = path.parents[1]
-        return run.resolve() == latest, run_order(run), path.stat().st_mtime
-
-    runs = (run for run in (root / task).glob("*") if not run.is_symlink())  # `latest` is one of the others
-    found = [path for run in runs if (path := run / "checkpoints" / "best.ckpt").is_file()]
-    found.sort(key=order, reverse=True)
-    if not found:
-        raise InputError(
-            f"There is no checkpoint under {root / task}; train one with `python -m tasks.{task} fit`, "
-            "or name one with --ckpt_path."
-        )
-    return found
-
-
-def newest_checkpoint(task: str, root: Path) -> Path:
-    """The best checkpoint of the newest run that has one; InputError where there is none."""
-    return best_checkpoints(task, root)[0]
 
 
 def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:

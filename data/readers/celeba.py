@@ -86,6 +86,11 @@ def read(root: Path) -> Records:
     return records.take(present)
 
 
+def without_terms(records: Records) -> Records:
+    """The built-in sample, which is drawn in CelebA's layout, but of nobody: its terms do not bind."""
+    return replace(records, notes=tuple(note for note in records.notes if note != LICENCE))
+
+
 def _find(root: Path, name: str) -> Path | None:
     """Where a list, or Kaggle's .csv of it, or the folder of the images is."""
     names = (name, f"{Path(name).stem}.csv") if name.endswith(".txt") else (name,)

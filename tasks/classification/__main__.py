@@ -16,9 +16,16 @@ def _classes() -> tuple[Any, Any]:
     return ClassificationModule, ClassificationDataModule
 
 
+def _check(args: list[str]) -> int:
+    from data.layouts import read_classes
+    from tasks.check import main
+
+    return main("classification", read_classes, args, sample="dogs")
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; see `python -m tasks.classification --help`."""
-    return commands.main("classification", tasks.classification.__doc__ or "", _classes, PREDICT, args)
+    return commands.main("classification", tasks.classification.__doc__ or "", _classes, PREDICT, args, check=_check)
 
 
 if __name__ == "__main__":

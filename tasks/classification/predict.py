@@ -32,7 +32,7 @@ def load(path: str | Path, device: str = "cpu", trunk: str | None = None) -> "Pr
     from data import imagenet
     from tasks.classification.module import ClassificationModule
     from tasks.predictor import Predictor
-    from tasks.runs import checkpoint_at
+    from tasks.run_folders import checkpoint_at
 
     file = checkpoint_at(find_weights(path).file)
     if file.suffix == ".ckpt":

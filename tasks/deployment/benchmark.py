@@ -96,7 +96,7 @@ def _eager(classes: Classes, predict: "PredictCommand", options: Any, threads: i
 
     from backbone.weights import find_weights
     from tasks.predictor import Predictor
-    from tasks.runs import checkpoint_at
+    from tasks.run_folders import checkpoint_at
 
     torch.set_num_threads(threads)
     module_class, _ = classes()
@@ -176,7 +176,7 @@ def _model(task: str, options: Any) -> tuple[str, Path] | None:
     if options.weights:
         return "--model.weights", options.weights
     if options.eager and not options.ckpt_path:
-        from tasks.runs import newest_checkpoint
+        from tasks.run_folders import newest_checkpoint
 
         return "--ckpt_path", newest_checkpoint(task, Path("runs"))
     return ("--ckpt_path", options.ckpt_path) if options.ckpt_path else None
@@ -230,7 +230,7 @@ def _scorer(task: str, classes: Classes, args: list[str]) -> Score:
 def _folder(task: str, out: Path | None) -> Iterator[Path]:
     """The folder that is written to, new if it is not named. InputError where it cannot be made."""
     if out is None:
-        from tasks.runs import new_run
+        from tasks.run_folders import new_run
 
         with new_run(task, Path("runs"), "the folder") as folder:
             yield folder

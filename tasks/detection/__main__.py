@@ -17,10 +17,17 @@ def _classes() -> tuple[Any, Any]:
     return DetectionModule, DetectionDataModule
 
 
+def _check(args: list[str]) -> int:
+    from data.layouts import read_boxes
+    from tasks.check import main
+
+    return main("detection", read_boxes, args, sample="detection", test_fraction=0.0)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; see `python -m tasks.detection --help`."""
     more = {"evaluate": ("score any COCO results file, from any detector", evaluate)}
-    return commands.main("detection", tasks.detection.__doc__ or "", _classes, PREDICT, args, more)
+    return commands.main("detection", tasks.detection.__doc__ or "", _classes, PREDICT, args, more, check=_check)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def load(path: str | Path, device: str = "cpu") -> "Predictor":
     from backbone.weights import find_weights
     from tasks.detection.module import DetectionModule
     from tasks.predictor import Predictor
-    from tasks.runs import checkpoint_at
+    from tasks.run_folders import checkpoint_at
 
     file = checkpoint_at(find_weights(path).file)
     if file.suffix == ".ckpt":

@@ -22,10 +22,19 @@ def _experiment(args: list[str]) -> int:
     return main(args)
 
 
+def _check(args: list[str]) -> int:
+    from data.layouts import read_attributes
+    from tasks.check import main
+
+    return main("face_attributes", read_attributes, args, sample="faces")
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; see `python -m tasks.face_attributes --help`."""
     more = {"experiment": ("train students of several shapes by one teacher, as in Table 12", _experiment)}
-    return commands.main("face_attributes", tasks.face_attributes.__doc__ or "", _classes, PREDICT, args, more)
+    return commands.main(
+        "face_attributes", tasks.face_attributes.__doc__ or "", _classes, PREDICT, args, more, check=_check
+    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ from tasks.face_attributes.module import FaceAttributesModule
 from tasks.options import CONFIGS, LINKS, read_config
 from tasks.pooled import pooled_network
 from tasks.reporting import BLUE, DPI, ORANGE, markdown_table, save_figure, write_csv
-from tasks.runs import read_checkpoint, run_order
+from tasks.run_folders import run_order
+from tasks.runs import read_checkpoint
 
 _PROG = "python -m tasks.face_attributes experiment"
 _CONFIGS = CONFIGS / "face_attributes"

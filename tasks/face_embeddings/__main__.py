@@ -16,9 +16,16 @@ def _classes() -> tuple[Any, Any]:
     return FaceEmbeddingsModule, FacePairsDataModule
 
 
+def _check(args: list[str]) -> int:
+    from data.layouts import read_faces
+    from tasks.check import main
+
+    return main("face_embeddings", read_faces, args, sample="faces")
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; see `python -m tasks.face_embeddings --help`."""
-    return commands.main("face_embeddings", tasks.face_embeddings.__doc__ or "", _classes, PREDICT, args)
+    return commands.main("face_embeddings", tasks.face_embeddings.__doc__ or "", _classes, PREDICT, args, check=_check)
 
 
 if __name__ == "__main__":

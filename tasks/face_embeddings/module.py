@@ -11,7 +11,8 @@ from data.folders import say
 from tasks.distillation.module import DistilledModule
 from tasks.face_embeddings.head import Distance, EmbeddingHead
 from tasks.module import TRUNK_OPTIONS
-from tasks.runs import best_checkpoints, read_checkpoint
+from tasks.run_folders import best_checkpoints
+from tasks.runs import read_checkpoint
 
 
 class FaceEmbeddingsModule(DistilledModule):

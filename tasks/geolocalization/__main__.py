@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tasks.geolocalization
@@ -17,11 +18,31 @@ def _classes() -> tuple[Any, Any]:
     return GeolocalizationModule, GeotaggedDataModule
 
 
+def _read(
+    root: Path,
+    preset: str | None = None,
+    path_column: str | None = None,
+    latitude_column: str | None = None,
+    longitude_column: str | None = None,
+    group: str | None = None,
+) -> Any:
+    from data.layouts import read_places
+    from data.readers.coordinates_csv import choose_columns
+
+    return read_places(root, choose_columns(preset, path_column, latitude_column, longitude_column, group))
+
+
+def _check(args: list[str]) -> int:
+    from tasks.check import main
+
+    return main("geolocalization", _read, args, sample="places")
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; see `python -m tasks.geolocalization --help`."""
     more = {"partition": ("divide the Earth into cells by where images were taken", partition.main)}
     about = tasks.geolocalization.__doc__ or ""
-    return commands.main("geolocalization", about, _classes, PREDICT, args, more)
+    return commands.main("geolocalization", about, _classes, PREDICT, args, more, check=_check)
 
 
 if __name__ == "__main__":

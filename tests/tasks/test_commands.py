@@ -41,7 +41,7 @@ def test_every_task_starts_as_a_module(tmp_path):
         [sys.executable, "-m", "tasks.detection", "nonsense"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 2
-    assert "'nonsense' is not a command of python -m tasks.detection; use one of fit," in done.stderr
+    assert "'nonsense' is not a command of python -m tasks.detection; use one of check, fit," in done.stderr
 
 
 def test_a_users_mistake_is_one_sentence_and_exit_code_2(capsys):

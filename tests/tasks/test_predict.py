@@ -176,7 +176,7 @@ def test_what_was_interrupted_twice_is_in_the_end_as_if_it_was_not(task, args, f
     assert f"5 images done, kept in {run}" in printed.out
     assert "002_broken.jpg" in printed.err  # it is tried again
     assert predict(task, *args) == (0, 2 + first)
-    assert Path("runs", task, "latest").resolve() == run.resolve()
+    assert not Path("runs", task, "latest").exists()  # which is the newest run that trained
     printed = capsys.readouterr().out
     assert f"\n7 images, 1 could not be read: {run / 'predictions.jsonl'}\n" in printed
     assert sum(line.startswith('{"file"') for line in printed.splitlines()) == COUNT

@@ -16,13 +16,10 @@ from helpers import trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from backbone import InputError
+from tasks.run_folders import checkpoint_at, new_run, newest_checkpoint, point_latest
 from tasks.runs import (
     AtomicCheckpointIO,
     BestCheckpoint,
-    checkpoint_at,
-    new_run,
-    newest_checkpoint,
-    point_latest,
     read_checkpoint,
 )
 
@@ -33,7 +30,7 @@ class Bomb:
 
 
 def test_runs_of_one_second_have_a_folder_each(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.runs.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2, 3, 4, 5)))
+    monkeypatch.setattr("tasks.run_folders.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2, 3, 4, 5)))
 
     def start(_):
         with new_run("detection", tmp_path / "runs", "--runs") as run:
@@ -96,7 +93,7 @@ def test_newest_checkpoint_passes_over_runs_without_one(tmp_path):
 def test_a_clock_set_back_changes_neither_the_order_of_runs_nor_the_newest(tmp_path, monkeypatch):
     names = []
     for hour in (12, 10, 10, 11, 12):
-        monkeypatch.setattr("tasks.runs.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2, hour)))  # noqa: B023
+        monkeypatch.setattr("tasks.run_folders.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2, hour)))  # noqa: B023
         with new_run("detection", tmp_path, "--runs") as run:
             (run / "checkpoints").mkdir()
             (run / "checkpoints" / "best.ckpt").touch()

@@ -83,8 +83,8 @@ def test_a_checkpoint_predicts_in_a_fresh_process_without_the_data_or_a_network(
     result = load(best)(tmp_path / "image.jpg")
     assert (row["latitude"], row["longitude"]) == pytest.approx(tuple(result.latlng), abs=1e-5)
     assert [cell["cell"] for cell in row["cells"]] == result.tokens
-    run = tmp_path / "runs" / "geolocalization" / "latest"
-    [geojson] = (run / "geojson").iterdir()
+    [geojson] = (tmp_path / "runs" / "geolocalization").glob("*/geojson/*")
+    run = geojson.parents[1]
     [point, *cells] = json.loads(geojson.read_text())["features"]
     assert point["geometry"]["coordinates"] == pytest.approx([row["longitude"], row["latitude"]], abs=1e-5)
     assert len(cells) == 5
