@@ -10,7 +10,7 @@ import numpy as np
 
 from data.folders import progress
 from data.images import ImageError, image_size
-from data.readers.coco import odd_boxes
+from data.readers.box_checks import odd_boxes
 from data.records import Boxes, Records, issue_of
 
 Odd = dict[str, list[str]]  # a kind of odd data, as an Issue says it, to where each is: a file, or a file and line

@@ -9,7 +9,9 @@ from PIL import Image
 from pycocotools.mask import encode
 
 from backbone.errors import InputError
-from data.readers.coco import NoAnnotations, classes_of, clip_boxes, find_splits, parse_annotations, parse_results, read
+from data.readers.box_checks import clip_boxes
+from data.readers.coco import NoAnnotations, classes_of, find_splits, read
+from data.readers.coco_file import parse_annotations, parse_results
 
 # --- finding the files ----------------------------------------------------------------------------------------------
 
