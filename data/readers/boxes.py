@@ -1,6 +1,7 @@
 """What the readers of boxes share whose files are a text for each image, or a list. No torch."""
 
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +12,8 @@ import numpy as np
 from data.folders import progress
 from data.images import ImageError, image_size
 from data.readers.box_checks import odd_boxes
-from data.records import Boxes, Records, issue_of
+from data.records import SPLITS, UNSPLIT, Boxes, Records, issue_of
+from data.splits import split_named
 
 Odd = dict[str, list[str]]  # a kind of odd data, as an Issue says it, to where each is: a file, or a file and line
 
@@ -22,6 +24,12 @@ _THREADS = 16  # they wait for the disk
 def note_odd(odd: Odd, what: str, where: str) -> None:
     """Count one odd thing."""
     odd.setdefault(what, []).append(where)
+
+
+def split_of_folder(folder: str) -> int:
+    """The position in SPLITS of the last part of a path that is called after a split, as `train2017` is; UNSPLIT."""
+    named = [split for part in folder.split("/") if (split := split_named(re.sub(r"[\d_-]*$", "", part)))]
+    return SPLITS.index(named[-1]) if named else UNSPLIT
 
 
 def sizes_from_headers(

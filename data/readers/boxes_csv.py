@@ -25,9 +25,8 @@ from backbone.errors import InputError
 from data.folders import Listing, existing_folder, list_folder
 from data.matching import Matched, match_files
 from data.readers.box_checks import with_plain_boxes
-from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
+from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers, split_of_folder
 from data.readers.csv_table import CsvTable, packed, read_header
-from data.readers.yolo import split_of_folder
 from data.records import SPLITS, UNSPLIT, Records
 from data.splits import split_named, splits_named
 

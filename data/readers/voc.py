@@ -20,8 +20,7 @@ import numpy as np
 from backbone.errors import InputError
 from data.folders import Listing, existing_folder, list_folder, progress
 from data.matching import Matched, match_files
-from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
-from data.readers.yolo import split_of_folder
+from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers, split_of_folder
 from data.records import SPLITS, UNSPLIT, Records
 from data.splits import split_named
 
