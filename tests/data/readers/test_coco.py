@@ -91,6 +91,15 @@ def test_files_of_other_names_are_none_where_they_are_several_or_hidden(tmp_path
     assert find_splits(tmp_path)["train"].annotations.name == "instances_train.json"
 
 
+def test_a_file_among_the_images_does_not_contest_one_that_is_called_after_the_split(tmp_path):
+    root = coco_folder(tmp_path, train=content())
+    write(root / "train/annotations.json", content(1))
+    assert find_splits(root)["train"].annotations.name == "instances_train.json"
+    write(root / "train/_annotations.coco.json", content(1))
+    with pytest.raises(InputError, match="several annotation files for the train split"):
+        find_splits(root)
+
+
 def test_a_file_that_is_called_as_tools_call_it_goes_before_others(tmp_path):
     write(tmp_path / "a.json", "{}")
     write(tmp_path / "old.json", content(1))
