@@ -65,11 +65,12 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
                 folders = _image_folders(root, f"{name}{rest}", split, *places)
                 found.setdefault(split, []).append(SplitFiles(split, path, folders))
     for folder in top:
-        if not (split := split_named(folder.name)) or len(own := _undivided((folder,))) != 1:
-            continue
-        if split not in found or own[0].name == _TOOLS_FILE:
-            among = (folder, folder / "data", folder / "images")
-            found.setdefault(split, []).append(SplitFiles(split, own[0], among))
+        if split := split_named(folder.name):
+            tools = folder / _TOOLS_FILE
+            own = [tools] if tools.is_file() else _undivided((folder,)) if split not in found else []
+            if len(own) == 1:
+                among = (folder, folder / "data", folder / "images")
+                found.setdefault(split, []).append(SplitFiles(split, own[0], among))
     for path in sorted(root.glob("*.json")) if not found else ():
         name, rest = _split_and_version(path.stem)
         if (split := split_named(name)) and version in ("", rest):
