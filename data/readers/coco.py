@@ -67,7 +67,7 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
     for folder in top:
         if split := split_named(folder.name):
             tools = folder / _TOOLS_FILE
-            own = [tools] if tools.is_file() else _undivided((folder,)) if split not in found else []
+            own = [tools] if tools.is_file() else _undivided((folder,)) if not version and split not in found else []
             if len(own) == 1:
                 among = (folder, folder / "data", folder / "images")
                 found.setdefault(split, []).append(SplitFiles(split, own[0], among))
