@@ -29,7 +29,7 @@ from data.splits import NAMES, split_named
 _TOOLS_FILE = "_annotations.coco.json"
 # A data set that is not divided, as Label Studio, FiftyOne, CVAT and Roboflow call its file: all is to train on.
 _UNDIVIDED = frozenset(("result.json", "labels.json", "annotations.json", "instances_default.json", _TOOLS_FILE))
-_MOST_JUDGED = 20  # files by their content: where there are more, each is of an image
+_MOST_JUDGED = 20  # files of a folder by their content: where there are more, each is of an image
 
 
 class SplitFiles(NamedTuple):
@@ -101,9 +101,9 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
 
 def _undivided(folders: Sequence[Path]) -> list[Path]:
     """The files right in `folders` that are called as tools call one of all images, else those with COCO's lists."""
-    files = [path for folder in folders for path in sorted(folder.glob("*.json")) if not is_foreign(path.name)]
-    named = [path for path in files if path.name.lower() in _UNDIVIDED]
-    return named or [path for path in files if len(files) <= _MOST_JUDGED and _has_lists(path)]
+    of = [[path for path in sorted(folder.glob("*.json")) if not is_foreign(path.name)] for folder in folders]
+    named = [path for files in of for path in files if path.name.lower() in _UNDIVIDED]
+    return named or [path for files in of if len(files) <= _MOST_JUDGED for path in files if _has_lists(path)]
 
 
 def _has_lists(path: Path) -> bool:
@@ -257,10 +257,10 @@ def classes_beside(file: Path) -> dict[int, str]:
 
     A detector of all splits' classes finds such as the split at hand does not list.
     """
-    for root in file.absolute().parents[:2]:
+    for root in reversed(file.absolute().parents[:2]):
         with contextlib.suppress(InputError):
             files = [one.annotations.absolute() for one in find_splits(root).values()]
-            if file.absolute() in files:
+            if file.absolute() in files and len(files) > 1:
                 return classes_of(files)
     return {}
 

@@ -100,6 +100,15 @@ def test_a_file_among_the_images_does_not_contest_one_that_is_called_after_the_s
         find_splits(root)
 
 
+def test_files_of_single_images_are_not_judged(tmp_path):
+    for i in range(21):
+        write(tmp_path / f"photos/{i}.json", content(1))
+    with pytest.raises(InputError, match="has no annotation file"):
+        find_splits(tmp_path)
+    write(tmp_path / "boxes.json", content(), tmp_path / "photos")
+    assert len(read(tmp_path)) == 3
+
+
 def test_a_file_that_is_called_as_tools_call_it_goes_before_others(tmp_path):
     write(tmp_path / "a.json", "{}")
     write(tmp_path / "old.json", content(1))

@@ -200,16 +200,17 @@ def test_results_in_the_classes_of_all_splits_score_on_a_split_that_lists_some(f
     assert json.loads((files / "out.json").read_text()) == before
 
 
-def test_annotations_of_a_class_that_only_another_split_lists_are_scored(files, tmp_path, capsys):
-    folder = tmp_path / "set/annotations"
-    folder.mkdir(parents=True)
+@pytest.mark.parametrize("place", ["annotations/instances_{}.json", "{}/_annotations.coco.json", "{}.json"])
+def test_annotations_of_a_class_that_only_another_split_lists_are_scored(files, tmp_path, capsys, place):
     before = figures(files)
-    whole = (files / "A.json").read_text()
     for name in ("val", "train"):
-        (folder / f"instances_{name}.json").write_text(whole)
-    changed(folder, "instances_val.json", lambda content: content["categories"].pop())  # the cat, of two boxes
+        path = tmp_path / "set" / place.format(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((files / "A.json").read_text())
+    val = tmp_path / "set" / place.format("val")
+    changed(val.parent, val.name, lambda content: content["categories"].pop())  # the cat, of two boxes
     capsys.readouterr()
-    given = ["--annotations", str(folder / "instances_val.json"), "--results", str(files / "R.json")]
+    given = ["--annotations", str(val), "--results", str(files / "R.json")]
     assert main([*given, "--json", str(files / "out.json")]) == 0
     assert json.loads((files / "out.json").read_text()) == before
     assert "2 annotations of a class that only another split's file lists" in capsys.readouterr().err
