@@ -258,7 +258,7 @@ def classes_beside(file: Path) -> dict[int, str]:
     A detector of all splits' classes finds such as the split at hand does not list.
     """
     for root in reversed(file.absolute().parents[:2]):
-        with contextlib.suppress(InputError):
+        with contextlib.suppress(InputError, OSError):
             files = [one.annotations.absolute() for one in find_splits(root).values()]
             if file.absolute() in files and len(files) > 1:
                 return classes_of(files)
