@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from backbone.errors import Arguments, InputError
+from backbone.errors import Arguments, InputError, until_unread
 
 if TYPE_CHECKING:  # torch takes seconds to import; --help and a mistyped argument should not wait for it
     from backbone.cost import LayerCost
@@ -373,4 +373,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_unread(main))

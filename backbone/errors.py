@@ -2,9 +2,12 @@
 
 import argparse
 import difflib
+import os
 import re
+import select
 import sys
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TextIO
 
 from backbone.names import printed
 
@@ -41,3 +44,30 @@ class Arguments(argparse.ArgumentParser):
         hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
         print(printed(f"error: {message}; {hint}"), file=sys.stderr)
         raise SystemExit(2)
+
+
+def until_unread(command: Callable[[], int]) -> int:
+    """The exit code of a command; 141, as of `cat`, where the reader of its output, such as `head`, has left."""
+    try:
+        try:
+            return command()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # else only the interpreter's end would notice
+    except BrokenPipeError:
+        gone = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        if not gone:  # it is another pipe, such as that of a loading process
+            raise
+        for stream in gone:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # for what is still to be written at the end
+        return 141
+
+
+def _is_unread(stream: TextIO | None) -> bool:
+    """Whether it is a pipe that nobody reads."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno() if stream else -1, 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # a stream of a test's, or Windows, which has no poll()
+        return False

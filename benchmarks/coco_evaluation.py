@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
-from data.readers.coco import parse_annotations, parse_results
+from data.readers.coco_file import parse_annotations, parse_results
 from tasks.detection.metrics import FIGURES, Backend, CocoScores, evaluate, format_figures
 
 NUM_CLASSES = 80

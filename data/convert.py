@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backbone.errors import Arguments, InputError
+from backbone.errors import Arguments, InputError, until_unread
 from backbone.files import disk_error, not_written, room_beside
 from backbone.names import printed
 from data.folders import count_of, existing_folder
@@ -47,7 +47,7 @@ def convert(source: Path, target: Path, *, copy: bool = False, version: str = ""
     `file_name` counts from the deepest folder that holds all images, or with `copy` from `target/images`. Images that
     cannot be used and boxes of no size are left out, and counted. Raises InputError.
     """
-    _check_target(existing_folder(source, "SRC"), target)
+    _check_target(source.parent if source.is_file() else existing_folder(source, "SRC"), target)
     records = read_boxes(source, version)
     folder, names, good = _usable(records)
     for line in (*records.notes, *(f"{source}: {issue}" for issue in records.issues)):
@@ -149,4 +149,4 @@ def _copy(folder: Path, names: np.ndarray, to: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_unread(main))

@@ -16,7 +16,8 @@ from data.images import ImageError, open_image
 from data.layouts import boxes_reader
 from data.loading import sample_seed
 from data.module import DataModule, collate_images
-from data.readers.coco import SplitFiles, classes_of, clip_boxes, find_splits, read, with_classes
+from data.readers.box_checks import clip_boxes
+from data.readers.coco import SplitFiles, classes_of, find_splits, read, with_classes
 from data.records import Records, Split, joined
 from data.splits import assign_splits
 from data.transforms import Transform, apply_with_boxes, build_detection_eval, build_detection_train

@@ -10,7 +10,7 @@ from backbone.names import shown
 from data.copies import same_bytes
 from data.folders import progress
 from data.images import ImageError
-from data.readers.coco import clip_boxes
+from data.readers.box_checks import clip_boxes
 from data.records import SPLITS, Issue, Records, issue_of
 
 _THREADS = 8

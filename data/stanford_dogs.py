@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backbone.download import download
-from backbone.errors import Arguments, InputError
+from backbone.errors import Arguments, InputError, until_unread
 from data.archives import extract
 from data.readers.stanford_dogs import read
 from data.records import SPLITS
@@ -90,4 +90,4 @@ def _fetch(archive: Archive, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_unread(main))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backbone.__main__ import print_columns
-from backbone.errors import Arguments
+from backbone.errors import Arguments, until_unread
 
 if TYPE_CHECKING:  # torch takes seconds to import; --help should not wait for it
     from torch import nn
@@ -173,4 +173,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_unread(main))

@@ -18,7 +18,7 @@ from data import overview
 from data.folders import count_of, existing_folder
 from data.images import image_size, open_image
 from data.readers import celeba
-from data.readers.coco import clip_boxes
+from data.readers.box_checks import clip_boxes
 from data.records import NAMED, SPLITS, UNSPLIT, Issue, Records
 from data.samples import built_in_sample
 from data.splits import assign_splits

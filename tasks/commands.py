@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from backbone.errors import until_unread
 from backbone.names import printed
 from tasks.failures import explained
 
@@ -83,6 +84,10 @@ def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]],
     `commands` maps a name to (one line of help, function of the remaining arguments). Nothing heavy is imported before
     a command is known, so that `--help` answers at once.
     """
+    return until_unread(lambda: _dispatch(prog, about, commands, args))
+
+
+def _dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]], args: Sequence[str] | None) -> int:
     whole_process = args is None
     args = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):

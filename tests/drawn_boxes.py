@@ -64,30 +64,140 @@ def yolo_texts(root, place):
 # --- layouts: each writes all of it into a folder ---------------------------------------------------------------------
 
 
+def coco_content(drawn, place="{name}.png", first=1, **more):
+    """COCO's JSON with ids from `first`; `more` are fields of each image, each annotation and each category."""
+    boxes = [(i, *box) for i, one in enumerate(drawn, first) for box in one.boxes]
+    images = [
+        {"id": i, "file_name": place.format(**one._asdict()), "width": one.size[0], "height": one.size[1]}
+        for i, one in enumerate(drawn, first)
+    ]
+    annotations = [
+        {
+            "id": n,
+            "image_id": i,
+            "category_id": CLASSES.index(c),
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": 0,
+        }
+        for n, (i, c, *box) in enumerate(boxes, first)
+    ]
+    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES)]
+    lists = {"images": images, "annotations": annotations, "categories": categories}
+    return {key: [one | more.get(key, {}) for one in items] for key, items in lists.items()}
+
+
+def of_split(split):
+    return [one for one in DRAWN if one.split == split]
+
+
 def coco(root):
     images(root, "{split}/{name}")
     for split in ("train", "val", "test"):
-        ours = [one for one in DRAWN if one.split == split]
-        boxes = [(i, *box) for i, one in enumerate(ours, start=1) for box in one.boxes]
-        content = {
-            "images": [
-                {"id": i, "file_name": f"{one.name}.png", "width": one.size[0], "height": one.size[1]}
-                for i, one in enumerate(ours, start=1)
-            ],
-            "annotations": [
-                {
-                    "id": n,
-                    "image_id": i,
-                    "category_id": CLASSES.index(c),
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-                for n, (i, c, *box) in enumerate(boxes, start=1)
-            ],
-            "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES)],
-        }
-        write(root / f"annotations/instances_{split}.json", json.dumps(content))
+        write(root / f"annotations/instances_{split}.json", json.dumps(coco_content(of_split(split))))
+
+
+_CVAT = {
+    "images": {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": 0},
+    "annotations": {"segmentation": [], "attributes": {"occluded": False}},
+    "categories": {"supercategory": ""},
+}
+
+
+def coco_cvat(root):
+    """CVAT's "COCO 1.0" of a task, which has no subsets."""
+    images(root, "images/default/{name}")
+    licences = {"licenses": [{"name": "", "id": 0, "url": ""}], "info": {"contributor": "", "year": ""}}
+    write(root / "annotations/instances_default.json", json.dumps(licences | coco_content(DRAWN, **_CVAT)))
+
+
+def coco_cvat_subsets(root):
+    names = {"train": "Train", "val": "Validation", "test": "Test"}
+    for number, one in enumerate(DRAWN):
+        draw(root / "images" / names[one.split] / f"{one.name}.png", one.size, number)
+    for split, name in names.items():
+        write(root / f"annotations/instances_{name}.json", json.dumps(coco_content(of_split(split), **_CVAT)))
+
+
+def coco_label_studio(root, slash="/"):
+    """Ids from 0, and paths from the file; on Windows, with backslashes."""
+    images(root, "images/{name}")
+    content = coco_content(DRAWN, f"images{slash}{{name}}.png", 0, annotations={"segmentation": [], "ignore": 0})
+    info = {"year": 2024, "version": "1.0", "description": "", "contributor": "Label Studio", "url": ""}
+    write(root / "result.json", json.dumps(content | {"info": info}, indent=2))
+
+
+def coco_label_studio_windows(root):
+    coco_label_studio(root, "\\")
+
+
+def _with_placeholder(content):
+    """Roboflow's class 0, which heads the others, which count from 1."""
+    for one in content["categories"]:
+        one |= {"id": one["id"] + 1, "supercategory": "animals"}
+    for one in content["annotations"]:
+        one["category_id"] += 1
+    content["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
+    return json.dumps(content)
+
+
+def coco_roboflow(root):
+    folders = {"train": "train", "val": "valid", "test": "test"}
+    for number, one in enumerate(DRAWN):
+        draw(root / folders[one.split] / f"{one.name}.png", one.size, number)
+    for split, folder in folders.items():
+        content = coco_content(of_split(split), first=0, images={"license": 1, "extra": {"name": "x.png"}})
+        write(root / folder / "_annotations.coco.json", _with_placeholder(content))
+        write(root / folder / "README.roboflow.txt", "exported")
+
+
+def coco_roboflow_undivided(root):
+    images(root, "{name}")
+    write(root / "_annotations.coco.json", _with_placeholder(coco_content(DRAWN, first=0)))
+
+
+def coco_via(root):
+    """VGG Image Annotator's, saved beside the images."""
+    images(root, "{name}")
+    more = {
+        "images": {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": ""},
+        "categories": {"supercategory": "type"},
+    }
+    content = coco_content(DRAWN, **more)
+    for one in content["annotations"]:
+        x, y, w, h = one["bbox"]
+        one["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    info = {"year": 2024, "version": "1.0", "description": "VIA project exported to COCO format", "contributor": ""}
+    licences = [{"id": 0, "name": "Unknown License", "url": ""}]
+    write(root / "via_project_5Mar2024_coco.json", json.dumps({"info": info, "licenses": licences} | content))
+    write(root / "via_project_5Mar2024.json", json.dumps({"_via_settings": {}, "_via_img_metadata": {}}))
+
+
+def coco_fiftyone(root):
+    images(root, "data/{name}")
+    more = {"images": {"license": None, "coco_url": None}, "categories": {"supercategory": None}}
+    write(
+        root / "labels.json",
+        json.dumps({"info": {"description": "Exported from FiftyOne"}} | coco_content(DRAWN, **more)),
+    )
+
+
+def coco_fiftyone_splits(root):
+    """A folder for each split, each as FiftyOne exports it."""
+    images(root, "{split}/data/{name}")
+    for split in ("train", "val", "test"):
+        write(root / split / "labels.json", json.dumps(coco_content(of_split(split))))
+
+
+def coco_above(root):
+    """A file of any name, and the images in a folder of any name."""
+    images(root, "photos/{name}")
+    write(root / "my_boxes.json", json.dumps(coco_content(DRAWN)))
+
+
+def coco_beside(root):
+    images(root, "photos/{name}")
+    write(root / "photos/my boxes.json", json.dumps(coco_content(DRAWN)))
 
 
 def ultralytics(root):
@@ -239,6 +349,16 @@ def csv_open_images(root):
         header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf"
         write(root / f"{key}-annotations-bbox.csv", f"{header},IsDepiction\n" + "".join(lines))
     write(root / "class-descriptions-boxable.csv", "/m/10,dog\n/m/20,cat\n/m/30,other\n")
+
+
+def csv_sizes(root):
+    """x, y, width, height in columns; nothing says the splits."""
+    images(root, "images/{name}")
+    lines = [
+        f"{one.name}.png,{','.join(map(str, b[1:]))},{b[0]}\n" if b else f"{one.name}.png,,,,,\n"
+        for one, b in csv_rows()
+    ]
+    write(root / "annotations.csv", "image_name,x,y,width,height,label\n" + "".join(lines))
 
 
 def csv_via(root):

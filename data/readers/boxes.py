@@ -1,6 +1,7 @@
 """What the readers of boxes share whose files are a text for each image, or a list. No torch."""
 
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,8 +11,9 @@ import numpy as np
 
 from data.folders import progress
 from data.images import ImageError, image_size
-from data.readers.coco import odd_boxes
-from data.records import Boxes, Records, issue_of
+from data.readers.box_checks import odd_boxes
+from data.records import SPLITS, UNSPLIT, Boxes, Records, issue_of
+from data.splits import split_named
 
 Odd = dict[str, list[str]]  # a kind of odd data, as an Issue says it, to where each is: a file, or a file and line
 
@@ -22,6 +24,12 @@ _THREADS = 16  # they wait for the disk
 def note_odd(odd: Odd, what: str, where: str) -> None:
     """Count one odd thing."""
     odd.setdefault(what, []).append(where)
+
+
+def split_of_folder(folder: str) -> int:
+    """The position in SPLITS of the last part of a path that is called after a split, as `train2017` is; UNSPLIT."""
+    named = [split for part in folder.split("/") if (split := split_named(re.sub(r"[\d_-]*$", "", part)))]
+    return SPLITS.index(named[-1]) if named else UNSPLIT
 
 
 def sizes_from_headers(
@@ -59,11 +67,13 @@ def pack(
     odd: Odd,
     notes: Sequence[str] = (),
     class_ids: Sequence[int] = (),
+    nearest: str = "",
 ) -> Records:
     """Records of N images and M boxes, in any order of the boxes, with what is odd about them.
 
     `columns` are `split`, `sizes` and `problem`; `rows` the boxes' image, label, xywh in px (M, 4) and crowd. Class ids
-    are the labels where nothing else is given; image ids count from 1.
+    are the labels where nothing else is given; image ids count from 1. `nearest` is what match_files() says of the
+    first missing image.
     """
     image, labels, xywh, crowd = rows
     order = np.argsort(image, kind="stable")
@@ -78,5 +88,6 @@ def pack(
     ]
     missing = columns["problem"] == MISSING
     issues += odd_boxes(records.take(columns["problem"] == b""))
-    issues += issue_of("images of the annotations are missing", missing, lambda i: str(records.path(i)))
+    lost = issue_of("images of the annotations are missing", missing, lambda i: str(records.path(i)))
+    issues += [replace(issue, first=nearest or issue.first) for issue in lost]
     return replace(records, issues=tuple(issues))

@@ -2,14 +2,17 @@
 
 Known are RetinaNet's (path,x1,y1,x2,y2,class without a header; empty boxes for images without objects), TensorFlow's
 (filename,width,height,class,xmin,ymin,xmax,ymax; Roboflow), OpenImages' (ImageID, LabelName, XMin ... as parts of the
-image; IsGroupOf for regions that are not searched) and VGG Image Annotator's (a shape as JSON). Corners are edges that
-count from 0.
+image; IsGroupOf for regions that are not searched), VGG Image Annotator's (a shape as JSON), and Kaggle's, with x, y,
+width, height in columns or as "[x, y, width, height]" in one. Corners are edges that count from 0. Without a column for
+it, all boxes are of one class, `object`.
 """
 
+import itertools
 import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,9 +23,10 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.folders import Listing, existing_folder, list_folder
-from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
+from data.matching import Matched, match_files
+from data.readers.box_checks import with_plain_boxes
+from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers, split_of_folder
 from data.readers.csv_table import CsvTable, packed, read_header
-from data.readers.yolo import split_of_folder
 from data.records import SPLITS, UNSPLIT, Records
 from data.splits import split_named, splits_named
 
@@ -37,6 +41,11 @@ _NAMES: dict[str, tuple[str, ...]] = {  # what a header calls a column, in any c
     "ymin": ("ymin", "y_min", "y1", "top", "bbox_ymin"),
     "xmax": ("xmax", "x_max", "x2", "right", "bbox_xmax"),
     "ymax": ("ymax", "y_max", "y2", "bottom", "bbox_ymax"),
+    "x": ("x", "x_1", "bbox_x", "box_x"),
+    "y": ("y", "y_1", "bbox_y", "box_y"),
+    "box_width": ("w", "bbox_width", "box_width", "bbox_w", "box_w"),
+    "box_height": ("h", "bbox_height", "box_height", "bbox_h", "box_h"),
+    "box": ("bbox", "box", "bounding_box"),
     "shape": ("region_shape_attributes",),
     "attributes": ("region_attributes",),
     "crowd": ("isgroupof", "iscrowd", "difficult"),
@@ -46,6 +55,7 @@ _NAMES: dict[str, tuple[str, ...]] = {  # what a header calls a column, in any c
 }
 # fmt: on
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_ONLY_CLASS = "object"
 _ROUNDING = 1e-3
 _LARGEST = 5_000_000  # bytes of a list of classes; what is larger is a list of something else
 _NUMBER = re.compile(r"\s*-?\d+(\.\d*)?\s*")
@@ -57,6 +67,7 @@ class _List(NamedTuple):
     table: CsvTable
     at: dict[str, int]
     split: int
+    sizes: bool = False  # the columns of xmax and ymax, or the last two numbers of `box`, are width and height
 
 
 class _Rows(NamedTuple):
@@ -86,19 +97,25 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     lists = _lists(root, listing)
     if not lists:
         raise InputError(f"{root} has no CSV with columns for image, xmin, ymin, xmax, ymax and class; put it there.")
-    files, parts = _by_name(listing), []
-    for one in _meant(root, lists, notes):
+    files, parts, nearest = listing.names(sorted(listing.images)), [], ""
+    meant = _meant(root, lists, notes)
+    for one in meant:
+        if one.at["class"] < 0 and one.at["shape"] < 0:
+            notes.append(f"{one.table.file} has no column for the class: all boxes are of one, `{_ONLY_CLASS}`")
         rows = _chosen(one, odd)
         written, which = np.unique(rows.images, return_inverse=True)
-        parts.append(rows._replace(images=_located(root, one, files, written, odd)[which]))
+        matched = _located(root, one, files, written)
+        notes += [matched.note] * bool(matched.note)
+        nearest = nearest or matched.nearest
+        parts.append(rows._replace(images=matched.names[which]))
     rows = _Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     if not np.isfinite(rows.corners).all(axis=1).any():
         raise InputError(f"{lists[0].table.file}: not one of its {len(rows.images):,} rows has a box that can be used.")
     names, image = np.unique(rows.images, return_inverse=True)
-    there = np.isin(names, listing.names(listing.images))
+    there = np.isin(names, files)
     if not there.any():
         raise InputError(
-            f"{lists[0].table.file}: none of its {len(names):,} images is there (the first is {_printable(names[0])}); "
+            f"{lists[0].table.file}: none of its {len(names):,} images is there (the first is {nearest}); "
             f"put them in {root}."
         )
     split = np.full(len(names), UNSPLIT, np.int8)
@@ -116,7 +133,8 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     labels, known = _labels(root, listing, classes)
     columns = {"split": split, "sizes": sizes, "problem": problem}
-    return pack(root, names, columns, (image, labels, xywh, crowd), known, odd, notes)
+    records = pack(root, names, columns, (image, labels, xywh, crowd), known, odd, notes, nearest=nearest)
+    return with_plain_boxes(records, str(meant[0].table.file)) if all(one.sizes for one in meant) else records
 
 
 # --- which lists ----------------------------------------------------------------------------------------------------
@@ -139,14 +157,32 @@ def _as_list(table: CsvTable, folder: str) -> _List | None:
     words = re.findall(r"[A-Za-z]+", table.file.stem)
     named = [known for word in words if (known := split_named(word))]
     split = SPLITS.index(named[0]) if named else split_of_folder(folder)
-    if at["image"] >= 0 and (at["shape"] >= 0 or min(at[key] for key in (*_CORNERS, "class")) >= 0):
+    if at["image"] >= 0 and (at["shape"] >= 0 or min(at[key] for key in _CORNERS) >= 0):
         return _List(table, at, split)
+    sized = _with_sizes(table, at)
+    if at["image"] >= 0 and (sized["box"] >= 0 or min(sized[key] for key in _CORNERS) >= 0):
+        return _List(table, sized, split, sizes=True)
     cells = table.cells
     empty = len(cells) == 6 and not any(cells[1:])
     if len(cells) == 6 and cells[0] and (empty or (cells[5] and all(_NUMBER.fullmatch(one) for one in cells[1:5]))):
         at = dict.fromkeys(_NAMES, -1) | {key: i for i, key in enumerate(("image", *_CORNERS, "class"))}
         return _List(replace(table, header=False), at, split)
     return None
+
+
+def _with_sizes(table: CsvTable, at: dict[str, int]) -> dict[str, int]:
+    """The columns where a box's width and height stand in place of xmax and ymax; `width` may be the image's or its."""
+    found = dict(at)
+    for low, high, start, side, of_image in (
+        ("xmin", "xmax", "x", "box_width", "width"),
+        ("ymin", "ymax", "y", "box_height", "height"),
+    ):
+        found[low] = at[start] if at[start] >= 0 else at[low]
+        found[high] = at[side]
+        if at[side] < 0 and at["box"] < 0:
+            found[high] = table.column(of_image)
+            found[of_image] = table.column(*_NAMES[of_image][1:])
+    return found
 
 
 def _meant(root: Path, lists: list[_List], notes: list[str]) -> list[_List]:
@@ -173,12 +209,12 @@ def _chosen(one: _List, odd: Odd) -> _Rows:
     last = max(one.at.values()) + 1
     for lines, columns in one.table.chunks(least=last):
         count = len(lines)
-        images = packed(path.replace("\\", "/") for path in columns[one.at["image"]])
+        images = packed(columns[one.at["image"]])
         if one.at["shape"] >= 0:
             corners, classes = _shapes(one, columns)
         else:
-            corners = np.stack([_numbers(columns[one.at[key]]) for key in _CORNERS], axis=1)
-            classes = packed(columns[one.at["class"]])
+            corners = _four_numbers(one, columns)
+            classes = packed(columns[at] if (at := one.at["class"]) >= 0 else [_ONLY_CLASS] * count)
         empty = _are_empty(one, columns)
         usable = np.isfinite(corners).all(axis=1) & (classes != b"") & ~empty
         for row in np.flatnonzero(~usable & ~empty).tolist():
@@ -204,9 +240,19 @@ def _chosen(one: _List, odd: Odd) -> _Rows:
 
 def _are_empty(one: _List, columns: list[tuple[str, ...]]) -> np.ndarray:
     """Which rows only name an image without objects: those with no corner, or with VIA's shape {}."""
-    keys = ("shape",) if one.at["shape"] >= 0 else _CORNERS
+    keys = next(([key] for key in ("shape", "box") if one.at[key] >= 0), _CORNERS)
     cells = zip(*(columns[one.at[key]] for key in keys), strict=True)
-    return np.array([all(cell.strip() in ("", "{}") for cell in row) for row in cells], dtype=bool)
+    return np.array([all(cell.strip() in ("", "{}", "[]") for cell in row) for row in cells], dtype=bool)
+
+
+def _four_numbers(one: _List, columns: list[tuple[str, ...]]) -> np.ndarray:
+    """The corners, float64 (N, 4); NaN for a box that is not four numbers."""
+    if one.at["box"] >= 0:
+        texts = [re.findall(r"[^\s,;()\[\]]+", cell) for cell in columns[one.at["box"]]]
+        four = np.array([_numbers(text) if len(text) == 4 else [math.nan] * 4 for text in texts]).reshape(-1, 4)
+    else:
+        four = np.stack([_numbers(columns[one.at[key]]) for key in _CORNERS], axis=1)
+    return np.concatenate([four[:, :2], four[:, :2] + four[:, 2:]], axis=1) if one.sizes else four
 
 
 def _numbers(cells: Iterable[str]) -> np.ndarray:
@@ -271,37 +317,32 @@ def _class_of(attributes: dict[str, Any]) -> str:
 # --- images and classes ---------------------------------------------------------------------------------------------
 
 
-def _by_name(listing: Listing) -> dict[bytes, list[bytes]]:
-    """All images by their path, by their last name, and by that without its ending and with a slash behind."""
-    files: dict[bytes, list[bytes]] = {}
-    for image in listing.names(sorted(listing.images)).tolist():
-        last = image.rpartition(b"/")[2]
-        for key in {image, last, last.rpartition(b".")[0] + b"/"}:
-            files.setdefault(key, []).append(image)
-    return files
+def _located(root: Path, one: _List, files: np.ndarray, written: np.ndarray) -> Matched:
+    """Find the images that a list writes so, bytes (N,), among the `files` of `root`.
 
-
-def _located(root: Path, one: _List, files: dict[bytes, list[bytes]], written: np.ndarray, odd: Odd) -> np.ndarray:
-    """The paths from `root`, bytes (N,), of the images that a list writes so.
-
-    As written, from the folder of the list or from `root`, else by the only image of that name (in folders called as
-    the list's split, where there are several), or of that name without an ending, as OpenImages has ids.
+    Paths count from the folder of the list or from `root`, else match_files() finds them: first in folders that are
+    not called after another split than the list. A name without an ending, as OpenImages has ids, is of any ending.
     """
-    folder = os.fsencode(one.table.file.parent.relative_to(root))
-    found = []
-    for path in written.tolist():
-        plain = os.path.normpath(path.removeprefix(os.fsencode(root) + b"/"))
-        beside = os.path.normpath(os.path.join(folder, plain))  # noqa: PTH118  # a Path cannot be bytes
-        last = plain.rpartition(b"/")[2]
-        near = files.get(last) or files.get(last + b"/", [])
-        near = [image for image in near if image.endswith(b"/" + plain)] or near
-        if len(near) > 1:
-            near = [image for image in near if split_of_folder(os.fsdecode(image)) == one.split] or near
-        whole = [image for image in (beside, plain) if image in files.get(image, ())]
-        if len(near) > 1 and not whole:
-            note_odd(odd, "names that several images have, taken as missing", _printable(path))
-        found.append(whole[0] if whole else near[0] if len(near) == 1 else beside)
-    return np.array(found, np.bytes_)
+    folder, start = os.fsencode(one.table.file.parent.relative_to(root)), os.fsencode(root) + b"/"
+    plain = np.array([os.path.normpath(path.removeprefix(start)) for path in written.tolist()], np.bytes_)
+    beside = np.array([os.path.normpath(os.path.join(folder, path)) for path in plain.tolist()], np.bytes_)  # noqa: PTH118
+    names = np.where(np.isin(beside, files) | ~np.isin(plain, files), beside, plain)
+
+    def of_this_split(file: bytes) -> bool:
+        return one.split == UNSPLIT or split_of_folder(os.path.dirname(os.fsdecode(file))) in (UNSPLIT, one.split)  # noqa: PTH120
+
+    stem_of = [file.rpartition(b".")[0] for file in files.tolist()]
+    several = Counter(stem_of)
+    whole = {stem: file for stem, file in zip(stem_of, files.tolist(), strict=True) if several[stem] == 1}
+    stems = np.array(list(whole), np.bytes_)
+    nearest = ""  # by names with their endings
+    for among, usable in itertools.product((files, stems), (of_this_split, None)):
+        matched = match_files(root, names, one.table.file, among, usable)
+        nearest = nearest or matched.nearest
+        if matched.there.any():
+            break
+    found = [whole.get(name, name) if among is stems else name for name in matched.names.tolist()]
+    return matched._replace(names=np.array(found, np.bytes_), nearest=nearest)
 
 
 def _sizes(

@@ -1,22 +1,17 @@
-"""Detection data in COCO's JSON, from COCO's own folder layout or the one that annotation tools export; COCO's results.
+"""Detection data in COCO's JSON: in COCO's own folders, or in those that annotation tools export. No torch.
 
-https://cocodataset.org/#format-data and #format-results. Files are checked here and nowhere else, for training and for
-scoring alike. Labels run from 0 in the order of the category ids, which stay in the records' `class_ids`.
+What one file says is read by `coco_file`; here files and images are found, and the classes of all splits are one list.
 """
 
 import contextlib
 import json
-import math
 import mmap
 import os
 import re
-import sys
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, combinations
-from numbers import Integral, Real
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,15 +20,16 @@ from backbone.errors import InputError
 from data.folders import are_there, existing_folder, is_foreign, progress, readable, say
 from data.images import ImageError, image_size
 from data.matching import Matched, match_files
-from data.records import SPLITS, Boxes, Issue, Records, Split, issue_of, joined
+from data.readers.box_checks import odd_boxes, with_plain_boxes
+from data.readers.coco_fields import FieldList
+from data.readers.coco_file import parse_annotations, read_json
+from data.records import SPLITS, Issue, Records, Split, issue_of, joined
 from data.splits import NAMES, split_named
 
 _TOOLS_FILE = "_annotations.coco.json"
 # A data set that is not divided, as Label Studio, FiftyOne, CVAT and Roboflow call its file: all is to train on.
 _UNDIVIDED = frozenset(("result.json", "labels.json", "annotations.json", "instances_default.json", _TOOLS_FILE))
-_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of surrogate pairs that no file's name has
-_DIGITS = re.compile(r"\s*[+-]?[0-9]{1,1000}\s*")
-_REMEDY = "give a COCO annotation file, with `images`, `annotations` and `categories`."
+_MOST_JUDGED = 20  # files of a folder by their content: where there are more, each is of an image
 
 
 class SplitFiles(NamedTuple):
@@ -48,26 +44,14 @@ class NoAnnotations(InputError):
     """A folder without COCO's annotation files: it may be of another layout."""
 
 
-class Detections(NamedTuple):
-    """The boxes that a detector found in N images, as columns."""
-
-    images: np.ndarray  # int64 (M,), position of the box's image in the records
-    labels: np.ndarray  # int64 (M,) from 0
-    xywh: np.ndarray  # float64 (M, 4) px of the annotated size
-    scores: np.ndarray  # float64 (M,)
-
-
-# --- a data set's folder --------------------------------------------------------------------------------------------
-
-
 def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
     """The files of each split that `root` has, at least one.
 
     COCO's own layout: `annotations/instances_<split><version>.json`, with the images in `<split><version>/`,
     `images/<split><version>/`, `images/` or `root`. Annotation tools': `<split>/_annotations.coco.json` among its
-    images, or `<split>.json` in `annotations/` or `root`. One file that none is named for, as
-    `result.json`, is of train. Splits are called as split_named() knows them. Raises
-    InputError where several files match, or none.
+    images, or `<split>.json` in `annotations/` or `root`. One file alone that is called otherwise, in `root` or a
+    folder in it, is of a data set that is not divided: all is of train. Splits are called as split_named() knows them.
+    Raises InputError where several files match, or none.
     """
     found: dict[Split, list[SplitFiles]] = {}
     root = existing_folder(root)
@@ -81,19 +65,27 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
                 folders = _image_folders(root, f"{name}{rest}", split, *places)
                 found.setdefault(split, []).append(SplitFiles(split, path, folders))
     for folder in top:
-        if (split := split_named(folder.name)) and (path := folder / _TOOLS_FILE).is_file():
-            found.setdefault(split, []).append(SplitFiles(split, path, (folder,)))
+        if split := split_named(folder.name):
+            tools = folder / _TOOLS_FILE
+            own = [tools] if tools.is_file() else _undivided((folder,)) if not version and split not in found else []
+            if len(own) == 1:
+                among = (folder, folder / "data", folder / "images")
+                found.setdefault(split, []).append(SplitFiles(split, own[0], among))
     for path in sorted(root.glob("*.json")) if not found else ():
         name, rest = _split_and_version(path.stem)
         if (split := split_named(name)) and version in ("", rest):
             folders = _image_folders(root, f"{name}{rest}", split, *places)
             found.setdefault(split, []).append(SplitFiles(split, path, folders))
-    whole = [
-        path for folder in (root, *top) for path in sorted(folder.glob("*.json")) if path.name.lower() in _UNDIVIDED
-    ]
-    if not found and not version and len(whole) == 1:
+    whole = _undivided((root, *top)) if not found and not version else []
+    if len(whole) == 1:
         folders = (*_image_folders(root, "default", "train", *places), root / "data", whole[0].parent)
         found["train"] = [SplitFiles("train", whole[0], folders)]
+    if len(whole) > 1:
+        names = ", ".join(map(str, whole[:5]))
+        raise NoAnnotations(
+            f"{root} has several annotation files that are called after no split ({names}): call them train.json, "
+            "val.json and test.json, or take the others away."
+        )
     for split, files in found.items():
         if len(files) > 1:
             names = ", ".join(str(one.annotations) for one in files)
@@ -105,6 +97,24 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
     if not found:
         raise no_annotations(root, SPLITS, version)
     return {split: found[split][0] for split in SPLITS if split in found}
+
+
+def _undivided(folders: Sequence[Path]) -> list[Path]:
+    """The files right in `folders` that are called as tools call one of all images, else those with COCO's lists."""
+    of = [[path for path in sorted(folder.glob("*.json")) if not is_foreign(path.name)] for folder in folders]
+    named = [path for files in of for path in files if path.name.lower() in _UNDIVIDED]
+    return named or [path for files in of if len(files) <= _MOST_JUDGED for path in files if _has_lists(path)]
+
+
+def _has_lists(path: Path) -> bool:
+    """Whether a JSON has COCO's three lists; it is not parsed."""
+    with (
+        contextlib.suppress(OSError, ValueError),  # ValueError: it is empty
+        path.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return all(re.search(rb'"%s"\s*:\s*\[' % key, data) for key in (b"categories", b"images", b"annotations"))
+    return False
 
 
 def _split_and_version(stem: str) -> tuple[str, str]:
@@ -152,9 +162,9 @@ def read(
     for split in splits:
         if split not in found:
             raise no_annotations(root, (split,), version)
-    parts = [_read_split(found[split]) for split in splits or found]
-    classes = classes_of([one.annotations for one in found.values()]) if classes is None else classes
-    return joined([with_classes(part, classes) for part in parts])
+    listed = classes_of([one.annotations for one in found.values()])
+    parts = [_read_split(found[split], listed) for split in splits or found]
+    return joined([with_classes(part, listed if classes is None else classes) for part in parts])
 
 
 def classes_of(files: Sequence[Path]) -> dict[int, str]:
@@ -199,7 +209,7 @@ def _categories(file: Path) -> dict[int, tuple[str, Any]]:
                 text = data[starts[0] : starts[0] + size].decode(errors="replace")
                 content = {"categories": json.JSONDecoder().raw_decode(text)[0]}
             size *= 8
-    categories = _List(read_json(file) if content is None else content, "categories", str(file))
+    categories = FieldList(read_json(file) if content is None else content, "categories", str(file))
     numbers, names = categories.ids("name").tolist(), categories.strings("name", None)
     above = [item.get("supercategory") for item in categories.items]
     return dict(zip(numbers, zip(names, above, strict=True), strict=True))
@@ -242,27 +252,25 @@ def with_classes(records: Records, classes: Mapping[int, str]) -> Records:
     )
 
 
-def with_classes_beside(records: Records, file: Path) -> Records:
-    """The records of `file` with the classes of the data set as well in whose folder it lies, if it lies in one.
+def classes_beside(file: Path) -> dict[int, str]:
+    """Id to name of the classes of the data set in whose folder an annotation file lies; none where it lies in none.
 
     A detector of all splits' classes finds such as the split at hand does not list.
     """
-    own = dict(zip(records.class_ids, records.classes, strict=True))
-    for root in file.absolute().parents[1:2]:
-        with contextlib.suppress(InputError):
+    for root in reversed(file.absolute().parents[:2]):
+        with contextlib.suppress(InputError, OSError):
             files = [one.annotations.absolute() for one in find_splits(root).values()]
-            if file.absolute() in files:
-                every = {**classes_of(files), **own}
-                return with_classes(records, {number: every[number] for number in sorted(every)})
-    return records
+            if file.absolute() in files and len(files) > 1:
+                return classes_of(files)
+    return {}
 
 
-def _read_split(files: SplitFiles) -> Records:
+def _read_split(files: SplitFiles, classes: Mapping[int, str]) -> Records:
     path = files.annotations
     if path.stat().st_size > 50e6:
         say(f"reading {path} ({path.stat().st_size / 1e6:,.0f} MB)")
     content = read_json(path)
-    records = parse_annotations(content, str(path))
+    records = parse_annotations(content, str(path), classes)
     for key in ("categories", "images"):
         if not content[key]:
             raise InputError(f"{path}: `{key}` is empty; list at least one.")
@@ -281,7 +289,7 @@ def _read_split(files: SplitFiles) -> Records:
             problems[i] = os.fsencode(error.reason)
     split = np.full(len(records), SPLITS.index(files.split), np.int8)
     records = replace(records, folder=folder).with_columns(split=split, sizes=sizes, problem=np.array(problems))
-    records = _with_plain_boxes(records, str(path))
+    records = with_plain_boxes(records, str(path))
     _, first = np.unique(records.file_names, return_index=True)
     again = ~np.isin(np.arange(len(records)), first)
 
@@ -290,7 +298,8 @@ def _read_split(files: SplitFiles) -> Records:
 
     odd = [*odd_boxes(records.take(there))]
     odd += issue_of("images are of a file that is listed before", again, lambda i: os.fsdecode(records.file_names[i]))
-    odd += issue_of("images of the annotations are missing", ~there, lambda _: f"{folder}/{matched.nearest}")
+    lost = issue_of("images of the annotations are missing", ~there, file)
+    odd += [replace(issue, first=f"{folder}/{matched.nearest}") for issue in lost]
     odd += issue_of("images without width and height (read from their files)", unsized, file)
     return replace(records, issues=(*records.issues, *odd))
 
@@ -317,444 +326,3 @@ def _locate(names: np.ndarray, files: SplitFiles) -> tuple[Path, Matched]:
             f"{', '.join(map(str, folders))}: put the images in one of these."
         )
     return folders[best], matched[best]
-
-
-class ClippedBoxes(NamedTuple):
-    """The boxes of records within their images: (M,) rows as the records have them."""
-
-    xyxy: np.ndarray  # float64 (M, 4) px
-    usable: np.ndarray  # bool (M,): neither empty nor inverted, and at least 1 px within the image each way
-    over: np.ndarray  # bool (M,): was over the edge
-    empty: np.ndarray  # bool (M,): of zero or negative size
-
-
-def clip_boxes(records: Records) -> ClippedBoxes:
-    """Clip the boxes to their images, where the size is known."""
-    boxes = records.boxes
-    assert boxes is not None
-    empty: np.ndarray = np.any(boxes.xywh[:, 2:] <= 0, axis=1)
-    xyxy = boxes.xyxy
-    limits = np.where(records["sizes"][:, ::-1] > 0, records["sizes"][:, ::-1], np.inf)  # (N, 2) width, height
-    clipped = np.clip(xyxy, 0, np.tile(np.repeat(limits, np.diff(boxes.offsets), axis=0), 2))
-    over: np.ndarray = ~empty & (np.abs(clipped - xyxy) > 1e-3).any(
-        axis=1
-    )  # 639.9999 + .0002 is rounding, not an error
-    usable: np.ndarray = ~empty & (clipped[:, 2:] - clipped[:, :2] >= 1).all(axis=1)
-    return ClippedBoxes(clipped, usable, over, empty)
-
-
-def odd_boxes(records: Records) -> list[Issue]:
-    """What is odd about the boxes of images, which are used as `clip_boxes` says."""
-    clipped, boxes = clip_boxes(records), records.boxes
-    assert boxes is not None
-    image = np.repeat(np.arange(len(records)), np.diff(boxes.offsets))
-
-    def file(row: int) -> str:
-        return os.fsdecode(records.file_names[image[row]])
-
-    return [
-        *issue_of("crowd regions, which are not searched for objects", boxes.crowd & clipped.usable, file),
-        *issue_of(
-            "images without annotations", np.diff(boxes.offsets) == 0, lambda i: os.fsdecode(records.file_names[i])
-        ),
-        *issue_of("boxes of zero or negative size, not trained on", clipped.empty, file),
-        *issue_of("boxes over the edge, clipped", clipped.over & clipped.usable, file),
-        *issue_of("boxes under 1 px within the image, not trained on", ~clipped.empty & ~clipped.usable, file),
-    ]
-
-
-# --- one file -------------------------------------------------------------------------------------------------------
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises InputError where it is none."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give the path of a COCO JSON file.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); check its path and rights.") from None
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        broken = isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
-        problem = "is not valid JSON" if broken else "has a number too long to read"
-        raise InputError(f"{path} {problem} ({error}); give a COCO JSON file.") from None
-
-
-def parse_annotations(content: Any, name: str, *, for_scoring: bool = False) -> Records:
-    """COCO annotations as records without a folder, in the file's order; `name` is how messages call the file.
-
-    Columns `image_ids` and `sizes`; boxes with the file's own coordinates, or around its masks where it has none, and
-    its areas (where it has none, width times height). For scoring, what only training needs may be missing: file names,
-    category names. Raises InputError for a field that is missing or of the wrong type, ids that are unknown or
-    stand for two things, numbers that are not finite, and boxes that are not in COCO's form.
-    """
-    if not isinstance(content, Mapping):
-        raise InputError(f"{name} is not COCO: its top level is of type {type(content).__name__}; {_REMEDY}")
-    images, annotations, categories = (_List(content, key, name) for key in ("images", "annotations", "categories"))
-    image_ids, class_ids = images.ids("file_name", "width", "height"), categories.ids("name")
-    sizes = images.sizes(strict=not for_scoring)
-    image_of = annotations.positions("image_id", image_ids, "`images`")
-    labels = annotations.positions("category_id", np.sort(class_ids), "`categories`")
-    xywh, found = annotations.boxes(sizes[image_of])
-    areas, crowd = (annotations.numbers(key, optional=True) for key in ("area", "iscrowd"))
-    issues = [
-        *(issue for part in (images, annotations, categories) for issue in part.issues),
-        *issue_of("annotations without area (taken as width x height)", np.isnan(areas) & found, annotations.at),
-        *issue_of("annotations without iscrowd (taken as 0)", np.isnan(crowd), annotations.at),
-        *issue_of(
-            "annotations with an id that is 0, missing or repeated (numbered anew)",
-            _odd_ids(annotations.items),
-            annotations.at,
-        ),
-        *issue_of("objects without a box, left out: their masks have no area", ~found, annotations.at),
-    ]
-    image_of = image_of[found]
-    order = np.flatnonzero(found)[np.argsort(image_of, kind="stable")]  # by image, in the file's order within one
-    boxes = Boxes(
-        np.concatenate([[0], np.cumsum(np.bincount(image_of, minlength=len(image_ids)))]),
-        xywh[order],
-        labels[order],
-        np.nan_to_num(crowd[order]) != 0,
-        np.where(np.isnan(areas), xywh[:, 2:].clip(min=0).prod(axis=1), areas)[order],
-    )
-    files = images.strings("file_name", "" if for_scoring else None)
-    classes = categories.strings("name", "category {}" if for_scoring else None)
-    by_id = np.argsort(class_ids).tolist()
-    records = Records(
-        Path(),
-        np.array([os.fsencode(PurePath(_NO_BYTE.sub("?", file))) if file else b"" for file in files], dtype=np.bytes_),
-        {"image_ids": image_ids, "sizes": sizes},
-        boxes,
-        tuple(classes[i] for i in by_id),
-        tuple(class_ids[by_id].tolist()),
-        tuple(issues),
-    )
-    return _with_plain_boxes(records, name) if for_scoring else records
-
-
-def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> tuple[Detections, tuple[Issue, ...]]:
-    """COCO results as detections in the images of `truth`, and what is odd about them.
-
-    Raises InputError as `parse_annotations`, and for ids that `truth`, which messages call `truth_name`, does not have.
-    """
-    if not isinstance(content, Sequence) or isinstance(content, str):
-        raise InputError(
-            f"{name} is not COCO results: its top level is of type {type(content).__name__}; give a list of objects "
-            "with image_id, category_id, bbox (x, y, width, height) and score."
-        )
-    results, ids = _List({"results": content}, "results", name), truth.class_ids
-    few = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
-    images = results.positions("image_id", truth["image_ids"], f"the {len(truth)} images of {truth_name}")
-    among = f"the {len(ids)} categories of {truth_name} ({few})"
-    labels = results.positions("category_id", as_ids(ids), among)
-    sizes = truth["sizes"][images]
-    (xywh, _), scores = results.boxes(sizes), results.numbers("score")
-    issues = [*results.issues, *_like_corners(xywh, sizes, results.at)]
-    if _are_parts(xywh, sizes):
-        issues.append(Issue(f"boxes {_PARTS}, not in px", len(xywh), results.at(0)))
-    return Detections(images, labels, xywh, scores), tuple(issues)
-
-
-# --- boxes in another form ------------------------------------------------------------------------------------------
-
-_PARTS = "are parts of the image, 0 to 1"
-
-
-def _with_plain_boxes(records: Records, file: str) -> Records:
-    """Raise InputError where the boxes of `file` are certainly not (x, y, width, height) in px; count what looks so."""
-    boxes = records.boxes
-    assert boxes is not None
-    image = np.repeat(np.arange(len(records)), np.diff(boxes.offsets))
-    sizes: np.ndarray = records["sizes"][image]
-    xywh = boxes.xywh
-    if _are_parts(xywh, sizes):
-        raise InputError(
-            f"{file}: its boxes {_PARTS} (the first is {_short(xywh[0].tolist())}); `bbox` must be [x, y, width, "
-            "height] in px: multiply x and width by the image's width, y and height by its height."
-        )
-    known = np.asarray((sizes > 0).all(axis=1))
-    leaving = _leave_as_sizes(xywh, sizes)
-    # Certain: every box is in order and within its image as corners, which COCO's boxes are not, and many leave it as
-    # sizes do; of few boxes more than half, as one may be drawn over the edge.
-    corners = (
-        (xywh[:, 2:] > xywh[:, :2]) & (xywh[:, :2] >= -1) & (~known[:, None] | (xywh[:, 2:] <= sizes[:, ::-1] + 1))
-    )
-    count, of = int(leaving.sum()), int(known.sum())
-    if corners.all() and (2 * count > of or (of >= 10 and 5 * count > of)):
-        row = int(leaving.argmax())
-        first = f"{_short(xywh[row].tolist())} in an image of {sizes[row, 1]} x {sizes[row, 0]} px"
-        raise InputError(
-            f"{file}: its boxes are corners, (x1, y1, x2, y2), not (x, y, width, height): as sizes {count:,} of "
-            f"{of:,} leave their image (the first is {first}), as corners none does; write `bbox` as [x1, y1, x2 - x1, "
-            "y2 - y1]."
-        )
-    issues = _like_corners(xywh, sizes, lambda row: f"image {records['image_ids'][image[row]]}")
-    return replace(records, issues=(*records.issues, *issues))
-
-
-def _are_parts(xywh: np.ndarray, sizes: np.ndarray) -> bool:
-    """Whether all boxes, (M, 4), by size or by corners, are within 0 to 1 in images of `sizes` (M, 2) above that."""
-    within, start, end = bool(len(xywh)) and bool((np.abs(xywh - 0.5) <= 0.51).all()), xywh[:, :2], xywh[:, 2:]
-    return within and bool(
-        (end > 0).any() and (sizes != 1).all() and ((start + end <= 1.01).all() or (end > start).all())
-    )
-
-
-def _leave_as_sizes(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which boxes, (M, 4), are in order as corners and leave their image as COCO's; one pixel for rounding."""
-    known = (sizes > 0).all(axis=1)
-    over = (xywh[:, :2] + xywh[:, 2:] > sizes[:, ::-1] + 1).any(axis=1)
-    return np.asarray(known & (xywh[:, 2:] >= xywh[:, :2]).all(axis=1) & over)
-
-
-def _like_corners(xywh: np.ndarray, sizes: np.ndarray, first: Callable[[int], str]) -> list[Issue]:
-    leaving, known = _leave_as_sizes(xywh, sizes), (sizes > 0).all(axis=1).sum()
-    what = f"of {known:,} boxes leave their image: they look like (x1, y1, x2, y2), not (x, y, width, height)"
-    return issue_of(what, leaving, first) if leaving.sum() * 2 > known else []
-
-
-# --- boxes around masks ---------------------------------------------------------------------------------------------
-
-
-def _around_mask(mask: Any, size: tuple[int, int]) -> list[float]:
-    """The box around a `segmentation`, [x, y, width, height] px; [0, 0, 0, 0] where it has no area.
-
-    It is a list of polygons, or run-length encoded, where `size` (height, width) must be the image's if that is known.
-    Raises ValueError and the like where it is neither.
-    """
-    if isinstance(mask, Mapping):
-        return _around_runs(mask, size)
-    if mask and isinstance(mask[0], Mapping):
-        xywh = np.array([_around_runs(part, size) for part in mask])
-        corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)[xywh[:, 2] > 0]
-    else:
-        pairs = bool(mask) and all(isinstance(part, Sequence) and len(part) == 2 for part in mask)
-        parts = [mask] if pairs or (mask and isinstance(mask[0], Real)) else mask  # one polygon, by points or numbers
-        polygons = [np.array(part, dtype=np.float64).reshape(-1, 2) for part in parts]
-        if not all(np.isfinite(points).all() for points in polygons):
-            raise ValueError("not finite")
-        wide = [one for one in polygons if len(one) > 2 and np.linalg.matrix_rank(one - one[0]) == 2]  # not on one line
-        corners = np.array([[*points.min(axis=0), *points.max(axis=0)] for points in wide])
-    if not len(corners):
-        return [0.0] * 4
-    low, high = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
-    return [*low.tolist(), *(high - low).tolist()]
-
-
-def _around_runs(mask: Mapping[str, Any], size: tuple[int, int]) -> list[float]:
-    from pycocotools import mask as masks  # it is compiled, and few files need it
-
-    height, width = map(int, mask["size"])
-    if min(height, width) < 1 or (all(size) and (height, width) != size):
-        raise ValueError("another size")
-    counts = mask["counts"]
-    if isinstance(counts, str | bytes):
-        counts = counts.encode() if isinstance(counts, str) else counts
-        if not counts or min(counts) < 48 or max(counts) >= 112 or (counts[-1] - 48) & 32:
-            raise ValueError("not COCO's letters, or cut off")
-        packed = {"size": [height, width], "counts": counts}
-    else:
-        runs = np.array(counts, dtype=np.int64)
-        if (runs < 0).any() or runs.sum() != height * width:
-            raise ValueError("not the runs of all pixels")
-        packed = masks.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
-    if not masks.area(packed):
-        return [0.0] * 4
-    box: list[float] = masks.toBbox(packed).tolist()
-    if box[0] + box[2] > width or box[1] + box[3] > height:
-        raise ValueError("more pixels than the size has")
-    return box
-
-
-# --- lists in a file ------------------------------------------------------------------------------------------------
-
-
-class _List:
-    """One list of objects in a COCO file; its fields as columns. InputError names the first item at fault."""
-
-    def __init__(self, content: Mapping[str, Any], key: str, name: str) -> None:
-        items = content.get(key)
-        if not isinstance(items, Sequence) or isinstance(items, str):
-            found = ", ".join(f"`{one}`" for one in list(content)[:6]) or "nothing"
-            raise InputError(f"{name} is not COCO: it has no list `{key}` (it has {found}); {_REMEDY}")
-        if not all(issubclass(kind, Mapping) for kind in set(map(type, items))):
-            at = next(i for i, item in enumerate(items) if not isinstance(item, Mapping))
-            raise InputError(f"{name} is not COCO: {key}[{at}] is {_short(items[at])}; it must be an object.")
-        self.name, self.key = name, key
-        self.items: Sequence[Mapping[str, Any]] = items
-        self.issues: list[Issue] = []  # what was odd in the fields asked for
-
-    def at(self, row: int) -> str:
-        """How messages call an item."""
-        return f"{self.key}[{row}]" + (f" (id {_short(self.items[row]['id'])})" if "id" in self.items[row] else "")
-
-    def refused(self, row: int, field: str, wanted: str, count: int = 1) -> InputError:
-        problem = f"is {_short(self.items[row][field])}" if field in self.items[row] else "is missing"
-        others = f" ({count} of {len(self.items)} are like this)" if count > 1 else ""
-        return InputError(f"{self.name}: {self.at(row)}: `{field}` {problem}{others}; it must be {wanted}.")
-
-    def numbers(self, field: str, *, optional: bool = False, wanted: str = "a finite number") -> np.ndarray:
-        """A field, float64 (M,); NaN where it may be missing and is. An optional one may be true or false too."""
-        values = [item.get(field) for item in self.items]
-        also = (type(None), bool) if optional else ()
-        self._check(_are_numbers(values, also), field, wanted)
-        column = _as_floats(values)  # None is NaN
-        self._check(np.isfinite(column) | np.array([value is None for value in values], dtype=bool), field, wanted)
-        return column
-
-    def integers(self, field: str) -> np.ndarray:
-        """A field, as `as_ids` has it; 7.0 and "7" are 7."""
-        values = [item.get(field) for item in self.items]
-        if set(map(type, values)) <= {int}:
-            return as_ids(values)
-        numbers = [_integer(value) for value in values]
-        fine = np.array([number is not None for number in numbers])
-        wanted = "an integer"
-        if not fine.all() and isinstance(values[int(fine.argmin())], float):
-            wanted += " (one of 2**53 or more without point or exponent: as a float it has lost its last digits)"
-        self._check(fine, field, wanted)
-        text = np.array([isinstance(value, str) for value in values])
-        self.issues += issue_of(f"`{field}` given as text (taken as integers)", text, self.at)
-        return as_ids(numbers)
-
-    def ids(self, *same: str) -> np.ndarray:
-        """The ids of the items, each its own; an item that repeats another's, and its fields `same`, is left out."""
-        ids = self.integers("id")
-        first: dict[int, int] = {}
-        repeated = np.array(
-            [first.setdefault(number, row) != row for row, number in enumerate(ids.tolist())], dtype=bool
-        )
-        for row in np.flatnonzero(repeated).tolist():
-            other = first[ids[row]]
-            if any(self.items[row].get(field) != self.items[other].get(field) for field in same):
-                raise InputError(
-                    f"{self.name}: {self.key}: `id` {ids[row]} occurs {(ids == ids[row]).sum()} times, as {self.key}["
-                    f"{other}] and [{row}], which differ; give each an id of its own."
-                )
-        self.issues += issue_of(f"repeated entries of `{self.key}`, left out", repeated, self.at)
-        self.items = [item for item, again in zip(self.items, repeated.tolist(), strict=True) if not again]
-        return ids[~repeated]
-
-    def positions(self, field: str, ids: np.ndarray, among: str) -> np.ndarray:
-        """Where the ids of a field stand in `ids`, int64 (M,)."""
-        wanted, where = self.integers(field).tolist(), {one: i for i, one in enumerate(ids.tolist())}
-        positions = np.array([where.get(one, -1) for one in wanted], dtype=np.int64)
-        unknown = positions < 0
-        if unknown.any():
-            row = int(unknown.argmax())
-            raise InputError(
-                f"{self.name}: {self.at(row)}: `{field}` {wanted[row]} is not among {among} ({unknown.sum()} of "
-                f"{len(wanted)} are like this); add it there, or remove what refers to it."
-            )
-        return positions
-
-    def boxes(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Field `bbox`, float64 (M, 4), or the box around `segmentation` where there is none; and which rows have one.
-
-        `sizes` (M, 2) are (height, width) of the images, 0 where unknown. A mask without area has none: [0, 0, 0, 0].
-        """
-        wanted = "[x, y, width, height] in px, four finite numbers"
-        boxes: list[Any] = [item.get("bbox") for item in self.items]
-        masked = np.zeros(len(boxes), dtype=bool)
-        for row, box in enumerate(boxes):
-            if box is None or (isinstance(box, list) and not box):
-                masked[row] = self.items[row].get("segmentation") is not None
-        for row in np.flatnonzero(masked).tolist():
-            height, width = sizes[row].tolist()
-            try:
-                boxes[row] = _around_mask(self.items[row]["segmentation"], (height, width))
-            except (ValueError, TypeError, LookupError, OverflowError):
-                size = f" of the image's size {[height, width]}" if height else ""
-                known = (
-                    f"polygons [[x1, y1, x2, y2, x3, y3, ...]] in px, or {{counts, size}}{size}, as `bbox` is missing"
-                )
-                raise self.refused(row, "segmentation", known) from None
-        self._check([isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4 for box in boxes], "bbox", wanted)
-        sides = list(chain.from_iterable(boxes))
-        self._check(np.reshape(_are_numbers(sides), (-1, 4)).all(axis=1), "bbox", wanted)
-        xywh = _as_floats(sides).reshape(-1, 4)
-        self._check(np.isfinite(xywh).all(axis=1), "bbox", wanted)
-        found: np.ndarray = ~masked | (xywh[:, 2] > 0)
-        self.issues += issue_of("objects without `bbox` (taken from their masks)", masked & found, self.at)
-        return xywh, found
-
-    def sizes(self, *, strict: bool) -> np.ndarray:
-        """Fields `height` and `width`, int64 (N, 2); 0 where not both are given, or sensible if not `strict`."""
-        sizes = np.zeros((len(self.items), 2), dtype=np.int64)
-        for row, item in enumerate(self.items):
-            for column, field in enumerate(("height", "width")):
-                side = item.get(field)
-                if isinstance(side, str) and (number := _integer(side)) is not None:
-                    side = number
-                if isinstance(side, int | float) and 1 <= side < 2**31 and side == int(side):
-                    sizes[row, column] = side
-                elif (
-                    strict and side is not None and not (isinstance(side, int | float) and (side <= 0 or side != side))
-                ):
-                    raise self.refused(row, field, "a number of px, or be left out")
-        sizes[(sizes == 0).any(axis=1)] = 0
-        return sizes
-
-    def strings(self, field: str, default: str | None) -> list[str]:
-        """A field; without a `default`, which is given the item's id, each must have it."""
-        values: list[Any] = [item.get(field) for item in self.items]
-        for row, value in enumerate(values):
-            if not isinstance(value, str) or not value:
-                if default is None:
-                    raise self.refused(row, field, "a string")
-                values[row] = default.format(self.items[row]["id"]) if value is None else str(value)
-        return values
-
-    def _check(self, fine: Any, field: str, wanted: str) -> None:
-        if not np.all(fine):
-            raise self.refused(int(np.argmin(fine)), field, wanted, len(fine) - int(np.sum(fine)))
-
-
-def _are_numbers(values: Sequence[Any], also: tuple[type, ...] = ()) -> np.ndarray:
-    """Which are numbers, or of the types `also`, bool (N,)."""
-    kinds = set(map(type, values))  # few, so that 200,000 boxes take a tenth of a second
-    odd = {kind for kind in kinds - set(also) if kind is bool or not issubclass(kind, Real)}
-    return np.array([type(value) not in odd for value in values]) if odd else np.ones(len(values), dtype=bool)
-
-
-def _as_floats(values: Sequence[Any]) -> np.ndarray:
-    """Numbers and None, float64 (M,); an integer that no float holds is infinite."""
-    try:
-        return np.array(values, dtype=np.float64)
-    except OverflowError:
-        large = sys.float_info.max
-        return np.array([math.inf if isinstance(v, int) and abs(v) > large else v for v in values], dtype=np.float64)
-
-
-def as_ids(numbers: Sequence[Any]) -> np.ndarray:
-    """Integers as int64 (M,), or as Python's own, dtype object, where one of them is larger."""
-    try:
-        return np.array(numbers, dtype=np.int64)
-    except OverflowError:
-        return np.array(numbers, dtype=object)
-
-
-def _integer(value: object) -> int | None:
-    """The integer that a number or a text of digits is, or None; a float above 2**53 may have been another."""
-    if isinstance(value, str):
-        return int(value) if _DIGITS.fullmatch(value) else None
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    if isinstance(value, Integral):
-        return int(value)
-    number = float(value)
-    return int(number) if abs(number) < 2**53 and number.is_integer() else None
-
-
-def _odd_ids(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Which ids are 0, missing or repeated, bool (M,): pycocotools errs with such, or loses boxes."""
-    ids = [annotation.get("id") for annotation in annotations]
-    if set(map(type, ids)) == {int} and 0 not in (each := set(ids)) and len(each) == len(ids):
-        return np.zeros(len(ids), dtype=bool)
-    count = Counter(map(str, ids))
-    return np.array([one is None or one == 0 or count[str(one)] > 1 for one in ids], dtype=bool)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -10,7 +10,7 @@ and as VOC defines it otherwise. A note says which.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -19,8 +19,8 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.folders import Listing, existing_folder, list_folder, progress
-from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
-from data.readers.yolo import split_of_folder
+from data.matching import Matched, match_files
+from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers, split_of_folder
 from data.records import SPLITS, UNSPLIT, Records
 from data.splits import split_named
 
@@ -72,7 +72,8 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     if not content:
         raise InputError(f"{root} has no XML of Pascal VOC (<annotation>); put them there.")
     found = [one for one in content if one is not None]
-    images, names = _Images(listing), []
+    notes: list[str] = []
+    images, names = _Images(root, listing, files, [one.file_name for one in found], notes), []
     problem = [one.problem for one in found]
     for row, (file, one) in enumerate(zip(files, found, strict=True)):
         image, other = images.of(file, one.file_name)
@@ -81,7 +82,7 @@ def read(root: Path, listing: Listing | None = None) -> Records:
         names.append(os.fsencode(image or one.file_name or file))
         if image is None:
             problem[row] = MISSING
-    split, listed, notes = _splits(root, listing, files)
+    split, listed = _splits(root, listing, files, odd, notes)
     unlabelled = sorted(set(images.all) - {os.fsdecode(name) for name in names})
     for image in unlabelled:
         note_odd(odd, "images without an XML, left out", image)
@@ -96,7 +97,7 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     sizes, bad = sizes_from_headers(root, packed, sizes, np.array(problem, np.bytes_)[keep])
     columns = {"split": split[keep], "sizes": sizes, "problem": bad}
     boxes = image[chosen], rows.labels[chosen], rows.xywh[chosen], rows.difficult[chosen]
-    return pack(root, packed, columns, boxes, rows.classes, odd, notes)
+    return pack(root, packed, columns, boxes, rows.classes, odd, notes, nearest=images.nearest(packed, bad))
 
 
 def _xml_names(root: Path, folder: str) -> list[bytes]:
@@ -179,9 +180,9 @@ def _rows(content: list[_Xml], notes: list[str], name: str) -> _Rows:
 
 
 class _Images:
-    """The images of a folder by their last name without ending."""
+    """The images of a folder by their last name without ending, however the XML files `files` spell it."""
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, root: Path, listing: Listing, files: list[str], file_names: list[str], notes: list[str]) -> None:
         self.all = [
             f"{folder}/{name}" if folder else name
             for folder, images in listing.images.items()
@@ -191,6 +192,18 @@ class _Images:
         self._by_stem: dict[str, list[str]] = {}
         for image in self.all:
             self._by_stem.setdefault(_stem(image), []).append(image)
+        wanted = [{_stem(file), _stem(name)} for file, name in zip(files, file_names, strict=True)]
+        lost = {stem for both in wanted if not both & self._by_stem.keys() for stem in both if stem}
+        known = {stem for both in wanted for stem in both & self._by_stem.keys()}
+        matched = _spelt(root, lost | known, self._by_stem, f"the XML files in {root}", notes)
+        for stem, called in zip(sorted(lost | known), matched.names.tolist(), strict=True):
+            if found := self._by_stem.get(os.fsdecode(called)):
+                self._by_stem[stem] = found
+
+    def nearest(self, names: np.ndarray, problem: np.ndarray) -> str:
+        """The first of `names` that is missing, bytes (N,), with what is there and most like it; "" for none."""
+        missing = [_stem(os.fsdecode(name)) for name in names[problem == MISSING][:1].tolist()]
+        return _spelt(Path(), set(missing), self._by_stem, "", []).nearest
 
     def of(self, file: str, file_name: str) -> tuple[str | None, bool]:
         """The image of an XML, and whether the XML names another one that is there.
@@ -198,7 +211,7 @@ class _Images:
         It is called as the XML, or else as its `filename` says. Of several it is the one with the ending that this
         has, as masks may have another, and then the one whose folders are most alike.
         """
-        own, named = (self._by_stem.get(one, []) for one in (_stem(file), _stem(file_name) if file_name else ""))
+        own, named = (self._by_stem.get(_stem(one), []) for one in (file, file_name))
         if not own and not named:
             return None, False
         parts, last = _parts(file), file_name.rpartition("/")[2]
@@ -216,35 +229,47 @@ def _stem(path: str) -> str:
     return last.rpartition(".")[0] or last
 
 
-def _splits(root: Path, listing: Listing, files: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The split of each XML, int8 (N,), which are listed, bool (N,), and notes.
+def _spelt(root: Path, names: set[str], known: Collection[str], source: str, notes: list[str]) -> Matched:
+    """Find `names` among `known`, both without endings, and note how they are written otherwise."""
+    wanted, files = (np.array([os.fsencode(one) for one in sorted(some)], np.bytes_) for some in (names, known))
+    matched = match_files(root, wanted, source, files)
+    notes += [matched.note] * bool(matched.note)
+    return matched
+
+
+def _splits(
+    root: Path, listing: Listing, files: list[str], odd: Odd, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The split of each XML, int8 (N,), and which are listed, bool (N,).
 
     By ImageSets/Main/train.txt, val.txt, test.txt and trainval.txt: what only the last has is of the part that has no
-    list. Without such lists, by folders that are called after splits.
+    list. An image of two lists is trained on. Without such lists, by folders that are called after splits.
     """
     split = np.array([split_of_folder(os.path.dirname(file)) for file in files], np.int8)  # noqa: PTH120
-    everything, lists = np.ones(len(files), dtype=bool), dict[str, set[str]]()
+    stems = [_stem(file) for file in files]
+    lists = dict[str, set[str]]()
     for path in _lists(root, listing):
         key: str | None = "trainval" if path.stem.lower() == "trainval" else split_named(path.stem)
         if key:
-            lists.setdefault(key, set()).update(_listed(path))
+            lists.setdefault(key, set()).update(_listed(root, path, set(stems), odd, notes))
     if not lists:
-        return split, everything, []
-    stems = [_stem(file) for file in files]
-    for key, number in (("trainval", 1 if "train" in lists and "val" not in lists else 0), *_numbered()):
-        if key in lists:
-            number = UNSPLIT if key == "trainval" and len(lists.keys() & {"train", "val"}) == 0 else number
-            split[[stem in lists[key] for stem in stems]] = number
-    listed = np.array([any(stem in names for names in lists.values()) for stem in stems])
+        return split, np.ones(len(files), dtype=bool)
+    of = {key: np.array([stem in names for stem in stems]) for key, names in lists.items()}
+    parts = lists.keys() & {"train", "val"}
+    rest = UNSPLIT if not parts else SPLITS.index("val") if parts == {"train"} else SPLITS.index("train")
+    for key, number in (("test", 2), ("trainval", rest), ("val", 1), ("train", 0)):
+        if key in of:
+            split[of[key]] = number
+    listed = np.any(list(of.values()), axis=0)
     if not listed.any():
         raise InputError(f"{root}: none of its {len(files):,} XML files is in the lists of ImageSets/Main; mend these.")
-    left = int((~listed).sum())
-    return split, listed, [f"{root}: {left:,} XML files are in no list of ImageSets/Main, and left out"] * (left > 0)
-
-
-def _numbered() -> Iterator[tuple[str, int]]:
-    """The splits, training last: an image of two lists is trained on."""
-    return ((name, SPLITS.index(name)) for name in reversed(SPLITS))
+    none = np.zeros(len(files), dtype=bool)
+    train, val, both, test = (of.get(key, none) for key in ("train", "val", "trainval", "test"))
+    for row in np.flatnonzero((train & val) | (test & (train | val | both))).tolist():
+        note_odd(odd, "images are in the lists of two splits, and not in the later one", files[row])
+    if left := int((~listed).sum()):
+        notes.append(f"{root}: {left:,} XML files are in no list of ImageSets/Main, and left out")
+    return split, listed
 
 
 def _lists(root: Path, listing: Listing) -> list[Path]:
@@ -252,12 +277,15 @@ def _lists(root: Path, listing: Listing) -> list[Path]:
     return sorted(path for folder in folders for path in (root / folder).glob("*.txt"))
 
 
-def _listed(path: Path) -> Iterator[str]:
-    """The names of a list, without folders; CVAT puts those with spaces in quotes."""
-    for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines():
-        if name := line.strip().strip('"'):
-            yield name.rpartition("/")[2]
-            yield _stem(name)
+def _listed(root: Path, path: Path, stems: set[str], odd: Odd, notes: list[str]) -> set[str]:
+    """Those of `stems` that a list names, with or without folders and endings; CVAT puts spaces into quotes."""
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    names = {line.strip().strip('"').rpartition("/")[2] for line in lines} - {""}
+    matched = _spelt(root, {one if one in stems else _stem(one) for one in names}, stems, str(path), notes)
+    lost = [os.fsdecode(name) for name in matched.names[~matched.there].tolist()]
+    for name in (matched.nearest, *lost[1:]) if lost else ():
+        note_odd(odd, "names in ImageSets/Main have no XML", f"{path.name}: {name}")
+    return {os.fsdecode(name) for name in matched.names[matched.there].tolist()}
 
 
 def _without_repeated(files: list[str], names: list[bytes], listed: np.ndarray, odd: Odd) -> None:

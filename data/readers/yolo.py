@@ -1,7 +1,7 @@
 """Boxes as YOLO has them: a text for each image, a line for each object: class, middle, width, height, as fractions.
 
 Ultralytics' and Roboflow's `data.yaml`, Darknet's `obj.data` and `obj.names` (CVAT), Label Studio's `classes.txt`, or
-only `images/` and `labels/` beside each other. Of Ultralytics' own loader, which is AGPL, nothing is taken.
+only `images/` and `labels/` beside each other.
 
 The text of an image lies where its path has `labels` for the last `images`, or beside it; an image without one has no
 objects. Lines of a polygon (class x1 y1 x2 y2 ...) become the box around it.
@@ -9,41 +9,26 @@ objects. Lines of a polygon (class x1 y1 x2 y2 ...) become the box around it.
 
 import itertools
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from backbone.errors import InputError
 from data.folders import Listing, are_there, existing_folder, list_folder, progress
-from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers
-from data.records import SPLITS, UNSPLIT, Records, Split
-from data.splits import split_named
+from data.matching import match_files
+from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers, split_of_folder
+from data.readers.yolo_description import NAME_FILES, Layout, described, is_image, names_beside, place_of, places_of
+from data.records import SPLITS, Records
 
 _ROUNDING = 1e-3  # of an image's side: 1.0000005 is rounding, not an error
-_LARGEST = 1_000_000  # bytes of a description; a second is spent on each 100,000
 _MOST_UNNAMED = 10_000  # classes, where no file names them
-_NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "*.names")
 _IMAGE_FOLDERS = {"images": "labels", "jpegimages": "labels"}
-
-
-class _Layout(NamedTuple):
-    """What a data set's own description says."""
-
-    source: Path | None = None  # the file, for sentences
-    splits: Mapping[Split, list[str]] = MappingProxyType({})  # folders and lists of paths, as written
-    base: str = ""  # what they are relative to
-    names: dict[int, str] | None = None
-    keypoints: bool = False  # numbers of keypoints follow each box
 
 
 def is_there(root: Path, listing: Listing) -> bool:
     """Whether `root` is described as YOLO's, or has texts where those of its images would be."""
-    if _described(root).splits:
+    if described(root).splits:
         return True
     folders = [folder for folder, images in listing.images.items() if images]
     texts = {folder for folder, others in listing.others.items() if others[".txt"]}
@@ -56,21 +41,26 @@ def is_there(root: Path, listing: Listing) -> bool:
 def read(root: Path, listing: Listing | None = None) -> Records:
     """All images, with columns `split` (UNSPLIT where nothing says it), `image_ids`, `sizes` and `problem`.
 
-    Sizes are the images' own. Class ids are those of the texts. Lines that cannot be used are counted with the first
-    of their kind. Raises InputError where the description cannot be read, no image is found, a split that is trained
-    on has no text, or not one line can be used.
+    `root` may also be the description itself, of those in its folder the one that is meant. Sizes are the images' own.
+    Class ids are those of the texts. Lines that cannot be used are counted with the first of their kind. Raises
+    InputError where the description cannot be read, no image is found, a split that is trained on has no text, or not
+    one line can be used.
     """
-    layout, odd = _described(existing_folder(root)), Odd()
+    layout, odd = described(root if root.is_file() else existing_folder(root)), Odd()
+    root = root.parent if root.is_file() else root
     if layout.splits:
         names, split = _listed(root, layout, odd)
     else:
         names, split = _found(root, listing or list_folder(root))
     if not len(names):
         raise InputError(f"{layout.source or root}: there is no image in the folders of its splits; put them there.")
-    there = are_there(root, names)
-    texts = _texts(root, names)
+    matched = match_files(root, names, layout.source or root)
+    _, first = np.unique(matched.names, return_index=True)  # two spellings may be of one file
+    names, there, split = (rows[np.sort(first)] for rows in (matched.names, matched.there, split))
+    texts = _texts(root, names, odd)
     names, split, there, texts, notes = _without_unlabelled(root, names, split, there, texts)
-    classes = layout.names if layout.names is not None else _names_beside(root, texts)
+    notes += [matched.note] * bool(matched.note)
+    classes = layout.names if layout.names is not None else names_beside(root, texts)
     image, numbers = _lines(root, texts, classes, layout.keypoints, odd)
     if classes is None:
         ids = sorted(set(numbers[:, 0].astype(int).tolist()))
@@ -85,129 +75,21 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     xywh = xywh.round(3)  # the texts have six digits: .99999 is a pixel
     columns = {"split": split, "sizes": sizes, "problem": problem}
     rows = image, labels, xywh, np.zeros(len(image), dtype=bool)
-    return pack(root, names, columns, rows, [classes[one] for one in by_id], odd, notes, by_id)
-
-
-# --- the description ------------------------------------------------------------------------------------------------
-
-
-def _described(root: Path) -> _Layout:
-    files = sorted(path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml") and path.is_file())
-    files = [path for path in files if path.stat().st_size < _LARGEST and path.name[0] != "."]
-    found = {path: content for path in files if (content := _yaml(path))}
-    if found:
-        plain = [path for path in found if path.stem.lower() in ("data", "dataset")] or list(found)
-        if len(plain) > 1:
-            raise InputError(f"{root} has {plain[0].name} and {plain[1].name}; take away the one that is not meant.")
-        return _of_yaml(plain[0], found[plain[0]])
-    if (root / "obj.data").is_file():
-        return _of_darknet(root / "obj.data")
-    return _Layout()
-
-
-def _yaml(path: Path) -> dict[str, Any] | None:
-    """Its content where it describes a data set, all cells as text (a class may be called `no`), else None."""
-    try:
-        content = yaml.load(path.read_bytes(), Loader=yaml.BaseLoader)  # makes text, lists and mappings of text alone
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        if path.stem.lower() not in ("data", "dataset"):
-            return None
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read ({reason}); write its `names`, `train` and `val` anew.") from None
-    if not isinstance(content, dict) or not ({"names", "nc"} & set(content)):
-        return None
-    return content
-
-
-def _of_yaml(path: Path, content: dict[str, Any]) -> _Layout:
-    splits: dict[Split, list[str]] = {}
-    for key, value in content.items():
-        if (split := split_named(str(key))) and value:
-            paths = value if isinstance(value, list) else [value]
-            if not all(isinstance(one, str) for one in paths):
-                raise InputError(f"{path}: `{key}` must be a folder, a text file of paths, or a list of them.")
-            splits.setdefault(split, []).extend(paths)
-    names, base = content.get("names"), content.get("path", "")
-    if isinstance(names, str) and names:  # another file, as Darknet has it
-        names = _names_in(path.parent / (_placed(path.parent, "", names) or names))
-    elif isinstance(names, list):
-        names = dict(enumerate(names))
-    elif isinstance(names, dict):
-        if not all(re.fullmatch(r"\s*\d{1,9}\s*", str(key)) for key in names):
-            raise InputError(f"{path}: the keys of `names` must be the classes' numbers, from 0; write a list instead.")
-        names = {int(key): name for key, name in names.items()}
-    elif re.fullmatch(r"\d{1,6}", str(content.get("nc"))):
-        names = {number: str(number) for number in range(int(content["nc"]))}
-    if not names or not all(isinstance(name, str) for name in names.values()):  # nested lists may print without end
-        raise InputError(f"{path}: `names` must list the classes, such as [cat, dog].")
-    return _Layout(path, splits, base if isinstance(base, str) else "", names, bool(content.get("kpt_shape")))
-
-
-def _of_darknet(path: Path) -> _Layout:
-    """https://github.com/AlexeyAB/darknet: `train = data/train.txt`, `valid = ...`, `names = data/obj.names`."""
-    pairs = (line.split("=", 1) for line in path.read_text(errors="replace").splitlines() if "=" in line)
-    content = {key.strip().lower(): value.strip() for key, value in pairs}
-    splits = {split: [text] for key, text in content.items() if (split := split_named(key)) and text}
-    names = _placed(path.parent, "", content["names"]) if content.get("names") else None
-    return _Layout(path, splits, "", _names_in(path.parent / names) if names else None)
-
-
-def _names_in(file: Path) -> dict[int, str]:
-    """The classes of a text, one a line, by number."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror or error}); write the classes, one a line.") from None
-    while lines and not lines[-1].strip():
-        lines.pop()
-    if not lines:
-        raise InputError(f"{file} is empty; write the classes into it, one a line.")
-    return {number: line.strip() for number, line in enumerate(lines)}
-
-
-def _names_beside(root: Path, texts: list[bytes]) -> dict[int, str] | None:
-    """The classes of the first list in `root` or in a folder of texts."""
-    folders = dict.fromkeys([root, *(root / os.fsdecode(text.rpartition(b"/")[0]) for text in texts if text)])
-    for folder in [*folders, *dict.fromkeys(one.parent for one in folders if one != root)]:
-        for pattern in _NAME_FILES:
-            for file in sorted(folder.glob(pattern)):
-                return _names_in(file)
-    return None
+    return pack(root, names, columns, rows, [classes[one] for one in by_id], odd, notes, by_id, matched.nearest)
 
 
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
-def _placed(root: Path, base: str, text: str) -> str | None:
-    """Where a path of a description is, from `root`; None where it is not there.
-
-    It may count from `root` or its parent, with `base` before it or not, and `../` may stand where `./` is meant
-    (Roboflow); what is in `root` is preferred. A path of another machine is known by its end.
-    """
-    whole, text = (os.path.normpath(one.strip().replace("\\", "/")) for one in (os.path.join(base, text), text))  # noqa: PTH118
-    inside = [one for path in (whole, text) if not (one := re.sub(r"^(\.\./)+", "", path)).startswith("/")]
-    ends = [re.split(r"/+", path.lstrip("/")) for path in (whole, text)]
-    suffixes = ["/".join(parts[start:]) for parts in ends for start in range(1, len(parts))]
-    if split_of_folder(text) != UNSPLIT:  # `test/images` is not `images`
-        suffixes = [one for one in suffixes if split_of_folder(one) == split_of_folder(text)]
-    for path in (*inside, whole, text, f"../{text}", *suffixes):
-        if (root / path).exists():
-            return os.path.relpath(root / path, root) if path.startswith(("/", "..")) else path
-    return None
-
-
-def _listed(root: Path, layout: _Layout, odd: Odd) -> tuple[np.ndarray, np.ndarray]:
+def _listed(root: Path, layout: Layout, odd: Odd) -> tuple[np.ndarray, np.ndarray]:
     """The images that the description lists, bytes (N,) from `root`, and their splits, int8 (N,)."""
     names: dict[bytes, int] = {}
     lost = []
     for split, written in [(one, path) for one in SPLITS for path in layout.splits.get(one, ())]:
-        place = _placed(root, layout.base, written)
-        if place is None:
+        places = places_of(root, layout.base, written)
+        if not places:
             lost.append(f"{split}: {written}")
-            continue
-        file = root / place
-        images = _in_folder(file, place) if file.is_dir() else _in_list(root, file, place)
-        for image in images:
+        for image in itertools.chain.from_iterable(_images_at(root, place) for place in places):
             if names.setdefault(image, SPLITS.index(split)) != SPLITS.index(split):
                 note_odd(odd, f"images of {split} are in another split too, and are left in that", os.fsdecode(image))
     for one in lost:
@@ -218,6 +100,13 @@ def _listed(root: Path, layout: _Layout, odd: Odd) -> tuple[np.ndarray, np.ndarr
             "it; write them relative to the file."
         )
     return np.array(list(names), np.bytes_), np.array(list(names.values()), np.int8)
+
+
+def _images_at(root: Path, place: str) -> list[bytes]:
+    """The images in a folder, or those that a list names, or the image itself."""
+    if is_image(place):
+        return [os.fsencode(place)]
+    return _in_folder(root / place, place) if (root / place).is_dir() else _in_list(root, root / place, place)
 
 
 def _in_folder(folder: Path, place: str) -> list[bytes]:
@@ -236,7 +125,7 @@ def _in_list(root: Path, file: Path, place: str) -> list[bytes]:
     base = os.path.dirname(place)  # noqa: PTH120
     before, after = "", ""
     for path in paths[:100]:
-        if found := _placed(root, base, path):
+        if found := place_of(root, base, path):
             pairs = zip(reversed(path), reversed(found), strict=False)
             same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
             before, after = path[: len(path) - same], found[: len(found) - same]
@@ -259,12 +148,6 @@ def _found(root: Path, listing: Listing) -> tuple[np.ndarray, np.ndarray]:
     return names, np.array(split, np.int8)
 
 
-def split_of_folder(folder: str) -> int:
-    """The position in SPLITS of the last part of a path that is called after a split, as `train2017` is; UNSPLIT."""
-    named = [split for part in folder.split("/") if (split := split_named(re.sub(r"[\d_-]*$", "", part)))]
-    return SPLITS.index(named[-1]) if named else UNSPLIT
-
-
 def _labels_folder(folder: str) -> str:
     """The folder of the texts: `labels` for the last `images`; the same where no part is called so."""
     parts = folder.split("/")
@@ -274,7 +157,7 @@ def _labels_folder(folder: str) -> str:
     return folder
 
 
-def _texts(root: Path, names: np.ndarray) -> list[bytes]:
+def _texts(root: Path, names: np.ndarray, odd: Odd) -> list[bytes]:
     """The text of each image, from `root`; b"" where there is none."""
     folders: dict[bytes, bytes] = {}
     candidates: tuple[list[bytes], list[bytes]] = [], []
@@ -286,10 +169,36 @@ def _texts(root: Path, names: np.ndarray) -> list[bytes]:
         candidates[0].append(folders[folder] + slash + text)
         candidates[1].append(folder + slash + text)
     first, second = (are_there(root, np.array(paths, np.bytes_)) for paths in candidates)
-    return [
+    texts = [
         labels if apart else beside if near else b""
         for labels, beside, apart, near in zip(*candidates, first.tolist(), second.tolist(), strict=True)
     ]
+    for wanted in candidates:
+        _find_spelt_otherwise(root, texts, wanted, odd)
+    return texts
+
+
+def _find_spelt_otherwise(root: Path, texts: list[bytes], wanted: list[bytes], odd: Odd) -> None:
+    """Put into `texts` those that lie where they are `wanted`, but whose name is written otherwise than the image's."""
+    rows: dict[bytes, list[int]] = {}
+    for row, text in enumerate(texts):
+        rows.setdefault(wanted[row].rpartition(b"/")[0], []).extend([row] * (not text))
+    used = set(texts)
+    for folder, missing in rows.items():
+        start = folder + b"/" * bool(folder)
+        try:
+            there = os.listdir(os.path.join(os.fsencode(root), folder)) if missing else []  # noqa: PTH118, PTH208
+        except OSError:
+            continue
+        left = [text for text in there if text.lower().endswith(b".txt") and start + text not in used]
+        if not left:
+            continue
+        last = np.array([wanted[row].rpartition(b"/")[2] for row in missing], np.bytes_)
+        matched = match_files(root, last, root, np.array(left, np.bytes_))
+        for row, text in zip(missing, np.where(matched.there, matched.names, b"").tolist(), strict=True):
+            if text:
+                texts[row] = start + text
+                note_odd(odd, "texts have the names of their images written otherwise", os.fsdecode(texts[row]))
 
 
 def _has_labels(root: Path, folder: str, images: Iterable[bytes]) -> bool:
@@ -299,7 +208,7 @@ def _has_labels(root: Path, folder: str, images: Iterable[bytes]) -> bool:
         if text.is_file():
             with text.open("rb") as file:
                 words = file.readline(4096).split()
-            if not words and any(next((root / folder).glob(one), None) for one in _NAME_FILES):
+            if not words and any(next((root / folder).glob(one), None) for one in NAME_FILES):
                 return True
             if len(words) >= 5 and all(_number(word) is not None for word in words):
                 return True

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from backbone.errors import Arguments, InputError
+from backbone.errors import Arguments, InputError, until_unread
 from data.samples import write_sample
 
 # kind: the task that learns it, and what it is: how many images there are to train, validate and test on
@@ -35,4 +35,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_unread(main))

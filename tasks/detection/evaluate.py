@@ -2,9 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backbone.errors import Arguments, InputError
 from backbone.names import printed
+
+if TYPE_CHECKING:
+    from data.readers.coco_file import Detections
+    from data.records import Issue, Records
 
 
 def main(args: list[str]) -> int:
@@ -35,7 +40,8 @@ def main(args: list[str]) -> int:
     )
     options = parser.parse_args(args)
     annotations, results, figures_file = options.annotations, options.results, options.json
-    from data.readers import coco  # here, so that --help answers at once
+    from data.readers.coco import classes_beside  # here, so that --help answers at once
+    from data.readers.coco_file import parse_annotations, parse_results, read_json
     from tasks.detection.metrics import evaluate, format_figures, measured
     from tasks.reporting import write_json
 
@@ -44,16 +50,18 @@ def main(args: list[str]) -> int:
             raise InputError(f"--json {figures_file}: there is no folder {figures_file.parent}; create it first.")
         if figures_file.is_dir() or any(figures_file.resolve() == file.resolve() for file in (annotations, results)):
             raise InputError(f"--json {figures_file} is a folder or one of the input files; name a file to write.")
-    truth = coco.parse_annotations(coco.read_json(annotations), str(annotations), for_scoring=True)
-    content = coco.read_json(results)
+    contents = read_json(annotations), read_json(results)
+
+    def parsed(classes: dict[int, str]) -> "tuple[Records, Detections, tuple[Issue, ...]]":
+        truth = parse_annotations(contents[0], str(annotations), classes, for_scoring=True)
+        return truth, *parse_results(contents[1], truth, str(results), str(annotations))
+
     try:
-        detections, odd_results = coco.parse_results(content, truth, str(results), str(annotations))
+        truth, detections, odd_results = parsed({})
     except InputError:  # perhaps for classes that only the other splits list
-        wider = coco.with_classes_beside(truth, annotations)
-        if wider.class_ids == truth.class_ids:
+        if not (wider := classes_beside(annotations)):
             raise
-        truth = wider
-        detections, odd_results = coco.parse_results(content, truth, str(results), str(annotations))
+        truth, detections, odd_results = parsed(wider)
     scores = evaluate(truth, detections, options.backend)
     for file, issues in ((annotations, truth.issues), (results, odd_results)):
         for issue in issues:

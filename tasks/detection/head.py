@@ -12,7 +12,7 @@ from backbone.errors import InputError
 from backbone.mobilenet import Numerics, conv_norm_act
 from data.coco_classes import letters
 from data.module import DataModule
-from data.readers.coco import as_ids
+from data.readers.coco_fields import as_ids
 from data.records import Records, Split
 from tasks.deployment.suppression import Suppression
 from tasks.detection.anchors import ANCHOR_SHAPES, decode, make_anchors

@@ -1,7 +1,7 @@
 """COCO's detection figures (https://cocodataset.org/#detection-eval), on plain arrays.
 
 The matching is hotcoco's or, on demand, that of pycocotools, the reference; the figures are the same to the last digit.
-What they would take in silence (unknown ids, NaN, an annotation id 0) is refused or mended in data/readers/coco.py.
+What they would take in silence (unknown ids, NaN, an annotation id 0), data/readers/coco_file.py refuses or mends.
 """
 
 import contextlib
@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.readers.coco import Detections, as_ids
+from data.readers.coco_fields import as_ids
+from data.readers.coco_file import Detections
 from data.records import Records
 from tasks.reporting import unique_names
 

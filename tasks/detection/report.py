@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from backbone.files import write_whole
 from backbone.names import shown
-from data.readers.coco import Detections
+from data.readers.coco_file import Detections
 from data.records import Records
 from tasks.detection.metrics import IOU_THRESHOLDS, RECALL_POINTS, CocoScores, coco_results, mean_measured, measured
 from tasks.plotting import GREEN, VERMILLION, class_color, contact_sheet, draw_boxes, fit, image_or_grey

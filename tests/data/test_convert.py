@@ -24,6 +24,15 @@ def test_a_copy_as_coco_reads_as_what_was_drawn(tmp_path, layout, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "src"]
 
 
+def test_a_data_yaml_stands_for_its_folder(tmp_path, capsys):
+    drawn_boxes.roboflow(tmp_path / "src")
+    for target, code in (("dst", 0), ("src/new", 2)):
+        assert main([str(tmp_path / "src/data.yaml"), str(tmp_path / target), "--copy"]) == code
+    assert_same(plain(read(tmp_path / "dst")), expected(), within=1e-2)
+    assert main([str(write(tmp_path / "src/other.txt", "x")), str(tmp_path / "new")]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
 def test_without_copy_names_count_from_the_images_folder(tmp_path, capsys):
     drawn_boxes.voc_two_folders(tmp_path / "src")
     (tmp_path / "dst").mkdir()

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -64,6 +65,48 @@ def test_a_second_signal_while_a_stopped_command_ends_leaves_the_firsts_exit_cod
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 130, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("does", "code"),
+    [
+        ("print('x' * 1_000_000)", 141),
+        ("print('x')", 141),
+        ("print('x', flush=True)", 141),
+        ("print('x' * 1_000_000, file=sys.stderr)", 141),
+        ("sys.exit(3)", 3),
+        ("raise InputError('x')", 2),
+    ],
+)
+def test_where_nobody_reads_the_output_it_ends_quietly_as_cat_does(does, code):
+    script = (
+        "import sys, time\n"
+        "from backbone.errors import InputError\n"
+        "from tasks.commands import dispatch\n"
+        "def go(args):\n"
+        f"    {does}\n"
+        "    return 0\n"
+        "sys.stdin.read()\n"  # until nobody reads
+        "sys.exit(dispatch('x', 'about', {'go': ('help', go)}, ['go']))\n"
+    )
+    reader, writer = os.pipe()
+    try:
+        stderr = writer if "stderr" in does else subprocess.PIPE
+        run = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=writer, stderr=stderr)
+        os.close(reader)
+        _, told = run.communicate(b"")
+    finally:
+        os.close(writer)
+    assert run.returncode == code
+    assert (told or b"").decode() == ("error: x\n" if code == 2 else "")
+
+
+def test_another_pipe_that_breaks_is_no_end_of_the_output():
+    def go(args):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        dispatch("x", "about", {"go": ("help", go)}, ["go"])
 
 
 def test_what_names_hold_does_not_reach_the_terminal(monkeypatch):

@@ -69,6 +69,52 @@ def test_columns_may_stand_in_any_order_under_the_common_names(tmp_path, text):
     assert records["split"].tolist() == [0 if "split" in text else UNSPLIT]
 
 
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("filename,x,y,w,h,class\na.png,1,2,10,20,cat\n", (30, 40)),
+        ("filename,X,Y,Width,Height,class\na.png,1,2,10,20,cat\n", (30, 40)),
+        ("filename,width,height,x,y,w,h,class\na.png,80,60,1,2,10,20,cat\n", (60, 80)),
+        ("image,xmin,ymin,width,height,image_width,image_height,class\na.png,1,2,10,20,80,60,cat\n", (60, 80)),
+        ("image_id,x_1,y_1,width,height,name\na.png,1,2,10,20,cat\n", (30, 40)),
+        ('image_id,width,height,bbox,class\na,80,60,"[1.0, 2, 10, 20]",cat\n', (60, 80)),
+        ("image_id;bbox;class\na;(1 2 10 20);cat\n", (30, 40)),
+        ("image,x,y,w,h,class\na.png,0.025,0.066667,0.25,0.666667,cat\n", (30, 40)),
+    ],
+)
+def test_boxes_may_be_given_by_width_and_height(tmp_path, text, sizes):
+    records = read(listed(tmp_path, text))
+    assert boxes(records) == [[1, 2, 10, 20]]
+    assert records["sizes"].tolist() == [list(sizes)]
+    assert records.classes == ("cat",)
+
+
+def test_without_a_class_all_boxes_are_of_one(tmp_path):
+    rows = 'a,40,30,"[1.0, 2.0, 10.0, 20.0]",usask\nb,40,30,,usask\n'  # as the wheat of Kaggle
+    records = read(listed(tmp_path, f"image_id,width,height,bbox,source\n{rows}", "train.csv"))
+    assert records.file_names.tolist() == [b"a.png", b"b.png"]
+    assert (boxes(records), records.boxes.offsets.tolist()) == ([[1, 2, 10, 20]], [0, 1, 1])
+    assert records.classes == ("object",)
+    assert any("no column for the class" in note for note in records.notes)
+    (tmp_path / "train.csv").unlink()
+    records = read(listed(tmp_path, "image,xmin,ymin,xmax,ymax\na.png,1,2,11,22\n"))
+    assert (boxes(records), records.classes) == ([[1, 2, 10, 20]], ("object",))
+
+
+@pytest.mark.parametrize("cell", ["[1, 2, 3]", "[1, 2, 3, x]", "[1, 2, 3, nan]", "[1, 2, 3, 4, 5]"])
+def test_a_box_that_is_not_four_numbers_is_counted_and_its_image_stays(tmp_path, cell):
+    records = read(listed(tmp_path, f'image,bbox,class\na.png,"[1, 2, 3, 4]",cat\nb.png,"{cell}",cat\n'))
+    assert records.boxes.offsets.tolist() == [0, 1, 1]
+    assert [found for what, found in issues(records).items() if "usable" in what] == [(1, "boxes.csv, line 3")]
+
+
+def test_corners_for_width_and_height_are_refused(tmp_path):
+    rows = "".join(f"a.png,{x},15,{x + 8},25,cat\n" for x in range(16, 31))
+    with pytest.raises(InputError, match=r"boxes\.csv.*\(x1, y1, x2, y2\)"):
+        read(listed(tmp_path, f"image,x,y,width,height,class\n{rows}"))
+    assert len(read(listed(tmp_path, f"{HEADER}{rows}")).boxes.labels) == 15
+
+
 @pytest.mark.parametrize("row", ["b.png,1,x,3,4,cat", "b.png,1,2,3,4,", "b.png,1,nan,3,4,cat", "b.png,1,,3,4,cat"])
 def test_a_row_that_cannot_be_used_is_counted_and_its_image_stays(tmp_path, row):
     records = read(listed(tmp_path, f"{HEADER}a.png,1,2,3,4,cat\n\n{row}\n"))
@@ -130,6 +176,26 @@ def test_of_two_files_of_a_name_the_one_with_the_listed_folder_is_meant(tmp_path
     assert [bool(problem) for problem in records["problem"].tolist()] == [True, False]
 
 
+def test_an_image_that_a_split_lacks_is_not_taken_from_another_unless_all_lie_there(tmp_path):
+    for name in ("train/1", "val/2", "val/3"):
+        draw(tmp_path / f"{name}.png", (40, 30))
+    listed(tmp_path, f"{HEADER}1.png,1,2,3,4,cat\n2.png,1,2,3,4,cat\n", "train.csv", images=())
+    records = read(tmp_path)
+    assert records.file_names.tolist() == [b"2.png", b"train/1.png"]
+    assert [bool(problem) for problem in records["problem"].tolist()] == [True, False]
+    listed(tmp_path, f"{HEADER}2.png,1,2,3,4,cat\n3.png,1,2,3,4,cat\n", "train.csv", images=())
+    assert read(tmp_path).file_names.tolist() == [b"val/2.png", b"val/3.png"]
+
+
+def test_an_id_is_of_the_only_image_that_is_called_so_with_an_ending(tmp_path):
+    draw(tmp_path / "deep/a.jpg", (40, 30))
+    for ending in ("jpg", "png"):
+        draw(tmp_path / f"b.{ending}", (40, 30))
+    records = read(listed(tmp_path, f"{HEADER}A,1,2,3,4,cat\nb,1,2,3,4,cat\n", images=()))
+    assert records.file_names.tolist() == [b"b", b"deep/a.jpg"]
+    assert [bool(problem) for problem in records["problem"].tolist()] == [True, False]
+
+
 def test_lists_of_splits_go_before_others_of_which_there_may_be_one(tmp_path):
     listed(tmp_path, f"{HEADER}b.png,1,2,3,4,cat\n", "all.csv")
     listed(tmp_path, "path,label\na.png,cat\n", "labels.csv")  # no boxes
@@ -150,8 +216,10 @@ def test_missing_images_are_known_and_none_at_all_is_refused(tmp_path):
     records = read(listed(tmp_path, f"{HEADER}gone.png,1,2,3,4,cat\na.png,1,2,3,4,cat\n"))
     assert records.file_names.tolist() == [b"a.png", b"gone.png"]
     assert [bool(problem) for problem in records["problem"].tolist()] == [False, True]
-    with pytest.raises(InputError, match=r"boxes\.csv.*gone\.png"):
-        read(listed(tmp_path, f"{HEADER}gone.png,1,2,3,4,cat\n"))
+    count, first = issues(records)["images of the annotations are missing"]
+    assert (count, first.partition(";")[0]) == (1, "gone.png")
+    with pytest.raises(InputError, match=r"boxes\.csv.*aa\.png; the nearest is a\.png"):
+        read(listed(tmp_path, f"{HEADER}aa.png,1,2,3,4,cat\n"))
 
 
 @pytest.mark.parametrize("text", [f"{HEADER}a.png,1,2\n", f"{HEADER}a.png,a,b,c,d,cat\n", HEADER])

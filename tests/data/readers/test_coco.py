@@ -9,7 +9,9 @@ from PIL import Image
 from pycocotools.mask import encode
 
 from backbone.errors import InputError
-from data.readers.coco import classes_of, clip_boxes, find_splits, parse_annotations, parse_results, read
+from data.readers.box_checks import clip_boxes
+from data.readers.coco import NoAnnotations, classes_of, find_splits, read
+from data.readers.coco_file import parse_annotations, parse_results
 
 # --- finding the files ----------------------------------------------------------------------------------------------
 
@@ -70,6 +72,48 @@ def test_of_several_files_for_one_split_the_version_decides(tmp_path):
     assert find_splits(tmp_path, "2017")["val"].annotations.name == "instances_val2017.json"
     with pytest.raises(InputError, match=r"instances_val2020\.json"):
         find_splits(tmp_path, "2020")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a.json", "photos/b.json"), r"several .*/a\.json, .*photos/b\.json"),
+        (("._a.json",), "has no annotation file"),
+        (("result.json", "photos/labels.json"), r"several .*/result\.json, .*photos/labels\.json"),
+    ],
+)
+def test_files_of_other_names_are_none_where_they_are_several_or_hidden(tmp_path, names, message):
+    for name in names:
+        write(tmp_path / name, content(), tmp_path / "photos")
+    with pytest.raises(NoAnnotations, match=message):
+        find_splits(tmp_path)
+    write(tmp_path / "annotations/instances_train.json", content())
+    assert find_splits(tmp_path)["train"].annotations.name == "instances_train.json"
+
+
+def test_a_file_among_the_images_does_not_contest_one_that_is_called_after_the_split(tmp_path):
+    root = coco_folder(tmp_path, train=content())
+    write(root / "train/annotations.json", content(1))
+    assert find_splits(root)["train"].annotations.name == "instances_train.json"
+    write(root / "train/_annotations.coco.json", content(1))
+    with pytest.raises(InputError, match="several annotation files for the train split"):
+        find_splits(root)
+
+
+def test_files_of_single_images_are_not_judged(tmp_path):
+    for i in range(21):
+        write(tmp_path / f"photos/{i}.json", content(1))
+    with pytest.raises(InputError, match="has no annotation file"):
+        find_splits(tmp_path)
+    write(tmp_path / "boxes.json", content(), tmp_path / "photos")
+    assert len(read(tmp_path)) == 3
+
+
+def test_a_file_that_is_called_as_tools_call_it_goes_before_others(tmp_path):
+    write(tmp_path / "a.json", "{}")
+    write(tmp_path / "old.json", content(1))
+    write(tmp_path / "result.json", content(), tmp_path / "images")
+    assert len(read(tmp_path)) == 3
 
 
 def test_no_annotations_are_refused_with_what_was_looked_for(tmp_path):
@@ -172,12 +216,13 @@ REFUSED = {  # for training: content, and what the message names
     "nan": (change(bbox=[math.nan, 1, 2, 3]), r"\(id 2\): `bbox` is \[nan, 1, 2, 3\]"),
     "infinite": (change(bbox=[0, 1, math.inf, 3]), r"\(id 2\): `bbox` is \[0, 1, inf, 3\]"),
     "three numbers": (change(bbox=[0, 1, 2]), r"\(id 2\): `bbox` is \[0, 1, 2\]"),
-    "text in a box": (change(bbox=["0", 1, 2, 3]), r"\(id 2\): `bbox` is \['0'"),
+    "text in a box": (change(bbox=["x", 1, 2, 3]), r"\(id 2\): `bbox` is \['x'"),
     "truth in a box": (change(bbox=[True, 1, 2, 3]), r"\(id 2\): `bbox` is \[True"),
     "no box": (without("annotations", "bbox"), r"\(id 2\): `bbox` is missing"),
     "nan area": (change(area=math.nan), r"\(id 2\): `area` is nan"),
-    "text area": (change(area="9"), r"\(id 2\): `area` is '9'"),
-    "text crowd": (change(iscrowd="0"), r"\(id 2\): `iscrowd` is '0'"),
+    "text area": (change(area="9 px"), r"\(id 2\): `area` is '9 px'"),
+    "text crowd": (change(iscrowd="no"), r"\(id 2\): `iscrowd` is 'no'"),
+    "infinity in quotes": (change(bbox=["inf", 1, 2, 3]), r"\(id 2\): `bbox` is \['inf'"),
     "beyond floats": (change(bbox=[10**400, 1, 2, 3]), r"\(id 2\): `bbox` is \[1000.* four finite numbers"),
     "area beyond floats": (change(area=-(10**400)), r"\(id 2\): `area` is -1000.*finite"),
     "word as an id": (change(image_id="two"), r"annotations\[1\] \(id 2\): `image_id` is 'two'"),
@@ -262,6 +307,25 @@ def test_the_classes_are_those_that_any_split_lists(tmp_path, train, val):
         records = read(root, splits=splits)
         assert dict(zip(records.class_ids, records.classes, strict=True)) == ABC
         assert records.boxes.labels.tolist() == expected
+
+
+def test_a_split_may_use_classes_that_only_another_lists_and_they_are_counted(tmp_path):
+    val = named(A=0)
+    val["annotations"][0]["category_id"] = 2
+    root = coco_folder(tmp_path, train=named(B=1, C=2), val=val)
+    for splits, labels in (((), [1, 2]), (("val",), [2])):
+        records = read(root, splits=splits)
+        assert dict(zip(records.class_ids, records.classes, strict=True)) == ABC
+        assert records.boxes.labels.tolist() == labels
+        assert counts(records)["annotations of a class that only another split's file lists"] == (
+            1,
+            "annotations[0] (id 1)",
+        )
+    assert "another split" not in str(read(root, splits=("train",)).issues)
+    val["annotations"][0]["category_id"] = 3
+    write(root / "annotations/instances_val.json", val)
+    with one_sentence(r"instances_val\.json: annotations\[0\] \(id 1\): `category_id` 3 is not among `categories`"):
+        read(root)
 
 
 def test_the_classes_of_a_file_are_found_wherever_they_stand_in_it(tmp_path):
@@ -436,13 +500,38 @@ def test_digits_in_quotes_are_ids_among_numbers_and_counted():
         "`id` given as text (taken as integers)": (1, "categories[0] (id '7')"),
         "`image_id` given as text (taken as integers)": (2, "annotations[1] (id 2)"),
         "`category_id` given as text (taken as integers)": (1, "annotations[3] (id 4)"),
+        "`width` given as text (taken as numbers)": (1, "images[1] (id 2)"),
     }
     detections, issues = parse_results([row([1, 2, 9, 9], 0.5, "2", "7")], records, "R", "A")
     assert (detections.images.tolist(), detections.labels.tolist()) == ([1], [1])
     assert [issue.count for issue in issues] == [1, 1]
 
 
-UNKNOWN = {"missing": None, "zero": 0, "minus one": -1, "minus one in full": -1.0, "not a number": math.nan}
+@pytest.mark.parametrize("for_scoring", [False, True])
+def test_numbers_in_quotes_are_numbers_and_counted(for_scoring):
+    data = content(3)
+    data["annotations"][1] |= {"bbox": ["5", " 6.5", "2e1", ".5"], "area": "7.", "iscrowd": "1"}
+    data["images"][1] |= {"height": "30", "width": "40.0"}
+    records = parse_annotations(data, "x.json", for_scoring=for_scoring)
+    assert records.boxes.xywh[1].tolist() == [5, 6.5, 20, 0.5]
+    assert (records.boxes.areas[1], records.boxes.crowd.tolist()) == (7, [False, True, False])
+    assert records["sizes"].tolist() == [[30, 40]] * 3
+    texts = {what: count for what, (count, _) in counts(records).items() if "as text" in what}
+    fields = ("bbox", "area", "iscrowd", "height", "width")
+    assert texts == {f"`{field}` given as text (taken as numbers)": 1 for field in fields}
+    detections, issues = parse_results([row(["1", 2, 3, 4], "0.25", 1, "7")], records, "R", "A")
+    assert (detections.xywh.tolist(), detections.scores.tolist()) == ([[1, 2, 3, 4]], [0.25])
+    assert {issue.what.split()[0] for issue in issues} == {"`bbox`", "`score`", "`category_id`"}
+
+
+UNKNOWN = {
+    "empty": "",
+    "missing": None,
+    "zero": 0,
+    "minus one": -1,
+    "minus one in full": -1.0,
+    "not a number": math.nan,
+}
 
 
 @pytest.mark.parametrize("value", UNKNOWN.values(), ids=UNKNOWN)
@@ -505,6 +594,10 @@ def test_one_box_over_the_edge_or_a_few_large_ones_are_not_taken_for_corners():
     over = boxes_of(30)
     over[0] = [100, 100, 220, 150]
     assert parse_annotations(boxed(over), "A", for_scoring=True).issues == ()
+    one = np.array([[100.0, 100, 220, 150]])  # a detector may see all of what the picture has in part
+    assert [issue.count for issue in parse_annotations(boxed(one), "A", for_scoring=True).issues] == [1]
+    records = parse_annotations(boxed(boxes_of(1)), "A", for_scoring=True)
+    assert [issue.count for issue in parse_results([row(one[0].tolist(), 0.5, 1, 2)], records, "R", "A")[1]] == [1]
     for tile in ([-20.0, -10, 400, 300], [-20.0, 50, 100, 239]):  # over the edges, as where large pictures were cut up
         assert len(parse_annotations(boxed(np.array([tile] * 20)), "A", for_scoring=True).boxes.labels) == 20
 
@@ -533,7 +626,8 @@ def test_boxes_from_0_to_1_are_refused_to_train_and_to_score(tmp_path, corners, 
     with one_sentence("A: .*parts of the image, 0 to 1"):
         parse_annotations(data, "A", for_scoring=True)
     results = [row(box, 0.5) for box in parts.tolist()]
-    assert [issue.count for issue in parse_results(results, truth(), "R", "A")[1]] == [20]
+    with one_sentence("R: .*parts of the image, 0 to 1"):
+        parse_results(results, truth(), "R", "A")
 
 
 # --- boxes around masks ---------------------------------------------------------------------------------------------
@@ -716,7 +810,7 @@ BOX = [0, 0, 9, 9]
         ([row(BOX, 0.5), {"image_id": 7, "category_id": 3, "bbox": BOX}], r"results\[1\]: `score` is missing"),
         ([{"image_id": 7, "category_id": 3, "score": 1}], r"results\[0\]: `bbox` is missing"),
         ([row(BOX, 0.5), row([0, 0, 9], 0.5)], r"results\[1\]: `bbox` is \[0, 0, 9\]"),
-        ([row(BOX, "0.5")], r"results\[0\]: `score` is '0\.5'"),
+        ([row(BOX, "50 %")], r"results\[0\]: `score` is '50 %'"),
         ([row(BOX, None)], r"results\[0\]: `score` is None"),
         ([row(BOX, 0.5, image_id="seven")], r"results\[0\]: `image_id` is 'seven'"),
         ([row(BOX, 0.5, image_id=1e300)], r"results\[0\]: `image_id` is 1e\+300"),
@@ -731,10 +825,12 @@ def test_results_that_cannot_be_scored_are_refused_with_row_field_and_value(resu
         parse_results(results, truth(), "R", "A")
 
 
-def test_boxes_given_by_corners_are_counted_and_right_ones_are_not():
+def test_results_given_by_corners_are_refused_and_right_ones_are_not():
     generator = np.random.default_rng(0)
     xy, wh = generator.uniform(0, 150, (50, 2)), generator.uniform(10, 50, (50, 2))
     corners = [row([*a, *(a + b)], 0.5) for a, b in zip(xy, wh, strict=True)]
-    [issue] = parse_results(corners, truth(), "R", "A")[1]
+    with one_sentence(r"R: its boxes are corners, \(x1, y1, x2, y2\).* of 50 leave their image"):
+        parse_results(corners, truth(), "R", "A")
+    [issue] = parse_results([*corners, row([5, 9, 5, 9], 0.5)], truth(), "R", "A")[1]  # not certain
     assert issue.count > 25
     assert parse_results([row([*a, *b], 0.5) for a, b in zip(xy, wh, strict=True)], truth(), "R", "A")[1] == ()

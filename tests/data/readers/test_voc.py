@@ -81,6 +81,35 @@ def test_lists_say_the_splits(tmp_path, lists, splits):
     assert read(tmp_path)["split"].tolist() == splits
 
 
+def test_an_image_of_two_lists_is_counted(tmp_path):
+    folder(tmp_path, a=voc_xml(ONE), b=voc_xml(ONE), c=voc_xml(ONE))
+    write(tmp_path / "ImageSets/Main/trainval.txt", "a\nb\n")
+    for test, count in (("c", 0), ("c\nb", 1), ("a\nb\nc", 2)):
+        write(tmp_path / "ImageSets/Main/test.txt", test)
+        records = read(tmp_path)
+        assert records["split"].tolist() == [UNSPLIT, UNSPLIT, 2]
+        found = [issue for issue in records.issues if "two splits" in issue.what]
+        assert [issue.count for issue in found] == [count] * bool(count)
+    write(tmp_path / "ImageSets/Main/train.txt", "a\n")
+    records = read(tmp_path)
+    assert records["split"].tolist() == [0, 1, 2]
+    assert issues(records)["images are in the lists of two splits, and not in the later one"] == (2, "a.xml")
+
+
+@pytest.mark.parametrize(
+    "entry", ["my%20photo", "MY photo", r"JPEGImages\my photo.png", '"my photo.png"', "x/my photo"]
+)
+def test_lists_may_spell_names_otherwise_and_what_has_no_xml_is_named(tmp_path, entry):
+    folder(tmp_path, **{"my photo": voc_xml(ONE), "b.1": voc_xml(ONE)})
+    write(tmp_path / "ImageSets/Main/train.txt", f"{entry}\nmy photos\n")
+    write(tmp_path / "ImageSets/Main/val.txt", "b.1\n")
+    records = read(tmp_path)
+    assert records.file_names.tolist() == [b"b.1.png", b"my photo.png"]
+    assert records["split"].tolist() == [1, 0]
+    assert len([note for note in records.notes if "otherwise" in note]) == (entry[:2] not in ('"m', "x/"))
+    assert issues(records)["names in ImageSets/Main have no XML"] == (1, "train.txt: my photos")
+
+
 def test_what_is_in_no_list_is_left_out_and_lists_of_others_are_refused(tmp_path):
     folder(tmp_path, a=voc_xml(ONE), b=voc_xml(ONE))
     write(tmp_path / "ImageSets/Main/test.txt", "b\n")
@@ -122,6 +151,7 @@ def test_an_image_is_called_as_its_xml_or_as_that_says(tmp_path):
     assert [bool(problem) for problem in records["problem"].tolist()] == [False, True, False]
     found = issues(records)
     assert found["images without an XML, left out"] == (1, "unlabelled.png")
+    assert found["images of the annotations are missing"] == (1, "gone")
     assert any("another image" in what and first == "renamed.xml" for what, (_, first) in found.items())
 
 

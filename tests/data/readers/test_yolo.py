@@ -90,6 +90,31 @@ def test_paths_count_from_the_file_its_parent_and_path_or_are_known_by_their_end
     assert len(records) == len(records.boxes.labels) == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "train"),
+    [
+        ("", "images/train*/*.png"),
+        ("", "../images/train*"),
+        (".", "./images/../images/train*"),
+        ("images", "train*/*"),
+        ("", "**/train?/*.png"),
+        ("", "lists/*.txt"),
+    ],
+)
+def test_wildcards_stand_for_all_that_fits(tmp_path, path, train):
+    for folder in ("train1", "train2", "val"):
+        draw(tmp_path / f"images/{folder}/a.png", (10, 10))
+        write(tmp_path / f"labels/{folder}/a.txt", "0 .5 .5 .2 .2\n")
+        write(tmp_path / f"images/{folder}/a.txt", "not looked at")
+        write(tmp_path / f"lists/{folder}.txt", f"images/{folder}/a.png" if folder != "val" else "")
+    write(tmp_path / "data.yaml", f"path: {path}\ntrain: '{train}'\nval: images/val\nnames: [cat]\n")
+    records = read(tmp_path)
+    names = ["images/train1/a.png", "images/train2/a.png", "images/val/a.png"]
+    assert sorted(os.fsdecode(name) for name in records.file_names) == names
+    assert records["split"].tolist() == [0, 0, 1]
+    assert len(records.boxes.labels) == 3
+
+
 def test_a_folder_outside_is_found_with_its_labels(tmp_path):
     draw(tmp_path / "elsewhere/images/a.png", (10, 10))
     write(tmp_path / "elsewhere/labels/a.txt", "0 .5 .5 .2 .2")

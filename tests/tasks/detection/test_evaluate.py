@@ -157,7 +157,7 @@ def test_ids_of_64_bits_and_in_quotes_change_no_figure(files, capsys):
     assert "given as text" in capsys.readouterr().err
 
 
-def test_corners_and_parts_in_the_annotations_are_refused_and_in_the_results_warned_of(files, capsys):
+def test_corners_and_parts_are_refused_in_both_files_by_the_same_words(files, capsys):
     whole = (files / "A.json").read_text(), (files / "R.json").read_text()
 
     def corners(content):
@@ -169,14 +169,14 @@ def test_corners_and_parts_in_the_annotations_are_refused_and_in_the_results_war
             one["bbox"] = [0.1, 0.2, 0.3, 0.4]
 
     for change, words in ((corners, "(x1, y1, x2, y2)"), (parts, "parts of the image, 0 to 1")):
-        changed(files, "A.json", change)
-        assert main(arguments(files)) == 2
-        assert words in capsys.readouterr().err
-        (files / "A.json").write_text(whole[0])
-        changed(files, "R.json", change)
-        assert main(arguments(files)) == 0
-        assert words in capsys.readouterr().err
-        (files / "R.json").write_text(whole[1])
+        sentences = []
+        for name, text in zip(("A.json", "R.json"), whole, strict=True):
+            changed(files, name, change)
+            assert main(arguments(files)) == 2
+            sentences.append(capsys.readouterr().err.replace(str(files / name), "FILE"))
+            (files / name).write_text(text)
+        assert words in sentences[0]
+        assert sentences[0] == sentences[1]
 
 
 def test_results_in_the_classes_of_all_splits_score_on_a_split_that_lists_some(files, tmp_path, capsys):
@@ -198,6 +198,22 @@ def test_results_in_the_classes_of_all_splits_score_on_a_split_that_lists_some(f
     given = ["--annotations", str(folder / "instances_val.json"), "--results", str(files / "R.json")]
     assert main([*given, "--json", str(files / "out.json")]) == 0
     assert json.loads((files / "out.json").read_text()) == before
+
+
+@pytest.mark.parametrize("place", ["annotations/instances_{}.json", "{}/_annotations.coco.json", "{}.json"])
+def test_annotations_of_a_class_that_only_another_split_lists_are_scored(files, tmp_path, capsys, place):
+    before = figures(files)
+    for name in ("val", "train"):
+        path = tmp_path / "set" / place.format(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((files / "A.json").read_text())
+    val = tmp_path / "set" / place.format("val")
+    changed(val.parent, val.name, lambda content: content["categories"].pop())  # the cat, of two boxes
+    capsys.readouterr()
+    given = ["--annotations", str(val), "--results", str(files / "R.json")]
+    assert main([*given, "--json", str(files / "out.json")]) == 0
+    assert json.loads((files / "out.json").read_text()) == before
+    assert "2 annotations of a class that only another split's file lists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("crowd", [False, True])

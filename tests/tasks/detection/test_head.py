@@ -7,7 +7,7 @@ from coco_content import annotation, content
 from torchvision.ops import box_convert
 
 from backbone import MobileNetV1, normalize
-from data.readers.coco import parse_annotations
+from data.readers.coco_file import parse_annotations
 from tasks.detection.head import DetectionHead
 from tasks.detection.module import DetectionModule
 

@@ -8,7 +8,7 @@ from coco_content import annotation
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from data.readers.coco import parse_annotations, parse_results
+from data.readers.coco_file import parse_annotations, parse_results
 from tasks.detection import metrics
 from tasks.detection.metrics import (
     FIGURES,

@@ -5,7 +5,7 @@ from helpers import same, trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from data.detection import DetectionDataModule
-from data.readers.coco import Detections
+from data.readers.coco_file import Detections
 from tasks.detection.metrics import evaluate, stack_detections
 from tasks.detection.module import DetectionModule
 

@@ -7,7 +7,7 @@ from helpers import HOSTILE, harmless, is_color, pixels, rows_of, tree
 from PIL import Image
 
 from backbone.errors import InputError
-from data.readers.coco import parse_annotations, parse_results
+from data.readers.coco_file import parse_annotations, parse_results
 from tasks.detection.metrics import evaluate
 from tasks.detection.report import KINDS, Scene, arrange, best_threshold, find_errors, match, worst, write_report
 from tasks.plotting import GREEN, VERMILLION, class_color

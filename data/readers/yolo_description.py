@@ -1,0 +1,162 @@
+"""What describes a data set in YOLO's layout: Ultralytics' and Roboflow's data.yaml, Darknet's obj.data. No torch.
+
+Its paths are found wherever they count from. Of Ultralytics' own loader, which is AGPL, nothing is taken.
+"""
+
+import glob
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import yaml
+
+from backbone.errors import InputError
+from data.images import IMAGE_ENDINGS
+from data.readers.boxes import split_of_folder
+from data.records import UNSPLIT, Split
+from data.splits import split_named
+
+_LARGEST = 1_000_000  # bytes of a description; a second is spent on each 100,000
+NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "*.names")
+
+
+class Layout(NamedTuple):
+    """What a data set's own description says."""
+
+    source: Path | None = None  # the file, for sentences
+    splits: Mapping[Split, list[str]] = MappingProxyType({})  # folders and lists of paths, as written
+    base: str = ""  # what they are relative to
+    names: dict[int, str] | None = None
+    keypoints: bool = False  # numbers of keypoints follow each box
+
+
+def described(root: Path) -> Layout:
+    """What the description in a folder says, or the file itself; nothing where there is none. Raises InputError."""
+    if root.is_file():
+        if root.stat().st_size < _LARGEST and (content := _yaml(root)):
+            return _of_yaml(root, content)
+        raise InputError(f"{root} does not describe a data set, with `names`, `train` and `val`; give its folder.")
+    files = sorted(path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml") and path.is_file())
+    files = [path for path in files if path.stat().st_size < _LARGEST and path.name[0] != "."]
+    found = {path: content for path in files if (content := _yaml(path))}
+    if found:
+        plain = [path for path in found if path.stem.lower() in ("data", "dataset")] or list(found)
+        if len(plain) > 1:
+            raise InputError(f"{root} has {plain[0].name} and {plain[1].name}; take away the one that is not meant.")
+        return _of_yaml(plain[0], found[plain[0]])
+    if (root / "obj.data").is_file():
+        return _of_darknet(root / "obj.data")
+    return Layout()
+
+
+def _yaml(path: Path) -> dict[str, Any] | None:
+    """Its content where it describes a data set, all cells as text (a class may be called `no`), else None."""
+    try:
+        content = yaml.load(path.read_bytes(), Loader=yaml.BaseLoader)  # makes text, lists and mappings of text alone
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        if path.stem.lower() not in ("data", "dataset"):
+            return None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read ({reason}); write its `names`, `train` and `val` anew.") from None
+    if not isinstance(content, dict) or not ({"names", "nc"} & set(content)):
+        return None
+    return content
+
+
+def _of_yaml(path: Path, content: dict[str, Any]) -> Layout:
+    splits: dict[Split, list[str]] = {}
+    for key, value in content.items():
+        if (split := split_named(str(key))) and value:
+            paths = value if isinstance(value, list) else [value]
+            if not all(isinstance(one, str) for one in paths):
+                raise InputError(f"{path}: `{key}` must be a folder, a text file of paths, or a list of them.")
+            splits.setdefault(split, []).extend(paths)
+    names, base = content.get("names"), content.get("path", "")
+    if isinstance(names, str) and names:  # another file, as Darknet has it
+        names = _names_in(path.parent / (place_of(path.parent, "", names) or names))
+    elif isinstance(names, list):
+        names = dict(enumerate(names))
+    elif isinstance(names, dict):
+        if not all(re.fullmatch(r"\s*\d{1,9}\s*", str(key)) for key in names):
+            raise InputError(f"{path}: the keys of `names` must be the classes' numbers, from 0; write a list instead.")
+        names = {int(key): name for key, name in names.items()}
+    elif re.fullmatch(r"\d{1,6}", str(content.get("nc"))):
+        names = {number: str(number) for number in range(int(content["nc"]))}
+    if not names or not all(isinstance(name, str) for name in names.values()):  # nested lists may print without end
+        raise InputError(f"{path}: `names` must list the classes, such as [cat, dog].")
+    return Layout(path, splits, base if isinstance(base, str) else "", names, bool(content.get("kpt_shape")))
+
+
+def _of_darknet(path: Path) -> Layout:
+    """https://github.com/AlexeyAB/darknet: `train = data/train.txt`, `valid = ...`, `names = data/obj.names`."""
+    pairs = (line.split("=", 1) for line in path.read_text(errors="replace").splitlines() if "=" in line)
+    content = {key.strip().lower(): value.strip() for key, value in pairs}
+    splits = {split: [text] for key, text in content.items() if (split := split_named(key)) and text}
+    names = place_of(path.parent, "", content["names"]) if content.get("names") else None
+    return Layout(path, splits, "", _names_in(path.parent / names) if names else None)
+
+
+def _names_in(file: Path) -> dict[int, str]:
+    """The classes of a text, one a line, by number."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror or error}); write the classes, one a line.") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise InputError(f"{file} is empty; write the classes into it, one a line.")
+    return {number: line.strip() for number, line in enumerate(lines)}
+
+
+def names_beside(root: Path, texts: list[bytes]) -> dict[int, str] | None:
+    """The classes of the first list in `root` or in a folder of texts."""
+    folders = dict.fromkeys([root, *(root / os.fsdecode(text.rpartition(b"/")[0]) for text in texts if text)])
+    for folder in [*folders, *dict.fromkeys(one.parent for one in folders if one != root)]:
+        for pattern in NAME_FILES:
+            for file in sorted(folder.glob(pattern)):
+                return _names_in(file)
+    return None
+
+
+# --- paths --------------------------------------------------------------------------------------------------------
+
+
+def place_of(root: Path, base: str, text: str) -> str | None:
+    """Where a path of a description is, from `root`; None where it is not there.
+
+    It may count from `root` or its parent, with `base` before it or not, and `../` may stand where `./` is meant
+    (Roboflow); what is in `root` is preferred. A path of another machine is known by its end.
+    """
+    whole, text = (os.path.normpath(one.strip().replace("\\", "/")) for one in (os.path.join(base, text), text))  # noqa: PTH118
+    inside = [one for path in (whole, text) if not (one := re.sub(r"^(\.\./)+", "", path)).startswith("/")]
+    ends = [re.split(r"/+", path.lstrip("/")) for path in (whole, text)]
+    suffixes = ["/".join(parts[start:]) for parts in ends for start in range(1, len(parts))]
+    if split_of_folder(text) != UNSPLIT:  # `test/images` is not `images`
+        suffixes = [one for one in suffixes if split_of_folder(one) == split_of_folder(text)]
+    for path in (*inside, whole, text, f"../{text}", *suffixes):
+        if (root / path).exists():
+            return os.path.relpath(root / path, root) if path.startswith(("/", "..")) else path
+    return None
+
+
+def is_image(path: str) -> bool:
+    """Whether a path is an image's by its ending."""
+    return os.path.splitext(path)[1].lower() in IMAGE_ENDINGS  # noqa: PTH122
+
+
+def places_of(root: Path, base: str, text: str) -> list[str]:
+    """Where an entry of a description is, from `root`, or all that fits it where it has wildcards; [] for nothing."""
+    if place := place_of(root, base, text):
+        return [place]
+    text = text.strip().replace("\\", "/")
+    for pattern in (os.path.join(base, text), text, re.sub(r"^(\.\./)+", "", text)):  # noqa: PTH118
+        if found := sorted(glob.glob(pattern, root_dir=root, recursive=True)):  # noqa: PTH207  # strings: 100,000s
+            found = [one for one in found if is_image(one)] or found  # texts beside images are no lists of paths
+            return [
+                os.path.relpath(root / one, root) if one.startswith("/") else os.path.normpath(one) for one in found
+            ]
+    return []
