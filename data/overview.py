@@ -1,7 +1,6 @@
 """What is in a data set: counts, sizes, examples, files in two splits; for `check` and the lines of `fit`. No torch."""
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,10 +8,12 @@ import numpy as np
 from backbone.names import shown
 from data.copies import same_bytes
 from data.folders import progress
-from data.images import ImageError
+from data.images import ImageError, image_size, open_image
 from data.readers.box_checks import clip_boxes
 from data.records import SPLITS, Issue, Records, issue_of
 
+MOST_COMPARED = 50_000  # images that are looked through for copies
+_MOST_HEADERS = 20_000
 _THREADS = 8
 _LISTED = 6  # classes whose counts are said one by one
 
@@ -58,29 +59,49 @@ def examples(records: Records, count: int, seed: int) -> np.ndarray:
     return np.array(chosen[:count], np.int64)
 
 
-def opened(
-    records: Records, open_one: Callable[[int], tuple[int, int]], what: str
-) -> tuple[np.ndarray, dict[int, str]]:
-    """(height, width) px of each image, int64 (N, 2), 0 where `open_one` raises ImageError; and position to reason."""
-    sizes, problems = np.zeros((len(records), 2), np.int64), dict[int, str]()
+def looked_at(records: Records, *, decode: bool) -> tuple[np.ndarray, dict[int, str]]:
+    """The size of each image, int64 (N, 2) (height, width) px, 0 unknown, and by position why one cannot be used.
 
-    def one(row: int) -> tuple[int, int] | str:
+    By its header, of at most so many as are read in seconds, or with `decode` of every image by all of it.
+    """
+    sizes, problems = np.zeros((len(records), 2), np.int64), dict[int, str]()
+    if "problem" in records.columns:
+        known = np.flatnonzero(records["problem"] != b"").tolist()
+        problems = {row: os.fsdecode(records["problem"][row]) for row in known}
+    rows = np.setdiff1d(np.arange(len(records)), list(problems))
+    if not decode and len(rows) > _MOST_HEADERS:
+        rows = rows[np.linspace(0, len(rows) - 1, _MOST_HEADERS).astype(np.int64)]
+    annotated = records.columns.get("sizes", sizes)
+
+    def look(row: int) -> tuple[int, int] | str:
         try:
-            return open_one(row)
+            path = records.path(row)
+            height, width = open_image(path).shape[:2] if decode else image_size(path)
         except ImageError as error:
             return error.reason
+        wanted = annotated[row].tolist()
+        if wanted[0] and wanted not in ([height, width], [width, height]):  # turned, as it is stored
+            return f"its annotation says {wanted[1]} x {wanted[0]} px"
+        return height, width
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for row, found in enumerate(progress(pool.map(one, range(len(records))), desc=what, total=len(records))):
-            if isinstance(found, str):
-                problems[row] = found
+        found = pool.map(look, rows.tolist())
+        what = "decoding images" if decode else "reading headers"
+        for row, one in zip(rows.tolist(), progress(found, desc=what, total=len(rows)), strict=True):
+            if isinstance(one, str):
+                problems[row] = one
             else:
-                sizes[row] = found
+                sizes[row] = one
     return sizes, problems
 
 
 def shared_files(records: Records) -> list[Issue]:
-    """Images of one content, byte for byte, in two splits: a score on one flatters where the other is trained on."""
+    """Images of one content, byte for byte, in two splits: a score on one flatters where the other is trained on.
+
+    [] where they are more than are compared within a minute.
+    """
+    if len(records) > MOST_COMPARED:
+        return []
     content, split = same_bytes(records.folder, records.file_names), records["split"].astype(np.int64)
     in_each = np.unique(np.stack([content, split]), axis=1)[0]  # each content once for each of its splits
 

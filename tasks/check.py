@@ -16,7 +16,7 @@ from backbone.files import write_whole
 from backbone.names import printed, shown
 from data import overview
 from data.folders import count_of, existing_folder
-from data.images import image_size, open_image
+from data.images import open_image
 from data.readers import celeba
 from data.readers.box_checks import clip_boxes
 from data.records import NAMED, SPLITS, UNSPLIT, Issue, Records
@@ -92,31 +92,23 @@ def _with_splits(records: Records, root: Path, options: Any) -> Records:
 
 def _describe(records: Records, root: Path, *, decode: bool) -> tuple[list[str], np.ndarray]:
     """The lines of the report, and the sizes of the images, int64 (N, 2) (height, width) px, 0 unknown."""
-
-    def opened(row: int) -> tuple[int, int]:
-        height, width = open_image(records.path(row)).shape[:2] if decode else image_size(records.path(row))
-        return height, width
-
-    known = np.flatnonzero(records.columns.get("problem", np.full(len(records), b"")) == b"")
-    sizes = np.zeros((len(records), 2), np.int64)
-    sizes[known], bad = overview.opened(records.take(known), opened, "decoding" if decode else "reading headers")
+    sizes, problems = overview.looked_at(records, decode=decode)
     lines = [f"{root}: {records.layout}", *_splits_table(records), *_classes_table(records)]
     lines += _sizes_in_words(records, sizes, "decoded" if decode else "by their headers")
     lines += [f"note: {note}" for note in records.notes]
     issues = [*_joined(records.issues), *overview.shared_files(records)]
     reasons: dict[str, list[str]] = {}
-    for row, reason in bad.items():
-        reasons.setdefault(reason, []).append(os.fsdecode(records.file_names[known[row]]))
+    for row, reason in problems.items():
+        reasons.setdefault(reason, []).append(os.fsdecode(records.file_names[row]))
     issues += [Issue(f"images cannot be used: {why}", len(of), of[0], tuple(of[1:5])) for why, of in reasons.items()]
+    if len(records) > overview.MOST_COMPARED:
+        lines.append("not looked for in so many images: copies, byte for byte, in other splits")
     lines.append("odd:" if issues else "odd: nothing")
     for issue in issues:
         lines.append(f"  {issue.count:,} {issue.what}")
         lines += [f"    {place}" for place in (issue.first, *issue.more) if place]
-    usable = np.zeros(len(records), dtype=bool)
-    usable[known] = True
-    usable[[known[row] for row in bad]] = False
     train = records.of_split("train")
-    left = [count_of(len(train) - int(usable[records["split"] == 0].sum()), "image")]
+    left = [count_of(sum(records["split"][row] == 0 for row in problems), "image")]
     if train.boxes is not None:
         left += [count_of(int((~clip_boxes(train).usable & ~train.boxes.crowd).sum()), "box")]
         left += [count_of(int(train.boxes.crowd.sum()), "crowd region")]

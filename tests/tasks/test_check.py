@@ -127,6 +127,34 @@ def test_what_is_odd_is_named_with_its_first_files(tmp_path, write_classes, monk
     assert lines_of("classification")[-1].endswith("leaves out: 7 images")
 
 
+def test_images_that_are_missing_or_of_another_size_are_counted_and_the_others_are_read(tmp_path, write_coco):
+    root = write_coco(tmp_path / "set", {"train": 9})
+    images = sorted((root / "train").glob("*.png"))
+    images[1].unlink()
+    Image.new("RGB", (50, 50)).save(images[4])
+    with Image.open(images[7]) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(images[7])
+    assert check("detection", root) == 0
+    lines = lines_of("detection")
+    [line] = [line for line in lines if line.startswith("images, ")]
+    assert line.startswith("images, 7 by their headers: ")
+    start = next(i for i, line in enumerate(lines) if "annotation says 128 x 96 px" in line)
+    assert lines[start].startswith("  1 images")
+    assert lines[start + 1] == f"    {images[4].name}"
+    start = next(i for i, line in enumerate(lines) if "cannot be used: there is no such file" in line)
+    assert lines[start + 1].endswith(images[1].name)
+    split = table(lines, "split")
+    left = next(line for line in lines if line.startswith("training leaves out"))
+    assert split["train"]["images"] + split["val"]["images"] == 9
+    assert int(left.split()[3]) == 2 - sum(name in {images[1].name, images[4].name} for name in _of_val(root))
+
+
+def _of_val(root):
+    data = data_module(DetectionDataModule, root)
+    records = data.all_records.of_split("val")
+    return {Path(os.fsdecode(name)).name for name in records.file_names.tolist()}
+
+
 def test_boxes_are_drawn_where_they_are_read(tmp_path):
     root = tmp_path / "set"
     (root / "images").mkdir(parents=True)
