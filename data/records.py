@@ -1,6 +1,7 @@
 """What a reader gives: images with their targets as plain arrays, and what is odd about them, counted. No torch."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,8 +24,17 @@ class Issue:
     first: str = ""  # a line or a file
     more: tuple[str, ...] = ()  # the next few of them
 
+    @property
+    def counted(self) -> str:
+        """The number and what there is so often, in the singular for one."""
+        noun, _, rest = self.what.partition(" ")
+        if self.count == 1 and noun.endswith("s"):
+            noun = noun.removesuffix("es") if noun.endswith(("xes", "sses")) else noun.removesuffix("s")
+            rest = re.sub(r"\b(are|have)\b", lambda verb: {"are": "is", "have": "has"}[verb[0]], rest, count=1)
+        return f"{self.count:,} {noun} {rest}".rstrip()
+
     def __str__(self) -> str:
-        return f"{self.count:,} {self.what}" + (f" (first: {self.first})" if self.first else "")
+        return self.counted + (f" (first: {self.first})" if self.first else "")
 
 
 def issue_of(what: str, where: np.ndarray, place: Callable[[int], str]) -> list[Issue]:

@@ -105,7 +105,7 @@ def _describe(records: Records, root: Path, *, decode: bool) -> tuple[list[str],
         lines.append("not looked for in so many images: copies, byte for byte, in other splits")
     lines.append("odd:" if issues else "odd: nothing")
     for issue in issues:
-        lines.append(f"  {issue.count:,} {issue.what}")
+        lines.append(f"  {issue.counted}")
         lines += [f"    {place}" for place in (issue.first, *issue.more) if place]
     train = records.of_split("train")
     left = [count_of(sum(records["split"][row] == 0 for row in problems), "image")]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.records import SPLITS, UNSPLIT, Boxes, Issue, Records, joined
+from data.records import SPLITS, UNSPLIT, Boxes, Issue, Records, issue_of, joined
 
 
 def boxes(*counts):
@@ -66,3 +66,16 @@ def test_an_issue_says_how_often_and_where_first():
     assert (
         str(Issue("boxes over the edge clipped", 1200, "a.jpg")) == "1,200 boxes over the edge clipped (first: a.jpg)"
     )
+    assert Issue("boxes over the edge clipped", 1).counted == "1 box over the edge clipped"
+    assert Issue("images are missing, as they are elsewhere", 1).counted == "1 image is missing, as they are elsewhere"
+    assert Issue("of the 3 classes have no image in val", 1).counted == "1 of the 3 classes have no image in val"
+    assert Issue("classes", 1).counted == "1 class"
+
+
+def test_an_issue_names_the_first_few_places():
+    rows = np.array([False, True, True, False, True])
+    [issue] = issue_of("boxes", rows, "abcde".__getitem__)
+    assert (issue.count, issue.first, issue.more) == (3, "b", ("c", "e"))
+    [issue] = issue_of("lines", np.arange(9), str)
+    assert (issue.count, issue.first, issue.more) == (9, "0", ("1", "2", "3", "4"))
+    assert issue_of("boxes", rows[:1], str) == []
