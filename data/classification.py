@@ -104,7 +104,8 @@ class ClassificationDataModule(WholeImageDataModule):
 def _read(root: Path, crop: Literal["full", "bbox"], split_options: dict[str, Any]) -> Records:
     records = read_classes(root, crop)
     if len(records.classes) == 1000 and all(map(imagenet.is_imagenet_id, records.classes)):
-        records = replace(records, classes=imagenet.class_names())  # ids in order are the labels in order
+        # the folders are sorted, and the ids in order are the labels in order
+        records = replace(records, classes=imagenet.class_names())
     if (records["split"] != UNSPLIT).any():
         # a data set with splits of its own has a test split, or is tested on its validation images
         split_options = {**split_options, "test_fraction": 0.0}
