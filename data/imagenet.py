@@ -10,7 +10,7 @@ from pathlib import Path
 def _classes() -> dict[str, str]:
     """The id of each class, which is what its folder is called, to its name as torchvision has it, by label."""
     lines = Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines()
-    return dict(line.split(" ", 1) for line in lines)  # type: ignore[misc]  # two words of each
+    return dict(line.split(" ", 1) for line in lines)
 
 
 def class_names() -> tuple[str, ...]:

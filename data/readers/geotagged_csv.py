@@ -33,8 +33,6 @@ def csv_files(root: Path) -> dict[Path, int]:
         split = split_named(file.stem) if file.is_file() else None
         if split and (other := named.setdefault(SPLITS.index(split), file)) != file:
             raise InputError(f"{root} has both {other.name} and {file.name}; take one away, or join them.")
-    if named and 0 not in named:
-        raise InputError(f"{root} has {next(iter(named.values())).name} but no train.csv; give the file itself.")
     return {named[number]: number for number in sorted(named)}
 
 
