@@ -1,4 +1,4 @@
-"""Labelled images for a classifier: Stanford Dogs in its official layout, or a folder with a folder for each class."""
+"""Labelled images for a classifier: a folder for each class, a CSV of labels, Stanford Dogs or ImageNet as published."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ def open_cropped(records: Records, position: int, at_least: tuple[int, int] | No
 
 
 class ClassificationDataModule(WholeImageDataModule):
-    """Labelled images: Stanford Dogs in its official layout, or a folder with a folder for each class.
+    """Labelled images: a folder for each class, a CSV `path,label`, Stanford Dogs or ImageNet as they are published.
 
     Args:
         crop: The whole image, or Stanford Dogs' box of the dog.
@@ -99,15 +99,16 @@ class ClassificationDataModule(WholeImageDataModule):
         return replace(records.with_columns(labels=new), classes=known)
 
     def imagenet_overlap(self, split: Split) -> float:
-        """The part of a split's images whose class folder has an id of ImageNet, such as all of Stanford Dogs'.
+        """The part of a split's images whose folder has an id of ImageNet, as all of Stanford Dogs', or whose name has.
 
         They are ImageNet's own images, so that weights pretrained on it may have seen them.
         """
         records = self.records(split)
-        folders = np.array([name.rpartition(b"/")[0] for name in records.file_names.tolist()], np.bytes_)
-        names, of = np.unique(folders, return_inverse=True)
+        parts = [name.rpartition(b"/") for name in records.file_names.tolist()]
+        validation = np.array([part[2].startswith(b"ILSVRC2012_") for part in parts])  # these lie in one folder
+        names, of = np.unique(np.array([part[0] for part in parts], np.bytes_), return_inverse=True)
         known = [any(map(imagenet.is_imagenet_id, name.decode(errors="replace").split("/"))) for name in names.tolist()]
-        return float(np.array(known)[of].mean())
+        return float((np.array(known)[of] | validation).mean())
 
     def read(self) -> Records:
         """Read the folder in whichever layout it has; what it leaves open of splits is drawn by class."""

@@ -73,6 +73,17 @@ def read(root: Path) -> Records:
     return Records(root, names, columns, classes=classes, issues=tuple(issues), notes=tuple(notes))
 
 
+def has_classes(root: Path) -> bool:
+    """Whether there are two class folders with images or more, in the root or in the folder of a split."""
+    listing = list_folder(existing_folder(root), depth=2)
+    try:
+        folders, _ = _split_folders(root, listing)
+    except InputError:  # folders that may be either
+        return True
+    trees = (_tree(listing, folder) for folder in folders.values())
+    return any(sum(_count(listing, paths) > 0 for paths in tree.values()) > 1 for tree in trees)
+
+
 def _split_folders(root: Path, listing: Listing) -> tuple[dict[Split, str], list[str]]:
     """The folder of each split, {"train": ""} where the root's folders are classes, and notes.
 

@@ -337,3 +337,25 @@ def test_parts_by_any_name_are_trained_and_scored_on(tmp_path):
     train, val, test = (len(data.records(split)) for split in ("train", "val", "test"))
     assert (train + val, test) == (30, 12)
     assert val >= 3
+
+
+def test_a_list_of_labels_is_trained_and_scored_on(tmp_path):
+    root = write_folders(tmp_path / "set", {"images": 24})
+    rows = [f"images/{i}.png;{('cat', 'dog', 'owl')[i % 3]}" for i in range(24)]
+    helpers.write_lines(root / "labels.csv", ["path;label", *rows])
+    for given in (root, root / "labels.csv"):
+        data = module(given, "fit", "test")
+        sizes = [len(data.records(split)) for split in ("train", "val", "test")]
+        assert (sum(sizes), min(sizes) >= 3, data.categories) == (24, True, {0: "cat", 1: "dog", 2: "owl"})
+        position = int(data.file("test", 0).split("/")[-1].removesuffix(".png"))
+        assert data.records("test")["labels"][0] == position % 3
+
+
+def test_imagenets_validation_images_of_a_list_are_imagenets_own(tmp_path):
+    root = write_folders(tmp_path, {"val": 1})
+    (root / "val" / "0.png").rename(root / "val" / "ILSVRC2012_val_00000001.png")
+    row = "ILSVRC2012_val_00000001,n03888257 1 2 3 4 "
+    helpers.write_lines(root / "LOC_val_solution.csv", ["ImageId,PredictionString", row])
+    data = module(root, "validate", classes=dict(enumerate(imagenet.class_names())))
+    assert data.records("val")["labels"].tolist() == [701]
+    assert data.imagenet_overlap("val") == 1.0
