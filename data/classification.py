@@ -1,4 +1,4 @@
-"""Labelled images for a classifier: a folder for each class, a CSV of labels, Stanford Dogs or ImageNet as published."""
+"""Labelled images for a classifier: a folder for each class, a CSV of labels, Stanford Dogs, ImageNet as published."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -25,9 +25,7 @@ def found(records):
 @pytest.mark.parametrize("given", ["folder", "file"])
 def test_a_list_of_labels_is_read_under_its_usual_headers(tmp_path, header, given):
     images(tmp_path, "a.jpg", "b.jpg", "c.jpg")
-    file = (
-        write_lines(tmp_path / "labels.csv", [header, "b.jpg,dog", "a.jpg,cat", "c.jpg,dog"]) or tmp_path / "labels.csv"
-    )
+    write_lines(tmp_path / "labels.csv", [header, "b.jpg,dog", "a.jpg,cat", "c.jpg,dog"])
     records = read_classes(tmp_path if given == "folder" else tmp_path / "labels.csv")
     assert found(records) == {"b.jpg": ("dog", "none"), "a.jpg": ("cat", "none"), "c.jpg": ("dog", "none")}
     assert (records.classes, records["labels"].tolist()) == (("cat", "dog"), [1, 0, 1])
