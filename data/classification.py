@@ -1,4 +1,4 @@
-"""Labelled images for a classifier: Stanford Dogs in its official layout, or a folder with a folder for each class."""
+"""Labelled images for a classifier: a folder for each class, a CSV of labels, Stanford Dogs, ImageNet as published."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from backbone.errors import InputError
+from backbone.errors import InputError, check_options
 from data import imagenet
 from data.folders import count_of, existing_folder, say
 from data.images import image_size, open_image
 from data.layouts import read_classes
 from data.module import WholeImageDataModule
-from data.records import UNSPLIT, Records, Split
+from data.records import SPLITS, UNSPLIT, Records, Split
 from data.splits import assign_splits
 
 
@@ -37,10 +37,12 @@ def open_cropped(records: Records, position: int, at_least: tuple[int, int] | No
 
 
 class ClassificationDataModule(WholeImageDataModule):
-    """Labelled images: Stanford Dogs in its official layout, or a folder with a folder for each class.
+    """Labelled images: a folder for each class, a CSV `path,label`, Stanford Dogs or ImageNet as they are published.
 
     Args:
         crop: The whole image, or Stanford Dogs' box of the dog.
+        classes: Label to name; without them those of the training images. A checkpoint keeps them, so that data of some
+            of its classes can be scored.
         without_near_duplicates_of: Another data set's folder; training images that look like its test images are left
             out. For web images, before a fine-tuning on that data set.
 
@@ -54,21 +56,59 @@ class ClassificationDataModule(WholeImageDataModule):
         self,
         *,
         crop: Literal["full", "bbox"] = "full",
+        classes: dict[int, str] | None = None,
         without_near_duplicates_of: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        check_options("data", ("classes", classes, _counted(classes), "names by their labels, 0, 1 and so on"))
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Label to name of the classes: those given, or else all that the data have, but for those of test alone."""
+        if self.hparams["classes"] is None:
+            records = self.all_records
+            size = len(records.classes)
+            tested = records["split"] == SPLITS.index("test")
+            of_test, others = (np.bincount(records["labels"][of], minlength=size) for of in (tested, ~tested))
+            own = np.flatnonzero((of_test == 0) | (others > 0) | tested.all()).tolist()
+            # a checkpoint keeps them with the other options
+            self.hparams["classes"] = dict(enumerate(records.classes[label] for label in own))
+        return self.hparams["classes"]
+
+    def relabelled(self, records: Records) -> Records:
+        """The records with labels as `categories` count them. InputError for an image of another class."""
+        known = tuple(self.categories.values())
+        if records.classes == known:
+            return records
+        of_name = {name: label for label, name in enumerate(known)}
+        labels = [of_name.get(name) for name in records.classes]
+        if known == imagenet.class_names():
+            labels = imagenet.find_classes(records.classes)
+        table = np.array([-1 if label is None else label for label in labels])
+        new = table[records["labels"]]
+        if (new < 0).any():
+            unknown = sorted(records.classes[label] for label in np.unique(records["labels"][new < 0]).tolist())
+            images = count_of(int((new < 0).sum()), "image")
+            more = ", ..." if len(known) > 8 else ""
+            raise InputError(
+                f"{self.root} has {images} of {', '.join(map(repr, unknown[:5]))}, and the model is trained for "
+                f"{count_of(len(known), 'class')} ({', '.join(known[:8])}{more}); take them away, name the classes "
+                "alike, or start from the trunk of a checkpoint alone with --model.weights."
+            )
+        return replace(records.with_columns(labels=new), classes=known)
 
     def imagenet_overlap(self, split: Split) -> float:
-        """The part of a split's images whose class folder has an id of ImageNet, such as all of Stanford Dogs'.
+        """The part of a split's images whose folder has an id of ImageNet, as all of Stanford Dogs', or whose name has.
 
         They are ImageNet's own images, so that weights pretrained on it may have seen them.
         """
         records = self.records(split)
-        folders = np.array([name.rpartition(b"/")[0] for name in records.file_names.tolist()], np.bytes_)
-        names, of = np.unique(folders, return_inverse=True)
+        parts = [name.rpartition(b"/") for name in records.file_names.tolist()]
+        validation = np.array([part[2].startswith(b"ILSVRC2012_") for part in parts])  # these lie in one folder
+        names, of = np.unique(np.array([part[0] for part in parts], np.bytes_), return_inverse=True)
         known = [any(map(imagenet.is_imagenet_id, name.decode(errors="replace").split("/"))) for name in names.tolist()]
-        return float(np.array(known)[of].mean())
+        return float((np.array(known)[of] | validation).mean())
 
     def read(self) -> Records:
         """Read the folder in whichever layout it has; what it leaves open of splits is drawn by class."""
@@ -81,7 +121,9 @@ class ClassificationDataModule(WholeImageDataModule):
 
     def select(self, split: Split) -> Records:
         """The records of a split; of training and validation without what looks like another set's test images."""
-        records = super().select(split)
+        records = self.relabelled(super().select(split))
+        if split == "train":
+            _check_training(records, self.root)
         other: str | None = self.hparams["without_near_duplicates_of"]
         if other is None or split == "test":
             return records
@@ -101,10 +143,31 @@ class ClassificationDataModule(WholeImageDataModule):
         return kept
 
 
+def _counted(classes: dict[int, str] | None) -> bool:
+    return classes is None or list(classes) == list(range(len(classes)))
+
+
+def _check_training(records: Records, root: Path) -> None:
+    """Raise InputError where there are not two classes or more, each with images to train on."""
+    if not len(records):
+        return  # which is said for every task
+    lacking = np.flatnonzero(np.bincount(records["labels"], minlength=len(records.classes)) == 0).tolist()
+    if len(records.classes) == 1:
+        raise InputError(
+            f"{root} has the one class {records.classes[0]!r}, and there must be two to train on; wanted are "
+            "train/<class>/, val/<class>/ and test/<class>/ with images, or <class>/ alone."
+        )
+    if lacking:
+        more = f" (as {len(lacking) - 1} others)" if len(lacking) > 1 else ""
+        odd = "".join(f"; {issue}" for issue in records.issues)
+        raise InputError(
+            f"{root}: the class {records.classes[lacking[0]]!r}{more} has no image to train on{odd}; add some, name "
+            "it as the training images do, or take it away."
+        )
+
+
 def _read(root: Path, crop: Literal["full", "bbox"], split_options: dict[str, Any]) -> Records:
     records = read_classes(root, crop)
-    if len(records.classes) == 1000 and all(map(imagenet.is_imagenet_id, records.classes)):
-        records = replace(records, classes=imagenet.class_names())  # ids in order are the labels in order
     if (records["split"] != UNSPLIT).any():
         # a data set with splits of its own has a test split, or is tested on its validation images
         split_options = {**split_options, "test_fraction": 0.0}

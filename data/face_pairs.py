@@ -166,6 +166,8 @@ class FacePairsDataModule(WholeImageDataModule):
         if more is not None:
             folder = existing_folder(more, "--data.unlabelled")
             train = joined([train, Records(folder, list_images(folder))])
+        if not len(train):
+            return _faces(train, None)  # which is said for every task
         # Not one twice, nor those scored: a folder may hold the other, and the pairs' lie in either.
         scored = [records.of_split("val"), records.of_split("test"), *([] if listed is None else [listed])]
         train = unused(train, scored)

@@ -32,6 +32,13 @@ def training_records(read: Records, assigned: Records, source: str | Path) -> Re
     past midnight. Raises InputError where none is left.
     """
     train, scored = assigned.of_split("train"), assigned.take(assigned["split"] > 0)
+    if not len(train):
+        if len(scored):
+            return train
+        raise InputError(
+            f"{source} has too few images (by {read.grouped_by}) to set some aside and keep some to train on; add "
+            "some, or say which image is of which split."
+        )
     drawn = bool((np.where(read["split"] == UNSPLIT, 0, read["split"]) != assigned["split"]).any())
     if not drawn or read.grouped_by not in ("day", "image"):
         return train

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Literal
 
 from backbone.errors import InputError
+from data import imagenet
 from data.folders import list_folder, list_images
 from data.readers import (
     attribute_csv,
     boxes_csv,
     celeba,
+    class_csv,
     coco,
     exif_folder,
     geotagged_csv,
     image_folder,
+    imagenet_lists,
     stanford_dogs,
     voc,
     yolo,
@@ -75,7 +78,13 @@ def read_boxes(root: Path, version: str = "") -> Records:
 
 
 def read_classes(root: Path, crop: Literal["full", "bbox"] = "full") -> Records:
-    """Labelled images: Stanford Dogs in its official layout, or a folder with a folder for each class."""
+    """Labelled images: Stanford Dogs, ImageNet with a list of its validation labels, class folders, or a CSV of labels.
+
+    Where there are two class folders with images or more, these are the classes, whatever CSV lies beside them; it is
+    read where it is `root` itself, or where there are not.
+    """
+    if root.is_file():
+        return replace(class_csv.read(root), layout="a CSV of labels")
     if stanford_dogs.is_stanford_dogs(root):
         return replace(stanford_dogs.read(root, crop=crop), layout="Stanford Dogs")
     if root.name == "Images" and stanford_dogs.is_stanford_dogs(root.absolute().parent):
@@ -85,7 +94,19 @@ def read_classes(root: Path, crop: Literal["full", "bbox"] = "full") -> Records:
         )
     if crop == "bbox":
         raise InputError(f"--data.crop is bbox, but {root} has no boxes, as Stanford Dogs' layout has; leave it out.")
-    return replace(image_folder.read(root), layout="a folder for each class")
+    if imagenet_lists.is_there(root):
+        return replace(imagenet_lists.read(root), layout="ImageNet with a list of its validation labels")
+    if lists := class_csv.lists(root):
+        if not image_folder.has_classes(root):
+            return replace(class_csv.read(root), layout="a CSV of labels")
+        note = f"{lists[0]} is not read, as there are class folders beside it; give it as --data.root if it is meant"
+        records = image_folder.read(root)
+        return replace(records, notes=(*records.notes, note), layout="a folder for each class")
+    records = replace(image_folder.read(root), layout="a folder for each class")
+    if len(records.classes) == 1000 and all(map(imagenet.is_imagenet_id, records.classes)):
+        # the folders are sorted, and the ids in order are the labels in order
+        records = replace(records, classes=imagenet.class_names())
+    return records
 
 
 def read_attributes(root: Path) -> Records:

@@ -21,7 +21,7 @@ from data.folders import count_of, existing_folder, say
 from data.images import ImageError, memory_limit, open_image
 from data.loading import fitting_workers, input_size, make_loader, sample_seed, worker_count
 from data.overview import counts_in_words
-from data.records import SPLITS, Records, Split, joined
+from data.records import SPLITS, UNSPLIT, Records, Split, joined
 from data.samples import built_in_sample
 from data.transforms import (
     Transform,
@@ -162,6 +162,10 @@ class DataModule(LightningDataModule):
             chosen = "val"
         return self.all_records.of_split(chosen)  # type: ignore[arg-type]  # a Split, as "all" is done
 
+    def relabelled(self, records: Records) -> Records:
+        """The records with labels as the model counts its classes: those of the data, unless a subclass says."""
+        return records
+
     def describe(self, records: Records) -> str:
         """What to say of a split's records, as "30 images of 3 classes"."""
         return count_of(len(records), "image")
@@ -229,7 +233,7 @@ class DataModule(LightningDataModule):
                 continue
             records = self.select(split)
             if not len(records):
-                raise InputError(f"{self.root} has no image in the {split} split; add some, or choose another split.")
+                records = self._of_no_split(split, stage)
             if not self._splits:
                 for line in (*records.notes, *(f"{self.root}: {issue}" for issue in records.issues)):
                     say(line)
@@ -246,6 +250,21 @@ class DataModule(LightningDataModule):
                 sizes=[len(records) for records in self._splits.values()],
                 processes=self.trainer.num_devices if self.trainer else 1,
             )
+
+    def _of_no_split(self, split: Split, stage: str) -> Records:
+        """Where a split is empty, the images of no split, which are too few to be trained on. Raises InputError."""
+        everything = self.all_records
+        unsplit = everything["split"] == UNSPLIT
+        few = f"{self.root} has too few images (by {everything.grouped_by}) to set some aside for validation"
+        chosen = self.hparams["test_split"] if split == "test" else split
+        if stage != "fit" and unsplit.any() and chosen in ("val", "test"):
+            say(f"{few}, so that a fit would be refused: all of them are scored")
+            return self.relabelled(everything.take(unsplit))
+        if stage == "fit" and (unsplit.any() or split == "val"):
+            raise InputError(f"{few} and keep some to train on; add some, or say which image is of which split.")
+        if stage == "fit":
+            raise InputError(f"{self.root} has no image to train on among those that are there; add some.")
+        raise InputError(f"{self.root} has no image in the {split} split; add some, or choose another split.")
 
     def file(self, split: Split, position: int) -> str:
         """The path of an image, relative to the data set's folder."""

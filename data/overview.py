@@ -10,7 +10,7 @@ from data.copies import same_bytes
 from data.folders import progress
 from data.images import ImageError, image_size, open_image
 from data.readers.box_checks import clip_boxes
-from data.records import SPLITS, Issue, Records, issue_of
+from data.records import SPLITS, UNSPLIT, Issue, Records, issue_of
 
 MOST_COMPARED = 50_000  # images that are looked through for copies
 _MOST_HEADERS = 20_000
@@ -102,6 +102,7 @@ def shared_files(records: Records) -> list[Issue]:
     """
     if len(records) > MOST_COMPARED:
         return []
+    records = records.take(records["split"] != UNSPLIT)
     content, split = same_bytes(records.folder, records.file_names), records["split"].astype(np.int64)
     in_each = np.unique(np.stack([content, split]), axis=1)[0]  # each content once for each of its splits
 

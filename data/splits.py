@@ -107,19 +107,19 @@ def assign_splits(
     each of "val" and "test" that no image is of, unless its fraction is 0: whole groups where there is a column
     `group` (`by` says of what, if not `grouped_by`), else single files; with `find_copies` files of the same bytes are
     drawn together, as far as enough is left to draw from. With `strata`, int64 (N,), every class has its part: at least
-    one image of two or more. Raises InputError where a split or the training would be empty.
+    one image of two or more. A part for which there are too few stays empty: who needs it must ask. Where not one
+    could be drawn, images of no split are left so.
     """
     check_fractions(val_fraction, test_fraction)
     by = by or records.grouped_by
     split = records.columns.get("split", np.full(len(records), UNSPLIT, np.int8)).copy()
-    split[split == UNSPLIT] = 0
+    unsplit = split == UNSPLIT
+    split[unsplit] = 0
     train = np.flatnonzero(split == 0)
-    if not len(train):
-        raise InputError(f"{source} has no image to train on among those that are there; add some.")
     wanted: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
     lacking = {s: f for s, f in wanted.items() if f > 0 and not (split == SPLITS.index(s)).any()}
     notes = list(records.notes)
-    if lacking:
+    if lacking and len(train):
         of_train = None if strata is None else strata[train]
         files = records.file_names[train]
         groups = _together(
@@ -133,27 +133,25 @@ def assign_splits(
         )
         if count := len(np.unique(files)) - len(np.unique(same)):
             whole = _draw(_together(groups, same), of_train, lacking, seed)
-            enough = all((whole == SPLITS.index(s)).any() for s in (*lacking, "train"))
+            enough = len(np.unique(whole)) == len(np.unique(split[train]))
             split[train] = whole if enough else split[train]
             notes.append(
                 f"{count:,} of the files of {source} are copies of others, byte for byte: "
                 + ("copies of one image are in one split" if enough else "too many to draw without, so scores flatter")
             )
-        for s in (*lacking, "train"):
-            if not (split == SPLITS.index(s)).any():
-                raise InputError(
-                    f"{source} has too few images (by {by}) to set some aside for {' and '.join(lacking)} and keep "
-                    "some to train on; add some, or say which image is of which split."
-                )
-        counts = " and ".join(f"{(split == SPLITS.index(s)).sum():,}" for s in lacking)
-        notes.append(
-            f"{source} has no images for {' and '.join(_PURPOSE[s] for s in lacking)}: {counts} of its "
-            f"{count_of(len(train), 'training image')}, drawn by {by} with seed {seed}, are set aside "
-            f"({', '.join(f'--data.{s}_fraction' for s in lacking)})"
-        )
+        if drawn := [s for s in lacking if (split == SPLITS.index(s)).any()]:
+            counts = " and ".join(f"{(split == SPLITS.index(s)).sum():,}" for s in drawn)
+            notes.append(
+                f"{source} has no images for {' and '.join(_PURPOSE[s] for s in drawn)}: {counts} of its "
+                f"{count_of(len(train), 'training image')}, drawn by {by} with seed {seed}, are set aside "
+                f"({', '.join(f'--data.{s}_fraction' for s in drawn)})"
+            )
+        elif "val" in lacking:
+            split[unsplit] = UNSPLIT
     if "group" in records.columns and by not in ("image", "day"):
         names, group = np.unique(records["group"], return_inverse=True)
-        in_each = np.unique(len(SPLITS) * group + split) // len(SPLITS)  # each group once for each of its splits
+        count = len(SPLITS) + 1
+        in_each = np.unique(count * group + split - UNSPLIT) // count  # each group once for each of its splits
         if shared := int((np.bincount(in_each) > 1).sum()):
             notes.append(
                 f"{shared:,} of the {len(names):,} groups of {source} (by {by}) have images in more than one split, so "

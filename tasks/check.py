@@ -26,6 +26,7 @@ from tasks.run_folders import new_run
 
 _CLASSES = 20  # that are printed, the largest and the smallest; all are in the file
 _TILES, _COLUMNS, _TILE = 16, 4, 360  # of the sheet; px
+_NO_SPLIT = "no split"  # of images that are too few for a part to be set aside
 _SMALL = 0.03  # of an image's side: 9 px of 300
 
 
@@ -137,7 +138,9 @@ def _splits_table(records: Records) -> list[str]:
         counts["people"] = lambda part: len(np.unique(part["identities"][part["identities"] >= 0]))
     if "latlng" in records.columns:
         counts["squares of one degree"] = lambda part: len(np.unique(np.round(part["latlng"]), axis=0))
-    parts = [(split, records.of_split(split)) for split in SPLITS]
+    parts: list[tuple[str, Records]] = [(split, records.of_split(split)) for split in SPLITS]
+    if (unsplit := records["split"] == UNSPLIT).any():
+        parts.append((_NO_SPLIT, records.take(unsplit)))
     rows = [[split, *(f"{count(part):,}" for count in counts.values())] for split, part in parts]
     return _table(["split", *counts], rows)
 
@@ -209,7 +212,8 @@ def _tile(records: Records, row: int) -> tuple[np.ndarray, str]:
     """An image with its labels as they are read, and the caption."""
     from tasks.plotting import class_color, draw_boxes, fit
 
-    name = f"{os.fsdecode(records.file_names[row])} ({SPLITS[records['split'][row]]})"
+    split = int(records["split"][row])
+    name = f"{os.fsdecode(records.file_names[row])} ({_NO_SPLIT if split == UNSPLIT else SPLITS[split]})"
     try:
         image = open_image(records.path(row), at_least=(_TILE, _TILE))
     except InputError:

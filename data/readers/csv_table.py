@@ -19,9 +19,10 @@ import numpy as np
 
 from backbone.errors import InputError
 from backbone.web_pages import is_web_page
-from data.folders import progress, readable
+from data.folders import list_readable, progress, readable
+from data.images import IMAGE_ENDINGS
 from data.matching import Matched, match_files
-from data.records import Records, issue_of
+from data.records import Records, issue_of, positions_in
 from data.splits import hash_names, splits_named
 
 # What people and programs call the column of the images' files, in any case; the first that is there.
@@ -192,8 +193,9 @@ def refuse_repeated(source: str | Path, names: np.ndarray) -> None:
 
 def without_repeats(records: Records, source: str | Path) -> Records:
     """Each image once, and an issue that counts rows that say the same again. Raises InputError where they differ."""
-    names, first, of = np.unique(records.file_names, return_index=True, return_inverse=True)
-    if len(names) == len(records):
+    # by their hashes, several times faster than by the names
+    hashes, first, of = np.unique(hash_names(records.file_names, 0), return_index=True, return_inverse=True)
+    if len(hashes) == len(records):
         return records
     same = [np.asarray(rows == rows[first[of]]) for rows in records.columns.values()]
     equal = np.all([rows.reshape(len(records), -1).all(axis=1) for rows in same], axis=0)
@@ -233,3 +235,42 @@ def without_missing(records: Records, source: str | Path, matched: Matched | Non
     issues = issue_of(what, ~there, lambda i: os.fsdecode(records.file_names[i]))
     issues = [replace(issue, first=matched.nearest) for issue in issues]
     return replace(records.take(there), issues=(*records.issues, *issues))
+
+
+def located(records: Records, source: str | Path) -> Records:
+    """The images whose file is there, as without_missing(); where none is, by their names without folder and ending."""
+    matched = match_files(records.folder, records.file_names, source)
+    if not matched.there.any():
+        return without_missing(_found_by_stem(records, source), source)
+    return without_missing(records, source, matched)
+
+
+def _found_by_stem(records: Records, source: str | Path) -> Records:
+    """With the paths of those files whose names, without folders and endings, are the listed ones'.
+
+    The lists of OSV-5M, YFCC100M and MP-16 have ids, and where their files are differs. Raises InputError for an id
+    of two files.
+    """
+    try:
+        files, _ = list_readable(records.folder)
+    except InputError:  # not one image
+        return records
+    listed, wanted = _stems(files), _stems(records.file_names)
+    found, counts = np.unique(listed, return_counts=True)
+    of_two = np.isin(wanted, found[counts > 1])
+    if of_two.any():
+        row = int(np.argmax(of_two))
+        one, other = map(os.fsdecode, files[listed == wanted[row]][:2])
+        raise InputError(
+            f"{source}: {os.fsdecode(records.file_names[row])} may be {one} or {other} in {records.folder}; write "
+            "their paths in the list, or take one away."
+        )
+    at = positions_in(listed, wanted)
+    return replace(records, file_names=np.where(at >= 0, files[at], records.file_names))
+
+
+def _stems(paths: np.ndarray) -> np.ndarray:
+    """The last parts of paths, bytes (N,), without an image's ending."""
+    endings = tuple(ending.encode() for ending in IMAGE_ENDINGS)
+    last = [path.rpartition(b"/")[2] for path in paths.tolist()]
+    return np.array([n.rpartition(b".")[0] if n.lower().endswith(endings) else n for n in last], np.bytes_)

@@ -28,13 +28,15 @@ _BLOCK = 64  # images that a thread takes at a time
 def read(root: Path) -> Records:
     """Every image to the bottom of `root` that has a position, with columns `latlng`, `group` and `split`.
 
-    Images in `train/`, `val/` and `test/` are of that split, if there is a `train/`. A group is a day, or an image
-    without one. Raises InputError where no image has a position.
+    Images in `train/`, `val/` and `test/` are of that split, if there is a `train/` or nothing else. A group
+    is a day, or an image without one. Raises InputError where no image has a position.
     """
     names, unreadable = list_readable(root)
     split = splits_named(np.array([name.partition(b"/")[0] for name in names.tolist()]))
     issues = list(unreadable)
-    if not (split == SPLITS.index("train")).any():  # then val/ and test/ are names like others
+    if (
+        not (split == SPLITS.index("train")).any() and (split == UNSPLIT).any()
+    ):  # then val/ and test/ are names like others
         split[:] = UNSPLIT
     elif count := int((split == UNSPLIT).sum()):
         what = f"image{'s' * (count > 1)} in none of the folders train, val and test, left out"

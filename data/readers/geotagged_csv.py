@@ -8,13 +8,10 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts
-from data.folders import list_images
-from data.images import IMAGE_ENDINGS
-from data.matching import match_files
 from data.readers.coordinates_csv import Columns, read_rows
-from data.readers.csv_table import refuse_repeated, without_missing
-from data.records import SPLITS, Issue, Records, positions_in
-from data.splits import split_named
+from data.readers.csv_table import located, without_repeats
+from data.records import SPLITS, Issue, Records
+from data.splits import hash_names, split_named
 
 CSV_NAME = "images.csv"
 
@@ -33,8 +30,6 @@ def csv_files(root: Path) -> dict[Path, int]:
         split = split_named(file.stem) if file.is_file() else None
         if split and (other := named.setdefault(SPLITS.index(split), file)) != file:
             raise InputError(f"{root} has both {other.name} and {file.name}; take one away, or join them.")
-    if named and 0 not in named:
-        raise InputError(f"{root} has {next(iter(named.values())).name} but no train.csv; give the file itself.")
     return {named[number]: number for number in sorted(named)}
 
 
@@ -44,7 +39,7 @@ def read(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # 
     A group is a photographer, sequence or place where a column says it, else a day, else the image. Raises InputError.
     """
     files = csv_files(root)
-    parts, kinds = [], list[str]()
+    parts, lines, kinds = [], [], list[str]()
     issues: list[Issue] = []
     for file, number in files.items():
         counts = IssueCounts("row")
@@ -53,6 +48,7 @@ def read(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # 
             kinds.append(kind)
             split = rows.split() if number < 0 else np.full(len(rows.lines), number, np.int8)
             parts.append((rows.paths, rows.latlng, group, split))
+            lines.append((file.name, rows.lines))
         issues += [replace(issue, first=f"{file.name}, {issue.first}") for issue in counts.issues]
     names, latlng, groups, splits = map(np.concatenate, zip(*parts, strict=True))
     source = next(iter(files)) if len(files) == 1 else root
@@ -63,39 +59,20 @@ def read(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # 
         issues=tuple(issues),
         grouped_by=max(kinds, key=lambda kind: (kind not in ("day", "image"), kind == "day")),
     )
-    refuse_repeated(source, records.file_names)
-    matched = match_files(records.folder, records.file_names, source)
-    if not matched.there.any():
-        return without_missing(_found_by_name(records, source), source)
-    return without_missing(records, source, matched)
+    _refuse_other_places(records, lines, source)
+    records = without_repeats(records, source)
+    return located(records, source)
 
 
-def _found_by_name(records: Records, source: Path) -> Records:
-    """With the paths of those files whose names, without folders and endings, are the listed ones'.
-
-    The lists of OSV-5M, YFCC100M and MP-16 have ids, and where their files are differs. Raises InputError for an id
-    of two files.
-    """
-    try:
-        files = list_images(records.folder)
-    except InputError:  # not one image
-        return records
-    listed, wanted = _stems(files), _stems(records.file_names)
-    found, counts = np.unique(listed, return_counts=True)
-    of_two = np.isin(wanted, found[counts > 1])
-    if of_two.any():
-        row = int(np.argmax(of_two))
-        one, other = map(os.fsdecode, files[listed == wanted[row]][:2])
+def _refuse_other_places(records: Records, lines: list[tuple[str, np.ndarray]], source: Path) -> None:
+    """Raise InputError, with the lines, where an image is listed for two places."""
+    hashes = hash_names(records.file_names, 0)
+    _, first, of = np.unique(hashes, return_index=True, return_inverse=True)
+    other = (records["latlng"] != records["latlng"][first[of]]).any(axis=1)
+    if other.any():
+        row = int(np.argmax(other))
+        name = os.fsdecode(records.file_names[row])
+        places = [f"{file}, line {line}" for file, of_file in lines for line in of_file.tolist()]
         raise InputError(
-            f"{source}: {os.fsdecode(records.file_names[row])} may be {one} or {other} in {records.folder}; write "
-            "their paths in the list, or take one away."
+            f"{source} lists {name} for two places ({places[first[of[row]]]}, and {places[row]}); keep one of its rows."
         )
-    at = positions_in(listed, wanted)
-    return replace(records, file_names=np.where(at >= 0, files[at], records.file_names))
-
-
-def _stems(paths: np.ndarray) -> np.ndarray:
-    """The last parts of paths, bytes (N,), without an image's ending."""
-    endings = tuple(ending.encode() for ending in IMAGE_ENDINGS)
-    last = [path.rpartition(b"/")[2] for path in paths.tolist()]
-    return np.array([n.rpartition(b".")[0] if n.lower().endswith(endings) else n for n in last], np.bytes_)

@@ -22,33 +22,38 @@ _Tree = dict[str, list[str]]  # class to its folders, to the bottom, by their pa
 def read(root: Path) -> Records:
     """Records with `labels`, `split` (UNSPLIT where there are only class folders) and the class folders as `classes`.
 
-    Labels count the class folders in sorted order and a split's images come in the order of their paths, both as
-    torchvision's ImageFolder has it; a split's folder may be called as `split_named` knows it. Class folders are
-    searched to the bottom, links followed; names of one file are of one `group`. Raises InputError for a folder of
-    another layout, for classes that do not fit, and where a file that is trained on is in another split as well.
+    Labels count the class folders in sorted order, those of train before what others have besides, and a split's images
+    come in the order of their paths, as torchvision's ImageFolder has it; a split's folder may be called as
+    `split_named` knows it. Class folders are searched to the bottom, links followed; names of one file are of one
+    `group`. Raises InputError for a folder of another layout, and where a file that is trained on is in another split
+    as well. What is missing to train is not asked for.
     """
     listing = list_folder(existing_folder(root), depth=2)  # a folder of two classes counts for both
     folders, notes = _split_folders(root, listing)
     trees = {split: _tree(listing, folder) for split, folder in folders.items()}
-    train = trees["train"]
-    _check_training(root, folders["train"], train, listing)
-    usable = []
+    trained = trees.get("train", {})
+    names_of_classes = [*trained, *sorted({name for tree in trees.values() for name in tree} - set(trained))]
+    _check_folders(root, folders, trees, listing)
+    usable: list[Split] = []
     for split, folder in folders.items():
-        holds, note = _is_usable(root, folder, split, trees[split], train, listing)
+        loose, holds = len(listing.images[folder]), any(_count(listing, paths) for paths in trees[split].values())
         usable += [split] * holds
-        notes += [note] * bool(note)
+        if not holds:
+            notes.append(f"{root / folder} has no images in class folders and is left out")
+        elif loose:
+            notes.append(f"{loose:,} images right in {root / folder}, in no class folder, are left out")
     paths: list[str] = []
     rows: list[tuple[int, int]] = []  # (label, split) of the images in each of the paths
     for split in usable:
-        for label, name in enumerate(train):
+        for label, name in enumerate(names_of_classes):
             paths += (inside := trees[split].get(name, []))
-            rows += [(label, SPLITS.index(split) if folders["train"] else UNSPLIT)] * len(inside)
+            rows += [(label, UNSPLIT if "" in folders.values() else SPLITS.index(split))] * len(inside)
     sizes = [len(listing.images[path]) for path in paths]
     labels, splits = np.repeat(np.array(rows), sizes, axis=0).T
     names = listing.names(paths)
     inodes = np.array([inode for path in paths for inode in listing.inodes[path]], np.uint64)
     _refuse_shared_files(root, names, inodes, splits)
-    classes = tuple(os.fsencode(name).decode(errors="replace") for name in train)  # can be printed
+    classes = tuple(os.fsencode(name).decode(errors="replace") for name in names_of_classes)  # can be printed
     others = sum((listing.others[path] for path in paths), Counter[str]())
     issues = [*unreadable_images([others])]
     issues += [
@@ -57,7 +62,7 @@ def read(root: Path) -> Records:
         if ending not in UNREADABLE_ENDINGS
     ]
     for split in usable:
-        missing = [label for label, name in enumerate(train) if not _count(listing, trees[split].get(name))]
+        missing = [label for label, name in enumerate(names_of_classes) if not _count(listing, trees[split].get(name))]
         if missing:
             what = f"of the {len(classes)} classes have no image in {split}"
             issues.append(Issue(what, len(missing), classes[missing[0]]))
@@ -66,6 +71,17 @@ def read(root: Path) -> Records:
     if len(first) < len(names):  # links: no split that is drawn shall have the file of another
         columns["group"] = np.where(inodes > 0, names[first][file], names)
     return Records(root, names, columns, classes=classes, issues=tuple(issues), notes=tuple(notes))
+
+
+def has_classes(root: Path) -> bool:
+    """Whether there are two class folders with images or more, in the root or in the folder of a split."""
+    listing = list_folder(existing_folder(root), depth=2)
+    try:
+        folders, _ = _split_folders(root, listing)
+    except InputError:  # folders that may be either
+        return True
+    trees = (_tree(listing, folder) for folder in folders.values())
+    return any(sum(_count(listing, paths) > 0 for paths in tree.values()) > 1 for tree in trees)
 
 
 def _split_folders(root: Path, listing: Listing) -> tuple[dict[Split, str], list[str]]:
@@ -85,7 +101,7 @@ def _split_folders(root: Path, listing: Listing) -> tuple[dict[Split, str], list
     for names in named.values():
         if len(names) > 1:
             raise InputError(f"{root} has both {names[0]}/ and {names[1]}/; take one away, or join them.")
-    if not named["train"]:
+    if not named["train"] and beside:
         raise InputError(f"{root} has {parts[0]}/ but no train/; {_WANTED}")
     notes = [f"beside {', '.join(parts)}, {root} has {', '.join(beside[:5])}: left out"] if beside else []
     return {split: names[0] for split, names in named.items() if names}, notes
@@ -129,43 +145,25 @@ def _count(listing: Listing, paths: list[str] | None) -> int:
     return sum(len(listing.images[path]) for path in paths or ())
 
 
-def _check_training(root: Path, path: str, tree: _Tree, listing: Listing) -> None:
-    """Raise InputError where there are not two class folders or more, each with images."""
+def _check_folders(root: Path, folders: dict[Split, str], trees: dict[Split, _Tree], listing: Listing) -> None:
+    """Raise InputError where there is no class folder, none with images, or one alone that may hold the data set."""
+    split = next(iter(folders))
+    path, tree = folders[split], trees[split]
     folder, names = root / path, list(tree)
-    if not names:
+    if not names and not any(trees.values()):
         loose = len(listing.images[path])
         also = "".join(f", but {issue}" for issue in unreadable_images([listing.others[path]]))
         held = f"{loose:,} images lie right in it" if loose else f"it holds no images{also}"
         raise InputError(f"{folder} has no class folders, and {held}; {_WANTED}")
-    if len(names) == 1:
-        hint = f"is {folder / names[0]} the data set? If not, " if len(tree[names[0]]) > 1 else ""
-        raise InputError(f"{folder} has the one class folder {names[0]!r}, and there must be two; {hint}{_WANTED}")
-    if empty := [name for name in names if not _count(listing, tree[name])]:
-        more = f" (as {len(empty) - 1} others)" if len(empty) > 1 else ""
-        beside = unreadable_images(listing.others[inside] for inside in tree[empty[0]])
+    if len(names) == 1 and len(tree[names[0]]) > 1 and split == "train":
         raise InputError(
-            f"{folder}: the class folder {empty[0]!r}{more} {no_image(beside)}; put images in it, or take it away."
+            f"{folder} has the one class folder {names[0]!r}, and there must be two; is {folder / names[0]} the data "
+            f"set? If not, {_WANTED}"
         )
-
-
-def _is_usable(root: Path, path: str, split: Split, tree: _Tree, train: _Tree, listing: Listing) -> tuple[bool, str]:
-    """False for a test/ without classes: that of a competition, unlabelled; and a note. Raises InputError."""
-    folder, loose = root / path, len(listing.images[path])
-    holding = [name for name, paths in tree.items() if _count(listing, paths)]
-    if unknown := [name for name in holding if name not in train]:
-        more = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
-        raise InputError(
-            f"{folder} has the class folder {unknown[0]!r}{more}, which the training images lack (they have "
-            f"{', '.join(map(repr, list(train)[:3]))} ...); name them alike, or take it away."
-        )
-    if not holding and split == "val":
-        raise InputError(
-            f"{folder} has no image in a class folder; sort its images into the folders of their classes, or take it "
-            "away, and a part of the training images is set aside instead."
-        )
-    if not holding:
-        return False, f"{folder} has no images in class folders and is left out"
-    return True, f"{loose:,} images right in {folder}, in no class folder, are left out" if loose else ""
+    paths = [path for tree in trees.values() for inside in tree.values() for path in inside]
+    if not any(listing.images[path] for path in paths):
+        beside = unreadable_images(listing.others[path] for path in paths)
+        raise InputError(f"{folder}: the class folder {names[0]!r} {no_image(beside)}; put images in it.")
 
 
 def _refuse_shared_files(root: Path, names: np.ndarray, inodes: np.ndarray, splits: np.ndarray) -> None:

@@ -168,9 +168,8 @@ def _among_imagenet(names: Sequence[str]) -> list[int]:
     for i, (name, label) in enumerate(zip(names, found, strict=True)):
         if label is None:
             raise InputError(
-                f"the class {name!r} of the data is none of ImageNet's 1,000; name its folder as ImageNet does, as "
-                "beagle or n02088364-beagle (an id alone is known where all 1,000 are there), or train a head of your "
-                "own with `fit`."
+                f"the class {name!r} of the data is none of ImageNet's 1,000; name its folder as ImageNet does, by "
+                "its name (beagle) or its id (n02088364), or train a head of your own with `fit`."
             )
         if label in found[:i]:
             raise InputError(

@@ -106,6 +106,8 @@ def _leaves(options: argparse.Namespace) -> np.ndarray:
         )
         for line in (*train.notes, *(f"{options.root}: {issue}" for issue in train.issues)):
             print(printed(line))
+        if not len(train):
+            raise InputError(f"{options.root} has no image to train on among those that are there; add some.")
         return collect_leaves([train["latlng"]])
     if options.val_fraction + options.test_fraction and has_places_alone(options.csv, columns):
         print(

@@ -272,3 +272,21 @@ def test_a_root_that_is_neither_is_named(tmp_path):
     data, _ = training_set(root / "attributes.csv")
     assert data.train_keys()[0] == "train/00.png"
     assert data.licence == ""
+
+
+@pytest.mark.parametrize(("stage", "split"), [("validate", "val"), ("test", "test")])
+@pytest.mark.parametrize("layout", ["csv", "celeba"])
+def test_a_data_set_of_one_split_is_scored_but_not_trained_on(tmp_path, layout, stage, split):
+    if layout == "csv":
+        faces(tmp_path, **{name: 4 * (name == split) for name in ("train", "val", "test")})
+    else:
+        for i in range(1, 5):
+            image_file(tmp_path / "img_align_celeba" / f"{i:06}.jpg", i)
+        rows = "".join(f"{i:06}.jpg {i % 2 * 2 - 1}\n" for i in range(1, 5))
+        (tmp_path / "list_attr_celeba.txt").write_text(f"4\nSmiling\n{rows}")
+        part = ("train", "val", "test").index(split)
+        (tmp_path / "list_eval_partition.txt").write_text("".join(f"{i:06}.jpg {part}\n" for i in range(1, 5)))
+    data = module(tmp_path, stage)
+    assert len(data.records(split)) == 4
+    with pytest.raises(InputError, match="no image to train on"):
+        module(tmp_path).setup("fit")

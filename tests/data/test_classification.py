@@ -153,7 +153,7 @@ def test_augmentation_depends_on_epoch_and_position_alone(classes_root):
 def test_the_thousand_folders_of_imagenet_get_their_names(tmp_path):
     image = tmp_path / "x.png"
     Image.new("RGB", (4, 4)).save(image)
-    ids = [f"n{i:08}" for i in range(1440764, 1441763)] + ["n15075141"]
+    ids = imagenet.class_ids()
     for split in ("train", "val"):
         for folder in ids:
             (tmp_path / "data" / split / folder).mkdir(parents=True)
@@ -242,3 +242,120 @@ def test_the_image_folder_of_stanford_dogs_is_not_a_folder_of_classes(tmp_path):
     root = write_dogs(tmp_path / "dogs")
     with pytest.raises(InputError, match=r"Images is the image folder of Stanford Dogs.*; give .*dogs\."):
         _ = module(root / "Images").categories
+
+
+# --- each command needs its own split alone ------------------------------------------------------------------------
+
+
+def write_folders(root, counts):
+    """Drawn images, no two alike, so many in each of the folders."""
+    for number, (folder, count) in enumerate(counts.items()):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (40, 40), (20 * number, 20 * i, 90)).save(root / folder / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(("stage", "split"), [("validate", "val"), ("test", "test")])
+def test_a_folder_of_one_split_is_scored_by_the_classes_of_a_checkpoint(tmp_path, stage, split, capsys):
+    root = write_folders(tmp_path / "set", {f"{split}/cicada": 2, f"{split}/bee": 1})
+    data = module(root, stage, classes={0: "ant", 1: "bee", 2: "cicada"})
+    records = data.records(split)
+    assert (records["labels"].tolist(), len(records.classes)) == ([1, 2, 2], 3)
+    assert data.categories == {0: "ant", 1: "bee", 2: "cicada"}
+    with pytest.raises(InputError, match="no image to train on"):
+        module(root).setup("fit")
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_a_class_that_the_checkpoint_lacks_is_named_where_it_is_used(tmp_path, stage):
+    counts = {f"{split}/{name}": 2 for split in ("train", "val", "test") for name in ("ant", "bee", "cicada")}
+    root, classes = write_folders(tmp_path / "set", counts), {0: "ant", 1: "bee"}
+    with helpers.one_sentence("'cicada'.*2 classes.*ant, bee"):
+        module(root, classes=classes).setup(stage)
+    for split in {"train", "val", "test"} - {{"fit": "train", "validate": "val"}.get(stage, stage)}:
+        shutil.rmtree(root / split / "cicada")
+    with helpers.one_sentence("'cicada'"):
+        module(root, classes=classes).setup(stage)
+    for other in {"validate", "test"} - {stage}:
+        module(root, other, classes=classes)  # it does not use those images
+
+
+def test_ids_are_the_classes_of_a_checkpoint_for_imagenets_thousand(tmp_path):
+    root = write_folders(tmp_path, {"val/n03888257": 1, "val/n01440764": 1, "val/n03445777-golf_ball": 1})
+    data = module(root, "validate", classes=dict(enumerate(imagenet.class_names())))
+    assert data.records("val")["labels"].tolist() == [0, 574, 701]
+
+
+def test_one_image_of_each_class_is_scored_but_not_trained_on(tmp_path, capsys):
+    root = write_folders(tmp_path / "set", {"b": 1, "a": 1, "c": 1})
+    assert module(root, "test", test_split="all").records("test")["labels"].tolist() == [0, 1, 2]
+    assert "fit would be refused" not in capsys.readouterr().out
+    for stage, split in (("validate", "val"), ("test", "test")):
+        assert module(root, stage).records(split)["labels"].tolist() == [0, 1, 2]
+        assert capsys.readouterr().out.count("fit would be refused") == 1
+    assert module(root, "validate", classes={0: "c", 1: "b", 2: "a"}).records("val")["labels"].tolist() == [2, 1, 0]
+    with pytest.raises(InputError, match="too few images"):
+        module(root).setup("fit")
+
+
+def test_images_that_are_named_for_training_are_not_scored_for_lack_of_others(tmp_path):
+    root = write_folders(tmp_path / "set", {"train/a": 1, "train/b": 1})
+    for stage in ("fit", "validate", "test"):
+        with pytest.raises(InputError, match=r"too few images|no image in the (val|test) split"):
+            module(root).setup(stage)
+
+
+def test_what_only_testing_would_use_is_of_no_concern_to_training(tmp_path):
+    root = write_folders(tmp_path / "set", {"train/b": 3, "train/c": 3, "val/b": 2, "test/a": 1, "test/c": 1})
+    data = module(root, "fit")
+    assert data.categories == {0: "b", 1: "c"}
+    assert (len(data.records("train")), len(data.records("val"))) == (6, 2)
+    with helpers.one_sentence("1 image of 'a'"):
+        data.setup("test")
+
+
+@pytest.mark.parametrize(
+    ("counts", "named"),
+    [
+        ({"a": 5}, "one class 'a'"),
+        ({"a": 5, "b": 0, "c": 0}, r"'b' \(as 1 others\)"),
+        ({"train/a": 2, "train/b": 2, "val/A": 1}, "'A'"),
+    ],
+)
+def test_what_is_missing_to_train_is_said_by_fit(tmp_path, counts, named):
+    with helpers.one_sentence(named):
+        module(write_folders(tmp_path / "set", counts)).setup("fit")
+
+
+def test_parts_by_any_name_are_trained_and_scored_on(tmp_path):
+    """As Kaggle's tumours have them."""
+    classes = ("glioma", "meningioma", "no tumor")
+    counts = {f"{part}/{name}": n for part, n in (("Training", 10), ("Testing", 4)) for name in classes}
+    data = module(write_folders(tmp_path / "set", counts), "fit", "test")
+    assert tuple(data.categories.values()) == classes
+    train, val, test = (len(data.records(split)) for split in ("train", "val", "test"))
+    assert (train + val, test) == (30, 12)
+    assert val >= 3
+
+
+def test_a_list_of_labels_is_trained_and_scored_on(tmp_path):
+    root = write_folders(tmp_path / "set", {"images": 24})
+    rows = [f"images/{i}.png;{('cat', 'dog', 'owl')[i % 3]}" for i in range(24)]
+    helpers.write_lines(root / "labels.csv", ["path;label", *rows])
+    for given in (root, root / "labels.csv"):
+        data = module(given, "fit", "test")
+        sizes = [len(data.records(split)) for split in ("train", "val", "test")]
+        assert (sum(sizes), min(sizes) >= 3, data.categories) == (24, True, {0: "cat", 1: "dog", 2: "owl"})
+        position = int(data.file("test", 0).split("/")[-1].removesuffix(".png"))
+        assert data.records("test")["labels"][0] == position % 3
+
+
+def test_imagenets_validation_images_of_a_list_are_imagenets_own(tmp_path):
+    root = write_folders(tmp_path, {"val": 1})
+    (root / "val" / "0.png").rename(root / "val" / "ILSVRC2012_val_00000001.png")
+    row = "ILSVRC2012_val_00000001,n03888257 1 2 3 4 "
+    helpers.write_lines(root / "LOC_val_solution.csv", ["ImageId,PredictionString", row])
+    data = module(root, "validate", classes=dict(enumerate(imagenet.class_names())))
+    assert data.records("val")["labels"].tolist() == [701]
+    assert data.imagenet_overlap("val") == 1.0

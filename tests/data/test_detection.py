@@ -259,3 +259,30 @@ def test_boxes_meet_their_pixels_in_a_jpeg_that_was_decoded_smaller(tmp_path):
     batch = next(iter(data.val_dataloader()))
     y, x = np.nonzero(batch["images"][0, 0].numpy() > 127)
     np.testing.assert_allclose(batch["boxes_xyxy"][0][0], [x.min(), y.min(), x.max() + 1, y.max() + 1], atol=0.7)
+
+
+@pytest.mark.parametrize(("stage", "split"), [("validate", "val"), ("test", "test")])
+@pytest.mark.parametrize("layout", ["coco", "yolo", "voc", "csv"])
+def test_boxes_of_one_split_are_scored_but_not_trained_on(tmp_path, layout, stage, split):
+    if layout == "coco":
+        coco_folder(tmp_path, **{split: content(3)})
+    else:
+        for i in range(3):
+            folder = tmp_path / ("images/" * (layout == "yolo") + split)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 30)).save(folder / f"{i}.png")
+            text = "0 0.5 0.5 0.2 0.2\n"
+            if layout == "voc":
+                box = "<xmin>3</xmin><ymin>3</ymin><xmax>9</xmax><ymax>9</ymax>"
+                text = f"<annotation><object><name>cat</name><bndbox>{box}</bndbox></object></annotation>"
+                (folder / f"{i}.xml").write_text(text)
+            elif layout == "yolo":
+                (tmp_path / "labels" / split).mkdir(parents=True, exist_ok=True)
+                (tmp_path / "labels" / split / f"{i}.txt").write_text(text)
+        if layout == "csv":
+            rows = "".join(f"{split}/{i}.png,3,3,9,9,cat\n" for i in range(3))
+            (tmp_path / f"{split}.csv").write_text(f"image,xmin,ymin,xmax,ymax,class\n{rows}")
+    data = module(tmp_path, stage)
+    assert len(data.records(split)) == 3
+    with pytest.raises(InputError):
+        module(tmp_path).setup("fit")

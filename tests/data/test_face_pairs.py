@@ -154,3 +154,26 @@ def test_options_that_cannot_be_are_one_sentence(tmp_path):
         module(tmp_path / "lfw", unlabelled="nowhere").setup("fit")
     with pytest.raises(InputError, match=r"--data.views is -1"):
         module(tmp_path, views=-1)
+
+
+@pytest.mark.parametrize(("stage", "split"), [("validate", "val"), ("test", "test")])
+def test_faces_of_one_split_are_scored_but_not_trained_on(tmp_path, stage, split):
+    rows = [f"{i}.png,{i // 2},1,{split}" for i in range(8)]
+    write_lines(tmp_path / "attributes.csv", ["path,identity,Smiling,split", *rows])
+    for i in range(8):
+        (tmp_path / f"{i}.png").touch()
+    data = module(tmp_path, stage)
+    assert data.pairs(split).same.sum() == 4
+    with pytest.raises(InputError, match="no image to train on"):
+        module(tmp_path).setup("fit")
+
+
+def test_nobody_is_left_to_test_on_where_two_people_are_enough_to_train_and_validate(tmp_path):
+    rows = [f"{i}.png,{i // 2},1" for i in range(4)]
+    write_lines(tmp_path / "attributes.csv", ["path,identity,Smiling", *rows])
+    for i in range(4):
+        (tmp_path / f"{i}.png").touch()
+    data = module(tmp_path, "fit")
+    assert (len(data.records("train")), len(data.records("val"))) == (2, 2)
+    data.setup("test")
+    assert data.file("test", 0) == data.file("val", 0)

@@ -245,3 +245,21 @@ def test_what_is_known_of_the_shards_photographers_is_said(tmp_path, places_root
         assert words in capsys.readouterr().out
     with pytest.raises(InputError, match=r"--data\.shards needs --data\.root"):
         GeotaggedDataModule(shards=shards)
+
+
+@pytest.mark.parametrize(("stage", "split"), [("validate", "val"), ("test", "test")])
+@pytest.mark.parametrize("layout", ["column", "name", "folder"])
+def test_places_of_one_split_are_scored_but_not_trained_on(tmp_path, write_photo, layout, stage, split):
+    rows = [(f"{i}.png", i + 1, i) for i in range(4)]
+    if layout == "folder":
+        for name, latitude, longitude in rows:
+            write_photo(tmp_path / split / name.replace("png", "jpg"), scene(latitude), (latitude, longitude))
+    elif layout == "name":
+        write_csv(tmp_path, rows, ("path", "latitude", "longitude"))
+        (tmp_path / "images.csv").rename(tmp_path / f"{split}.csv")
+    else:
+        write_csv(tmp_path, [(*row, split) for row in rows], ("path", "latitude", "longitude", "split"))
+    data = module(tmp_path, stage)
+    assert data.records(split)["latlng"].round(3).tolist() == [[i + 1, i] for i in range(4)]
+    with pytest.raises(InputError, match="no image to train on"):
+        module(tmp_path).setup("fit")

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backbone import InputError
 from data.records import SPLITS, UNSPLIT, Records
 from data.splits import assign_splits, draw_numbers, set_aside, split_named
 
@@ -70,16 +69,19 @@ def test_what_is_known_stays_and_only_what_lacks_is_drawn():
 
 
 @pytest.mark.parametrize(
-    ("names", "columns"),
+    ("names", "columns", "split"),
     [
-        (["a.jpg"], {}),
-        (["a.jpg", "b.jpg"], {"split": np.array([VAL, TEST], np.int8)}),
-        (["a.jpg", "b.jpg", "c.jpg"], {"group": np.array([b"x"] * 3)}),
+        (["a.jpg"], {}, [UNSPLIT]),
+        (["a.jpg", "b.jpg", "c.jpg"], {"group": np.array([b"x"] * 3)}, [UNSPLIT] * 3),
+        (["a.jpg", "b.jpg"], {"split": np.array([VAL, TEST], np.int8)}, [VAL, TEST]),
+        (["a.jpg", "b.jpg"], {"split": np.array([UNSPLIT, TEST], np.int8)}, [UNSPLIT, TEST]),
+        (["a.jpg"], {"split": np.array([0], np.int8)}, [0]),
+        (["a.jpg", "b.jpg"], {"group": np.array([b"x", b"y"])}, None),  # none is left to test on
     ],
 )
-def test_too_few_to_leave_a_split_and_something_to_train_on_are_refused(names, columns):
-    with pytest.raises(InputError, match="photos"):
-        drawn(names, **columns)
+def test_of_too_few_to_leave_a_split_and_something_to_train_on_none_is_drawn(names, columns, split):
+    found = drawn(names, **columns).tolist()
+    assert found == split if split else sorted(found) == [0, VAL]
 
 
 def test_numbers_are_spread_evenly_and_known_for_a_name():

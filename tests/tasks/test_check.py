@@ -139,7 +139,7 @@ def test_images_that_are_missing_or_of_another_size_are_counted_and_the_others_a
     [line] = [line for line in lines if line.startswith("images, ")]
     assert line.startswith("images, 7 by their headers: ")
     start = next(i for i, line in enumerate(lines) if "annotation says 128 x 96 px" in line)
-    assert lines[start].startswith("  1 images")
+    assert lines[start].startswith("  1 image cannot")
     assert lines[start + 1] == f"    {images[4].name}"
     start = next(i for i, line in enumerate(lines) if "cannot be used: there is no such file" in line)
     assert lines[start + 1].endswith(images[1].name)

@@ -9,7 +9,7 @@ from helpers import names, tree
 from backbone import InputError
 from data.readers import geotagged_csv
 from data.readers.coordinates_csv import choose_columns
-from data.records import UNSPLIT
+from data.records import SPLITS, UNSPLIT
 
 HEADER = ("path", "latitude", "longitude", "author")
 
@@ -96,8 +96,8 @@ def test_a_file_for_each_split_with_ids_for_paths(tmp_path):
     with pytest.raises(InputError, match=r"101 may be .*101.* or .*101"):
         geotagged_csv.read(tmp_path)
     (tmp_path / "train.csv").unlink()
-    with pytest.raises(InputError, match=r"has test\.csv but no train\.csv"):
-        geotagged_csv.read(tmp_path)
+    records = geotagged_csv.read(tmp_path)
+    assert records["split"].tolist() == [SPLITS.index("test")] * 20
 
 
 def test_a_file_for_each_split_by_any_of_its_names(tmp_path):
@@ -144,3 +144,13 @@ def test_paths_are_the_same_however_they_are_written(tmp_path, monkeypatch):
     (root / "images.csv").write_bytes("\n".join(text).encode(errors="surrogateescape"))
     (root / "000" / "0.png").rename(root / "000" / "Ä\udcff.png")
     assert len(geotagged_csv.read(root)) == 120
+
+
+def test_an_image_listed_twice_for_one_place_is_counted_and_for_two_is_refused_with_the_lines(tmp_path):
+    write_csv(tmp_path / "same", [("a.png", 1, 2, "x"), ("b.png", 3, 4, "y"), ("a.png", 1.0, 2, "x")])
+    records = geotagged_csv.read(tmp_path / "same")
+    assert names(records) == ["a.png", "b.png"]
+    assert [(issue.count, issue.first) for issue in records.issues] == [(1, "a.png")]
+    write_csv(tmp_path / "two", [("a.png", 1, 2, "x"), ("b.png", 3, 4, "y"), ("a.png", 1, 2.5, "x")])
+    with pytest.raises(InputError, match=r"a\.png for two places \(images\.csv, line 2, and images\.csv, line 4\)"):
+        geotagged_csv.read(tmp_path / "two")

@@ -234,6 +234,19 @@ def test_an_imagenet_classifier_is_tested_as_it_is_at_the_size_of_its_training(i
         assert imagenet.class_names()[label] in by_file[data.file("test", position)].values()
 
 
+def test_folders_of_some_ids_alone_are_scored_by_an_imagenet_classifier(imagenet_file, breeds_root, tmp_path, capsys):
+    ids = {"n02099712": 208, "n01440764": 0, "n03888257": 701}
+    source = sorted(folder for folder in (breeds_root / "test").iterdir() if folder.is_dir())
+    for folder, name in zip(source, ids, strict=True):
+        shutil.copytree(folder, tmp_path / "ids" / "val" / name)
+    given = ["--model.weights", str(imagenet_file[0]), "--data.root", str(tmp_path / "ids"), "--data.num_workers", "0"]
+    _, folder = run(capsys, "validate", *given, *EXACT)
+    names = imagenet.class_names()
+    truths = {(Path(row["file"]).parts[1], row["truth"]) for row in rows_of(folder / "predictions.csv")}
+    assert truths == {(name, names[label]) for name, label in ids.items()}
+    assert figures(folder)["val/imagenet_overlap"] == 1.0
+
+
 def test_an_imagenet_classifier_needs_classes_of_imagenet(imagenet_file, classes_root, capsys):
     given = ["test", "--model.weights", str(imagenet_file[0]), "--data.root", str(classes_root)]
     refused(main, given, r"the class 'bar' of the data is none of ImageNet's 1,000", capsys)
@@ -379,7 +392,7 @@ def test_classes_of_checkpoint_and_data_that_differ_are_both_named(best, classes
     for split in ("train", "val", "test"):
         (root / split / "disc").rename(root / split / "ring")
     args = ["test", "--ckpt_path", best, "--data.root", str(root)]
-    refused(main, args, r"trained for 3 classes: disc \(id 2\), \.\.\., but .* have 3 classes: ring \(id 2\)", capsys)
+    refused(main, args, r"has \d images of 'ring', and .* 3 classes \(bar, cross, disc\)", capsys)
 
 
 def test_a_checkpoint_of_another_task_is_refused_by_name(best, capsys):
