@@ -145,6 +145,15 @@ def _refuse_missing(table: CsvTable, field: str, name: str) -> NoReturn:
     )
 
 
+def lists_places(file: Path) -> bool:
+    """Whether the header of a file has a path, a latitude and a longitude, by the usual words."""
+    try:
+        _layout(file, Columns(), paths=True)
+    except InputError:
+        return False
+    return True
+
+
 def has_places_alone(file: Path, columns: Columns) -> bool:
     """Whether a CSV has nothing by which its rows could be split. Raises InputError."""
     at = _layout(file, columns, paths=False)[1]

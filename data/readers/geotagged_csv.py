@@ -8,7 +8,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.coordinates import IssueCounts
-from data.readers.coordinates_csv import Columns, read_rows
+from data.readers.coordinates_csv import Columns, lists_places, read_rows
 from data.readers.csv_table import located, without_repeats
 from data.records import SPLITS, Issue, Records
 from data.splits import hash_names, split_named
@@ -19,17 +19,21 @@ CSV_NAME = "images.csv"
 def csv_files(root: Path) -> dict[Path, int]:
     """The CSVs of a data set, and the position in SPLITS of each, -1 where rows say it; empty where there is none.
 
-    Either `root` itself, the `images.csv` in it, or `train.csv` with `val.csv` and `test.csv`, as split_named() knows
-    them. Raises InputError.
+    Either `root` itself, the `images.csv` in it, `train.csv` with `val.csv` and `test.csv`, as split_named() knows
+    them, or the only one there with the columns of such a list. Raises InputError.
     """
     for file in (root, root / CSV_NAME):
         if file.is_file():
             return {file: -1}
     named: dict[int, Path] = {}
-    for file in sorted(root.glob("*.[cCtT][sS][vV]")):
+    files = sorted(file for file in root.glob("*.[cCtT][sS][vV]") if file.name[0] != ".")
+    for file in files:
         split = split_named(file.stem) if file.is_file() else None
         if split and (other := named.setdefault(SPLITS.index(split), file)) != file:
             raise InputError(f"{root} has both {other.name} and {file.name}; take one away, or join them.")
+    lists = [] if named else [file for file in files if lists_places(file)]
+    if len(lists) == 1:
+        return {lists[0]: -1}
     return {named[number]: number for number in sorted(named)}
 
 

@@ -7,6 +7,7 @@ import pytest
 from helpers import names, tree
 
 from backbone import InputError
+from data.layouts import read_places
 from data.readers import geotagged_csv
 from data.readers.coordinates_csv import choose_columns
 from data.records import SPLITS, UNSPLIT
@@ -154,3 +155,13 @@ def test_an_image_listed_twice_for_one_place_is_counted_and_for_two_is_refused_w
     write_csv(tmp_path / "two", [("a.png", 1, 2, "x"), ("b.png", 3, 4, "y"), ("a.png", 1, 2.5, "x")])
     with pytest.raises(InputError, match=r"a\.png for two places \(images\.csv, line 2, and images\.csv, line 4\)"):
         geotagged_csv.read(tmp_path / "two")
+
+
+def test_the_only_list_of_places_is_read_whatever_it_is_called(tmp_path):
+    root = write_csv(tmp_path, authors(3), ("Filename", "Lat", "Lng", "author"), name="export 7.csv")
+    (root / "notes.csv").write_text("day,weather\n1,rain\n")
+    assert names(read_places(root)) == [row[0] for row in authors(3)]
+    write_csv(root, authors(2), name="other.csv")
+    assert geotagged_csv.csv_files(root) == {}  # which of the two is meant, nothing says
+    write_csv(root, authors(1), name="train.csv")
+    assert geotagged_csv.csv_files(root) == {root / "train.csv": 0}
