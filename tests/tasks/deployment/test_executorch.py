@@ -80,10 +80,19 @@ def test_a_file_gives_what_the_network_gives_and_holds_its_metadata(make, tmp_pa
     assert capfd.readouterr() == ("", "")
 
 
+BATCHES = [images(4, seed).numpy() for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def rounded_to():
+    """The classifier, rounded by each way of calibrating."""
+    return {method: executorch_file.quantized(classifier(), BATCHES, method) for method in executorch_file.CALIBRATIONS}
+
+
 @pytest.mark.slow
-def test_an_int8_file_gives_what_its_rounded_network_gives_and_is_small(tmp_path):
+def test_an_int8_file_gives_what_its_rounded_network_gives_and_is_small(rounded_to, tmp_path):
     network, path, pixels = classifier(), tmp_path / "a.pte", images(8, seed=100)
-    rounded = executorch_file.quantized(network, [images(8).numpy()], "minmax")
+    rounded = rounded_to["minmax"]
     executorch_file.write_executorch(rounded, path, {"outputs": list(network.outputs)})
     assert path.stat().st_size < 1.5 * sum(p.numel() for p in network.network.parameters()) + 100_000
     [given] = open_artifact(path).run(pixels.numpy()).values()
@@ -117,13 +126,11 @@ def steps_behind(rounded, target):
 
 
 @pytest.mark.slow
-def test_ranges_are_those_that_images_give_and_of_a_relu6_what_it_leaves():
+def test_ranges_are_those_that_images_give_and_of_a_relu6_what_it_leaves(rounded_to):
     network = classifier()
     pixels = images(8, seed=100).permute(0, 3, 1, 2).contiguous()
-    batches = [images(4, seed).numpy() for seed in range(3)]
     given = {}
-    for method in executorch_file.CALIBRATIONS:
-        rounded = executorch_file.quantized(network, batches, method)
+    for method, rounded in rounded_to.items():
         with torch.no_grad():
             given[method], expected = rounded.network(pixels), network.network(pixels)
         assert (given[method] - expected).std() < 0.1 * expected.std()
