@@ -6,8 +6,15 @@ from backbone.errors import InputError
 from data.folders import count_of
 
 
+_FEW = 3  # images of a split may always be bad: a fraction of a small split is less than one
+_NAMED = 5
+
+
 class BadImages:
-    """File to reason by split; a run stops when more than `max_fraction` of a split's images are bad."""
+    """File to reason by split; a run stops when more than `max_fraction` of a split's images, and more than 3, are bad.
+
+    With `max_fraction` 0 no image may be, and where all images of a split are, a run always stops.
+    """
 
     def __init__(self, max_fraction: float) -> None:
         self.max_fraction = max_fraction
@@ -35,10 +42,18 @@ class BadImages:
 
     def _stop_if_too_many(self, split: str) -> None:
         bad, listed = self._bad[split], self._splits[split][1]
-        if len(bad) > self.max_fraction * listed:
-            file, reason = next(iter(bad.items()))
-            raise InputError(
-                f"{len(bad)} of the {count_of(listed, 'image')} of the {split} split cannot be used, more than "
-                f"max_bad_fraction {self.max_fraction:g} allows; the first is {file}: {reason}; "
-                "repair them, or raise --data.max_bad_fraction."
-            )
+        most = max(self.max_fraction * listed, _FEW) if self.max_fraction else 0
+        if not bad or (len(bad) <= most and len(bad) < listed):
+            return
+        named = [f"{file}: {reason}" for file, reason in list(bad.items())[:_NAMED]]
+        if len(bad) > _NAMED:
+            named.append(f"and {len(bad) - _NAMED:,} more")
+        if len(bad) > most:
+            limit = f"max_bad_fraction {self.max_fraction:g} allows {count_of(int(most), 'image')}"
+            remedy = "repair or remove them, or raise --data.max_bad_fraction"
+        else:
+            limit, remedy = "and there are no others", "repair them"
+        raise InputError(
+            f"{len(bad):,} of the {count_of(listed, 'image')} of the {split} split cannot be used, {limit}: "
+            f"{'; '.join(named)}; {remedy} (the task's command `check --decode` lists all)."
+        )

@@ -110,7 +110,8 @@ class DataModule(LightningDataModule):
         val_fraction: Part of the training images set aside where the data have no validation split.
         test_fraction: The same for testing.
         test_split: Which images `test` scores.
-        max_bad_fraction: A run stops when more than this part of a split's images cannot be read.
+        max_bad_fraction: A run stops when more than this part of a split's images, and more than 3, cannot be read; at
+            0 when any cannot.
         augment: Vary the training images at random.
         seed: Of the order, the augmentation and the splits.
 
