@@ -5,7 +5,6 @@ from collections.abc import Container, Iterable, Mapping
 from backbone.errors import InputError
 from data.folders import count_of
 
-
 _FEW = 3  # images of a split may always be bad: a fraction of a small split is less than one
 _NAMED = 5
 
