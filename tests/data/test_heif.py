@@ -125,7 +125,7 @@ def test_ten_bits_grey_and_transparency_become_8_bit_rgb():
 
 
 @pytest.mark.parametrize(
-    ("mode", "megabytes"), [("RGB", 16 + 20), ("RGBA", 16 + 28), ("L", 4 + 12 + 9), ("RGB;16", 16 + 40)]
+    ("mode", "megabytes"), [("RGB", 16 + 21), ("RGBA", 16 + 28), ("L", 4 + 12 + 9), ("RGB;16", 16 + 40)]
 )
 def test_its_memory_is_counted_before_it_is_decoded(mode, megabytes, monkeypatch):
     """4 Mpx: as PIL has them, and what the decoder holds beside them or, of grey, then the RGB."""

@@ -262,7 +262,7 @@ def test_a_huge_jpeg_is_limited_by_what_is_decoded_of_it_and_where_none_is_by_no
         for content in (None, claimed(grey, width, height)):
             small = open_image(tmp_path / "a.jpg", content=content, at_least=(300, 300))
             assert small.shape == (height // 8, width // 8, 3)
-            assert (small[:8, :8] == 99).all()
+            assert (small[0, :64] == 99).all()  # as many blocks as there are
             with pytest.raises(ImageError, match=rf"decoding {width} x {height} px takes .* MB, over the limit of 910"):
                 open_image(tmp_path / "a.jpg", content=content)
     coloured = encoded(Image.new("RGB", (64, 64)), "jpeg", progressive=True)
