@@ -485,6 +485,19 @@ def test_a_jpeg_that_ends_between_two_scans_is_refused_though_all_its_rows_are_t
             open_image("a.jpg", content=content[:scan])
 
 
+def test_an_mpo_is_cut_where_its_first_picture_is():
+    content = encoded(photo_like(), "mpo", save_all=True, append_images=[photo_like().rotate(180)])
+    second = content.index(b"\xff\xd8\xff", 3)
+    whole = open_image("a.mpo", content=content)
+    assert np.array_equal(open_image("a.mpo", content=content[: second + 100]), whole)
+    assert take_cut_short() == []
+    pixels = open_image("a.mpo", content=content[: second - 60])
+    assert np.array_equal(pixels[:580], whole[:580])
+    assert take_cut_short() == [("a.mpo", "it ends after 98 % of its rows")]
+    with pytest.raises(ImageError, match=r"it ends after 4\d % of its rows"):
+        open_image("a.mpo", content=content[: second // 2])
+
+
 def test_what_is_decoded_twice_takes_the_memory_of_both(monkeypatch):
     content = encoded(LARGE, "jpeg")
     monkeypatch.setenv(LIMIT, "45")  # 20 + 15 + 9
