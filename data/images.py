@@ -96,7 +96,8 @@ def open_image(
     stored, unrotated: where only the stored size equals it, the image stays unrotated; where neither does, it is bad.
     `at_least` (height, width): a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays that large.
     `content`: the file as it came out of an archive, which `path` then only names.
-    Raises ImageError with the file and the reason.
+    Raises ImageError with the file and the reason; a JPEG that lacks at most 5 % of its rows is used all the same, and
+    told of by `take_cut_short`.
     """
     if content is None:
         _check_kind(path)
