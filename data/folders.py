@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from backbone.errors import InputError
 from backbone.names import printed
-from data.images import IMAGE_ENDINGS
+from data.images import HEIF_ENDINGS, IMAGE_ENDINGS
 from data.records import Issue
 
 # Left by macOS, Windows, file servers and file systems; no more data than a name with a leading dot.
@@ -25,10 +25,11 @@ _NOT_DATA = frozenset(
 )
 _ENDINGS = frozenset(ending.removeprefix(".").encode() for ending in IMAGE_ENDINGS)
 
-# Images by their names, in formats that are not read: of phones, cameras, drawing programs and scanners.
+# Images by their names, in formats that are not read: of phones without the extra for them, of cameras, drawing
+# programs and scanners.
 # fmt: off
-UNREADABLE_ENDINGS = frozenset((
-    ".heic", ".heif", ".hif", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef",
+UNREADABLE_ENDINGS = HEIF_ENDINGS.union((
+    ".raw", ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef",
     ".srw", ".psd", ".svg", ".xcf", ".ai", ".eps", ".tga", ".jxl", ".exr", ".hdr", ".pcx", ".ico", ".dcm", ".djvu",
 )) - IMAGE_ENDINGS
 # fmt: on
@@ -71,8 +72,15 @@ def count_of(count: int, of: str) -> str:
 def unreadable_images(others: Iterable[Counter[str]]) -> tuple[Issue, ...]:
     """What to say of files, counted by their ending in lower case, that are images in a format that is not read."""
     counts = Counter({ending: n for ending, n in sum(others, Counter[str]()).items() if ending in UNREADABLE_ENDINGS})
-    what = "file{} left out, a kind of image that cannot be read: save as JPEG or PNG"
-    return tuple(Issue(f"{ending} {what.format('s' * (n > 1))}", n) for ending, n in counts.most_common())
+    what = "file{} left out, a kind of image that cannot be read: {}"
+    return tuple(
+        Issue(f"{ending} {what.format('s' * (n > 1), how_to_read(ending))}", n) for ending, n in counts.most_common()
+    )
+
+
+def how_to_read(ending: str) -> str:
+    """What to do with images of such an ending, in lower case, which cannot be read."""
+    return "pip install '.[heif]', or save as JPEG" if ending in HEIF_ENDINGS else "save as JPEG or PNG"
 
 
 def readable(names: np.ndarray, there: np.ndarray, source: str | Path) -> tuple[np.ndarray, tuple[Issue, ...]]:

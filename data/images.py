@@ -3,15 +3,18 @@
 PIL, because OpenCV decodes a truncated JPEG in silence and torchvision ignores the EXIF orientation.
 """
 
+import importlib.util
 import io
 import os
+import re
 import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, JpegImagePlugin
 
 from backbone.errors import InputError
 from backbone.web_pages import is_web_page
@@ -29,13 +32,26 @@ _STRIP = 1 << 20  # px that are converted at once, so that nothing but the image
 # Raster formats of photos. Not "whatever PIL knows": EPS, for one, starts Ghostscript on the file.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF")
 
+# What is larger than may be decoded is refused below by its memory, and what a JPEG decodes small is not.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+HEIF_ENDINGS = frozenset((".heic", ".heif", ".hif"))  # of phones
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"))
+_READS_HEIF = importlib.util.find_spec("pi_heif") is not None  # the extra `heif`, imported for such a file alone
+
 # By these, in lower case, a folder's images are told from its other files.
 # fmt: off
 IMAGE_ENDINGS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".ppm", ".pgm",
     ".jp2",
-))
+)) | (HEIF_ENDINGS if _READS_HEIF else frozenset())
 # fmt: on
+
+_JPEG, _END = b"\xff\xd8\xff", b"\xff\xd9"  # its first bytes, and its last
+_ENOUGH_ROWS = 0.95  # of a JPEG whose last bytes are missing
+_NOISE = 100_000  # bytes
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_cut_short: dict[str, str] = {}  # file to how far it goes, until take_cut_short()
 
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
@@ -80,26 +96,30 @@ def open_image(
     stored, unrotated: where only the stored size equals it, the image stays unrotated; where neither does, it is bad.
     `at_least` (height, width): a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays that large.
     `content`: the file as it came out of an archive, which `path` then only names.
-    Raises ImageError with the file and the reason.
+    Raises ImageError with the file and the reason; a JPEG that lacks at most 5 % of its rows is used all the same, and
+    told of by `take_cut_short`.
     """
     if content is None:
         _check_kind(path)
     limit = memory_limit()
     try:
-        with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as image:
-            size = image.size
-            if image.format == "PNG":  # which is decoded when asked for its EXIF
-                _check_memory(path, image, size, limit)
-            turn = _turn(path, image, annotated_size)
-            if at_least is not None:  # draft() wants (width, height) as stored; formats other than JPEG ignore it
-                image.draft(None, at_least if turn >= 5 else at_least[::-1])
-            _check_memory(path, image, size, limit)
-            image.load()
-            return _upright_rgb(path, image, turn)
+        return _decoded(path, content, annotated_size, at_least, limit)[0]
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # PIL's plugins raise a dozen kinds: OSError, SyntaxError, ValueError, struct.error ...
+        if isinstance(error, OSError) and "truncated" in str(error):
+            given = annotated_size, at_least, limit
+            if (pixels := _as_far_as_it_goes(path, content, *given)) is not None:
+                return pixels
         raise ImageError(path, _reason(path, error, content)) from error
+
+
+def take_cut_short() -> list[tuple[str, str]]:
+    """(file, how far it goes) of the JPEGs used though their last bytes are missing, since this was called last."""
+    taken = []
+    while _cut_short:
+        taken.append(_cut_short.popitem())
+    return taken
 
 
 def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
@@ -126,7 +146,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     _check_kind(path)
     limit = memory_limit()
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with _opened(path) as image:
             if image.format == "PNG":  # as in `open_image`
                 _check_memory(path, image, image.size, limit)
             width, height = image.size
@@ -142,7 +162,7 @@ def read_exif(path: str | Path) -> tuple[dict[int, Any], dict[int, Any]]:
     _check_kind(path)
     limit = memory_limit()
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with _opened(path) as image:
             if image.format == "PNG":  # as in `open_image`
                 _check_memory(path, image, image.size, limit)
             exif = image.getexif()
@@ -180,9 +200,115 @@ def _check_kind(path: str | Path) -> None:
         raise ImageError(path, f"it is {kind}, not a file")
 
 
-def _check_memory(path: str | Path, image: Image.Image, size: tuple[int, int], limit: int) -> None:
+def _opened(path: str | Path, content: bytes | None = None) -> Image.Image:
+    """A file of which PIL has read the header."""
+    try:
+        return Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS)
+    except Exception as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        with Path(path).open("rb") if content is None else io.BytesIO(content) as file:
+            head = file.read(12)
+        if isinstance(error, Image.DecompressionBombError) and head.startswith(_JPEG):
+            return JpegImagePlugin.JpegImageFile(path if content is None else io.BytesIO(content))  # it may be drafted
+        if not _is_heif(head) or not _READS_HEIF:
+            raise
+        from pi_heif import HeifImageFile
+
+        return HeifImageFile(path if content is None else io.BytesIO(content))
+
+
+def _is_heif(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+
+
+def _decoded(
+    path: str | Path,
+    content: bytes | None,
+    annotated_size: tuple[int, int] | None,
+    at_least: tuple[int, int] | None,
+    limit: int,
+    held: int = 0,
+) -> tuple[np.ndarray, int]:
+    """The image as `open_image` gives it, and the orientation that was undone; `held` bytes are in memory beside it."""
+    with _opened(path, content) as image:
+        size = image.size
+        if image.format == "PNG":  # which is decoded when asked for its EXIF
+            _check_memory(path, image, size, limit, held)
+        turn = _turn(path, image, annotated_size)
+        if at_least is not None:  # draft() wants (width, height) as stored; formats other than JPEG ignore it
+            image.draft(None, at_least if turn >= 5 else at_least[::-1])
+        _check_memory(path, image, size, limit, held)
+        image.load()
+        return _upright_rgb(path, image, turn), turn
+
+
+def _as_far_as_it_goes(
+    path: str | Path,
+    content: bytes | None,
+    annotated_size: tuple[int, int] | None,
+    at_least: tuple[int, int] | None,
+    limit: int,
+) -> np.ndarray | None:
+    """A JPEG that is cut short, where nearly all of its rows are there; what lacks is as its decoder leaves it.
+
+    Decoded twice, once as if it ended there and once as if noise went on, it is alike as far as it goes. None where
+    that cannot be told, as of other formats.
+    """
+    try:
+        data = (Path(path).read_bytes() if content is None else content).rstrip(b"\xff")  # half of a marker
+        if not data.startswith(_JPEG):
+            return None
+        if not _begins_all_scans(data):
+            raise ImageError(path, "it ends before the last of its scans")
+        given, held = (annotated_size, at_least, limit), 2 * (len(data) + _NOISE)
+        pixels, turn = _decoded(path, data + _END, *given, held)
+        noise = np.random.default_rng(0).integers(0, 255, _NOISE, dtype=np.uint8).tobytes()  # no 255, as of a marker
+        # Cut right before a restart marker, it would be searched for the next one, and the noise passed over.
+        restarts = _RESTART.findall(data)
+        restart = bytes([0xFF, 0xD0 + (restarts[-1][1] + 1) % 8 if restarts else 0xD0])
+        other, _ = _decoded(path, data + noise + restart + noise + _END, *given, held + pixels.nbytes)
+    except (ImageError, MemoryError):
+        raise
+    except Exception:
+        return None
+    ended, gone_on = _AS_STORED[turn](pixels), _AS_STORED[turn](other)
+    height = len(ended)
+    rows = next((row for row in range(height) if not np.array_equal(ended[row], gone_on[row])), height)
+    reason = f"it ends after {100 * rows // height} % of its rows" if rows < height else "it lacks its last bytes"
+    if rows < _ENOUGH_ROWS * height:
+        raise ImageError(path, reason)
+    _cut_short[str(path)] = reason
+    return pixels
+
+
+def _begins_all_scans(data: bytes) -> bool:
+    """Whether the scans that a JPEG has begun bring every coefficient of every colour to its full precision."""
+    missing: set[tuple[int, int]] | None = None  # (colour, coefficient)
+    at, progressive = 2, False
+    while (at := data.find(b"\xff", at)) >= 0:
+        marker, head = data[at + 1], data[at + 4 : at + 2 + int.from_bytes(data[at + 2 : at + 4])]
+        if marker <= 1 or 0xD0 <= marker <= 0xD8 or marker == 0xFF:  # these have no head
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker == 0xD9:
+            break
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            progressive = marker in (0xC2, 0xCA)
+            missing = {(colour, k) for colour in head[6::3] for k in range(64)}
+        elif marker == 0xDA and missing is not None:
+            if len(head) < 4 or len(head) < 4 + 2 * head[0]:
+                break
+            first, last, precision = head[1 + 2 * head[0] : 4 + 2 * head[0]] if progressive else (0, 63, 0)
+            if not precision & 15:
+                missing -= {(colour, k) for colour in head[1 : 1 + 2 * head[0] : 2] for k in range(first, last + 1)}
+        at += 4 + len(head)
+    return missing == set()
+
+
+def _check_memory(path: str | Path, image: Image.Image, size: tuple[int, int], limit: int, held: int = 0) -> None:
     """Raise ImageError where decoding takes more than `limit` bytes; `size` is (width, height) before any draft."""
-    needed, pixels = _memory_needed(image, size), size[0] * size[1]
+    needed = _memory_needed(image, size) + held
     if needed > limit:
         reason = (
             f"decoding {size[0]} x {size[1]} px takes {needed / 1e6:,.0f} MB, over the limit of {limit / 1e6:,.0f} MB"
@@ -190,8 +316,6 @@ def _check_memory(path: str | Path, image: Image.Image, size: tuple[int, int], l
         raise ImageError(path, f"{reason} ({_MAX_MB_VARIABLE})")
     if size[0] > _WIDEST:
         raise ImageError(path, f"{size[0]} x {size[1]} px is too wide")
-    if pixels > limit // _FEWEST:  # a JPEG that is decoded small: it takes little memory, but its time
-        raise ImageError(path, f"it has more than the limit of {limit // _FEWEST:,} px ({_MAX_MB_VARIABLE})")
 
 
 def _memory_needed(image: Image.Image, size: tuple[int, int]) -> int:
@@ -206,6 +330,8 @@ def _decoder_needs(image: Any, size: tuple[int, int]) -> int:
     pixels, bands = image.width * image.height, len(image.getbands())
     if image.format == "TIFF":  # a strip or tile, which may be all of it
         return pixels * sum(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) // 8
+    if image.format == "HEIF":  # its colours and their RGB, in 16 bits each where it has more than 8
+        return pixels * (2 * bands - 1) * (2 if image.info["bit_depth"] > 8 else 1)
     if image.format == "MPO" or (image.format == "JPEG" and _has_scans(image)):  # all coefficients, in 16 bits
         parts = [across * down for _, across, down, _ in image.layer]
         return 2 * size[0] * size[1] * sum(parts) // max(parts)
@@ -225,7 +351,7 @@ def _has_scans(image: Any) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 where there is none or it cannot be read: the pixels are still good."""
-    if image.format == "TIFF":  # PIL turns a TIFF upright itself while loading, and gives its upright size
+    if image.format in ("TIFF", "HEIF"):  # these come upright, and with their upright size
         return 1
     if image.format == "PNG":
         image.load()  # getexif() would, as EXIF may follow the pixels, and a damaged file would be told only here
@@ -297,6 +423,8 @@ def _reason(path: str | Path, error: Exception, content: bytes | None = None) ->
         return "it is a web page or XML, not an image"
     if head.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer, not the image itself"
+    if _is_heif(head) and not _READS_HEIF:
+        return "it is HEIC, which is read once the extra for it is there: pip install '.[heif]', or save as JPEG"
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is not an image of a known format"
     return f"it cannot be decoded ({error or type(error).__name__})"

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from backbone.errors import InputError, check_options
 from data.bad_images import BadImages
 from data.folders import count_of, existing_folder, say
-from data.images import ImageError, memory_limit, open_image
+from data.images import ImageError, memory_limit, open_image, take_cut_short
 from data.loading import fitting_workers, input_size, make_loader, sample_seed, worker_count
 from data.overview import counts_in_words
 from data.records import SPLITS, UNSPLIT, Records, Split, joined
@@ -76,7 +76,7 @@ def collate_images(samples: list[dict[str, Any]]) -> tuple[dict[str, Any], list[
     """What every batch has, and the samples that are in it: bad ones are left out of all but `bad`.
 
     images uint8 (B, 3, H, W) RGB, channels last in memory; positions (in the split) int64 (B,); bad list of
-    (file, reason). Where every sample is bad, B is 0.
+    (file, reason); cut_short list of (file, how far it goes), of images that are used. Where all are bad, B is 0.
     """
     good = [sample for sample in samples if "bad" not in sample]
     images = np.stack([sample["image"] for sample in good]) if good else np.zeros((0, 1, 1, 3), np.uint8)
@@ -84,6 +84,7 @@ def collate_images(samples: list[dict[str, Any]]) -> tuple[dict[str, Any], list[
         "images": torch.from_numpy(images).permute(0, 3, 1, 2),  # (B, H, W, 3) -> (B, 3, H, W)
         "positions": torch.tensor([sample["position"] for sample in good], dtype=torch.int64),
         "bad": [sample["bad"] for sample in samples if "bad" in sample],
+        "cut_short": take_cut_short(),  # in the process that opened them
     }
     return batch, good
 
@@ -110,7 +111,8 @@ class DataModule(LightningDataModule):
         val_fraction: Part of the training images set aside where the data have no validation split.
         test_fraction: The same for testing.
         test_split: Which images `test` scores.
-        max_bad_fraction: A run stops when more than this part of a split's images cannot be read.
+        max_bad_fraction: A run stops when more than this part of a split's images, and more than 3, cannot be read; at
+            0 when any cannot.
         augment: Vary the training images at random.
         seed: Of the order, the augmentation and the splits.
 

@@ -27,6 +27,7 @@ from backbone.accelerator import best_precision, retain_freed_memory
 from backbone.errors import InputError
 from backbone.files import copy_whole, write_whole
 from backbone.names import escaped, shown
+from data.bad_images import said_of_cut_short
 from data.folders import count_of, say
 from tasks.failures import explained
 from tasks.module import TaskModule
@@ -381,11 +382,8 @@ class _Cli(LightningCLI):
                 if sys.exc_info()[0] and {path.name for path in self.run_dir.iterdir()} <= _BEGUN:
                     for path in self.run_dir.iterdir():  # it failed before its first step or figure
                         path.unlink()
-                if self.datamodule.bad_images.reasons:
-                    rows = [
-                        f"{escaped(name)}\t{escaped(reason)}\n"
-                        for name, reason in sorted(self.datamodule.bad_images.reasons.items())
-                    ]
+                if listed := self.datamodule.bad_images.listed:
+                    rows = [f"{escaped(name)}\t{escaped(reason)}\n" for name, reason in listed]
                     write_whole(self.run_dir / "bad_images.txt", "".join(rows))
                 if (self.run_dir / "checkpoints").is_dir() and any((self.run_dir / "checkpoints").iterdir()):
                     point_latest(self.run_dir)  # the newest that trained: of a test or a prediction nothing goes on
@@ -412,6 +410,8 @@ class _Cli(LightningCLI):
         if self.datamodule.bad_images.reasons:
             left_out = count_of(len(self.datamodule.bad_images.reasons), "image")
             print(f"{left_out} left out: {self.run_dir / 'bad_images.txt'}")
+        if count := len(self.datamodule.bad_images.cut_short):
+            print(f"{said_of_cut_short(count)}: {self.run_dir / 'bad_images.txt'}")
         if self.run_dir.is_dir():
             if (self.run_dir / "pictures").is_dir():
                 print(f"pictures: {self.run_dir / 'pictures'}")

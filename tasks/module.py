@@ -252,7 +252,7 @@ class TaskModule(LightningModule):
 
     def _any_readable(self, batch: Mapping[str, Any]) -> bool:
         """Note which images of a batch could not be read; say whether any could."""
-        self.data.bad_images.note(batch["bad"])
+        self.data.bad_images.note(batch["bad"], batch["cut_short"])
         return len(batch["images"]) > 0
 
     # --- what is trained, and how -----------------------------------------------------------------------------------

@@ -87,7 +87,9 @@ def _predict(
     from backbone.accelerator import retain_freed_memory
     from backbone.download import digest_of
     from backbone.weights import find_weights
+    from data.bad_images import said_of_cut_short
     from data.folders import count_of
+    from data.images import take_cut_short
     from tasks.predictor import Predictor
     from tasks.run_folders import checkpoint_at, newest_checkpoint
 
@@ -141,6 +143,9 @@ def _predict(
         print(printed(line))
     left_out = f", {unreadable:,} could not be read" if unreadable else ""
     print(f"{count_of(rows.count, 'image')}{left_out}: {written}")
+    if cut_short := sorted(take_cut_short()):
+        file, reason = cut_short[0]
+        print(printed(f"note: {said_of_cut_short(len(cut_short))}; the first is {file}: {reason}"))
     if sheets.folder.is_dir():
         print(f"pictures: {sheets.folder}")
     print(f"run: {rows.run}")
@@ -276,14 +281,14 @@ def images_at(source: Path) -> list[Path]:
     What is called like an image and is a folder, a pipe, a socket or a device is passed over, and counted in a line; so
     are images in a format that cannot be read. Hidden files do not count.
     """
-    from data.folders import UNREADABLE_ENDINGS, count_of, is_foreign, no_image, unreadable_images
+    from data.folders import UNREADABLE_ENDINGS, count_of, how_to_read, is_foreign, no_image, unreadable_images
     from data.images import IMAGE_ENDINGS
 
     try:
         if source.is_file():
             if (ending := source.suffix.lower()) in UNREADABLE_ENDINGS:
                 raise InputError(
-                    f"--source {source}: {ending} is a kind of image that cannot be read; save it as JPEG."
+                    f"--source {source}: {ending} is a kind of image that cannot be read: {how_to_read(ending)}."
                 )
             return [source]
         if not source.is_dir():

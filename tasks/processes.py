@@ -95,12 +95,12 @@ def _end_after(parent: int) -> None:
 
 
 class ShareBadImages(Callback):
-    """Let every process know the images that any of them could not read."""
+    """Let every process know the images that any of them could not read, or not to their end."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note those of all processes. Raises InputError where they are too many."""
         bad_images = trainer.datamodule.bad_images  # type: ignore[attr-defined]
-        bad_images.note(gather(bad_images.reasons).items())
+        bad_images.note(gather(bad_images.reasons).items(), gather(bad_images.cut_short).items())
 
 
 class EndTogether(Callback):

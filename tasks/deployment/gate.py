@@ -113,7 +113,7 @@ def judge(
     own, *others = heads = [copy.deepcopy(resolved.head) for _ in (None, *artifacts)]
     with torch.inference_mode(), tqdm(data.val_dataloader(), desc="scoring", unit="batch", disable=None) as batches:
         for batch in batches:
-            data.bad_images.note(batch["bad"])
+            data.bad_images.note(batch["bad"], batch["cut_short"])
             if not len(batch["images"]):
                 continue
             images = batch["images"].permute(0, 2, 3, 1).contiguous()  # (B, 3, H, W) -> (B, H, W, 3)

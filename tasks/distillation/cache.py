@@ -194,7 +194,7 @@ def fill(cache: TeacherCache, data: Any, compute: Compute) -> None:
             for view, positions in enumerate(missing):
                 unread = set(positions.tolist())
                 for batch in data.train_views(view, positions.tolist()) if unread else ():
-                    data.bad_images.note(batch["bad"])
+                    data.bad_images.note(batch["bad"], batch["cut_short"])
                     if len(batch["images"]):
                         waiting.append((batch["view"], batch["positions"], compute(batch)))
                         computed += waiting[-1][2].numel()

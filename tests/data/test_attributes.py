@@ -234,6 +234,7 @@ def test_bad_images_are_left_out_of_the_batch_and_stop_the_run_when_too_many(tmp
     (root / "train" / "02.png").write_bytes(b"")
     (other / "2.png").write_text("<html>")
     data, dataset = training_set(root, unlabelled=str(other), max_bad_fraction=0.1)
+    data.bad_images.start("train", data.records("train"), 18, {"a": "it is empty", "b": "it is empty"})
     mixed = collate([dataset[0, i] for i in (0, 2, 4, 13)])
     assert mixed["positions"].tolist() == [0, 4]
     assert np.array_equal(mixed["attributes"].numpy(), labels(data, "train")[[0, 4]])
@@ -242,7 +243,7 @@ def test_bad_images_are_left_out_of_the_batch_and_stop_the_run_when_too_many(tmp
     assert none["images"].shape[0] == 0
     assert none["attributes"].shape == (0, 3)
     data.bad_images.note(mixed["bad"][:1])
-    with pytest.raises(InputError, match=r"2 of the 18 images of the train split cannot be used.*02\.png: it is empty"):
+    with pytest.raises(InputError, match=r"4 of the 18 images of the train split cannot be used.*02\.png: it is empty"):
         data.bad_images.note(mixed["bad"])
 
 

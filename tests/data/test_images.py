@@ -1,6 +1,8 @@
 import io
+import itertools
 import os
 import pickle
+import re
 import signal
 import socket
 import struct
@@ -19,7 +21,7 @@ from PIL import Image
 from backbone import InputError
 from data import images
 from data.folders import list_images
-from data.images import ImageError, image_size, memory_limit, open_image, read_exif, to_array
+from data.images import ImageError, image_size, memory_limit, open_image, read_exif, take_cut_short, to_array
 
 # Four flat quarters, so that golden values hold after JPEG too: red green / blue grey, 64 x 48 px.
 QUARTERS = np.zeros((48, 64, 3), np.uint8)
@@ -233,14 +235,39 @@ SCAN, SCAN_OF_ONE = b"\xff\xda\x00\x0c\x03\x01\x00\x02\x11\x03\x11", b"\xff\xda\
 
 
 def test_a_jpeg_is_measured_by_what_is_decoded_of_it_unless_its_coefficients_are_all_kept(monkeypatch):
-    """At an eighth, 0.03 Mpx, and 8 MB are the least for 2 Mpx of anything; in several scans 12 MB are kept."""
+    """At an eighth, 0.03 Mpx of 2; in several scans 12 MB are kept."""
     small = {"at_least": (100, 100)}
     content = encoded(PLAIN, "jpeg", **FULL)
-    assert accepted_at(8, content, monkeypatch, **small).shape == (125, 250, 3)
-    refused_at(7, content, monkeypatch, **small)
+    assert accepted_at(1, content, monkeypatch, **small).shape == (125, 250, 3)
+    refused_at(12, content, monkeypatch)
     assert SCAN in content
     for several in (encoded(PLAIN, "jpeg", **FULL, progressive=True), content.replace(SCAN, SCAN_OF_ONE)):
         refused_at(12, several, monkeypatch, **small)
+
+
+def claimed(content, width, height):
+    """A JPEG whose header claims another size; what lacks of its pixels is grey."""
+    at = re.search(rb"\xff[\xc0\xc2]\x00", content).start() + 5
+    return content[:at] + struct.pack(">HH", height, width) + content[at + 4 :]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_huge_jpeg_is_limited_by_what_is_decoded_of_it_and_where_none_is_by_nothing(tmp_path):
+    """900 Mpx, which PIL refuses at its own limit, and 300 Mpx, of which it warns."""
+    grey = encoded(Image.new("L", (64, 64), 99), "jpeg")
+    for width, height in ((30_000, 30_000), (20_000, 15_000)):
+        (tmp_path / "a.jpg").write_bytes(claimed(grey, width, height))
+        assert image_size(tmp_path / "a.jpg") == (height, width)
+        assert read_exif(tmp_path / "a.jpg") == ({}, {})
+        for content in (None, claimed(grey, width, height)):
+            small = open_image(tmp_path / "a.jpg", content=content, at_least=(300, 300))
+            assert small.shape == (height // 8, width // 8, 3)
+            assert (small[0, :64] == 99).all()  # as many blocks as there are
+            with pytest.raises(ImageError, match=rf"decoding {width} x {height} px takes .* MB, over the limit of 910"):
+                open_image(tmp_path / "a.jpg", content=content)
+    coloured = encoded(Image.new("RGB", (64, 64)), "jpeg", progressive=True)
+    with pytest.raises(ImageError, match=r"decoding 30000 x 30000 px takes .* MB, over the limit of 910"):
+        open_image("a.jpg", content=claimed(coloured, 30_000, 30_000), at_least=(300, 300))
 
 
 def test_what_was_accepted_of_rgb_still_is_and_pil_neither_warns_nor_refuses_below_the_limit(tmp_path, monkeypatch):
@@ -308,19 +335,25 @@ def test_strips_make_up_the_image_to_the_last_bit(kind, orientation, monkeypatch
         ("RGB", "jpeg", {"subsampling": 0, "progressive": True}),
         ("RGB", "webp", {"lossless": True, "method": 0}),
         ("RGB", "jpeg2000", {}),
+        ("RGB", "heif", {"chroma": 444}),
+        ("L", "heif", {}),
     ],
 )
 def test_the_memory_counted_is_within_a_quarter_of_what_decoding_takes(mode, kind, options, tmp_path):
     """The peak of a process of its own, with 36 Mpx; ru_maxrss would begin with that of this one, which starts it."""
     if not Path("/proc/self/status").is_file():
         pytest.skip("only Linux tells a process's peak so")
-    Image.new(mode, (6000, 6000)).save(tmp_path / "a", kind, **options)
+    image = Image.new(mode, (6000, 6000))
+    if kind == "heif":
+        pytest.importorskip("pi_heif")
+        pytest.importorskip("pillow_heif").from_pillow(image).save(tmp_path / "a", **options)
+    else:
+        image.save(tmp_path / "a", kind, **options)
     code = """
         import re
         from pathlib import Path
-        from PIL import Image
-        from data.images import _memory_needed, open_image
-        with Image.open("a") as image:
+        from data.images import _memory_needed, _opened, open_image
+        with _opened("a") as image:
             counted = _memory_needed(image, image.size)
         peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
         before = peak()
@@ -366,14 +399,114 @@ def test_what_is_no_image_is_refused_with_its_name_and_what_it_is(tmp_path, cont
         open_image(tmp_path / "x.jpg")
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
-@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif", "a.gif", "a.ppm", "a.bmp"])
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9, 0.98])
 def test_a_truncated_file_is_refused(tmp_path, name, part):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / name)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(ImageError, match=rf"{name}: it cannot be decoded \("):
+    with pytest.raises(ImageError, match=rf"{name}: it (cannot be decoded \(|is not an image)"):
         open_image(tmp_path / name)
+    assert take_cut_short() == []
+
+
+def photo_like(height=603, width=400):
+    """Smooth, with some noise: the chroma of a coder's last blocks is as in a photo."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 10, width // 10, 3), np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    return Image.fromarray(np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8))
+
+
+JPEGS = {
+    "4:2:0": {},
+    "4:4:4": {"subsampling": 0},
+    "grey": {},
+    "progressive": {"progressive": True},
+    "optimised": {"optimize": True},
+    "restarts": {"restart_marker_blocks": 3},
+    "a restart each row": {"restart_marker_rows": 1},
+    "progressive with restarts": {"progressive": True, "restart_marker_rows": 1},
+}
+
+
+@pytest.mark.parametrize("at_least", [None, (300, 200), (75, 50)], ids=str)
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_lacks_its_last_bytes_is_used_as_far_as_it_goes(kind, at_least):
+    image = photo_like().convert("L" if kind == "grey" else "RGB")
+    content = encoded(image, "jpeg", **JPEGS[kind])
+    whole = open_image("a.jpg", content=content, at_least=at_least)
+    height = len(whole)
+    block = 16 * height / 603  # rows of a row of blocks
+    for missing in (1, 2, 3, 100, len(content) // 100):
+        pixels = open_image("a.jpg", content=content[:-missing], at_least=at_least)
+        [(file, reason)] = take_cut_short()
+        assert file == "a.jpg"
+        differ = (pixels != whole).reshape(height, -1).any(1)
+        alike = int(differ.argmax()) if differ.any() else height
+        said = 100 if "%" not in reason else int(reason.split()[3])
+        assert alike >= 0.95 * height - block - 1
+        # A block cut within may decode like the noise, or as it was: up to one row of blocks too many or too few.
+        assert abs(said - 100 * alike / height) <= 100 * (block + 2) / height
+    with pytest.raises(ImageError, match=r"a\.jpg: it ends (after (6|7)\d % of its rows|before the last of its scans)"):
+        open_image("a.jpg", content=content[: len(content) * 7 // 10], at_least=at_least)
+    assert take_cut_short() == []
+
+
+def test_a_jpeg_cut_right_at_a_restart_marker_ends_there():
+    content = encoded(photo_like(), "jpeg", restart_marker_rows=1)
+    starts = [match.start() for match in re.finditer(rb"\xff[\xd0-\xd7]", content)]
+    assert len(starts) == 37
+    for row, more in itertools.product((12, 19, 27, 34), (0, 1, 2, 3)):
+        with pytest.raises(ImageError, match="it ends after") as refused:
+            open_image("a.jpg", content=content[: starts[row] + more])
+        assert abs(int(refused.value.reason.split()[3]) - 100 * 16 * (row + 1) / 603) < 1.5
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_turned_jpeg_is_used_as_far_as_its_stored_rows_go(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(photo_like(), "jpeg", exif=exif)
+    (tmp_path / "a.jpg").write_bytes(content[:-100])
+    pixels, whole = open_image(tmp_path / "a.jpg"), open_image("a.jpg", content=content)
+    assert take_cut_short() == [(str(tmp_path / "a.jpg"), "it ends after 98 % of its rows")]
+    stored = UPRIGHT[{6: 8, 8: 6}.get(orientation, orientation)]  # each turn undone by its opposite
+    assert np.array_equal(stored(pixels)[:590], stored(whole)[:590])
+    assert not np.array_equal(pixels, whole)
+
+
+def test_a_jpeg_that_ends_between_two_scans_is_refused_though_all_its_rows_are_there():
+    content = encoded(photo_like(), "jpeg", progressive=True)
+    scans = [match.start() for match in re.finditer(rb"\xff\xda", content)]
+    assert len(scans) == 10
+    for scan in scans[2:]:
+        with pytest.raises(ImageError, match="it ends before the last of its scans"):
+            open_image("a.jpg", content=content[:scan])
+
+
+def test_an_mpo_is_cut_where_its_first_picture_is():
+    content = encoded(photo_like(), "mpo", save_all=True, append_images=[photo_like().rotate(180)])
+    second = content.index(b"\xff\xd8\xff", 3)
+    whole = open_image("a.mpo", content=content)
+    assert np.array_equal(open_image("a.mpo", content=content[: second + 100]), whole)
+    assert take_cut_short() == []
+    pixels = open_image("a.mpo", content=content[: second - 60])
+    assert np.array_equal(pixels[:580], whole[:580])
+    assert take_cut_short() == [("a.mpo", "it ends after 98 % of its rows")]
+    with pytest.raises(ImageError, match=r"it ends after 4\d % of its rows"):
+        open_image("a.mpo", content=content[: second // 2])
+
+
+def test_what_is_decoded_twice_takes_the_memory_of_both(monkeypatch):
+    content = encoded(LARGE, "jpeg")
+    monkeypatch.setenv(LIMIT, "45")  # 20 + 15 + 9
+    assert open_image("a.jpg", content=content).shape == (2000, 2500, 3)
+    with pytest.raises(ImageError, match="takes 59 MB, over the limit of 45 MB"):
+        open_image("a.jpg", content=content[:-2])
+    monkeypatch.setenv(LIMIT, "60")
+    assert open_image("a.jpg", content=content[:-2]).shape == (2000, 2500, 3)
+    take_cut_short()
 
 
 @pytest.mark.parametrize("part", [0.01, 0.2, 0.8])

@@ -477,19 +477,19 @@ def test_only_regular_files_are_opened_and_the_others_counted_in_a_line(photos, 
 
 def test_hidden_files_do_not_count_and_images_that_cannot_be_read_are_counted(tmp_path, capsys):
     listed = ("000000000139.jpg", "000000000285.jpg", "DJI.JPG", "plain.JPEG", "stereo.mpo")
-    left_out = ("1.HEIC", "2.heic", "3.cr2", "._000000000139.jpg", ".a.jpg", "._1.heic", "Thumbs.db", "notes.txt")
+    left_out = ("1.DJVU", "2.djvu", "3.cr2", "._000000000139.jpg", ".a.jpg", "._1.djvu", "Thumbs.db", "notes.txt")
     for name in (*listed, *left_out):
         (tmp_path / name).touch()
     (tmp_path / "@eaDir").mkdir()
     assert [path.name for path in images_at(tmp_path)] == list(listed)
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
-    assert [note[:14] for note in notes] == ["note: 2 .heic ", "note: 1 .cr2 f"]
+    assert [note[:14] for note in notes] == ["note: 2 .djvu ", "note: 1 .cr2 f"]
     for name in listed:
         (tmp_path / name).unlink()
-    with one_sentence(r"holds no image .*2 \.heic files .*JPEG"):
+    with one_sentence(r"holds no image .*2 \.djvu files .*JPEG"):
         images_at(tmp_path)
-    with one_sentence(r"1\.HEIC.*JPEG"):
-        images_at(tmp_path / "1.HEIC")
+    with one_sentence(r"1\.DJVU.*JPEG"):
+        images_at(tmp_path / "1.DJVU")
 
 
 LONG = "\u00e9" * 123  # 246 bytes

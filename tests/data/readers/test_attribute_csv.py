@@ -109,21 +109,21 @@ def test_paths_with_backslashes_are_found_and_two_rows_of_one_file_refused(tmp_p
 
 def test_photographs_that_cannot_be_read_are_left_out_and_counted(tmp_path):
     root = write_attributes(tmp_path, [(f"{i}.png", i % 2, 0) for i in range(4)], ("path", "Smiling", "Hat"))
-    for name in ("4.HEIC", "5.heic", "6.NEF"):
-        (root / name).write_bytes(b"ftypheic")
+    for name in ("4.DJVU", "5.djvu", "6.NEF"):
+        (root / name).write_bytes(b"ftypdjvu")
         with (root / "attributes.csv").open("a") as file:
             file.write(f"{name},1,0\n")
     (root / "0.png").unlink()
     records = read(root)
     assert names(records) == ["1.png", "2.png", "3.png"]
     assert [(issue.count, issue.what.split()[0]) for issue in records.issues] == [
-        (2, ".heic"),
+        (2, ".djvu"),
         (1, ".nef"),
         (1, "listed"),
     ]
     for i in (1, 2, 3):
         (root / f"{i}.png").unlink()
-    with one_sentence(r"no image that can be read: 2 \.heic files"):
+    with one_sentence(r"no image that can be read: 2 \.djvu files"):
         read(root)
 
 

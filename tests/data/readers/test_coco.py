@@ -395,15 +395,15 @@ def test_everything_odd_is_used_and_counted(tmp_path):
 def test_images_of_kinds_that_cannot_be_read_are_left_out_and_counted(tmp_path):
     data = content(6)
     path = write(tmp_path / "annotations/instances_train.json", data, tmp_path / "train")
-    for image, ending in zip(data["images"][2:5], ("HEIC", "heic", "dng"), strict=True):
+    for image, ending in zip(data["images"][2:5], ("DJVU", "djvu", "dng"), strict=True):
         image["file_name"] = f"{image['id']:03}.{ending}"
-        (tmp_path / "train" / image["file_name"]).write_bytes(b"ftypheic")
+        (tmp_path / "train" / image["file_name"]).write_bytes(b"ftypdjvu")
     write(path, data)
     records = read(tmp_path)
     assert records["image_ids"].tolist() == [1, 2, 6]
     assert np.diff(records.boxes.offsets).tolist() == [1, 1, 1]
     left_out = [str(issue) for issue in records.issues if "left out" in issue.what]
-    assert [line[:7] for line in left_out] == ["2 .heic", "1 .dng "]
+    assert [line[:7] for line in left_out] == ["2 .djvu", "1 .dng "]
     assert all("JPEG" in line for line in left_out)
 
 

@@ -207,15 +207,15 @@ def test_images_without_a_position_are_counted_by_what_is_amiss(tmp_path, write_
 def test_photographs_of_kinds_that_cannot_be_read_are_counted(tmp_path, write_photo):
     for i in range(3):
         write_photo(tmp_path / f"{i}.jpg", np.full((8, 8, 3), i, np.uint8), (40 + i, 5 + i))
-    for name in ("IMG_1.HEIC", "IMG_2.heic", "deep/IMG_3.DNG", "._IMG_4.HEIC", "@eaDir/5.heic", "__MACOSX/6.heic"):
+    for name in ("IMG_1.DJVU", "IMG_2.djvu", "deep/IMG_3.DNG", "._IMG_4.DJVU", "@eaDir/5.djvu", "__MACOSX/6.djvu"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"ftypheic")
+        (tmp_path / name).write_bytes(b"ftypdjvu")
     records = exif_folder.read(tmp_path)
     assert len(records) == 3
-    assert [(issue.count, issue.what.split()[0]) for issue in records.issues] == [(2, ".heic"), (1, ".dng")]
+    assert [(issue.count, issue.what.split()[0]) for issue in records.issues] == [(2, ".djvu"), (1, ".dng")]
     for i in range(3):
         (tmp_path / f"{i}.jpg").unlink()
-    with one_sentence(r"2 \.heic files left out.*JPEG"):
+    with one_sentence(r"2 \.djvu files left out.*JPEG"):
         exif_folder.read(tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_folders_of_classes_alone_are_of_no_split_and_one_may_be_called_train(tm
 
 
 def test_what_is_not_an_image_is_passed_over_or_counted(tmp_path):
-    junk = [".hidden.jpg", "._001.jpg", "Thumbs.db", "a.txt", "b.TXT", "c.heic", "README"]
+    junk = [".hidden.jpg", "._001.jpg", "Thumbs.db", "a.txt", "b.TXT", "c.djvu", "README"]
     root = write_tree(tmp_path / "set", {"a": ["1.jpg", *junk], "b": ["1.jpg", "2.avif"], "b/.git": 3, "b/__MACOSX": 3})
     write_tree(root, {".ipynb_checkpoints": 2, "__MACOSX/a": 2, "a/folder.jpg": ["2.jpg"]})
     (root / "a" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
@@ -106,14 +106,14 @@ def test_what_is_not_an_image_is_passed_over_or_counted(tmp_path):
     assert files(records) == [str(root / name) for name in ("a/1.jpg", "a/folder.jpg/2.jpg", "b/1.jpg", "b/2.avif")]
     counted = {issue.what.partition("(")[2].partition(")")[0]: issue.count for issue in records.issues}
     assert counted == {".txt": 2, "links to nothing": 2, "": 1, "without an ending": 1}
-    assert str(records.issues[0]).startswith("1 .heic file left out")
+    assert str(records.issues[0]).startswith("1 .djvu file left out")
     assert [note.split()[0] for note in records.notes] == ["1"]  # right in the root
 
 
 def test_classes_of_photographs_that_cannot_be_read_are_refused_with_their_number(tmp_path):
-    content = ["1.HEIC", "2.heic", "3.CR2", "._4.jpg"]
+    content = ["1.DJVU", "2.djvu", "3.CR2", "._4.jpg"]
     root = write_tree(tmp_path, {"a": [], "b": content, "b/@eaDir": 2})
-    with one_sentence(r"'a'.* 2 \.heic files left out.*JPEG.* 1 \.cr2 file "):
+    with one_sentence(r"'a'.* 2 \.djvu files left out.*JPEG.* 1 \.cr2 file "):
         read(root)
 
 

@@ -213,6 +213,28 @@ def test_names_that_are_not_utf8_reach_the_end_of_fit_and_predict(classes_root, 
     assert {json.loads(line)["file"] for line in lines} == {str(path) for path in (root / "test" / "disc").iterdir()}
 
 
+def test_a_jpeg_that_lacks_its_last_bytes_is_used_and_told_of_beside_those_left_out(classes_root, tmp_path, capsys):
+    """In a worker process, as most are opened; a bad image of few stops nothing."""
+    root = Path(shutil.copytree(classes_root, tmp_path / "cut"))
+    cut, empty = root / "train" / "bar" / "cut.jpg", root / "train" / "disc" / "train_00.png"
+    Image.effect_noise((64, 640), 60).convert("RGB").save(cut)
+    cut.write_bytes(cut.read_bytes()[:-2])
+    empty.write_bytes(b"")
+    given = ["--data.root", str(root), *SMALL, *SHORT, "--data.num_workers", "1"]
+    said, folder = run(capsys, "fit", *given)
+    assert f"1 image left out: {folder / 'bad_images.txt'}" in said
+    assert f"1 image lacks its last bytes and was used as far as it goes: {folder / 'bad_images.txt'}" in said
+    listed = [line.split("\t") for line in (folder / "bad_images.txt").read_text("utf-8").splitlines()]
+    assert listed == [
+        [str(empty), "it is empty (0 bytes)"],
+        [str(cut), "used as far as it goes: it lacks its last bytes"],
+    ]
+    given = ["--ckpt_path", str(folder / "checkpoints" / "best.ckpt"), "--source", str(cut)]
+    said, folder = run(capsys, "predict", *given)
+    assert f"note: 1 image lacks its last bytes and was used as far as it goes; the first is {cut}" in said
+    assert len((folder / "predictions.jsonl").read_text("utf-8").splitlines()) == 1
+
+
 def test_an_imagenet_classifier_is_tested_as_it_is_at_the_size_of_its_training(imagenet_file, breeds_root, capsys):
     path, model = imagenet_file
     given = ["--model.weights", str(path), "--data.root", str(breeds_root), "--data.num_workers", "0"]

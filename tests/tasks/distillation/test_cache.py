@@ -27,7 +27,7 @@ class Data:
         self.hparams = {"views": views}
         self.images, self.transform, self.bad, self.asked = images, transform, (), []
         self.grey = lambda view, position: 20 * view + position
-        self.bad_images = SimpleNamespace(note=lambda bad: None)
+        self.bad_images = SimpleNamespace(note=lambda bad, cut_short: None)
 
     def train_keys(self):
         return [f"train/{position}.jpg" for position in range(self.images)]
@@ -40,7 +40,7 @@ class Data:
             good = torch.tensor([position for position in group.tolist() if position not in self.bad]).long()
             images = [torch.full((3, 4, 4), self.grey(view, position)) for position in good.tolist()]
             pixels = torch.stack(images).byte() if images else torch.zeros(0, 3, 4, 4)
-            yield {"view": torch.full_like(good, view), "positions": good, "images": pixels, "bad": []}
+            yield {"view": torch.full_like(good, view), "positions": good, "images": pixels, "bad": [], "cut_short": []}
 
     def ask(self, batch):
         """A teacher that reads its four logits off the image."""
