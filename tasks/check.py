@@ -16,10 +16,10 @@ from backbone.files import write_whole
 from backbone.names import printed, shown
 from data import overview
 from data.folders import count_of, existing_folder
-from data.images import open_image
+from data.images import open_image, take_cut_short
 from data.readers import celeba
 from data.readers.box_checks import clip_boxes
-from data.records import NAMED, SPLITS, UNSPLIT, Issue, Records
+from data.records import NAMED, SPLITS, UNSPLIT, Issue, Records, issue_of
 from data.samples import built_in_sample
 from data.splits import assign_splits
 from tasks.run_folders import new_run
@@ -102,6 +102,8 @@ def _describe(records: Records, root: Path, *, decode: bool) -> tuple[list[str],
     for row, reason in problems.items():
         reasons.setdefault(reason, []).append(os.fsdecode(records.file_names[row]))
     issues += [Issue(f"images cannot be used: {why}", len(of), of[0], tuple(of[1:5])) for why, of in reasons.items()]
+    cut = [f"{os.path.relpath(file, records.folder)}: {how_far}" for file, how_far in sorted(take_cut_short())]
+    issues += issue_of("images without their last bytes, used as far as they go", np.arange(len(cut)), cut.__getitem__)
     if len(records) > overview.MOST_COMPARED:
         lines.append("not looked for in so many images: copies, byte for byte, in other splits")
     lines.append("odd:" if issues else "odd: nothing")

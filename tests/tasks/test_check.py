@@ -113,6 +113,8 @@ def test_what_is_odd_is_named_with_its_first_files(tmp_path, write_classes, monk
     image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
     Image.fromarray(image).save(train[10], format="JPEG")
     train[10].write_bytes(train[10].read_bytes()[:800])  # its header is whole
+    Image.fromarray(image).resize((480, 640)).save(train[11], format="JPEG")
+    train[11].write_bytes(train[11].read_bytes()[:-9])
     assert check("classification", root) == 0
     lines = lines_of("classification")
     start = next(i for i, line in enumerate(lines) if re.match(r"  2 images are in more than one split", line))
@@ -124,7 +126,10 @@ def test_what_is_odd_is_named_with_its_first_files(tmp_path, write_classes, monk
     assert lines[-1].endswith("leaves out: 6 images")
     Path("runs").rename("before")
     assert check("classification", root, "--decode") == 0
-    assert lines_of("classification")[-1].endswith("leaves out: 7 images")
+    lines = lines_of("classification")
+    assert lines[-1].endswith("leaves out: 7 images")
+    start = next(i for i, line in enumerate(lines) if re.match(r"  1 image without their last bytes", line))
+    assert lines[start + 1].startswith(f"    {os.path.relpath(train[11], root)}: it ends after 9")
 
 
 def test_images_that_are_missing_or_of_another_size_are_counted_and_the_others_are_read(tmp_path, write_coco):
