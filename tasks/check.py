@@ -24,7 +24,7 @@ from data.samples import built_in_sample
 from data.splits import assign_splits
 from tasks.run_folders import new_run
 
-_CLASSES = 20  # that are printed, the largest and the smallest; all are in the file
+_CLASSES = 20  # that are listed, the largest and the smallest
 _TILES, _COLUMNS, _TILE = 16, 4, 360  # of the sheet; px
 _NO_SPLIT = "no split"  # of images that are too few for a part to be set aside
 _SMALL = 0.03  # of an image's side: 9 px of 300
@@ -216,8 +216,10 @@ def _tile(records: Records, row: int) -> tuple[np.ndarray, str]:
 
     split = int(records["split"][row])
     name = f"{os.fsdecode(records.file_names[row])} ({_NO_SPLIT if split == UNSPLIT else SPLITS[split]})"
+    height, width = records["sizes"][row].tolist() if "sizes" in records.columns else (0, 0)
+    annotated = (height, width) if height else None  # the pixels as they were annotated, turned or not
     try:
-        image = open_image(records.path(row), at_least=(_TILE, _TILE))
+        image = open_image(records.path(row), annotated_size=annotated, at_least=(_TILE, _TILE))
     except InputError:
         return np.full((_TILE, _TILE, 3), 160, np.uint8), f"{name}\ncannot be read"
     tile, _ = fit(image, _TILE, _TILE)
@@ -225,7 +227,6 @@ def _tile(records: Records, row: int) -> tuple[np.ndarray, str]:
     if boxes is None:
         return tile, f"{name}\n{_label(records, row)}"
     rows = boxes.rows(row)
-    height, width = records["sizes"][row].tolist()
     corners = boxes.xyxy[rows] * np.tile([tile.shape[1] / max(width, 1), tile.shape[0] / max(height, 1)], 2)
     largest_first = np.argsort(-boxes.areas[rows], kind="stable")
     labels, crowd = boxes.labels[rows][largest_first].tolist(), boxes.crowd[rows][largest_first].tolist()
