@@ -141,14 +141,18 @@ def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
     return image
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of the upright image, in px, from the header alone. Raises ImageError."""
+def image_size(path: str | Path, annotated_size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(height, width) of the upright image, in px, from the header alone. Raises ImageError.
+
+    It does so as well where `open_image` would for the sake of the `annotated_size`.
+    """
     _check_kind(path)
     limit = memory_limit()
     try:
         with _opened(path) as image:
             if image.format == "PNG":  # as in `open_image`
                 _check_memory(path, image, image.size, limit)
+            _turn(path, image, annotated_size)
             width, height = image.size
             return (width, height) if _orientation(image) >= 5 else (height, width)
     except ImageError:

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def examples(records: Records, count: int, seed: int) -> np.ndarray:
 
 
 def looked_at(records: Records, *, decode: bool) -> tuple[np.ndarray, dict[int, str]]:
-    """The size of each image, int64 (N, 2) (height, width) px, 0 unknown, and by position why one cannot be used.
+    """The upright size of each image, int64 (N, 2) (height, width) px, 0 unknown, and by position why one is unusable.
 
     By its header, of at most so many as are read in seconds, or with `decode` of every image by all of it.
     """
@@ -74,15 +75,15 @@ def looked_at(records: Records, *, decode: bool) -> tuple[np.ndarray, dict[int, 
     annotated = records.columns.get("sizes", sizes)
 
     def look(row: int) -> tuple[int, int] | str:
+        path, (height, width) = records.path(row), annotated[row].tolist()
+        of_labels = (height, width) if height else None
         try:
-            path = records.path(row)
-            height, width = open_image(path).shape[:2] if decode else image_size(path)
+            found = image_size(path, of_labels)
+            if decode:
+                open_image(path, annotated_size=of_labels)
         except ImageError as error:
             return error.reason
-        wanted = annotated[row].tolist()
-        if wanted[0] and wanted not in ([height, width], [width, height]):  # turned, as it is stored
-            return f"its annotation says {wanted[1]} x {wanted[0]} px"
-        return height, width
+        return found
 
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(look, rows.tolist())
@@ -112,4 +113,5 @@ def shared_files(records: Records) -> list[Issue]:
         return " and ".join(f"{os.fsdecode(records.file_names[i])} ({SPLITS[split[i]]})" for i in rows.tolist())
 
     several = np.flatnonzero(np.bincount(in_each) > 1)
-    return issue_of("images are in more than one split, byte for byte", several, files)
+    issues = issue_of("images are in more than one split, byte for byte", several, files)
+    return [replace(issue, count=int(np.isin(content, several).sum())) for issue in issues]

@@ -12,6 +12,7 @@ import numpy as np
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of CelebA's numbers 0, 1, 2
 UNSPLIT = -1  # in a column `split`: no list says which split the image is of
+_SINGULAR = {"are": "is", "have": "has", "repeat": "repeats"}
 NAMED = 5  # of the files or lines that are odd in one way
 
 
@@ -30,7 +31,7 @@ class Issue:
         noun, _, rest = self.what.partition(" ")
         if self.count == 1 and noun.endswith("s"):
             noun = noun.removesuffix("es") if noun.endswith(("xes", "sses")) else noun.removesuffix("s")
-            rest = re.sub(r"\b(are|have)\b", lambda verb: {"are": "is", "have": "has"}[verb[0]], rest, count=1)
+            rest = re.sub(r"\b(are|have|repeat)\b", lambda verb: _SINGULAR[verb[0]], rest, count=1)
         return f"{self.count:,} {noun} {rest}".rstrip()
 
     def __str__(self) -> str:

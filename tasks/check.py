@@ -5,6 +5,7 @@ It answers whether the labels are read as they are meant: by counts, and by a pi
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from backbone.errors import Arguments, InputError
 from backbone.files import write_whole
 from backbone.names import printed, shown
 from data import overview
+from data.bad_images import BadImages
 from data.folders import count_of, existing_folder
 from data.images import open_image, take_cut_short
 from data.readers import celeba
 from data.readers.box_checks import clip_boxes
+from data.readers.boxes import MISSING
 from data.records import NAMED, SPLITS, UNSPLIT, Issue, Records, issue_of
 from data.samples import built_in_sample
 from data.splits import assign_splits
@@ -26,7 +29,9 @@ from tasks.run_folders import new_run
 
 _CLASSES = 20  # that are listed, the largest and the smallest
 _TILES, _COLUMNS, _TILE = 16, 4, 360  # of the sheet; px
+_MAX_BAD_FRACTION = 0.01  # as of `fit`
 _NO_SPLIT = "no split"  # of images that are too few for a part to be set aside
+_NAMED_BARS = 12
 _SMALL = 0.03  # of an image's side: 9 px of 300
 
 
@@ -98,10 +103,13 @@ def _describe(records: Records, root: Path, *, decode: bool) -> tuple[list[str],
     lines += _sizes_in_words(records, sizes, "decoded" if decode else "by their headers")
     lines += [f"note: {note}" for note in records.notes]
     issues = [*_joined(records.issues), *overview.shared_files(records)]
-    reasons: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
     for row, reason in problems.items():
-        reasons.setdefault(reason, []).append(os.fsdecode(records.file_names[row]))
-    issues += [Issue(f"images cannot be used: {why}", len(of), of[0], tuple(of[1:5])) for why, of in reasons.items()]
+        if (kind := re.sub(r"\d[\d.,]*", "...", reason)) != os.fsdecode(MISSING):  # which their reader counts
+            name = os.fsdecode(records.file_names[row])
+            kinds.setdefault(kind, []).append(name if kind == reason else f"{name}: {reason}")
+    for kind, places in kinds.items():
+        issues += issue_of(f"images cannot be used: {kind}", np.arange(len(places)), places.__getitem__)
     cut = [f"{os.path.relpath(file, records.folder)}: {how_far}" for file, how_far in sorted(take_cut_short())]
     issues += issue_of("images without their last bytes, used as far as they go", np.arange(len(cut)), cut.__getitem__)
     if len(records) > overview.MOST_COMPARED:
@@ -116,7 +124,22 @@ def _describe(records: Records, root: Path, *, decode: bool) -> tuple[list[str],
         left += [count_of(int((~clip_boxes(train).usable & ~train.boxes.crowd).sum()), "box")]
         left += [count_of(int(train.boxes.crowd.sum()), "crowd region")]
     lines.append(f"training leaves out: {', '.join(left)}")
-    return lines, sizes
+    return [*lines, *_refusals(records, problems)], sizes
+
+
+def _refusals(records: Records, problems: dict[int, str]) -> list[str]:
+    """Why `fit` would refuse these data, as far as can be told without training."""
+    lines, bad_images = [], BadImages(_MAX_BAD_FRACTION)
+    for split in ("train", "val"):
+        rows = np.flatnonzero(records["split"] == SPLITS.index(split))
+        bad = {os.fsdecode(records.file_names[row]): problems[row] for row in rows.tolist() if row in problems}
+        try:
+            bad_images.start(split, (), len(rows), bad)
+        except InputError as error:
+            lines.append(f"fit would refuse this: {error}")
+        if not len(rows):
+            lines.append(f"fit would refuse this: it has no {split} images, and too few to set some aside.")
+    return lines
 
 
 def _joined(issues: Sequence[Issue]) -> list[Issue]:
@@ -150,15 +173,17 @@ def _splits_table(records: Records) -> list[str]:
 def _classes_table(records: Records) -> list[str]:
     if not records.classes:
         return []
-    counts = np.stack([overview.class_counts(records.of_split(split)) for split in SPLITS], axis=1)
+    splits = [*range(len(SPLITS)), *([UNSPLIT] if (records["split"] == UNSPLIT).any() else [])]
+    heads = [SPLITS[split] if split != UNSPLIT else _NO_SPLIT for split in splits]
+    counts = np.stack([overview.class_counts(records.take(records["split"] == split)) for split in splits], axis=1)
     order = np.argsort(-counts.sum(axis=1), kind="stable")
     rows = [[shown(records.classes[i]), *(f"{count:,}" for count in counts[i])] for i in order.tolist()]
     if len(rows) > _CLASSES:
         half = _CLASSES // 2
-        rows = [*rows[:half], [f"... {len(rows) - 2 * half:,} more", "", "", ""], *rows[-half:]]
+        rows = [*rows[:half], [f"... {len(rows) - 2 * half:,} more", *[""] * len(heads)], *rows[-half:]]
     kind = "attribute" if "attributes" in records.columns else "class"
     of = "boxes" if records.boxes is not None else "images"
-    return [f"{count_of(len(records.classes), kind)}, by {of}:", *_table([kind, *SPLITS], rows)]
+    return [f"{count_of(len(records.classes), kind)}, by {of}:", *_table([kind, *heads], rows)]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -254,13 +279,16 @@ def _label(records: Records, row: int) -> str:
 def _draw_sizes(records: Records, sizes: np.ndarray, path: Path) -> None:
     """Histograms: the images' longer sides, and where there are classes or boxes, of these."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    from tasks.reporting import BLUE, DPI, save_figure
+    from tasks.reporting import BLUE, DPI, legible, save_figure
 
     panels = [("longer side of an image, px", sizes.max(axis=1)[sizes[:, 0] > 0], "images")]
     if records.boxes is not None:
         panels.append(("side of a box, part of the image's", _box_sides(records), "boxes"))
-    counts = np.sort(overview.class_counts(records))[::-1]
+    counts = overview.class_counts(records)
+    order = np.argsort(-counts, kind="stable")
+    counts = counts[order]
     width = len(panels) + bool(len(counts))
     figure = Figure(figsize=(5 * width, 3.6), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, width, squeeze=False)[0]
@@ -270,4 +298,9 @@ def _draw_sizes(records: Records, sizes: np.ndarray, path: Path) -> None:
     if len(counts):
         axes[-1].bar(np.arange(len(counts)), counts, width=1.0 if len(counts) > 40 else 0.8, color=BLUE)
         axes[-1].set(xlabel=f"the {len(counts):,} classes, the largest first", ylabel="of each", ylim=(0, None))
+        if len(counts) <= _NAMED_BARS:
+            names = [legible(records.classes, "class")[i] for i in order]
+            axes[-1].set_xticks(np.arange(len(counts)), names, rotation=30, ha="right", rotation_mode="anchor")
+    for ax in axes:
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     save_figure(figure, path)

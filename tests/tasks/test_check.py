@@ -117,17 +117,18 @@ def test_what_is_odd_is_named_with_its_first_files(tmp_path, write_classes, monk
     train[11].write_bytes(train[11].read_bytes()[:-9])
     assert check("classification", root) == 0
     lines = lines_of("classification")
-    start = next(i for i, line in enumerate(lines) if re.match(r"  2 images are in more than one split", line))
+    start = next(i for i, line in enumerate(lines) if re.match(r"  4 images are in more than one split", line))
     pairs = [[f"{os.path.relpath(path, root)} ({path.relative_to(root).parts[0]})" for path in two] for two in
              ((train[0], val[0]), (train[1], val[1]))]  # fmt: skip
     assert lines[start + 1 : start + 3] == [f"    {' and '.join(two)}" for two in pairs]
     start = next(i for i, line in enumerate(lines) if re.match(r"  6 images cannot be used", line))
     assert lines[start + 1 : start + 6] == [f"    {os.path.relpath(path, root)}" for path in train[3:8]]
-    assert lines[-1].endswith("leaves out: 6 images")
+    assert any(line.endswith("leaves out: 6 images") for line in lines)
+    assert re.search(r"fit would refuse this: 6 of the 36 images of the train split", lines[-1])
     Path("runs").rename("before")
     assert check("classification", root, "--decode") == 0
     lines = lines_of("classification")
-    assert lines[-1].endswith("leaves out: 7 images")
+    assert any(line.endswith("leaves out: 7 images") for line in lines)
     start = next(i for i, line in enumerate(lines) if re.match(r"  1 image without their last bytes", line))
     assert lines[start + 1].startswith(f"    {os.path.relpath(train[11], root)}: it ends after 9")
 
@@ -137,21 +138,27 @@ def test_images_that_are_missing_or_of_another_size_are_counted_and_the_others_a
     images = sorted((root / "train").glob("*.png"))
     images[1].unlink()
     Image.new("RGB", (50, 50)).save(images[4])
+    with Image.open(images[6]) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(images[6])
     with Image.open(images[7]) as image:
-        image.transpose(Image.Transpose.ROTATE_90).save(images[7])
+        exif = image.getexif()
+        exif[0x0112] = 6  # it is shown turned, but was annotated as it is stored
+        image.save(images[7], exif=exif)
     assert check("detection", root) == 0
     lines = lines_of("detection")
     [line] = [line for line in lines if line.startswith("images, ")]
-    assert line.startswith("images, 7 by their headers: ")
-    start = next(i for i, line in enumerate(lines) if "annotation says 128 x 96 px" in line)
-    assert lines[start].startswith("  1 image cannot")
-    assert lines[start + 1] == f"    {images[4].name}"
-    start = next(i for i, line in enumerate(lines) if "cannot be used: there is no such file" in line)
-    assert lines[start + 1].endswith(images[1].name)
+    assert line.startswith("images, 6 by their headers: ")
+    start = next(i for i, line in enumerate(lines) if line.startswith("  2 images cannot be used"))
+    assert lines[start + 1 : start + 3] == [
+        f"    {images[4].name}: the image is 50 x 50 px but its annotation says 128 x 96 px",
+        f"    {images[6].name}: the image is 96 x 128 px but its annotation says 128 x 96 px",
+    ]
+    start = next(i for i, line in enumerate(lines) if line.startswith("  1 image of the annotations is missing"))
+    assert images[1].name in lines[start + 1]
     split = table(lines, "split")
     left = next(line for line in lines if line.startswith("training leaves out"))
     assert split["train"]["images"] + split["val"]["images"] == 9
-    assert int(left.split()[3]) == 2 - sum(name in {images[1].name, images[4].name} for name in _of_val(root))
+    assert int(left.split()[3]) == 3 - sum(images[i].name in _of_val(root) for i in (1, 4, 6))
 
 
 def _of_val(root):
@@ -177,6 +184,16 @@ def test_boxes_are_drawn_where_they_are_read(tmp_path):
     assert columns.min() == 14 + 90  # the margin, and a quarter of the tile
     assert columns.max() == 14 + 270
     assert rows.max() - rows.min() == pytest.approx(144, abs=22)  # 0.4 of 360 px, and the label upon it
+
+
+def test_what_a_fit_would_refuse_is_said(tmp_path):
+    for name in "abcde":
+        image_file(tmp_path / "set" / name / "1.png", ord(name))
+    assert check("classification", tmp_path / "set") == 0
+    lines = lines_of("classification")
+    assert table(lines, "split")["no split"] == {"images": 5}
+    assert {row["no split"] for row in table(lines, "class").values()} == {1}
+    assert [line.partition(":")[0] for line in lines[-2:]] == ["fit would refuse this"] * 2
 
 
 def test_a_layout_that_nobody_knows_is_refused_and_leaves_nothing(tmp_path, capsys):
