@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,13 +178,22 @@ def _classes_table(records: Records) -> list[str]:
     heads = [SPLITS[split] if split != UNSPLIT else _NO_SPLIT for split in splits]
     counts = np.stack([overview.class_counts(records.take(records["split"] == split)) for split in splits], axis=1)
     order = np.argsort(-counts.sum(axis=1), kind="stable")
-    rows = [[shown(records.classes[i]), *(f"{count:,}" for count in counts[i])] for i in order.tolist()]
+    names = [shown(name) for name in records.classes]
+    names = [
+        name if drawn == shown(name, 60) else f"{name} (drawn as {drawn})"
+        for name, drawn in zip(names, _drawn_names(records), strict=True)
+    ]
+    rows = [[names[i], *(f"{count:,}" for count in counts[i])] for i in order.tolist()]
     if len(rows) > _CLASSES:
         half = _CLASSES // 2
         rows = [*rows[:half], [f"... {len(rows) - 2 * half:,} more", *[""] * len(heads)], *rows[-half:]]
-    kind = "attribute" if "attributes" in records.columns else "class"
+    kind = _kind(records)
     of = "boxes" if records.boxes is not None else "images"
     return [f"{count_of(len(records.classes), kind)}, by {of}:", *_table([kind, *heads], rows)]
+
+
+def _kind(records: Records) -> str:
+    return "attribute" if "attributes" in records.columns else "class"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -230,9 +240,17 @@ def _box_sides(records: Records) -> np.ndarray:
 def _draw_sheet(records: Records, path: Path, title: str, seed: int) -> None:
     from tasks.plotting import contact_sheet
 
+    records = replace(records, classes=tuple(_drawn_names(records)))
     rows = overview.examples(records, _TILES, seed).tolist()
     tiles, captions = zip(*(_tile(records, row) for row in rows), strict=True)
     contact_sheet(tiles, captions, path, columns=_COLUMNS, title=title)
+
+
+def _drawn_names(records: Records) -> list[str]:
+    """The classes as they are drawn: "class 3" for letters that the font lacks."""
+    from tasks.reporting import legible
+
+    return legible(records.classes, _kind(records))
 
 
 def _tile(records: Records, row: int) -> tuple[np.ndarray, str]:
@@ -281,7 +299,7 @@ def _draw_sizes(records: Records, sizes: np.ndarray, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from tasks.reporting import BLUE, DPI, legible, save_figure
+    from tasks.reporting import BLUE, DPI, save_figure
 
     panels = [("longer side of an image, px", sizes.max(axis=1)[sizes[:, 0] > 0], "images")]
     if records.boxes is not None:
@@ -299,7 +317,7 @@ def _draw_sizes(records: Records, sizes: np.ndarray, path: Path) -> None:
         axes[-1].bar(np.arange(len(counts)), counts, width=1.0 if len(counts) > 40 else 0.8, color=BLUE)
         axes[-1].set(xlabel=f"the {len(counts):,} classes, the largest first", ylabel="of each", ylim=(0, None))
         if len(counts) <= _NAMED_BARS:
-            names = [legible(records.classes, "class")[i] for i in order]
+            names = [_drawn_names(records)[i] for i in order]
             axes[-1].set_xticks(np.arange(len(counts)), names, rotation=30, ha="right", rotation_mode="anchor")
     for ax in axes:
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
