@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from backbone.accelerator import best_precision, retain_freed_memory
 from backbone.errors import InputError
 from backbone.files import copy_whole, write_whole
-from backbone.names import escaped, shown
+from backbone.names import escaped, printed, shown
 from data.bad_images import said_of_cut_short
 from data.folders import count_of, say
 from tasks.failures import explained
@@ -313,20 +313,33 @@ class _Cli(LightningCLI):
         if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.hparams["root"]:
             say("starting from random weights; ImageNet's, by --model.weights imagenet, need far fewer images")
         path = self.checkpoint_path and str(self.checkpoint_path)
+        self._stop_if_finished()
         self._guarded(self.trainer.fit, model, **{**kwargs, "ckpt_path": path})
         if not self.writes_nothing:
             if self.checkpoint and self.trainer.global_step == self.checkpoint["global_step"]:
-                say(
-                    f"{path} was trained to its end before ({count_of(self.trainer.current_epoch, 'epoch')}, "
-                    f"{count_of(self.trainer.global_step, 'step')}), so that nothing is left to train; give a larger "
-                    "--trainer.max_epochs to go on"
-                )
                 self._end_again(model, self.checkpoint, **{**kwargs, "ckpt_path": path})
             best = self.best.best_model_path
             if not best:  # stopped by max_steps or max_time before any validation: the last weights are the best
                 self.trainer.save_checkpoint(best := str(self.run_dir / "checkpoints" / "best.ckpt"))
             self._guarded(self.trainer.validate, model, verbose=False, **{**kwargs, "ckpt_path": best})
         self._finish()
+
+    def _stop_if_finished(self) -> None:
+        """End here, with no new run, where a checkpoint has had all its epochs or steps and its run its validation."""
+        trainer, checkpoint = self.trainer, self.checkpoint
+        if not checkpoint or not self.checkpoint_path or trainer.world_size > 1 or self.writes_nothing:
+            return
+        with as_written(self.checkpoint_path):
+            epochs: int = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        steps: int = checkpoint["global_step"]
+        run = self.checkpoint_path.parents[1]
+        all_done = epochs >= (trainer.max_epochs or 0) >= 0 or 0 <= trainer.max_steps <= steps
+        if all_done and (run / "metrics.json").is_file():
+            done = f"{count_of(epochs, 'epoch')}, {count_of(steps, 'step')}"
+            how = "nothing is left to do; give a larger --trainer.max_epochs to go on"
+            print(printed(f"{self.checkpoint_path} is trained to its end ({done}): {how}"))
+            print(printed(f"run: {run}"))
+            raise SystemExit(0)
 
     def _end_again(self, model: TaskModule, checkpoint: dict[str, Any], **kwargs: Any) -> None:
         """Of a run that was stopped after its last step: its end, and the validation that it may not have come to."""

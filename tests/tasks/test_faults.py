@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import completed, refused, same
+from helpers import completed, refused, same, tree
 from lightning.pytorch import Trainer
 
 from tasks.classification.__main__ import main
@@ -144,9 +144,19 @@ def test_a_run_that_fails_before_its_first_step_or_figure_leaves_nothing(
 
 def test_a_finished_run_says_that_nothing_is_left_to_train_and_how_to_go_on(classes_root, whole, capsys):
     given = ["--data.root", str(classes_root), *QUIET, *EPOCHS]
+    before = tree(whole)
     printed, run = completed(main, capsys, "fit", "--ckpt_path", str(whole), *given)
-    assert re.search(r"trained to its end before \(3 epochs, 9 steps\).* --trainer\.max_epochs", printed)
+    assert re.search(r"trained to its end \(3 epochs, 9 steps\).* --trainer\.max_epochs", printed)
+    assert run == whole
+    assert tree(whole) == before
+    assert not Path("runs").exists()
+    (whole / "metrics.json").rename("metrics.json")  # as if it had been stopped in its last validation
+    try:
+        _, run = completed(main, capsys, "fit", "--ckpt_path", str(whole), *given)
+    finally:
+        Path("metrics.json").rename(whole / "metrics.json")
     assert same(weights(run)["state_dict"], weights(whole)["state_dict"])
+    assert (run / "metrics.json").is_file()
 
 
 def test_latest_is_the_newest_run_that_trained(classes_root, whole, capsys, module):
