@@ -238,6 +238,7 @@ REFUSED = {  # folders, and what the sentence must name
     "images in the root": ({".": 3}, ["set", "3 images"]),
     "images in train": ({"train": 3, "val": 1}, ["set/train", "3 images"]),
     "one class that goes deep": ({"dogs": 1, "dogs/a": 1, "dogs/b": 1}, ["'dogs'", "set/dogs the data set?"]),
+    "images beside one folder": ({".": 1, "dogs/a": 1, "dogs/b": 1}, ["'dogs'", "set/dogs the data set?"]),
     "one class that is split": ({"dogs/train": 1, "dogs/val": 1}, ["'dogs'"]),
     "classes without images": ({"a": 0, "b": 0}, ["'a'"]),
     "test beside classes": ({"a": 2, "b": 2, "test/a": 1}, ["test/", "no train/"]),
