@@ -293,6 +293,7 @@ NAMES_OF_A_CHECKPOINT = {  # known names, those of the data, and the label of ea
     "one is there": (["beagle", "pug"], ["beagle", "Beagle"], [0, None]),
     "one of two": (["Cardigan", "cardigan"], ["CARDIGAN"], [None]),
     "two ids": (["n02012849-crane", "n02088364-beagle"], ["n03126707-crane"], [None]),
+    "one by its id": (["n02088364-beagle", "n02113624-toy_poodle"], ["n02088364", "Beagle"], [0, None]),
     "signs": (["A", "1", "12"], ["A+", "A-", "-1", "1-2"], [None] * 4),
 }
 
