@@ -1,5 +1,9 @@
 """Labelled images for a classifier: a folder for each class, a CSV of labels, Stanford Dogs, ImageNet as published."""
 
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +65,7 @@ class ClassificationDataModule(WholeImageDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self._said = False  # that classes are called otherwise than the model's
         check_options("data", ("classes", classes, _counted(classes), "names by their labels, 0, 1 and so on"))
 
     @property
@@ -81,10 +86,17 @@ class ClassificationDataModule(WholeImageDataModule):
         known = tuple(self.categories.values())
         if records.classes == known:
             return records
-        of_name = {name: label for label, name in enumerate(known)}
-        labels = [of_name.get(name) for name in records.classes]
         if known == imagenet.class_names():
             labels = imagenet.find_classes(records.classes)
+        else:
+            labels = _find_classes(known, records.classes)
+            pairs = [
+                (name, known[label]) for name, label in zip(records.classes, labels, strict=True) if label is not None
+            ]
+            other = [f"{name} is {own}" for name, own in pairs if name != own]
+            if other and not self._said:
+                say(f"{self.root}: {count_of(len(other), 'class')} called otherwise than the model's ({other[0]})")
+                self._said = True
         table = np.array([-1 if label is None else label for label in labels])
         new = table[records["labels"]]
         if (new < 0).any():
@@ -145,6 +157,38 @@ class ClassificationDataModule(WholeImageDataModule):
 
 def _counted(classes: dict[int, str] | None) -> bool:
     return classes is None or list(classes) == list(range(len(classes)))
+
+
+def _find_classes(known: Sequence[str], names: Sequence[str]) -> list[int | None]:
+    """The label of each class among the `known`: by its name, its id in WordNet, or its words in any case and spelling.
+
+    None where there is none, or where two may be meant: never are two classes one.
+    """
+    of_name = {name: label for label, name in enumerate(known)}
+    labels = [of_name.get(name) for name in names]
+    for key in (_wordnet_id, _words):
+        theirs, ours = list(map(key, known)), list(map(key, names))
+        counts, label_of, taken = (
+            (Counter(theirs), Counter(ours)),
+            {word: label for label, word in enumerate(theirs)},
+            set(labels),
+        )
+        for i, one in enumerate(ours):
+            if labels[i] is None and one and counts[0][one] == counts[1][one] == 1 and label_of[one] not in taken:
+                ids = {_wordnet_id(names[i]), _wordnet_id(known[label_of[one]])} - {""}
+                labels[i] = label_of[one] if len(ids) < 2 else None
+    return labels
+
+
+def _wordnet_id(name: str) -> str:
+    found = re.match(r"n\d{8}(?!\d)", name)
+    return found[0] if found else ""
+
+
+def _words(name: str) -> str:
+    """What is left of n02086240-Shih-Tzu, "shih tzu"; signs other than - and _ are kept, as A+ is not A."""
+    words = re.sub(r"[\s_-]+", " ", re.sub(r"^n\d{8}[-_ ]+", "", name))
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", words).casefold())
 
 
 def _check_training(records: Records, root: Path) -> None:

@@ -100,11 +100,12 @@ def _base(name: bytes) -> bytes:
     return _caseless(name).rpartition(b"/")[2]
 
 
+# Each with those before it: a name is counted once, by the last that it needed.
 _SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
     "with / for \\": _slashes,
     "percent-decoded": _decoded,
-    "in another Unicode form": _composed,
-    "in another case": _caseless,
+    "up to another Unicode form": _composed,
+    "up to another case": _caseless,
 }
 
 

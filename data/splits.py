@@ -5,6 +5,7 @@ image's name, or that of its group (a person, a place, a photographer, a day): s
 images are added or taken away later, and a group is never on two sides.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,11 +105,11 @@ def assign_splits(
     """The records with a split for every image, and a note of what was drawn.
 
     The column `split` says what is known; images of no split count as training images. Of these a part is drawn for
-    each of "val" and "test" that no image is of, unless its fraction is 0: whole groups where there is a column
-    `group` (`by` says of what, if not `grouped_by`), else single files; with `find_copies` files of the same bytes are
-    drawn together, as far as enough is left to draw from. With `strata`, int64 (N,), every class has its part: at least
-    one image of two or more. A part for which there are too few stays empty: who needs it must ask. Where not one
-    could be drawn, images of no split are left so.
+    each of "val" and "test" that no image is of, unless its fraction is 0: whole groups where there is a column `group`
+    (`by` says of what, if not `grouped_by`), else single files; with `find_copies` files of the same bytes are drawn
+    together, as far as enough is left to draw from. Those under two `labels` are counted in a note. With `strata`,
+    int64 (N,), every class has its part: at least one image of two or more. A part for which there are too few stays
+    empty: who needs it must ask. Where not one could be drawn, images of no split are left so.
     """
     check_fractions(val_fraction, test_fraction)
     by = by or records.grouped_by
@@ -119,24 +120,24 @@ def assign_splits(
     wanted: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
     lacking = {s: f for s, f in wanted.items() if f > 0 and not (split == SPLITS.index(s)).any()}
     notes = list(records.notes)
+    files = records.file_names[train]
+    compared = find_copies and len(files) <= _MOST_COMPARED and (lacking or "labels" in records.columns)
+    same = same_bytes(records.folder, files) if compared else np.unique(files, return_inverse=True)[1]
+    copies = (
+        f"{(count := len(np.unique(files)) - len(np.unique(same))):,} of the files of {source} are copies of others"
+    )
     if lacking and len(train):
         of_train = None if strata is None else strata[train]
-        files = records.file_names[train]
         groups = _together(
             records.columns.get("group", records.file_names)[train], np.unique(files, return_inverse=True)[1]
         )
         split[train] = _draw(groups, of_train, lacking, seed)
-        same = (
-            np.arange(len(files))
-            if not find_copies or len(files) > _MOST_COMPARED
-            else same_bytes(records.folder, files)
-        )
-        if count := len(np.unique(files)) - len(np.unique(same)):
+        if count:
             whole = _draw(_together(groups, same), of_train, lacking, seed)
             enough = len(np.unique(whole)) == len(np.unique(split[train]))
             split[train] = whole if enough else split[train]
             notes.append(
-                f"{count:,} of the files of {source} are copies of others, byte for byte: "
+                f"{copies}, byte for byte: "
                 + ("copies of one image are in one split" if enough else "too many to draw without, so scores flatter")
             )
         if drawn := [s for s in lacking if (split == SPLITS.index(s)).any()]:
@@ -148,6 +149,10 @@ def assign_splits(
             )
         elif "val" in lacking:
             split[unsplit] = UNSPLIT
+    elif count:
+        notes.append(f"{copies} of the training split, byte for byte")
+    if count and "labels" in records.columns:
+        notes += _contradictions(records.take(train), same, source)
     if "group" in records.columns and by not in ("image", "day"):
         names, group = np.unique(records["group"], return_inverse=True)
         count = len(SPLITS) + 1
@@ -158,6 +163,24 @@ def assign_splits(
                 "that its scores flatter"
             )
     return replace(records.with_columns(split=split), notes=tuple(notes))
+
+
+def _contradictions(records: Records, same: np.ndarray, source: str | Path) -> list[str]:
+    """A note of the images that share a number of `same`, int64 (N,), but not the label, where there are any."""
+    labels, (_, content) = records["labels"], np.unique(same, return_inverse=True)
+    of_each = np.unique(np.stack([content, labels]), axis=1)[0]  # each content once for each of its labels
+    odd = np.flatnonzero((np.bincount(of_each) > 1)[content])
+    if not len(odd):
+        return []
+    other = next(row for row in odd if content[row] == content[odd[0]] and labels[row] != labels[odd[0]])
+    named = " and ".join(
+        f"{os.fsdecode(records.file_names[row])} ({records.classes[labels[row]] if records.classes else labels[row]})"
+        for row in (odd[0], other)
+    )
+    return [
+        f"{len(odd):,} of the files of {source} have copies, byte for byte, under another label (first: {named}); "
+        "all are used: take away those whose label is wrong"
+    ]
 
 
 def _together(groups: np.ndarray, same: np.ndarray) -> np.ndarray:

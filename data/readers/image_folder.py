@@ -5,12 +5,22 @@ No file is opened, as ImageNet's 1.28 million have to be found in seconds.
 
 import os
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from backbone.errors import InputError
-from data.folders import UNREADABLE_ENDINGS, Listing, existing_folder, list_folder, no_image, unreadable_images
+from data.folders import (
+    UNREADABLE_ENDINGS,
+    Listing,
+    count_of,
+    existing_folder,
+    list_folder,
+    no_image,
+    unreadable_images,
+)
 from data.records import SPLITS, UNSPLIT, Issue, Records, Split
 from data.splits import split_named
 
@@ -25,15 +35,22 @@ def read(root: Path) -> Records:
     Labels count the class folders in sorted order, those of train before what others have besides, and a split's images
     come in the order of their paths, as torchvision's ImageFolder has it; a split's folder may be called as
     `split_named` knows it. Class folders are searched to the bottom, links followed; names of one file are of one
-    `group`. Raises InputError for a folder of another layout, and where a file that is trained on is in another split
-    as well. What is missing to train is not asked for.
+    `group`. Where a folder holds nothing but another, that one is read. Raises InputError for a folder of another
+    layout, and where a file that is trained on is in another split as well. What is missing to train is not asked for.
     """
     listing = list_folder(existing_folder(root), depth=2)  # a folder of two classes counts for both
-    folders, notes = _split_folders(root, listing)
-    trees = {split: _tree(listing, folder) for split, folder in folders.items()}
+    if inner := _wrapped(listing):
+        records = read(root / inner)
+        return replace(records, notes=(f"{root} holds one folder, and {root / inner} is read", *records.notes))
+    folders, trees, notes = _parts(root, listing)
     trained = trees.get("train", {})
     names_of_classes = [*trained, *sorted({name for tree in trees.values() for name in tree} - set(trained))]
     _check_folders(root, folders, trees, listing)
+    empty = [name for name in names_of_classes if _is_empty(listing, [tree.get(name, []) for tree in trees.values()])]
+    if empty and len(names_of_classes) - len(empty) > 1:  # of one class alone they are what is missing
+        names_of_classes = [name for name in names_of_classes if name not in empty]
+        named = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        notes.append(f"{count_of(len(empty), 'folder')} of {root} without an image: no class, and left out ({named})")
     usable: list[Split] = []
     for split, folder in folders.items():
         loose, holds = len(listing.images[folder]), any(_count(listing, paths) for paths in trees[split].values())
@@ -44,10 +61,11 @@ def read(root: Path) -> Records:
             notes.append(f"{loose:,} images right in {root / folder}, in no class folder, are left out")
     paths: list[str] = []
     rows: list[tuple[int, int]] = []  # (label, split) of the images in each of the paths
+    unsplit = list(folders.items()) == [("train", "")]
     for split in usable:
         for label, name in enumerate(names_of_classes):
             paths += (inside := trees[split].get(name, []))
-            rows += [(label, UNSPLIT if "" in folders.values() else SPLITS.index(split))] * len(inside)
+            rows += [(label, UNSPLIT if unsplit else SPLITS.index(split))] * len(inside)
     sizes = [len(listing.images[path]) for path in paths]
     labels, splits = np.repeat(np.array(rows), sizes, axis=0).T
     names = listing.names(paths)
@@ -70,6 +88,7 @@ def read(root: Path) -> Records:
     _, first, file = np.unique(inodes, return_index=True, return_inverse=True)
     if len(first) < len(names):  # links: no split that is drawn shall have the file of another
         columns["group"] = np.where(inodes > 0, names[first][file], names)
+    notes = list(dict.fromkeys(notes))
     return Records(root, names, columns, classes=classes, issues=tuple(issues), notes=tuple(notes))
 
 
@@ -77,11 +96,56 @@ def has_classes(root: Path) -> bool:
     """Whether there are two class folders with images or more, in the root or in the folder of a split."""
     listing = list_folder(existing_folder(root), depth=2)
     try:
-        folders, _ = _split_folders(root, listing)
+        _, trees, _ = _parts(root, listing)
     except InputError:  # folders that may be either
         return True
-    trees = (_tree(listing, folder) for folder in folders.values())
-    return any(sum(_count(listing, paths) > 0 for paths in tree.values()) > 1 for tree in trees)
+    return any(sum(_count(listing, paths) > 0 for paths in tree.values()) > 1 for tree in trees.values())
+
+
+def _wrapped(listing: Listing) -> str:
+    """The folder, "" for the root, that only folders lead to, where it has splits or two classes: archives unpack so.
+
+    A folder of one class may have folders in it too: this is none, as it holds no image but in several of them.
+    """
+    inside: dict[str, list[str]] = {}
+    for path in listing.images:
+        if path:
+            inside.setdefault(path.rpartition("/")[0], []).append(path)
+    path, names = "", inside.get("", [])
+    while len(names) == 1 and not listing.images[path] and not (_is_split(names[0]) and names[0] in inside):
+        path, names = names[0], inside.get(names[0], [])
+    full = {name.removeprefix(f"{path}/").split("/")[0] for name, images in listing.images.items() if images}
+    classes = [name for name in names if name.rpartition("/")[2] in full and not _is_split(name)]
+    splits = [name for name in names if name in inside and _is_split(name)]
+    return path if splits or (len(classes) > 1 and not listing.images[path]) else ""
+
+
+def _is_split(path: str) -> bool:
+    return split_named(path.rpartition("/")[2]) is not None
+
+
+def _parts(root: Path, listing: Listing) -> tuple[dict[Split, str], dict[Split, _Tree], list[str]]:
+    """The folder of each split as `_split_folders` has it, the classes in it, and notes."""
+    if inside := _splits_inside(listing):
+        names = ", ".join(sorted({path.rpartition("/")[2] for tree in inside.values() for [path] in tree.values()}))
+        return dict.fromkeys(inside, ""), inside, [f"the class folders of {root} hold its splits ({names})"]
+    folders, notes = _split_folders(root, listing)
+    return folders, {split: _tree(listing, folder) for split, folder in folders.items()}, notes
+
+
+def _splits_inside(listing: Listing) -> dict[Split, _Tree]:
+    """The classes of each split where all images lie in <class>/train/, <class>/val/ or <class>/test/; else {}."""
+    found: dict[Split, _Tree] = {split: {} for split in SPLITS}
+    for path, images in sorted(listing.images.items()):
+        name, _, part = path.partition("/")
+        split = split_named(part)
+        if images and path:
+            if split is None or split_named(name) or name in found[split]:
+                return {}
+            found[split][name] = [path]
+    found = {split: tree for split, tree in found.items() if tree}
+    classes = {name for tree in found.values() for name in tree}
+    return found if (len(found) > 1 or "train" in found) and len(classes) > 1 else {}
 
 
 def _split_folders(root: Path, listing: Listing) -> tuple[dict[Split, str], list[str]]:
@@ -121,6 +185,11 @@ def _refuse_unknown_splits(root: Path, top: list[str], listing: Listing) -> None
     if len(top) < 2 or not all(inside.values()) or any(listing.images[path] for path in top):
         return
     first = inside[top[0]]
+    if len(first) > 1 and all(map(split_named, first)) and all(names == first for names in inside.values()):
+        raise InputError(
+            f"{root}: {', '.join(f'{name}/' for name in top[:3])} hold {', '.join(sorted(first))}, and these "
+            f"more folders; put a class's images right into {top[0]}/{min(first)}/, or into {min(first)}/{top[0]}/."
+        )
     words = [{word for word in ("train", "val", "test") if word in path.lower()} for path in top]
     if (len(first) > 1 and all(names == first for names in inside.values())) or (
         {"train"} in words and ({"val"} in words or {"test"} in words)
@@ -143,6 +212,12 @@ def _tree(listing: Listing, folder: str) -> _Tree:
 
 def _count(listing: Listing, paths: list[str] | None) -> int:
     return sum(len(listing.images[path]) for path in paths or ())
+
+
+def _is_empty(listing: Listing, trees: Iterable[list[str]]) -> bool:
+    """Whether folders hold no image, nor what is meant for one: one that cannot be read, a link to nothing."""
+    meant = {*UNREADABLE_ENDINGS, "links to nothing"}
+    return not any(listing.images[path] or meant & listing.others[path].keys() for paths in trees for path in paths)
 
 
 def _check_folders(root: Path, folders: dict[Split, str], trees: dict[Split, _Tree], listing: Listing) -> None:

@@ -1,6 +1,8 @@
 import functools
 import io
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -279,6 +281,36 @@ def test_a_class_that_the_checkpoint_lacks_is_named_where_it_is_used(tmp_path, s
         module(root, classes=classes).setup(stage)
     for other in {"validate", "test"} - {stage}:
         module(root, other, classes=classes)  # it does not use those images
+
+
+NAMES_OF_A_CHECKPOINT = {  # known names, those of the data, and the label of each
+    "by id": (["beagle", "toy poodle"], ["n02113624-Toy_Poodle", "n02088364-beagle"], [1, 0]),
+    "the other way": (["n02088364-beagle", "n02113624-toy_poodle"], ["toy poodle", "Beagle"], [1, 0]),
+    "the id alone": (["n02088364-beagle", "n02113624-toy_poodle"], ["n02113624"], [1]),
+    "hyphens and accents": (["Shih-Tzu", "caf\u00e9 noir"], ["CAFE\u0301_noir", "shih tzu"], [1, 0]),
+    "as written first": (["Cardigan", "cardigan"], ["cardigan", "Cardigan"], [1, 0]),
+    "two of one": (["beagle", "pug"], ["Beagle", "BEAGLE", "pug"], [None, None, 1]),
+    "one is there": (["beagle", "pug"], ["beagle", "Beagle"], [0, None]),
+    "one of two": (["Cardigan", "cardigan"], ["CARDIGAN"], [None]),
+    "two ids": (["n02012849-crane", "n02088364-beagle"], ["n03126707-crane"], [None]),
+    "one by its id": (["n02088364-beagle", "n02113624-toy_poodle"], ["n02088364", "Beagle"], [0, None]),
+    "signs": (["A", "1", "12"], ["A+", "A-", "-1", "1-2"], [None] * 4),
+}
+
+
+@pytest.mark.parametrize(("known", "names", "labels"), NAMES_OF_A_CHECKPOINT.values(), ids=NAMES_OF_A_CHECKPOINT)
+def test_classes_are_those_of_a_checkpoint_where_one_alone_is_meant(tmp_path, known, names, labels, capsys):
+    data = ClassificationDataModule(root=tmp_path, classes=dict(enumerate(known)))
+    images = Records(Path("x"), np.array([b"%d" % i for i in range(len(names))]), {"labels": np.arange(len(names))})
+    images = replace(images, classes=tuple(names))
+    if None in labels:
+        unknown = [name for name, label in zip(names, labels, strict=True) if label is None]
+        with helpers.one_sentence(", ".join(map(re.escape, map(repr, sorted(unknown)[:5])))):
+            data.relabelled(images)
+        assert data.relabelled(images.take(np.array([label is not None for label in labels]))).classes == tuple(known)
+    else:
+        assert [data.relabelled(images)["labels"].tolist() for _ in range(2)] == [labels] * 2
+        assert capsys.readouterr().out.count("called otherwise") == (set(names) != set(known))
 
 
 def test_ids_are_the_classes_of_a_checkpoint_for_imagenets_thousand(tmp_path):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,28 @@ def test_where_all_are_copies_files_are_drawn_all_the_same(tmp_path):
     assigned = assign_splits(images, val_fraction=0.3, test_fraction=0, seed=0, source="photos")
     assert set(assigned["split"].tolist()) == {0, VAL}
     assert "flatter" in " ".join(assigned.notes)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_copies_under_two_labels_are_counted_and_used(tmp_path, given):
+    contents = [b"one", b"two", b"six", b"one", b"two", b"ten", b"old", b"new"]  # one under two labels, two under one
+    images = written(tmp_path, {f"{i}.png": content for i, content in enumerate(contents)})
+    columns = {"labels": np.array([0, 0, 0, 1, 0, 1, 1, 1]), **({"split": np.int8([0] * 6 + [1, 2])} if given else {})}
+    assigned = assign_splits(
+        replace(images, columns=columns, classes=("cat", "dog")),
+        val_fraction=0.2,
+        test_fraction=0.2,
+        seed=0,
+        source="x",
+    )
+    assert len(assigned) == 8
+    copies, odd = (note for note in assigned.notes if "byte" in note)
+    assert copies.startswith("2 of the files of x are copies")
+    assert odd.startswith("2 of the files of x")
+    assert "0.png (cat) and 3.png (dog)" in odd
+    alike = replace(images, columns={**columns, "labels": np.zeros(8, np.int64)})
+    notes = assign_splits(alike, val_fraction=0.2, test_fraction=0.2, seed=0, source="x").notes
+    assert len([note for note in notes if "byte" in note]) == 1
 
 
 def test_a_file_that_is_listed_under_several_groups_is_in_one_split():

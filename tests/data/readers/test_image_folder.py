@@ -159,6 +159,77 @@ def test_classes_that_a_split_lacks_and_what_is_left_out_are_told(tmp_path):
         assert sum(name in note for note in records.notes) == 1
 
 
+CLASSES_IN_SPLITS = {"train/cat": 3, "train/dog": 2, "val/cat": 1, "val/dog": 4}
+
+
+@pytest.mark.parametrize("wrapper", ["archive", "archive/data set/v1"])
+def test_the_only_folder_is_descended_into_where_it_has_splits_or_classes(tmp_path, wrapper):
+    root = write_tree(tmp_path / "splits", {f"{wrapper}/{name}": n for name, n in CLASSES_IN_SPLITS.items()})
+    write_tree(root, {"__MACOSX/archive": 2, wrapper: ["cover.jpg"]})
+    (root / "README").touch()
+    records = read(root)
+    assert (records.folder, records.classes) == (root / wrapper, ("cat", "dog"))
+    assert [by_class(records, split) for split in SPLITS] == [[3, 2], [1, 4], [0, 0]]
+    assert files(records)[0] == str(root / wrapper / "train/cat/000.jpg")
+    assert str(root / wrapper) in records.notes[0]
+    flowers = read(write_tree(tmp_path / "classes", {f"{wrapper}/daisy": 3, f"{wrapper}/rose/deep": 2}))
+    assert (flowers.classes, by_class(flowers, None)) == (("daisy", "rose"), [3, 2])
+    linked = write_tree(tmp_path / "linked", {f"{wrapper}/train/{name}": 3 for name in "ab"})
+    (linked / wrapper / "val").symlink_to(write_tree(tmp_path / "elsewhere", {"a": 1, "b": 1}))
+    assert by_class(read(linked), "val") == [1, 1]
+
+
+@pytest.mark.parametrize("folders", [{"train/a": 2}, {"a": 2}, {"val/a": 2, "val/b": 1}])
+def test_a_folder_of_one_class_or_one_split_is_no_wrapper(tmp_path, folders):
+    records = read(write_tree(tmp_path, folders))
+    assert (records.folder, records.classes) == (tmp_path, ("a", "b")[: len(folders)])
+    assert records.notes == ()
+
+
+def test_splits_within_the_class_folders_are_read_as_splits(tmp_path):
+    folders = {"cats/Train": 3, "cats/valid": 1, "dogs/Train": 2, "dogs/validation": 4, "dogs/test": 1, "none": 0}
+    records = read(write_tree(tmp_path, folders))
+    assert records.classes == ("cats", "dogs")
+    assert [by_class(records, split) for split in SPLITS] == [[3, 2], [1, 4], [0, 1]]
+    assert files(records)[:4] == [
+        *(str(tmp_path / f"cats/Train/00{i}.jpg") for i in range(3)),
+        f"{tmp_path}/dogs/Train/000.jpg",
+    ]
+    empty = read(
+        write_tree(tmp_path / "empty", {f"{name}/{part}": n for name in "ab" for part, n in (("train", 2), ("val", 0))})
+    )
+    assert (empty.classes, by_class(empty, None)) == (("a", "b"), [2, 2])
+
+
+@pytest.mark.parametrize("odd", [{"cats": 1}, {"cats/more": 1}, {"cats/valid": 1}])
+def test_folders_called_after_splits_that_have_others_beside_them_are_a_class(tmp_path, odd):
+    inner = {f"{name}/{split}": 2 for name in ("cats", "dogs") for split in ("train", "val")}
+    records = read(write_tree(tmp_path / "set", inner | odd))
+    assert (records.classes, by_class(records, None), records.notes) == (("cats", "dogs"), [5, 4], ())
+    with one_sentence("cats/train/"):  # these may be the classes
+        read(write_tree(tmp_path / "deep", inner | {"cats/train/more": 1}))
+
+
+def test_a_folder_that_holds_no_image_is_no_class(tmp_path):
+    root = write_tree(tmp_path / "set", {"train/a": 2, "train/b": 2, "train/c": 0, "train/d": ["x.txt"], "val/b": 1})
+    write_tree(root, {"val/c": 0, "val/e": 0, "val/f": 1, "test/a": 1})
+    records = read(root)
+    assert records.classes == ("a", "b", "f")
+    assert [by_class(records, split) for split in SPLITS] == [[2, 2, 0], [0, 1, 1], [1, 0, 0]]
+    assert [(issue.count, issue.first) for issue in records.issues] == [(1, "f"), (1, "a"), (2, "b")]
+    [note] = records.notes
+    assert note.startswith("3 folders")
+    assert "c, d, e" in note
+
+
+@pytest.mark.parametrize("content", [["x.djvu"], ["link.jpg"]])
+def test_a_folder_whose_images_cannot_be_read_is_a_class_all_the_same(tmp_path, content):
+    root = write_tree(tmp_path / "set", {"a": 2, "b": 2, "c": [name for name in content if name[0] == "x"]})
+    if content == ["link.jpg"]:
+        (root / "c" / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert read(root).classes == ("a", "b", "c")
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 TWO = {"train/a": 2, "train/b": 2}
@@ -166,7 +237,9 @@ REFUSED = {  # folders, and what the sentence must name
     "empty": ({}, ["set", "<class>/"]),
     "images in the root": ({".": 3}, ["set", "3 images"]),
     "images in train": ({"train": 3, "val": 1}, ["set/train", "3 images"]),
-    "one folder too high": ({"dogs/train/a": 1, "dogs/train/b": 1}, ["'dogs'", "set/dogs the data set?"]),
+    "one class that goes deep": ({"dogs": 1, "dogs/a": 1, "dogs/b": 1}, ["'dogs'", "set/dogs the data set?"]),
+    "images beside one folder": ({".": 1, "dogs/a": 1, "dogs/b": 1}, ["'dogs'", "set/dogs the data set?"]),
+    "one class that is split": ({"dogs/train": 1, "dogs/val": 1}, ["'dogs'"]),
     "classes without images": ({"a": 0, "b": 0}, ["'a'"]),
     "test beside classes": ({"a": 2, "b": 2, "test/a": 1}, ["test/", "no train/"]),
     "val twice": (TWO | {"val/a": 1, "valid/a": 1}, ["val/", "valid/"]),
