@@ -75,7 +75,7 @@ def read(root: Path) -> Records:
     others = sum((listing.others[path] for path in paths), Counter[str]())
     issues = [*unreadable_images([others])]
     issues += [
-        Issue(f"files ({ending}) in the class folders are left out, as they are not images by their names", count)
+        Issue(f"files ({ending}) in the class folders are left out, by their names no images", count)
         for ending, count in others.most_common(5)
         if ending not in UNREADABLE_ENDINGS
     ]
