@@ -91,3 +91,12 @@ def pack(
     lost = issue_of("images of the annotations are missing", missing, lambda i: str(records.path(i)))
     issues += [replace(issue, first=nearest or issue.first) for issue in lost]
     return replace(records, issues=tuple(issues))
+
+
+def repeated_boxes(image: np.ndarray, labels: np.ndarray, xywh: np.ndarray) -> np.ndarray:
+    """Which of M boxes, in any order, are of the image, label and (M, 4) numbers of an earlier one, bool (M,)."""
+    keys = (*xywh.T[::-1], labels, image)
+    order = np.lexsort(keys)  # stable: the first of equal ones stays the first
+    again = np.zeros(len(image), dtype=bool)
+    again[order[1:]] = np.all([key[order[1:]] == key[order[:-1]] for key in keys], axis=0)
+    return again

@@ -250,3 +250,92 @@ def test_vias_other_shapes_become_boxes(tmp_path, shape, box):
     assert records.classes == ("cat", "dog")
     assert records.boxes.labels.tolist() == [0, 1]
     assert [found for what, found in issues(records).items() if "usable" in what] == [(1, "boxes.csv, line 4")]
+
+
+# Corners of objects all over 40 x 30 px.
+CORNERS = [(x, y, x + 6, y + 5) for x in (1, 12, 23, 33) for y in (1, 12, 24)]
+
+
+def rows_of(boxes, image="a.png"):
+    return "".join(f"{image},{','.join(map(str, box))},cat\n" for box in boxes)
+
+
+@pytest.mark.parametrize("divisors", [(1, 1), (40, 30)])
+def test_sizes_under_the_names_of_corners_are_refused(tmp_path, divisors):
+    across, down = divisors
+    sized = [(x / across, y / down, (right - x) / across, (low - y) / down) for x, y, right, low in CORNERS]
+    with pytest.raises(InputError, match=r"boxes\.csv.*x, y, width, height"):
+        read(listed(tmp_path, HEADER + rows_of(sized)))
+
+
+def test_one_size_under_the_names_of_corners_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"boxes\.csv.*x, y, width, height"):
+        read(listed(tmp_path, HEADER + rows_of([(20, 3, 10, 20)])))
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("image,xmax,ymax,xmin,ymin,class\n" + rows_of(CORNERS), len(CORNERS)),
+        ("image,xmin,ymax,xmax,ymin,class\n" + rows_of(CORNERS), len(CORNERS)),
+        (HEADER + rows_of([(7, 1, 1, 6), *CORNERS[1:]]), 1),
+    ],
+)
+def test_corners_in_the_other_order_are_put_in_order_and_counted(tmp_path, text, count):
+    records = read(listed(tmp_path, text))
+    assert records.boxes.xyxy.tolist() == [list(box) for box in CORNERS]
+    assert issues(records)["boxes whose corners were swapped, put in order"] == (count, "a.png")
+
+
+def test_most_boxes_without_use_are_told_and_none_with_use_is_refused(tmp_path):
+    bad = "b.png,1,x,3,4,cat\n" + rows_of([(50, 50, 60, 60)])  # no number, and outside of the image
+    records = read(listed(tmp_path, HEADER + rows_of(CORNERS[:1]) + bad))
+    assert ["2 of its 3" in note for note in records.notes] == [True]
+    assert read(listed(tmp_path, HEADER + rows_of(CORNERS[:2]) + bad)).notes == ()
+    with pytest.raises(InputError, match="2 of its 2"):
+        read(listed(tmp_path, HEADER + bad))
+
+
+def test_a_box_that_is_listed_twice_is_one(tmp_path):
+    box, other, moved = (1, 2, 11, 22), (3, 4, 11, 22), (1, 2, 11, 22.5)
+    rows = rows_of([box, other, box, moved, box]) + rows_of([box], "b.png") + "a.png,1,2,11,22,dog\n"
+    records = read(listed(tmp_path, HEADER + rows))
+    assert records.boxes.xyxy.tolist() == [list(one) for one in (box, other, moved, box, box)]
+    assert (records.boxes.offsets.tolist(), records.boxes.labels.tolist()) == ([0, 4, 5], [0, 0, 0, 1, 0])
+    assert issues(records)["boxes that repeat another, left out"] == (2, "a.png")
+
+
+def test_images_that_the_list_does_not_name_are_counted(tmp_path):
+    records = read(listed(tmp_path, HEADER + rows_of(CORNERS), images=("a", "b", "c")))
+    assert records.file_names.tolist() == [b"a.png"]
+    assert issues(records) == {"images that the list does not name, left out": (2, "b.png")}
+
+
+@pytest.mark.parametrize("line", ["a.png,1,2,3", "a.png,1,2,3,4,cat,5", "a.png"])
+def test_a_line_of_another_number_of_values_is_dropped_and_counted(tmp_path, line):
+    records = read(listed(tmp_path, f"{HEADER}{rows_of(CORNERS[:2])}{line}\n{rows_of(CORNERS[2:3])}"))
+    assert records.boxes.xyxy.tolist() == [list(box) for box in CORNERS[:3]]
+    assert issues(records)["rows of too few or too many values, dropped"] == (1, "boxes.csv, line 4")
+
+
+def test_a_list_of_such_lines_is_refused_with_the_first(tmp_path):
+    with pytest.raises(InputError, match=r"line 3: it has 10 values"):
+        read(listed(tmp_path, HEADER + rows_of(CORNERS[:1]) + "a.png,1,5,2,5,11,5,22,5,cat\n" * 2))
+
+
+def test_makesenses_list_has_no_header(tmp_path):
+    records = read(listed(tmp_path, "dog,1,2,10,20,b.png,80,60\ncat,3,4,5,6,a.png,40,30\n", "labels_x.csv"))
+    assert records.file_names.tolist() == [b"a.png", b"b.png"]
+    assert (boxes(records), records.boxes.labels.tolist()) == ([[3, 4, 5, 6], [1, 2, 10, 20]], [0, 1])
+    assert (records.classes, records["sizes"].tolist()) == (("cat", "dog"), [[30, 40], [60, 80]])
+
+
+def test_a_list_itself_may_be_named(tmp_path):
+    listed(tmp_path, HEADER + rows_of(CORNERS[:1]), "one.csv")
+    write(tmp_path / "two.csv", HEADER + rows_of(CORNERS[1:2], "b.png"))
+    with pytest.raises(InputError, match="several lists"):
+        read(tmp_path)
+    assert read(tmp_path / "two.csv").boxes.xyxy.tolist() == [list(CORNERS[1])]
+    write(tmp_path / "three.csv", "image,xmin\na.png,1\n")
+    with pytest.raises(InputError, match=r"three\.csv has no columns for ymin, xmax, ymax "):
+        read(tmp_path / "three.csv")
