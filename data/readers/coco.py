@@ -51,13 +51,22 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
     `images/<split><version>/`, `images/` or `root`. Annotation tools': `<split>/_annotations.coco.json` among its
     images, or `<split>.json` in `annotations/` or `root`. One file alone that is called otherwise, in `root` or a
     folder in it, is of a data set that is not divided: all is of train. Splits are called as split_named() knows them.
-    Raises InputError where several files match, or none.
+    `root` may be such a file, which is then the only one. Raises InputError where several files match, or none.
     """
     found: dict[Split, list[SplitFiles]] = {}
+    file = root if root.is_file() and root.suffix.lower() == ".json" else None
+    if file:
+        root = file.absolute().parent
+        root = root.parent if root.name.lower() == "annotations" else root
     root = existing_folder(root)
     top = _folders(root)
     images = [folder for folder in top if folder.name.lower() == "images"]
     places = [(*top, *chain.from_iterable(map(_folders, images))), images]
+    if file:
+        name, rest = _split_and_version(file.stem)
+        of_file: Split = split_named(name) or split_named(file.parent.name) or "train"
+        folders = _image_folders(root, f"{name}{rest}", of_file, *places)
+        return {of_file: SplitFiles(of_file, file, (*folders, root / "data", file.parent))}
     for folder in [folder for folder in top if folder.name.lower() == "annotations"]:
         for path in sorted(folder.glob("*.json")):
             name, rest = _split_and_version(path.stem)
@@ -139,6 +148,11 @@ def _image_folders(
 
 def no_annotations(root: Path, splits: Sequence[Split], version: str) -> InputError:
     """The error that names the files looked for, and those that are there."""
+    if root.is_file():
+        return NoAnnotations(
+            f"{root} is of another split than {' or '.join(splits)}; give the folder with the files of all splits, or "
+            "one of this split."
+        )
     tried = [f"{root}/annotations/instances_{split}{version or '*'}.json" for split in splits]
     tried += [f"{root}/{name}/{_TOOLS_FILE}" for name, split in NAMES.items() if split in splits]
     there = sorted(str(path.relative_to(root)) for path in [*root.glob("*.json"), *root.glob("annotations/*.json")])[:3]
