@@ -117,13 +117,8 @@ def like_corners(xywh: np.ndarray, sizes: np.ndarray, first: Callable[[int], str
 
 
 def told_if_few_usable(records: Records, file: str, unread: int = 0) -> Records:
-    """The records with a note where most of the boxes of `file` cannot be used; `unread` more are none at all.
-
-    Raises InputError where none can be used.
-    """
+    """The records with a note where most of the boxes of `file` cannot be used; `unread` more are none at all."""
     usable = clip_boxes(records).usable
     of, bad = len(usable) + unread, int((~usable).sum()) + unread
-    said = f"{file}: {bad:,} of its {of:,} boxes cannot be used: their columns may mean something else"
-    if of and bad == of:
-        raise InputError(f"{said}; write corners, or x, y, width and height, as the first line calls them.")
+    said = f"{file}: {bad:,} of its {of:,} boxes cannot be used: their numbers may mean something else"
     return replace(records, notes=(*records.notes, said)) if 2 * bad > of else records

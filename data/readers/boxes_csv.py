@@ -26,7 +26,7 @@ from backbone.errors import InputError
 from data.folders import Listing, existing_folder, list_folder
 from data.images import IMAGE_ENDINGS
 from data.matching import Matched, match_files
-from data.readers.box_checks import told_if_few_usable, with_plain_boxes
+from data.readers.box_checks import clip_boxes, told_if_few_usable, with_plain_boxes
 from data.readers.boxes import (
     MISSING,
     Odd,
@@ -162,6 +162,11 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     columns = {"split": split, "sizes": sizes, "problem": problem}
     records = pack(root, names, columns, (image, labels, xywh, crowd), known, odd, notes, nearest=nearest)
     records = with_plain_boxes(records, str(meant[0].table.file)) if all(one.sizes for one in meant) else records
+    if not clip_boxes(records).usable.any():
+        raise InputError(
+            f"{meant[0].table.file}: not one of its {len(box):,} rows has a box within its image; give the corners in "
+            "px, or as parts of the image, from 0 to 1."
+        )
     unread = sum(len(where) for what, where in odd.items() if what.startswith(_UNUSABLE))
     return told_if_few_usable(records, str(meant[0].table.file), unread)
 

@@ -20,10 +20,11 @@ from backbone.errors import InputError
 from data.folders import are_there, existing_folder, is_foreign, progress, readable, say
 from data.images import ImageError, image_size
 from data.matching import Matched, match_files
-from data.readers.box_checks import odd_boxes, with_plain_boxes
+from data.readers.box_checks import odd_boxes, told_if_few_usable, with_plain_boxes
+from data.readers.boxes import repeated_boxes
 from data.readers.coco_fields import FieldList
 from data.readers.coco_file import parse_annotations, read_json
-from data.records import SPLITS, Issue, Records, Split, issue_of, joined
+from data.records import SPLITS, Boxes, Issue, Records, Split, issue_of, joined
 from data.splits import NAMES, split_named
 
 _TOOLS_FILE = "_annotations.coco.json"
@@ -293,6 +294,9 @@ def _read_split(files: SplitFiles, classes: Mapping[int, str]) -> Records:
     records = replace(records, file_names=matched.names, notes=(*records.notes, *notes))
     usable, unreadable = readable(records.file_names, matched.there, path)
     records, there = replace(records.take(usable), issues=(*records.issues, *unreadable)), matched.there[usable]
+    records = _without_repeats(records)
+    kept, bare = _without_bare_entries(records)
+    records, there = replace(records.take(kept), issues=(*records.issues, *bare)), there[kept]
     sizes = records["sizes"].copy()
     problems = [b"" if file else b"there is no such file" for file in there]
     unsized = there & (sizes[:, 0] == 0)
@@ -303,7 +307,7 @@ def _read_split(files: SplitFiles, classes: Mapping[int, str]) -> Records:
             problems[i] = os.fsencode(error.reason)
     split = np.full(len(records), SPLITS.index(files.split), np.int8)
     records = replace(records, folder=folder).with_columns(split=split, sizes=sizes, problem=np.array(problems))
-    records = with_plain_boxes(records, str(path))
+    records = told_if_few_usable(with_plain_boxes(records, str(path)), str(path))
     _, first = np.unique(records.file_names, return_index=True)
     again = ~np.isin(np.arange(len(records)), first)
 
@@ -316,6 +320,30 @@ def _read_split(files: SplitFiles, classes: Mapping[int, str]) -> Records:
     odd += [replace(issue, first=f"{folder}/{matched.nearest}") for issue in lost]
     odd += issue_of("images without width and height (read from their files)", unsized, file)
     return replace(records, issues=(*records.issues, *odd))
+
+
+def _without_bare_entries(records: Records) -> tuple[np.ndarray, list[Issue]]:
+    """Which images to keep, bool (N,): not those without boxes whose file another image with boxes has too."""
+    assert records.boxes is not None
+    boxed = np.diff(records.boxes.offsets) > 0
+    _, of = np.unique(records.file_names, return_inverse=True)
+    bare = ~boxed & (np.bincount(of, weights=boxed) > 0)[of]
+    what = "images without boxes whose file is listed with boxes too, left out"
+    return ~bare, issue_of(what, bare, lambda i: os.fsdecode(records.file_names[i]))
+
+
+def _without_repeats(records: Records) -> Records:
+    """Without the boxes that repeat one of their image and class to the last digit, which are counted."""
+    boxes = records.boxes
+    assert boxes is not None
+    image = np.repeat(np.arange(len(records)), np.diff(boxes.offsets))
+    again = repeated_boxes(image, boxes.labels, boxes.xywh)
+    what = "boxes that repeat another, left out"
+    issues = issue_of(what, again, lambda row: os.fsdecode(records.file_names[image[row]]))
+    counts = np.bincount(image[~again], minlength=len(records))
+    columns = (column[~again] for column in (boxes.xywh, boxes.labels, boxes.crowd, boxes.areas))
+    once = Boxes(np.concatenate([[0], np.cumsum(counts)]), *columns)
+    return replace(records, boxes=once, issues=(*records.issues, *issues))
 
 
 def _locate(names: np.ndarray, files: SplitFiles) -> tuple[Path, Matched]:
