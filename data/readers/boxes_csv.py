@@ -28,6 +28,7 @@ from data.images import IMAGE_ENDINGS
 from data.matching import Matched, match_files
 from data.readers.box_checks import clip_boxes, told_if_few_usable, with_plain_boxes
 from data.readers.boxes import (
+    LOST,
     MISSING,
     Odd,
     note_odd,
@@ -83,7 +84,7 @@ class _List(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Rows of all lists; a box of NaN is none, and its row only names an image."""
+    """Rows of all lists; a box of NaN is none, as its row only names an image, and one of infinity cannot be used."""
 
     images: np.ndarray  # bytes (M,)
     classes: np.ndarray  # bytes (M,)
@@ -103,8 +104,8 @@ def read(root: Path, listing: Listing | None = None) -> Records:
 
     `root` is a folder with lists, or one list itself.
     Labels are in the order of a list of classes (name,0 ...), else of the sorted names. Rows that cannot be used are
-    counted with file and line, their images stay. Sizes are the list's, or else the image's own. Raises InputError
-    where several lists may be meant, none has a box, or none of the images is there.
+    counted with file and line; an image of which none can be used has a problem. Sizes are the list's, or else the
+    image's own. Raises InputError where several lists may be meant, none has a box, or none of the images is there.
     """
     file = root if root.is_file() else None
     root = root.parent if file else existing_folder(root)
@@ -144,7 +145,8 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     if unlisted := files[~np.isin(files, names)].tolist():
         odd["images that the list does not name, left out"] = [_printable(name) for name in unlisted]
     box = np.isfinite(rows.corners).all(axis=1) & ~other
-    sizes, problem = _sizes(root, names, there, image, rows)
+    lost = np.isin(range(len(names)), image[np.isinf(rows.corners[:, 0])]) & ~np.isin(range(len(names)), image[box])
+    sizes, problem = _sizes(root, names, np.where(there, np.where(lost, LOST, b""), MISSING), image, rows)
     corners, image, crowd, classes = rows.corners[box], image[box], rows.crowd[box], rows.classes[box]
     if corners.max() <= 1 + _ROUNDING and corners.min() >= -_ROUNDING:
         notes.append(f"{root}: corners are taken as parts of the image, as none is above 1")
@@ -270,12 +272,17 @@ def _chosen(one: _List, odd: Odd) -> _Rows:
         else:
             corners = _four_numbers(one, columns)
             classes = packed(columns[at] if (at := one.at["class"]) >= 0 else [_ONLY_CLASS] * count)
+        if (cut := (np.char.find(images, b"\n") >= 0) | (np.char.find(classes, b"\n") >= 0)).any():
+            raise InputError(
+                f"{one.table.file}, line {lines[cut.argmax()]}: a value goes on over several lines up to here, as of a "
+                'quote " that is not closed; close it, or take it away.'
+            )
         empty = _are_empty(one, columns)
         usable = np.isfinite(corners).all(axis=1) & (classes != b"") & ~empty
         for row in np.flatnonzero(~usable & ~empty).tolist():
             what = "no class" if np.isfinite(corners[row]).all() else "no four numbers"
             note_odd(odd, f"{_UNUSABLE}: {what}", f"{one.table.file.name}, line {lines[row]}")
-        corners[~usable] = np.nan
+        corners[~usable] = np.where(empty, np.nan, np.inf)[~usable, None]
         crowd = _numbers(columns[one.at["crowd"]]) == 1 if one.at["crowd"] >= 0 else np.zeros(count, dtype=bool)
         sides = [
             _numbers(columns[at]) if (at := one.at[key]) >= 0 else np.full(count, np.nan) for key in ("height", "width")
@@ -381,9 +388,10 @@ def _in_order(corners: np.ndarray, sizes: np.ndarray, file: Path) -> tuple[np.nd
     """
     start, end = corners[:, :2], corners[:, 2:]
     swapped = np.asarray((end < start).any(axis=1))
-    within = (start >= -1) & (end > 0) & ((sizes[:, ::-1] == 0) | (start + end <= sizes[:, ::-1] + 1))
-    share = swapped.mean() if len(corners) else 0.0
-    if (share > 0.5 or (share > 0.1 and len(corners) >= 10)) and within.all(axis=1).mean() > 0.9:
+    known = (sizes > 0).all(axis=1)
+    within = ((start >= -1) & (end > 0) & (start + end <= sizes[:, ::-1] + 1)).all(axis=1)[known]
+    share = swapped[known].sum() / max(len(within), 1)
+    if (share > 0.5 or (share > 0.1 and len(within) >= 10)) and within.mean() > 0.9:
         first = corners[int(swapped.argmax())].tolist()
         raise InputError(
             f"{file}: its columns xmin, ymin, xmax, ymax seem to hold x, y, width, height: in {swapped.sum():,} of "
@@ -425,13 +433,13 @@ def _located(root: Path, one: _List, files: np.ndarray, written: np.ndarray) -> 
 
 
 def _sizes(
-    root: Path, names: np.ndarray, there: np.ndarray, image: np.ndarray, rows: _Rows
+    root: Path, names: np.ndarray, problem: np.ndarray, image: np.ndarray, rows: _Rows
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sizes, int64 (N, 2), and problems, bytes (N,), of the images."""
+    """The sizes, int64 (N, 2), and problems, bytes (N,), of the images, of which some have a `problem` already."""
     sizes = np.zeros((len(names), 2), np.int64)
     said = (rows.sizes >= 1).all(axis=1) & (rows.sizes == np.round(rows.sizes)).all(axis=1)
     sizes[image[said]] = rows.sizes[said].astype(np.int64)
-    return sizes_from_headers(root, names, sizes, np.where(there, b"", MISSING))
+    return sizes_from_headers(root, names, sizes, problem)
 
 
 def _labels(root: Path, listing: Listing, classes: np.ndarray) -> tuple[np.ndarray, list[str]]:

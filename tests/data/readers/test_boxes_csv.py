@@ -14,6 +14,7 @@ from drawn_boxes import (
 )
 
 from backbone.errors import InputError
+from data.readers.boxes import LOST
 from data.readers.boxes_csv import read
 from data.records import UNSPLIT
 
@@ -102,9 +103,10 @@ def test_without_a_class_all_boxes_are_of_one(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["[1, 2, 3]", "[1, 2, 3, x]", "[1, 2, 3, nan]", "[1, 2, 3, 4, 5]"])
-def test_a_box_that_is_not_four_numbers_is_counted_and_its_image_stays(tmp_path, cell):
+def test_a_box_that_is_not_four_numbers_is_counted_and_its_image_has_a_problem(tmp_path, cell):
     records = read(listed(tmp_path, f'image,bbox,class\na.png,"[1, 2, 3, 4]",cat\nb.png,"{cell}",cat\n'))
     assert records.boxes.offsets.tolist() == [0, 1, 1]
+    assert records["problem"].tolist() == [b"", LOST]
     assert [found for what, found in issues(records).items() if "usable" in what] == [(1, "boxes.csv, line 3")]
 
 
@@ -116,11 +118,21 @@ def test_corners_for_width_and_height_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("row", ["b.png,1,x,3,4,cat", "b.png,1,2,3,4,", "b.png,1,nan,3,4,cat", "b.png,1,,3,4,cat"])
-def test_a_row_that_cannot_be_used_is_counted_and_its_image_stays(tmp_path, row):
+def test_a_row_that_cannot_be_used_is_counted_and_its_image_stays_with_others(tmp_path, row):
     records = read(listed(tmp_path, f"{HEADER}a.png,1,2,3,4,cat\n\n{row}\n"))
     assert records.file_names.tolist() == [b"a.png", b"b.png"]
     assert records.boxes.offsets.tolist() == [0, 1, 1]
+    assert records["problem"].tolist() == [b"", LOST]  # else it would be trained on as without objects
     assert [found for what, found in issues(records).items() if "usable" in what] == [(1, "boxes.csv, line 4")]
+    records = read(listed(tmp_path, f"{HEADER}a.png,1,2,3,4,cat\n{row}\nb.png,1,2,3,4,cat\n"))
+    assert records.boxes.offsets.tolist() == [0, 1, 2]
+    assert records["problem"].tolist() == [b"", b""]
+
+
+@pytest.mark.parametrize("rest", ["b.png,1,2,3,4,cat\n", 'b.png,1,2,3,4,"cat"\n'])
+def test_a_quote_that_is_not_closed_does_not_take_the_lines_after_it(tmp_path, rest):
+    with pytest.raises(InputError, match=r"boxes\.csv, line [35]: .*quote"):
+        read(listed(tmp_path, f'{HEADER}a.png,1,2,3,4,"cat\n{rest}{rest}{rest}'))
 
 
 def test_a_row_without_an_image_is_dropped_and_counted(tmp_path):
