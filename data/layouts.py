@@ -40,11 +40,13 @@ _LOOKED_FOR = (
 def boxes_reader(root: Path, version: str = "") -> Callable[[], Records] | None:
     """What reads all images with boxes of `root`; None where COCO's annotation files are there, read split by split.
 
-    YOLO's data.yaml stands for its folder.
+    YOLO's data.yaml stands for its folder, and a CSV or COCO's JSON for itself alone.
     `version` is that of COCO's files. Raises InputError with the layouts that were looked for where there is none.
     """
     if root.is_file() and root.suffix.lower() in (".yaml", ".yml"):
         return lambda: replace(yolo.read(root), layout="YOLO")
+    if root.is_file() and root.suffix.lower() == ".csv":
+        return lambda: replace(boxes_csv.read(root), layout="a CSV of boxes")
     try:
         coco.find_splits(root, version)
     except coco.NoAnnotations as error:
@@ -60,10 +62,11 @@ def boxes_reader(root: Path, version: str = "") -> Callable[[], Records] | None:
                 return lambda: replace(read(root, listing), layout=name)
         if any(root.glob("*.json")) or any(root.glob("annotations/*.json")):
             raise InputError(f"{str(error).rstrip('.')}; nor is there a layout of {_LOOKED_FOR}.") from None
+        lacking = boxes_csv.lacking(root, sorted(root.glob("*.[cC][sS][vV]")))
         raise InputError(
             f"{root} has no labels in a known layout; looked for COCO "
             f"(annotations/instances_train{version or '*'}.json, or train/_annotations.coco.json, and the same of val "
-            f"and test), {_LOOKED_FOR}; give the folder that has them as --data.root."
+            f"and test), {_LOOKED_FOR}{'; ' * bool(lacking)}{lacking}; give the folder that has them as --data.root."
         ) from None
     return None
 

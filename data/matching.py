@@ -7,6 +7,7 @@ name.
 
 import difflib
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -41,9 +42,9 @@ def match_files(
 ) -> Matched:
     r"""Find the files of `names`, bytes (N,), in `folder`, or among its `files` where they are listed already.
 
-    As written; else with / for \, percent-decoded, in one Unicode form, in any case, by the end of its path that it
-    shares with one file alone, down to the base name. The folder is listed for what is left alone, and of that only
-    `usable` files are taken. `source` is what the note calls the list.
+    As written; else with / for \ (of an address without its ?query), percent-decoded, in one Unicode form, in any
+    case, by the end of its path that it shares with one file alone, down to the base name. The folder is
+    listed for what is left alone, and of that only `usable` files are taken. `source` is what the note calls the list.
     """
     there = are_there(folder, names) if files is None else np.isin(names, files)
     if there.all():
@@ -77,6 +78,8 @@ def match_files(
 
 
 def _slashes(name: bytes) -> bytes:
+    if b":/" in name and re.match(rb"[a-zA-Z][a-zA-Z0-9]+:/", name):  # an address, at times signed: a.jpg?key=1
+        name = re.split(rb"[?#]", name)[0]
     path = name.replace(b"\\", b"/")
     return os.path.normpath(path) if b"./" in path or b"//" in path else path
 

@@ -114,3 +114,11 @@ def like_corners(xywh: np.ndarray, sizes: np.ndarray, first: Callable[[int], str
     leaving, known = _leave_as_sizes(xywh, sizes), (sizes > 0).all(axis=1).sum()
     what = f"of {known:,} boxes leave their image: they look like (x1, y1, x2, y2), not (x, y, width, height)"
     return issue_of(what, leaving, first) if leaving.sum() * 2 > known else []
+
+
+def told_if_few_usable(records: Records, file: str, unread: int = 0) -> Records:
+    """The records with a note where most of the boxes of `file` cannot be used; `unread` more are none at all."""
+    usable = clip_boxes(records).usable
+    of, bad = len(usable) + unread, int((~usable).sum()) + unread
+    said = f"{file}: {bad:,} of its {of:,} boxes cannot be used: their numbers may mean something else"
+    return replace(records, notes=(*records.notes, said)) if 2 * bad > of else records

@@ -2,9 +2,10 @@
 
 Known are RetinaNet's (path,x1,y1,x2,y2,class without a header; empty boxes for images without objects), TensorFlow's
 (filename,width,height,class,xmin,ymin,xmax,ymax; Roboflow), OpenImages' (ImageID, LabelName, XMin ... as parts of the
-image; IsGroupOf for regions that are not searched), VGG Image Annotator's (a shape as JSON), and Kaggle's, with x, y,
-width, height in columns or as "[x, y, width, height]" in one. Corners are edges that count from 0. Without a column for
-it, all boxes are of one class, `object`.
+image; IsGroupOf for regions that are not searched), VGG Image Annotator's (a shape as JSON), Makesense's
+(class,x,y,width,height,image,width,height without a header), and Kaggle's, with x, y, width, height in columns or as
+"[x, y, width, height]" in one. Corners are edges that count from 0. Without a column for it, all boxes are of one
+class, `object`.
 """
 
 import itertools
@@ -13,7 +14,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +24,19 @@ import numpy as np
 
 from backbone.errors import InputError
 from data.folders import Listing, existing_folder, list_folder
+from data.images import IMAGE_ENDINGS
 from data.matching import Matched, match_files
-from data.readers.box_checks import with_plain_boxes
-from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers, split_of_folder
+from data.readers.box_checks import clip_boxes, told_if_few_usable, with_plain_boxes
+from data.readers.boxes import (
+    LOST,
+    MISSING,
+    Odd,
+    note_odd,
+    pack,
+    repeated_boxes,
+    sizes_from_headers,
+    split_of_folder,
+)
 from data.readers.csv_table import CsvTable, packed, read_header
 from data.records import SPLITS, UNSPLIT, Records
 from data.splits import split_named, splits_named
@@ -55,7 +66,9 @@ _NAMES: dict[str, tuple[str, ...]] = {  # what a header calls a column, in any c
 }
 # fmt: on
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_MAKESENSE = ("class", *_CORNERS, "image", "width", "height")
 _ONLY_CLASS = "object"
+_UNUSABLE = "rows without a usable box"
 _ROUNDING = 1e-3
 _LARGEST = 5_000_000  # bytes of a list of classes; what is larger is a list of something else
 _NUMBER = re.compile(r"\s*-?\d+(\.\d*)?\s*")
@@ -71,7 +84,7 @@ class _List(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Rows of all lists; a box of NaN is none, and its row only names an image."""
+    """Rows of all lists; a box of NaN is none, as its row only names an image, and one of infinity cannot be used."""
 
     images: np.ndarray  # bytes (M,)
     classes: np.ndarray  # bytes (M,)
@@ -89,12 +102,17 @@ def is_there(root: Path, listing: Listing) -> bool:
 def read(root: Path, listing: Listing | None = None) -> Records:
     """All images that the lists name, with columns `split` (UNSPLIT where nothing says it), `sizes` and `problem`.
 
+    `root` is a folder with lists, or one list itself.
     Labels are in the order of a list of classes (name,0 ...), else of the sorted names. Rows that cannot be used are
-    counted with file and line, their images stay. Sizes are the list's, or else the image's own. Raises InputError
-    where several lists may be meant, none has a box, or none of the images is there.
+    counted with file and line; an image of which none can be used has a problem. Sizes are the list's, or else the
+    image's own. Raises InputError where several lists may be meant, none has a box, or none of the images is there.
     """
-    listing, odd, notes = listing or list_folder(existing_folder(root)), Odd(), list[str]()
-    lists = _lists(root, listing)
+    file = root if root.is_file() else None
+    root = root.parent if file else existing_folder(root)
+    listing, odd, notes = listing or list_folder(root), Odd(), list[str]()
+    lists = [one for one in _lists(root, listing) if file is None or one.table.file == file]
+    if file and not lists:
+        raise InputError(f"{lacking(root, [file])}; give another list, or the folder of the data set.")
     if not lists:
         raise InputError(f"{root} has no CSV with columns for image, xmin, ymin, xmax, ymax and class; put it there.")
     files, parts, nearest = listing.names(sorted(listing.images)), [], ""
@@ -124,17 +142,35 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     other = (rows.split != UNSPLIT) & (rows.split != split[image])
     for name in names[np.unique(image[other])].tolist():
         note_odd(odd, "images are listed for another split too, and are left in one with its boxes", _printable(name))
+    if unlisted := files[~np.isin(files, names)].tolist():
+        odd["images that the list does not name, left out"] = [_printable(name) for name in unlisted]
     box = np.isfinite(rows.corners).all(axis=1) & ~other
-    sizes, problem = _sizes(root, names, there, image, rows)
+    lost = np.isin(range(len(names)), image[np.isinf(rows.corners[:, 0])]) & ~np.isin(range(len(names)), image[box])
+    sizes, problem = _sizes(root, names, np.where(there, np.where(lost, LOST, b""), MISSING), image, rows)
     corners, image, crowd, classes = rows.corners[box], image[box], rows.crowd[box], rows.classes[box]
     if corners.max() <= 1 + _ROUNDING and corners.min() >= -_ROUNDING:
         notes.append(f"{root}: corners are taken as parts of the image, as none is above 1")
         corners = (corners * np.tile(sizes[image][:, ::-1], 2)).round(3)  # of six digits: .99999 is a pixel
+    if not any(one.sizes for one in meant):
+        corners, swapped = _in_order(corners, sizes[image], meant[0].table.file)
+        for row in np.flatnonzero(swapped).tolist():
+            note_odd(odd, "boxes whose corners were swapped, put in order", _printable(names[image[row]]))
     xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     labels, known = _labels(root, listing, classes)
+    again = repeated_boxes(image, labels, xywh)
+    for row in np.flatnonzero(again).tolist():
+        note_odd(odd, "boxes that repeat another, left out", _printable(names[image[row]]))
+    image, labels, xywh, crowd = (column[~again] for column in (image, labels, xywh, crowd))
     columns = {"split": split, "sizes": sizes, "problem": problem}
     records = pack(root, names, columns, (image, labels, xywh, crowd), known, odd, notes, nearest=nearest)
-    return with_plain_boxes(records, str(meant[0].table.file)) if all(one.sizes for one in meant) else records
+    records = with_plain_boxes(records, str(meant[0].table.file)) if all(one.sizes for one in meant) else records
+    if not clip_boxes(records).usable.any():
+        raise InputError(
+            f"{meant[0].table.file}: not one of its {len(box):,} rows has a box within its image; give the corners in "
+            "px, or as parts of the image, from 0 to 1."
+        )
+    unread = sum(len(where) for what, where in odd.items() if what.startswith(_UNUSABLE))
+    return told_if_few_usable(records, str(meant[0].table.file), unread)
 
 
 # --- which lists ----------------------------------------------------------------------------------------------------
@@ -163,11 +199,31 @@ def _as_list(table: CsvTable, folder: str) -> _List | None:
     if at["image"] >= 0 and (sized["box"] >= 0 or min(sized[key] for key in _CORNERS) >= 0):
         return _List(table, sized, split, sizes=True)
     cells = table.cells
+    if (
+        len(cells) == len(_MAKESENSE)
+        and cells[5].lower().endswith(tuple(IMAGE_ENDINGS))
+        and all(_NUMBER.fullmatch(one) for one in cells[1:5])
+        and all(one.isdecimal() for one in cells[6:])
+    ):
+        at = dict.fromkeys(_NAMES, -1) | {key: i for i, key in enumerate(_MAKESENSE)}
+        return _List(replace(table, header=False), at, split, sizes=True)
     empty = len(cells) == 6 and not any(cells[1:])
     if len(cells) == 6 and cells[0] and (empty or (cells[5] and all(_NUMBER.fullmatch(one) for one in cells[1:5]))):
         at = dict.fromkeys(_NAMES, -1) | {key: i for i, key in enumerate(("image", *_CORNERS, "class"))}
         return _List(replace(table, header=False), at, split)
     return None
+
+
+def lacking(root: Path, files: Sequence[Path]) -> str:
+    """What the first of CSVs in `root` that are no lists of boxes lacks, for a sentence; "" for none that is read."""
+    for file in files:
+        with suppress(InputError):
+            table = read_header(file, "a CSV of image,xmin,ymin,xmax,ymax,class")
+            at = {key: table.column(*names) for key, names in _NAMES.items()}
+            missing = ", ".join(key for key in ("image", *_CORNERS) if at[key] < 0)
+            there = ", ".join(table.cells[:10])
+            return f"{file} has no columns for {missing} (its first line is {there!r})"
+    return ""
 
 
 def _with_sizes(table: CsvTable, at: dict[str, int]) -> dict[str, int]:
@@ -205,22 +261,28 @@ def _meant(root: Path, lists: list[_List], notes: list[str]) -> list[_List]:
 
 def _chosen(one: _List, odd: Odd) -> _Rows:
     """The rows of one list."""
-    parts = []
+    parts, dropped, used = [], list[int](), 0
     last = max(one.at.values()) + 1
-    for lines, columns in one.table.chunks(least=last):
+    for lines, columns in one.table.chunks(least=last, dropped=dropped):
         count = len(lines)
+        used += count
         images = packed(columns[one.at["image"]])
         if one.at["shape"] >= 0:
             corners, classes = _shapes(one, columns)
         else:
             corners = _four_numbers(one, columns)
             classes = packed(columns[at] if (at := one.at["class"]) >= 0 else [_ONLY_CLASS] * count)
+        if (cut := (np.char.find(images, b"\n") >= 0) | (np.char.find(classes, b"\n") >= 0)).any():
+            raise InputError(
+                f"{one.table.file}, line {lines[cut.argmax()]}: a value goes on over several lines up to here, as of a "
+                'quote " that is not closed; close it, or take it away.'
+            )
         empty = _are_empty(one, columns)
         usable = np.isfinite(corners).all(axis=1) & (classes != b"") & ~empty
         for row in np.flatnonzero(~usable & ~empty).tolist():
-            what = "no class" if np.isfinite(corners[row]).all() else "its corners are not four numbers"
-            note_odd(odd, f"rows without a usable box: {what}", f"{one.table.file.name}, line {lines[row]}")
-        corners[~usable] = np.nan
+            what = "no class" if np.isfinite(corners[row]).all() else "no four numbers"
+            note_odd(odd, f"{_UNUSABLE}: {what}", f"{one.table.file.name}, line {lines[row]}")
+        corners[~usable] = np.where(empty, np.nan, np.inf)[~usable, None]
         crowd = _numbers(columns[one.at["crowd"]]) == 1 if one.at["crowd"] >= 0 else np.zeros(count, dtype=bool)
         sides = [
             _numbers(columns[at]) if (at := one.at[key]) >= 0 else np.full(count, np.nan) for key in ("height", "width")
@@ -231,6 +293,10 @@ def _chosen(one: _List, odd: Odd) -> _Rows:
             note_odd(odd, "rows without an image, dropped", f"{one.table.file.name}, line {line}")
         whole = _Rows(images, classes, corners, crowd, np.stack(sides, axis=1), split.astype(np.int8))
         parts.append(_Rows(*(column[named] for column in whole)))
+    if len(dropped) > used:  # not a slip, but another form: the first is refused
+        list(one.table.chunks(least=last))
+    for line in dropped:
+        note_odd(odd, "rows of too few or too many values, dropped", f"{one.table.file.name}, line {line}")
     if not parts:
         return _Rows(
             *(np.zeros(0, "S1"),) * 2, np.zeros((0, 4)), np.zeros(0, bool), np.zeros((0, 2)), np.zeros(0, np.int8)
@@ -314,6 +380,27 @@ def _class_of(attributes: dict[str, Any]) -> str:
     return ""
 
 
+def _in_order(corners: np.ndarray, sizes: np.ndarray, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The corners, (M, 4), the lower before the higher, and which were not so, bool (M,).
+
+    Raises InputError where they may be (x, y, width, height): a tenth or more, and of few most, are not in order, and
+    as sizes nearly all are within their images, (M, 2), which corners hardly ever are.
+    """
+    start, end = corners[:, :2], corners[:, 2:]
+    swapped = np.asarray((end < start).any(axis=1))
+    known = (sizes > 0).all(axis=1)
+    within = ((start >= -1) & (end > 0) & (start + end <= sizes[:, ::-1] + 1)).all(axis=1)[known]
+    share = swapped[known].sum() / max(len(within), 1)
+    if (share > 0.5 or (share > 0.1 and len(within) >= 10)) and within.mean() > 0.9:
+        first = corners[int(swapped.argmax())].tolist()
+        raise InputError(
+            f"{file}: its columns xmin, ymin, xmax, ymax seem to hold x, y, width, height: in {swapped.sum():,} of "
+            f"{len(corners):,} boxes xmax < xmin or ymax < ymin (the first is {first}), and as sizes they are within "
+            "their images; call the columns x, y, width, height, or write the corners."
+        )
+    return np.concatenate([np.minimum(start, end), np.maximum(start, end)], axis=1), swapped
+
+
 # --- images and classes ---------------------------------------------------------------------------------------------
 
 
@@ -346,13 +433,13 @@ def _located(root: Path, one: _List, files: np.ndarray, written: np.ndarray) -> 
 
 
 def _sizes(
-    root: Path, names: np.ndarray, there: np.ndarray, image: np.ndarray, rows: _Rows
+    root: Path, names: np.ndarray, problem: np.ndarray, image: np.ndarray, rows: _Rows
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sizes, int64 (N, 2), and problems, bytes (N,), of the images."""
+    """The sizes, int64 (N, 2), and problems, bytes (N,), of the images, of which some have a `problem` already."""
     sizes = np.zeros((len(names), 2), np.int64)
     said = (rows.sizes >= 1).all(axis=1) & (rows.sizes == np.round(rows.sizes)).all(axis=1)
     sizes[image[said]] = rows.sizes[said].astype(np.int64)
-    return sizes_from_headers(root, names, sizes, np.where(there, b"", MISSING))
+    return sizes_from_headers(root, names, sizes, problem)
 
 
 def _labels(root: Path, listing: Listing, classes: np.ndarray) -> tuple[np.ndarray, list[str]]:

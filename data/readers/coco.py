@@ -20,10 +20,11 @@ from backbone.errors import InputError
 from data.folders import are_there, existing_folder, is_foreign, progress, readable, say
 from data.images import ImageError, image_size
 from data.matching import Matched, match_files
-from data.readers.box_checks import odd_boxes, with_plain_boxes
+from data.readers.box_checks import odd_boxes, told_if_few_usable, with_plain_boxes
+from data.readers.boxes import repeated_boxes
 from data.readers.coco_fields import FieldList
 from data.readers.coco_file import parse_annotations, read_json
-from data.records import SPLITS, Issue, Records, Split, issue_of, joined
+from data.records import SPLITS, Boxes, Issue, Records, Split, issue_of, joined
 from data.splits import NAMES, split_named
 
 _TOOLS_FILE = "_annotations.coco.json"
@@ -51,13 +52,22 @@ def find_splits(root: Path, version: str = "") -> dict[Split, SplitFiles]:
     `images/<split><version>/`, `images/` or `root`. Annotation tools': `<split>/_annotations.coco.json` among its
     images, or `<split>.json` in `annotations/` or `root`. One file alone that is called otherwise, in `root` or a
     folder in it, is of a data set that is not divided: all is of train. Splits are called as split_named() knows them.
-    Raises InputError where several files match, or none.
+    `root` may be such a file, which is then the only one. Raises InputError where several files match, or none.
     """
     found: dict[Split, list[SplitFiles]] = {}
+    file = root if root.is_file() and root.suffix.lower() == ".json" else None
+    if file:
+        root = file.absolute().parent
+        root = root.parent if root.name.lower() == "annotations" else root
     root = existing_folder(root)
     top = _folders(root)
     images = [folder for folder in top if folder.name.lower() == "images"]
     places = [(*top, *chain.from_iterable(map(_folders, images))), images]
+    if file:
+        name, rest = _split_and_version(file.stem)
+        of_file: Split = split_named(name) or split_named(file.parent.name) or "train"
+        folders = _image_folders(root, f"{name}{rest}", of_file, *places)
+        return {of_file: SplitFiles(of_file, file, (*folders, root / "data", file.parent))}
     for folder in [folder for folder in top if folder.name.lower() == "annotations"]:
         for path in sorted(folder.glob("*.json")):
             name, rest = _split_and_version(path.stem)
@@ -139,6 +149,11 @@ def _image_folders(
 
 def no_annotations(root: Path, splits: Sequence[Split], version: str) -> InputError:
     """The error that names the files looked for, and those that are there."""
+    if root.is_file():
+        return NoAnnotations(
+            f"{root} is of another split than {' or '.join(splits)}; give the folder with the files of all splits, or "
+            "one of this split."
+        )
     tried = [f"{root}/annotations/instances_{split}{version or '*'}.json" for split in splits]
     tried += [f"{root}/{name}/{_TOOLS_FILE}" for name, split in NAMES.items() if split in splits]
     there = sorted(str(path.relative_to(root)) for path in [*root.glob("*.json"), *root.glob("annotations/*.json")])[:3]
@@ -279,6 +294,9 @@ def _read_split(files: SplitFiles, classes: Mapping[int, str]) -> Records:
     records = replace(records, file_names=matched.names, notes=(*records.notes, *notes))
     usable, unreadable = readable(records.file_names, matched.there, path)
     records, there = replace(records.take(usable), issues=(*records.issues, *unreadable)), matched.there[usable]
+    records = _without_repeats(records)
+    kept, bare = _without_bare_entries(records)
+    records, there = replace(records.take(kept), issues=(*records.issues, *bare)), there[kept]
     sizes = records["sizes"].copy()
     problems = [b"" if file else b"there is no such file" for file in there]
     unsized = there & (sizes[:, 0] == 0)
@@ -289,7 +307,7 @@ def _read_split(files: SplitFiles, classes: Mapping[int, str]) -> Records:
             problems[i] = os.fsencode(error.reason)
     split = np.full(len(records), SPLITS.index(files.split), np.int8)
     records = replace(records, folder=folder).with_columns(split=split, sizes=sizes, problem=np.array(problems))
-    records = with_plain_boxes(records, str(path))
+    records = told_if_few_usable(with_plain_boxes(records, str(path)), str(path))
     _, first = np.unique(records.file_names, return_index=True)
     again = ~np.isin(np.arange(len(records)), first)
 
@@ -302,6 +320,30 @@ def _read_split(files: SplitFiles, classes: Mapping[int, str]) -> Records:
     odd += [replace(issue, first=f"{folder}/{matched.nearest}") for issue in lost]
     odd += issue_of("images without width and height (read from their files)", unsized, file)
     return replace(records, issues=(*records.issues, *odd))
+
+
+def _without_bare_entries(records: Records) -> tuple[np.ndarray, list[Issue]]:
+    """Which images to keep, bool (N,): not those without boxes whose file another image with boxes has too."""
+    assert records.boxes is not None
+    boxed = np.diff(records.boxes.offsets) > 0
+    _, of = np.unique(records.file_names, return_inverse=True)
+    bare = ~boxed & (np.bincount(of, weights=boxed) > 0)[of]
+    what = "images without boxes whose file is listed with boxes too, left out"
+    return ~bare, issue_of(what, bare, lambda i: os.fsdecode(records.file_names[i]))
+
+
+def _without_repeats(records: Records) -> Records:
+    """Without the boxes that repeat one of their image and class to the last digit, which are counted."""
+    boxes = records.boxes
+    assert boxes is not None
+    image = np.repeat(np.arange(len(records)), np.diff(boxes.offsets))
+    again = repeated_boxes(image, boxes.labels, boxes.xywh)
+    what = "boxes that repeat another, left out"
+    issues = issue_of(what, again, lambda row: os.fsdecode(records.file_names[image[row]]))
+    counts = np.bincount(image[~again], minlength=len(records))
+    columns = (column[~again] for column in (boxes.xywh, boxes.labels, boxes.crowd, boxes.areas))
+    once = Boxes(np.concatenate([[0], np.cumsum(counts)]), *columns)
+    return replace(records, boxes=once, issues=(*records.issues, *issues))
 
 
 def _locate(names: np.ndarray, files: SplitFiles) -> tuple[Path, Matched]:

@@ -75,9 +75,9 @@ def parse_annotations(
         *issue_of("annotations without area (taken as width x height)", np.isnan(areas) & found, annotations.at),
         *issue_of("annotations without iscrowd (taken as 0)", np.isnan(crowd), annotations.at),
         *issue_of(
-            "annotations with an id that is 0, missing or repeated (numbered anew)",
+            "annotations with an id that is missing or repeated (numbered anew)",
             _odd_ids(annotations.items),
-            annotations.at,
+            lambda row: f"{PurePath(name).name}: {annotations.at(row)}",
         ),
         *issue_of("objects without a box, left out: their masks have no area", ~found, annotations.at),
     ]
@@ -127,9 +127,9 @@ def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> t
 
 
 def _odd_ids(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Which ids are 0, missing or repeated, bool (M,): pycocotools errs with such, or loses boxes."""
+    """Which ids are missing or repeated, bool (M,): pycocotools loses boxes of such. Many tools count from 0."""
     ids = [annotation.get("id") for annotation in annotations]
-    if set(map(type, ids)) == {int} and 0 not in (each := set(ids)) and len(each) == len(ids):
+    if set(map(type, ids)) == {int} and len(set(ids)) == len(ids):
         return np.zeros(len(ids), dtype=bool)
     count = Counter(map(str, ids))
-    return np.array([one is None or one == 0 or count[str(one)] > 1 for one in ids], dtype=bool)
+    return np.array([one is None or count[str(one)] > 1 for one in ids], dtype=bool)

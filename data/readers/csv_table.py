@@ -52,10 +52,13 @@ class CsvTable:
                 return self.cells.index(name) if name in self.cells else lower.index(name.lower())
         return -1
 
-    def chunks(self, least: int | None = None) -> Iterator[tuple[np.ndarray, list[tuple[str, ...]]]]:
+    def chunks(
+        self, least: int | None = None, dropped: list[int] | None = None
+    ) -> Iterator[tuple[np.ndarray, list[tuple[str, ...]]]]:
         """The rows that are not blank: (the line that each ends on, int64 (N,) from 1; their columns).
 
-        Raises InputError for a row of fewer than `least` cells, or, without it, of another number than the header's.
+        Raises InputError for a row of fewer than `least` cells, or, without it, of another number than the header's;
+        a list `dropped` is given the lines of such rows instead.
         """
         wanted, size = least or len(self.cells), self.file.stat().st_size
         quoting: Any = csv.QUOTE_MINIMAL if self.header else csv.QUOTE_NONE  # quotes are then in a title
@@ -70,6 +73,11 @@ class CsvTable:
             buffer: Any = text.buffer  # its stub lacks tell(), and a text has none while it is iterated over
             try:
                 while chunk := list(itertools.islice(numbered, _CHUNK)):
+                    if dropped is not None:
+                        fits = [len(row) >= wanted and not any(row[len(self.cells) :]) for _, row in chunk]
+                        dropped += [line for (line, _), fit in zip(chunk, fits, strict=True) if not fit]
+                        if not (chunk := list(itertools.compress(chunk, fits))):
+                            continue
                     for line, row in chunk:
                         if len(row) > len(self.cells) and self.header and any(row[len(self.cells) :]):
                             raise InputError(

@@ -69,7 +69,7 @@ def main(args: list[str]) -> int:
     if scores.figures["map"] == -1:
         print(printed(f"nothing to measure: {annotations} has no object to find (crowd regions do not count)"))
     else:
-        print(format_figures(scores.figures))
+        print(format_figures(scores.figures).replace("= -1.000", "= not measured: no such object"))
     if figures_file is not None:
         write_json(figures_file, measured(scores.figures))
     return 0

@@ -8,6 +8,7 @@ from helpers import data_module
 from backbone.errors import InputError
 from data.detection import DetectionDataModule
 from data.layouts import boxes_reader, read_boxes
+from data.readers.coco import find_splits
 from data.readers.coco import read as read_coco
 
 ALL = [
@@ -105,7 +106,7 @@ def test_a_folder_of_none_is_refused_with_what_was_looked_for(tmp_path):
     write(tmp_path / "labels.csv", "path,label\na.png,cat\n")
     with pytest.raises(InputError) as error:
         boxes_reader(tmp_path)
-    for name in ("instances_train", "data.yaml", "Pascal VOC", "xmin"):
+    for name in ("instances_train", "data.yaml", "Pascal VOC", "labels.csv has no columns for xmin, ymin, xmax, ymax"):
         assert name in str(error.value)
 
 
@@ -170,6 +171,34 @@ def test_a_description_stands_for_its_folder_and_is_the_one_that_is_meant(tmp_pa
     for name in ("x.yaml", "images"):
         with pytest.raises(InputError):
             data_module(DetectionDataModule, tmp_path / name, "fit")
+
+
+def test_a_list_of_boxes_may_itself_be_the_root(tmp_path):
+    drawn_boxes.csv_tensorflow(tmp_path)
+    lists = sorted(tmp_path.rglob("*.csv"))
+    whole = plain(read_boxes(tmp_path))
+    for file in lists:
+        records = read_boxes(file)
+        assert 0 < len(records) < len(whole)
+        assert records.layout == "a CSV of boxes"
+
+
+@pytest.mark.parametrize("layout", ["coco", "coco_fiftyone", "coco_roboflow"])
+def test_a_coco_file_may_itself_be_the_root(tmp_path, layout):
+    getattr(drawn_boxes, layout)(tmp_path)
+    splits = find_splits(tmp_path)
+    for split, files in splits.items():
+        assert find_splits(files.annotations).keys() == {split}
+        of_file, of_folder = (read_coco(root, splits=(split,)) for root in (files.annotations, tmp_path))
+        assert of_file.boxes.xywh.tolist() == of_folder.boxes.xywh.tolist()
+        assert [of_file.path(i).samefile(of_folder.path(i)) for i in range(len(of_file))] == [True] * len(of_folder)
+
+
+def test_a_coco_file_of_another_split_is_refused(tmp_path):
+    drawn_boxes.coco(tmp_path)
+    file = find_splits(tmp_path)["val"].annotations
+    with pytest.raises(InputError, match="another split than train"):
+        data_module(DetectionDataModule, file, "fit")
 
 
 def test_validation_images_alone_can_be_validated_on(tmp_path):

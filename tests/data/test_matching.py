@@ -39,6 +39,9 @@ FOUND = {
     "another folder": ("images/1/x.jpg", "images/x.jpg", "by base name"),
     "another machine": ("/home/her/set/cat/x.jpg", "cat/x.jpg", "by the end of the path"),
     "a drive": (r"C:\Users\her\x.JPG", "deep/down/x.jpg", "by base name"),
+    "a signed address": ("https://x.org/a/IMG%20%231.jpg?key=a/b.jpg#top", "IMG #1.jpg", "by base name"),
+    "an address of one slash": ("s3:/x/b/a.jpg?key=1", "deep/b/a.jpg", "by the end of the path"),
+    "a drive with a #": (r"C:\Set\#1\a.jpg", "#1/a.jpg", "by the end of the path"),
     "folders above": ("cat/x.jpg", "train/cat/x.jpg", "by the end of the path"),
 }
 

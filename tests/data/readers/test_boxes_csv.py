@@ -14,6 +14,7 @@ from drawn_boxes import (
 )
 
 from backbone.errors import InputError
+from data.readers.boxes import LOST
 from data.readers.boxes_csv import read
 from data.records import UNSPLIT
 
@@ -102,9 +103,10 @@ def test_without_a_class_all_boxes_are_of_one(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["[1, 2, 3]", "[1, 2, 3, x]", "[1, 2, 3, nan]", "[1, 2, 3, 4, 5]"])
-def test_a_box_that_is_not_four_numbers_is_counted_and_its_image_stays(tmp_path, cell):
+def test_a_box_that_is_not_four_numbers_is_counted_and_its_image_has_a_problem(tmp_path, cell):
     records = read(listed(tmp_path, f'image,bbox,class\na.png,"[1, 2, 3, 4]",cat\nb.png,"{cell}",cat\n'))
     assert records.boxes.offsets.tolist() == [0, 1, 1]
+    assert records["problem"].tolist() == [b"", LOST]
     assert [found for what, found in issues(records).items() if "usable" in what] == [(1, "boxes.csv, line 3")]
 
 
@@ -116,11 +118,21 @@ def test_corners_for_width_and_height_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("row", ["b.png,1,x,3,4,cat", "b.png,1,2,3,4,", "b.png,1,nan,3,4,cat", "b.png,1,,3,4,cat"])
-def test_a_row_that_cannot_be_used_is_counted_and_its_image_stays(tmp_path, row):
+def test_a_row_that_cannot_be_used_is_counted_and_its_image_stays_with_others(tmp_path, row):
     records = read(listed(tmp_path, f"{HEADER}a.png,1,2,3,4,cat\n\n{row}\n"))
     assert records.file_names.tolist() == [b"a.png", b"b.png"]
     assert records.boxes.offsets.tolist() == [0, 1, 1]
+    assert records["problem"].tolist() == [b"", LOST]  # else it would be trained on as without objects
     assert [found for what, found in issues(records).items() if "usable" in what] == [(1, "boxes.csv, line 4")]
+    records = read(listed(tmp_path, f"{HEADER}a.png,1,2,3,4,cat\n{row}\nb.png,1,2,3,4,cat\n"))
+    assert records.boxes.offsets.tolist() == [0, 1, 2]
+    assert records["problem"].tolist() == [b"", b""]
+
+
+@pytest.mark.parametrize("rest", ["b.png,1,2,3,4,cat\n", 'b.png,1,2,3,4,"cat"\n'])
+def test_a_quote_that_is_not_closed_does_not_take_the_lines_after_it(tmp_path, rest):
+    with pytest.raises(InputError, match=r"boxes\.csv, line [35]: .*quote"):
+        read(listed(tmp_path, f'{HEADER}a.png,1,2,3,4,"cat\n{rest}{rest}{rest}'))
 
 
 def test_a_row_without_an_image_is_dropped_and_counted(tmp_path):
@@ -250,3 +262,92 @@ def test_vias_other_shapes_become_boxes(tmp_path, shape, box):
     assert records.classes == ("cat", "dog")
     assert records.boxes.labels.tolist() == [0, 1]
     assert [found for what, found in issues(records).items() if "usable" in what] == [(1, "boxes.csv, line 4")]
+
+
+# Corners of objects all over 40 x 30 px.
+CORNERS = [(x, y, x + 6, y + 5) for x in (1, 12, 23, 33) for y in (1, 12, 24)]
+
+
+def rows_of(boxes, image="a.png"):
+    return "".join(f"{image},{','.join(map(str, box))},cat\n" for box in boxes)
+
+
+@pytest.mark.parametrize("divisors", [(1, 1), (40, 30)])
+def test_sizes_under_the_names_of_corners_are_refused(tmp_path, divisors):
+    across, down = divisors
+    sized = [(x / across, y / down, (right - x) / across, (low - y) / down) for x, y, right, low in CORNERS]
+    with pytest.raises(InputError, match=r"boxes\.csv.*x, y, width, height"):
+        read(listed(tmp_path, HEADER + rows_of(sized)))
+
+
+def test_one_size_under_the_names_of_corners_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"boxes\.csv.*x, y, width, height"):
+        read(listed(tmp_path, HEADER + rows_of([(20, 3, 10, 20)])))
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("image,xmax,ymax,xmin,ymin,class\n" + rows_of(CORNERS), len(CORNERS)),
+        ("image,xmin,ymax,xmax,ymin,class\n" + rows_of(CORNERS), len(CORNERS)),
+        (HEADER + rows_of([(7, 1, 1, 6), *CORNERS[1:]]), 1),
+    ],
+)
+def test_corners_in_the_other_order_are_put_in_order_and_counted(tmp_path, text, count):
+    records = read(listed(tmp_path, text))
+    assert records.boxes.xyxy.tolist() == [list(box) for box in CORNERS]
+    assert issues(records)["boxes whose corners were swapped, put in order"] == (count, "a.png")
+
+
+def test_most_boxes_without_use_are_told_and_none_with_use_is_refused(tmp_path):
+    bad = "b.png,1,x,3,4,cat\n" + rows_of([(50, 50, 60, 60)])  # no number, and outside of the image
+    records = read(listed(tmp_path, HEADER + rows_of(CORNERS[:1]) + bad))
+    assert ["2 of its 3" in note for note in records.notes] == [True]
+    assert read(listed(tmp_path, HEADER + rows_of(CORNERS[:2]) + bad)).notes == ()
+    with pytest.raises(InputError, match="not one of its 2"):
+        read(listed(tmp_path, HEADER + bad))
+
+
+def test_a_box_that_is_listed_twice_is_one(tmp_path):
+    box, other, moved = (1, 2, 11, 22), (3, 4, 11, 22), (1, 2, 11, 22.5)
+    rows = rows_of([box, other, box, moved, box]) + rows_of([box], "b.png") + "a.png,1,2,11,22,dog\n"
+    records = read(listed(tmp_path, HEADER + rows))
+    assert records.boxes.xyxy.tolist() == [list(one) for one in (box, other, moved, box, box)]
+    assert (records.boxes.offsets.tolist(), records.boxes.labels.tolist()) == ([0, 4, 5], [0, 0, 0, 1, 0])
+    assert issues(records)["boxes that repeat another, left out"] == (2, "a.png")
+
+
+def test_images_that_the_list_does_not_name_are_counted(tmp_path):
+    records = read(listed(tmp_path, HEADER + rows_of(CORNERS), images=("a", "b", "c")))
+    assert records.file_names.tolist() == [b"a.png"]
+    assert issues(records) == {"images that the list does not name, left out": (2, "b.png")}
+
+
+@pytest.mark.parametrize("line", ["a.png,1,2,3", "a.png,1,2,3,4,cat,5", "a.png"])
+def test_a_line_of_another_number_of_values_is_dropped_and_counted(tmp_path, line):
+    records = read(listed(tmp_path, f"{HEADER}{rows_of(CORNERS[:2])}{line}\n{rows_of(CORNERS[2:3])}"))
+    assert records.boxes.xyxy.tolist() == [list(box) for box in CORNERS[:3]]
+    assert issues(records)["rows of too few or too many values, dropped"] == (1, "boxes.csv, line 4")
+
+
+def test_a_list_of_such_lines_is_refused_with_the_first(tmp_path):
+    with pytest.raises(InputError, match=r"line 3: it has 10 values"):
+        read(listed(tmp_path, HEADER + rows_of(CORNERS[:1]) + "a.png,1,5,2,5,11,5,22,5,cat\n" * 2))
+
+
+def test_makesenses_list_has_no_header(tmp_path):
+    records = read(listed(tmp_path, "dog,1,2,10,20,b.png,80,60\ncat,3,4,5,6,a.png,40,30\n", "labels_x.csv"))
+    assert records.file_names.tolist() == [b"a.png", b"b.png"]
+    assert (boxes(records), records.boxes.labels.tolist()) == ([[3, 4, 5, 6], [1, 2, 10, 20]], [0, 1])
+    assert (records.classes, records["sizes"].tolist()) == (("cat", "dog"), [[30, 40], [60, 80]])
+
+
+def test_a_list_itself_may_be_named(tmp_path):
+    listed(tmp_path, HEADER + rows_of(CORNERS[:1]), "one.csv")
+    write(tmp_path / "two.csv", HEADER + rows_of(CORNERS[1:2], "b.png"))
+    with pytest.raises(InputError, match="several lists"):
+        read(tmp_path)
+    assert read(tmp_path / "two.csv").boxes.xyxy.tolist() == [list(CORNERS[1])]
+    write(tmp_path / "three.csv", "image,xmin\na.png,1\n")
+    with pytest.raises(InputError, match=r"three\.csv has no columns for ymin, xmax, ymax "):
+        read(tmp_path / "three.csv")

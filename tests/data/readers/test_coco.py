@@ -363,7 +363,6 @@ def test_everything_odd_is_used_and_counted(tmp_path):
     assert counts(records) == {
         "annotations without area (taken as width x height)": (1, "annotations[6] (id 16)"),
         "annotations without iscrowd (taken as 0)": (2, "annotations[6] (id 16)"),
-        "annotations with an id that is 0, missing or repeated (numbered anew)": (1, "annotations[0] (id 0)"),
         "crowd regions, which are not searched for objects": (1, "002.png"),
         "images without annotations": (3, "004.png"),
         "boxes of zero or negative size, not trained on": (2, "002.png"),
@@ -435,14 +434,52 @@ def test_whole_floats_and_truth_values_are_understood():
 
 
 @pytest.mark.parametrize("for_scoring", [False, True])
-def test_annotations_whose_ids_are_missing_0_or_repeated_are_numbered_anew(for_scoring):
+def test_annotations_whose_ids_are_missing_or_repeated_are_numbered_anew_and_0_is_one(for_scoring):
     data = content(6)
     del data["annotations"][0]["id"]
     for i, number in ((1, 0), (2, "x"), (3, "x"), (4, 2.5)):
         data["annotations"][i]["id"] = number
     records = parse_annotations(data, "x.json", for_scoring=for_scoring)
-    assert list(counts(records).values()) == [(4, "annotations[0]")]
+    assert list(counts(records).values()) == [(3, "x.json: annotations[0]")]
     assert np.diff(records.boxes.offsets).tolist() == [1] * 6
+    data["annotations"][5]["id"] = 0
+    assert list(counts(parse_annotations(data, "x.json", for_scoring=for_scoring)).values()) == [
+        (5, "x.json: annotations[0]")
+    ]
+    for i, one in enumerate(data["annotations"]):
+        one["id"] = i
+    assert parse_annotations(data, "x.json", for_scoring=for_scoring).issues == ()
+
+
+def test_boxes_that_repeat_another_are_one_to_train_and_as_many_as_listed_to_score(tmp_path):
+    data = content(2)
+    again = {**data["annotations"][0], "id": 100}
+    moved = {**again, "id": 101, "bbox": [again["bbox"][0] + 0.25, *again["bbox"][1:]]}
+    data["annotations"] += [again, moved, {**again, "id": 102, "category_id": 2}]
+    root = coco_folder(tmp_path, train=data)
+    records = read(root)
+    assert records.boxes.xywh[:3].tolist() == [again["bbox"], moved["bbox"], again["bbox"]]
+    assert (records.boxes.offsets.tolist(), records.boxes.labels[:3].tolist()) == ([0, 3, 4], [1, 1, 0])
+    assert counts(records) == {"boxes that repeat another, left out": (1, "001.png")}
+    assert parse_annotations(data, "x.json", for_scoring=True).boxes.offsets.tolist() == [0, 4, 5]
+
+
+def test_of_a_file_that_is_listed_with_and_without_boxes_the_entry_with_boxes_is_kept(tmp_path):
+    data = content(2)
+    first = data["images"][0]
+    data["images"] = [{**first, "id": 50}, *data["images"], {**first, "id": 51}]
+    root = coco_folder(tmp_path, train=data)
+    records = read(root)
+    assert records["image_ids"].tolist() == [1, 2]
+    assert records.boxes.offsets.tolist() == [0, 1, 2]
+    assert counts(records) == {
+        "images without boxes whose file is listed with boxes too, left out": (2, first["file_name"])
+    }
+    data["annotations"].append({**data["annotations"][0], "id": 100, "image_id": 51})
+    write(root / "annotations/instances_train.json", data)
+    records = read(root)
+    assert records["image_ids"].tolist() == [1, 2, 51]
+    assert counts(records)["images are of a file that is listed before"] == (1, first["file_name"])
 
 
 def test_for_scoring_names_may_be_missing():

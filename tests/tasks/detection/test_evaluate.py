@@ -231,7 +231,10 @@ def test_without_an_object_it_says_that_there_is_nothing_to_measure(files, capsy
     assert "-1" not in output.replace(str(files), "")
 
 
-def test_a_figure_without_an_object_of_its_size_is_null(files):
+def test_a_figure_without_an_object_of_its_size_is_null_and_said_in_words(files, capsys):
     changed(files, "A.json", lambda content: content["annotations"].pop())  # the only small one
     found = figures(files)
     assert {name for name, value in found.items() if value is None} == {"map_small", "mar_small"}
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if "area= small" in line and "= not measured" in line]) == 2
+    assert len([line for line in lines if line.rpartition("= ")[2][:2] in ("0.", "1.")]) == 10
