@@ -40,8 +40,9 @@ _LOOKED_FOR = (
 def boxes_reader(root: Path, version: str = "") -> Callable[[], Records] | None:
     """What reads all images with boxes of `root`; None where COCO's annotation files are there, read split by split.
 
-    YOLO's data.yaml stands for its folder, and a CSV or COCO's JSON for itself alone.
+    YOLO's data.yaml stands for its folder.
     `version` is that of COCO's files. Raises InputError with the layouts that were looked for where there is none.
+    A CSV or COCO's JSON as the root is read alone.
     """
     if root.is_file() and root.suffix.lower() in (".yaml", ".yml"):
         return lambda: replace(yolo.read(root), layout="YOLO")
