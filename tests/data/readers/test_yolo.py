@@ -18,6 +18,7 @@ from drawn_boxes import (
 )
 
 from backbone.errors import InputError
+from data.layouts import boxes_reader
 from data.readers.yolo import read
 from data.records import UNSPLIT
 
@@ -63,6 +64,47 @@ def test_texts_beside_their_images_and_a_list_of_folders(tmp_path):
     records = read(tmp_path)
     assert records.file_names.tolist() == [b"one/images/a.png", b"two/deep/images/a.png"]
     np.testing.assert_allclose(records.boxes.xywh, [[4, 3, 2, 4]] * 2)
+
+
+def below(root, lists="data/{}.txt", folder="data", name="obj.data"):
+    """Darknet's own layout: all in a folder below, and every path from the folder above it."""
+    for file, split, place in (("a", "train", 0.5), ("b", "train", 0.4), ("c", "test", 0.3)):
+        draw(root / folder / f"obj/{file}.png", (10, 10))
+        write(root / folder / f"obj/{file}.txt", f"1 {place} 0.5 0.2 0.4\n")
+        with (root / folder / f"{split}.txt").open("a") as listed:
+            listed.write(f"data/obj/{file}.png\n")
+    write(root / folder / "obj.names", "cat\ndog\n")
+    paths = "".join(f"{key} = {lists.format(file)}\n" for key, file in (("train", "train"), ("valid", "test")))
+    write(root / folder / name, f"classes= 2\n{paths}names = data/obj.names\nbackup = backup/\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [("", {}), ("", {"lists": "{}.txt"}), ("", {"name": "pets.data"}), ("data", {}), ("data/obj.data", {}),
+     ("", {"folder": "mine"})],
+)  # fmt: skip
+def test_darknets_description_is_found_one_folder_down(tmp_path, given, options):
+    below(tmp_path, **options)
+    write(tmp_path / "cfg/yolo.data", "train = elsewhere/train.txt\nnames = elsewhere/obj.names\n")  # of another set
+    write(tmp_path / "nets/a.yaml", "nc: 80\n")
+    write(tmp_path / "nets/b.yaml", "nc: 80\n")
+    records = boxes_reader(tmp_path / given)()
+    assert records.layout == "YOLO"
+    assert [name[-5:] for name in records.file_names.tolist()] == [b"a.png", b"b.png", b"c.png"]
+    assert records["split"].tolist() == [0, 0, 1]
+    np.testing.assert_allclose(records.boxes.xywh, [[4, 3, 2, 4], [3, 3, 2, 4], [2, 3, 2, 4]])
+    assert records.classes == ("cat", "dog")
+
+
+def test_a_yaml_one_folder_down_may_count_from_either_and_two_are_refused(tmp_path):
+    for folder, train in (("one", "images/a"), ("two", "two/images/a")):
+        draw(tmp_path / folder / "images/a/1.png", (10, 10))
+        write(tmp_path / folder / "labels/a/1.txt", "0 0.5 0.5 0.2 0.4\n")
+        write(tmp_path / folder / "data.yaml", f"train: {train}\nnames: [{folder}]\n")
+        records = boxes_reader(tmp_path)() if folder == "one" else read(tmp_path / folder)
+        assert (records["split"].tolist(), records.classes) == ([0], (folder,))
+    with pytest.raises(InputError, match=r"one/data\.yaml and .*two/data\.yaml"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
