@@ -18,6 +18,7 @@ from data.splits import split_named
 Odd = dict[str, list[str]]  # a kind of odd data, as an Issue says it, to where each is: a file, or a file and line
 
 MISSING = b"there is no such file"
+LOST = b"none of its objects can be used"  # so that it is not taken for an image without objects
 _THREADS = 16  # they wait for the disk
 
 
@@ -86,7 +87,8 @@ def pack(
     issues = [
         issue for what, where in odd.items() for issue in issue_of(what, np.arange(len(where)), where.__getitem__)
     ]
-    missing = columns["problem"] == MISSING
+    missing, lost_all = columns["problem"] == MISSING, columns["problem"] == LOST
+    issues += issue_of("images of which no object can be used, left out", lost_all, lambda i: os.fsdecode(names[i]))
     issues += odd_boxes(records.take(columns["problem"] == b""))
     lost = issue_of("images of the annotations are missing", missing, lambda i: str(records.path(i)))
     issues += [replace(issue, first=nearest or issue.first) for issue in lost]

@@ -19,6 +19,7 @@ from drawn_boxes import (
 
 from backbone.errors import InputError
 from data.layouts import boxes_reader
+from data.readers.boxes import LOST
 from data.readers.yolo import read
 from data.records import UNSPLIT
 
@@ -209,6 +210,54 @@ def test_a_bad_line_is_dropped_and_counted_and_its_image_stays(tmp_path, line):
     assert records.boxes.labels.tolist() == [0, 1]
     dropped = [found for what, found in issues(records).items() if "dropped" in what]
     assert dropped == [(1, "labels/train/a.txt, line 3")]
+
+
+@pytest.mark.parametrize("text", ["2 .5 .5 1 1\n", "0 .5 x 1 1\n9 .5 .5 1 1\n", None])
+def test_an_image_without_a_line_that_can_be_used_is_not_one_without_objects(tmp_path, text):
+    root = one_image(tmp_path, "0 .5 .5 1 1\n7 .5 .5 1 1\n")
+    draw(root / "images/train/b.png", (10, 10))
+    draw(root / "images/train/c.png", (10, 10))
+    write(root / "labels/train/c.txt", "\n")
+    if text is None:
+        (root / "labels/train/b.txt").mkdir()  # cannot be read
+    else:
+        write(root / "labels/train/b.txt", text)
+    records = read(root)
+    assert records["problem"].tolist() == [b"", LOST, b""]
+    assert records.boxes.offsets.tolist() == [0, 1, 1, 1]
+    counted = [
+        first for what, (_, first) in issues(records).items() if what.startswith("image") and "split" not in what
+    ]
+    assert sorted(counted) == ["images/train/b.png", "images/train/c.png"]
+
+
+CORNERS = "0 .1 .1 .9 .9\n1 .5 .6 .9 .9\n0 .2 .7 .8 1\n"
+
+
+@pytest.mark.parametrize("text", [CORNERS, (CORNERS + "0 .1 .1 .3 .3\n") * 3])
+def test_corners_in_place_of_middle_and_size_are_refused(tmp_path, text):
+    with pytest.raises(InputError, match=r"(2 of 3|6 of 12) leave"):
+        read(one_image(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text", [CORNERS + "1 .5 .5 .2 .2\n", "0 .5 .5 1 1\n" * 20, "0 .1 .1 .11 .11\n" * 20, "0 .4 .4 .9 .9\n" * 20]
+)
+def test_boxes_that_may_be_middle_and_size_are_used(tmp_path, text):
+    records = read(one_image(tmp_path, text))
+    np.testing.assert_allclose(records.boxes.xywh[-1, 2:] / (100, 50), [float(word) for word in text.split()[-2:]])
+
+
+@pytest.mark.parametrize("description", [True, False])
+def test_images_of_a_kind_that_cannot_be_read_are_counted(tmp_path, description):
+    root = one_image(tmp_path, "0 .5 .5 1 1\n")
+    for name in ("b.psd", "c.PSD", "d.cr2"):
+        write(root / "images/train" / name, "")
+    write(root / "e.psd", "")  # not where images are
+    if not description:
+        (root / "data.yaml").unlink()
+    counts = {what.split()[0]: count for what, (count, _) in issues(read(root)).items() if "kind of image" in what}
+    assert counts == {".psd": 2, ".cr2": 1}
 
 
 def test_where_no_line_can_be_used_the_first_is_named(tmp_path):
