@@ -25,6 +25,7 @@ from data.readers.yolo_description import NAME_FILES, Layout, described, is_imag
 from data.records import SPLITS, Records
 
 _ROUNDING = 1e-3  # of an image's side: 1.0000005 is rounding, not an error
+UNNAMED = "has no names of classes (data.yaml, classes.txt or obj.names): they are called by number"
 _MOST_UNNAMED = 10_000  # classes, where no file names them
 _IMAGE_FOLDERS = {"images": "labels", "jpegimages": "labels"}
 
@@ -71,7 +72,7 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     if classes is None:
         ids = sorted(set(numbers[:, 0].astype(int).tolist()))
         classes = {number: str(number) for number in range(max(ids, default=0) + 1)}
-        notes.append(f"{root} has no names of classes (data.yaml, classes.txt or obj.names): they are called by number")
+        notes.append(f"{root} {UNNAMED}")
     problem = np.where(there, np.where(lost, LOST, b""), MISSING)
     sizes, problem = sizes_from_headers(root, names, np.zeros((len(names), 2), np.int64), problem)
     by_id = sorted(classes)

@@ -241,7 +241,7 @@ def test_corners_in_place_of_middle_and_size_are_refused(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "text", [CORNERS + "1 .5 .5 .2 .2\n", "0 .5 .5 1 1\n" * 20, "0 .1 .1 .11 .11\n" * 20, "0 .4 .4 .9 .9\n" * 20]
+    "text", [CORNERS * 4 + "1 .5 .5 .2 .2\n", "0 .5 .5 1 1\n" * 20, "0 .1 .1 .11 .11\n" * 20, "0 .4 .4 .9 .9\n" * 20]
 )
 def test_boxes_that_may_be_middle_and_size_are_used(tmp_path, text):
     records = read(one_image(tmp_path, text))
