@@ -72,7 +72,8 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     if classes is None:
         ids = sorted(set(numbers[:, 0].astype(int).tolist()))
         classes = {number: str(number) for number in range(max(ids, default=0) + 1)}
-        notes.append(f"{root} {UNNAMED}")
+        layout = layout._replace(unnamed=True)
+    notes += [f"{root} {UNNAMED}"] * layout.unnamed
     problem = np.where(there, np.where(lost, LOST, b""), MISSING)
     sizes, problem = sizes_from_headers(root, names, np.zeros((len(names), 2), np.int64), problem)
     by_id = sorted(classes)

@@ -32,6 +32,7 @@ class Layout(NamedTuple):
     base: str = ""  # what they are relative to
     names: dict[int, str] | None = None
     keypoints: bool = False  # numbers of keypoints follow each box
+    unnamed: bool = False  # only the number of the classes is known
 
 
 def described(root: Path) -> Layout:
@@ -115,7 +116,7 @@ def _of_yaml(path: Path, content: dict[str, Any]) -> Layout:
             if not all(isinstance(one, str) for one in paths):
                 raise InputError(f"{path}: `{key}` must be a folder, a text file of paths, or a list of them.")
             splits.setdefault(split, []).extend(paths)
-    names, base = content.get("names"), content.get("path", "")
+    names, base, unnamed = content.get("names"), content.get("path", ""), False
     if isinstance(names, str) and names:  # another file, as Darknet has it
         names = _names_in(path.parent / (place_of(path.parent, "", names) or names))
     elif isinstance(names, list):
@@ -125,10 +126,11 @@ def _of_yaml(path: Path, content: dict[str, Any]) -> Layout:
             raise InputError(f"{path}: the keys of `names` must be the classes' numbers, from 0; write a list instead.")
         names = {int(key): name for key, name in names.items()}
     elif re.fullmatch(r"\d{1,6}", str(content.get("nc"))):
-        names = {number: str(number) for number in range(int(content["nc"]))}
+        names, unnamed = {number: str(number) for number in range(int(content["nc"]))}, True
     if not names or not all(isinstance(name, str) for name in names.values()):  # nested lists may print without end
         raise InputError(f"{path}: `names` must list the classes, such as [cat, dog].")
-    return Layout(path, splits, base if isinstance(base, str) else "", names, bool(content.get("kpt_shape")))
+    base = base if isinstance(base, str) else ""
+    return Layout(path, splits, base, names, bool(content.get("kpt_shape")), unnamed)
 
 
 def _of_darknet(path: Path) -> Layout:

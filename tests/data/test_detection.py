@@ -157,7 +157,9 @@ def yolo_folder(root, names):
         (root / "labels/val").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30)).save(root / f"images/val/{i}.png")
         (root / f"labels/val/{i}.txt").write_text(f"{i % 2} 0.5 0.5 0.2 0.2\n")
-    if names:
+    if names == "nc":
+        (root / "data.yaml").write_text("val: images/val\nnc: 2\n")
+    elif names:
         (root / "classes.txt").write_text("\n".join(names))
     return root
 
@@ -166,6 +168,7 @@ def yolo_folder(root, names):
     ("names", "given", "labels", "note"),
     [
         ((), {0: "cat", 1: "dog"}, [0, 1, 0], "0 to 1 are taken as cat, dog"),
+        ("nc", {0: "cat", 1: "dog"}, [0, 1, 0], "0 to 1 are taken as cat, dog"),
         ((), {4: "cat", 9: "dog", 7: "ant"}, [0, 1, 0], "0 to 1 are taken as cat, dog"),
         (("dog", "cat"), {0: "cat", 1: "dog"}, [1, 0, 1], "known by their names"),
         (("cat", "dog"), {0: "cat", 1: "dog"}, [0, 1, 0], ""),
