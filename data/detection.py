@@ -1,6 +1,7 @@
 """Images with boxes for a detector, from COCO's JSON, YOLO's texts, Pascal VOC's XML or a CSV."""
 
 import functools
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from backbone.errors import InputError
+from backbone.names import shown
 from data.folders import count_of, say
 from data.images import ImageError, open_image
 from data.layouts import boxes_reader
@@ -18,6 +20,7 @@ from data.loading import sample_seed
 from data.module import DataModule, collate_images
 from data.readers.box_checks import clip_boxes
 from data.readers.coco import SplitFiles, classes_of, find_splits, read, with_classes
+from data.readers.yolo import UNNAMED
 from data.records import Records, Split, joined
 from data.splits import assign_splits
 from data.transforms import Transform, apply_with_boxes, build_detection_eval, build_detection_train
@@ -116,6 +119,42 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return _Batch(**batch, **lists, sizes=sizes)
 
 
+_IDS_DIFFER = "its classes have other ids than those trained for, and are known by their names"
+
+
+def _by_name(own: dict[int, str], given: dict[int, str]) -> bool:
+    """Whether classes, id to name, are certainly among those `given` by their names, but not by their ids."""
+    names = list(given.values())
+    unique = len({*names}) == len(names) and len({*own.values()}) == len(own)
+    return unique and {*own.values()} <= {*names} and not own.items() <= given.items()
+
+
+def _in_order(own: dict[int, str], given: dict[int, str]) -> dict[int, str]:
+    """All classes `given` in their order, id to name, by the ids of `own`; the others get ids that are free."""
+    ids, free = {name: number for number, name in own.items()}, (one for one in itertools.count(1) if one not in own)
+    return {ids[name] if name in ids else next(free): name for name in given.values()}
+
+
+def _numbered(records: Records, given: dict[int, str]) -> Records:
+    """The records with the ids of the classes `given`, where their names are among these.
+
+    Classes without names (YOLO's) are the first of those given, in their order.
+    """
+    own, names = dict(zip(records.class_ids, records.classes, strict=True)), list(given.values())
+    if any(note.endswith(UNNAMED) for note in records.notes) and not {*own.values()} <= {*names}:
+        if max(own) >= len(names):
+            return records
+        note = f"{records.folder}: classes 0 to {max(own)} are taken as {', '.join(map(shown, names[: max(own) + 1]))}"
+        records = replace(records, classes=tuple(names[number] for number in own), notes=(*records.notes, note))
+        return replace(records, class_ids=tuple(list(given)[number] for number in own))
+    if not _by_name(own, given):
+        return records
+    numbers = {name: number for number, name in given.items()}
+    notes = (f"{records.folder}: {_IDS_DIFFER}",) * (records.layout == "YOLO")  # the others have no ids of their own
+    class_ids = tuple(numbers[name] for name in records.classes)
+    return replace(records, class_ids=class_ids, notes=(*records.notes, *notes))
+
+
 class DetectionDataModule(DataModule):
     """Images with boxes in any layout that `boxes_reader` knows; COCO's files are read one by one, as splits need them.
 
@@ -125,8 +164,8 @@ class DetectionDataModule(DataModule):
             validation images are tested on.
         crop_probability: Part of the training images that get SSD's random crop, which zooms in by up to three; less
             than SSD's 0.85 is better where all images show their objects at one scale.
-        classes: Id to name of the classes, where the data list only some of them; a checkpoint has those it was
-            trained for.
+        classes: Id to name of the classes, where the data list only some of them, or number them otherwise; a
+            checkpoint has those it was trained for.
 
     """
 
@@ -147,6 +186,7 @@ class DetectionDataModule(DataModule):
     ) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, test_fraction=test_fraction, **options)
         self._classes: dict[int, str] | None = None
+        self._own: dict[int, str] = {}  # those of COCO's files where only the names are the same, in the same order
         self._unlisted: dict[int, str] = {}  # what the data have besides the `classes` given
         self._read: dict[Split, Records] = {}  # by the split whose file they are from
         self._unusable: dict[Split, tuple[int, dict[str, str]]] = {}  # images listed, and file to reason
@@ -156,6 +196,9 @@ class DetectionDataModule(DataModule):
         """Original id to name of the classes, by label: those that any split lists, or `classes` if these hold all."""
         if self._classes is None:
             own, given = self._own_classes(), self.hparams["classes"]
+            if given is not None and not self._reader and _by_name(own, given):
+                self._own, own = _in_order(own, given), given
+                say(f"{self.root}: {_IDS_DIFFER}")
             self._unlisted = {} if given is None else dict(own.items() - given.items())
             self._classes = own if given is None or self._unlisted else dict(given)
             self.hparams["classes"] = self._classes  # a checkpoint keeps them with the other options
@@ -228,9 +271,8 @@ class DetectionDataModule(DataModule):
         """All images of a layout other than COCO's, with a part drawn for each split that it does not name."""
         assert self._reader
         records = self._reader()
-        numbers = {name: number for number, name in (self.hparams["classes"] or {}).items()}
-        if set(records.classes) <= numbers.keys():  # names count here: few of these layouts have numbers of their own
-            records = replace(records, class_ids=tuple(numbers[name] for name in records.classes))
+        if self.hparams["classes"]:
+            records = _numbered(records, self.hparams["classes"])
         if (records["split"] <= 0).any():  # else there is nothing to draw from, nor to train on
             records = assign_splits(records, **self.split_options, source=self.root)
         return records
@@ -251,8 +293,8 @@ class DetectionDataModule(DataModule):
         if split not in self._read and self._reader:
             self._read[split] = with_classes(self._whole, self.categories)
         elif split not in self._read:
-            files = self._files()
-            records = read(self.root, str(self.hparams["version"]), (split,), self.categories)
+            files, classes = self._files(), self.categories
+            records = read(self.root, str(self.hparams["version"]), (split,), self._own or classes)
             if split == "train":
                 given = {f"{name}_fraction": 0.0 for name in files if name != "train"}
                 records = assign_splits(records, **{**self.split_options, **given}, source=self.root)

@@ -40,11 +40,11 @@ _LOOKED_FOR = (
 def boxes_reader(root: Path, version: str = "") -> Callable[[], Records] | None:
     """What reads all images with boxes of `root`; None where COCO's annotation files are there, read split by split.
 
-    YOLO's data.yaml stands for its folder.
+    YOLO's data.yaml or obj.data stands for its folder.
     `version` is that of COCO's files. Raises InputError with the layouts that were looked for where there is none.
     A CSV or COCO's JSON as the root is read alone.
     """
-    if root.is_file() and root.suffix.lower() in (".yaml", ".yml"):
+    if root.is_file() and root.suffix.lower() in (".yaml", ".yml", ".data"):
         return lambda: replace(yolo.read(root), layout="YOLO")
     if root.is_file() and root.suffix.lower() == ".csv":
         return lambda: replace(boxes_csv.read(root), layout="a CSV of boxes")

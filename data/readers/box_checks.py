@@ -77,14 +77,11 @@ def refuse_other_forms(xywh: np.ndarray, sizes: np.ndarray, file: str) -> None:
             "be [x, y, width, height] in px: multiply x and width by the image's width, y and height by its height."
         )
     known = np.asarray((sizes > 0).all(axis=1))
-    # Certain: every box is in order and within its image as corners, which COCO's boxes are not, and many leave it far
-    # as sizes do; of few boxes more than half, as one may be drawn over the edge.
-    leaving, far = _leave_as_sizes(xywh, sizes), _leave_as_sizes(xywh, sizes, by=0.1).sum()
-    corners = (
-        (xywh[:, 2:] > xywh[:, :2]) & (xywh[:, :2] >= -1) & (~known[:, None] | (xywh[:, 2:] <= sizes[:, ::-1] + 1))
-    )
+    leaving, far = _leave_as_sizes(xywh, sizes), _leave_as_sizes(xywh, sizes, by=0.1)
+    ends = ~known[:, None] | (xywh[:, 2:] <= sizes[:, ::-1] + 1)
+    within = (xywh[:, 2:] > xywh[:, :2]) & (xywh[:, :2] >= -1) & ends
     count, of = int(leaving.sum()), int(known.sum())
-    if corners.all() and (2 * far > of or (of >= 10 and 5 * far > of)):
+    if _are_corners(within, far, of):
         row = int(leaving.argmax())
         first = f"{xywh[row].round(4).tolist()} in an image of {sizes[row, 1]} x {sizes[row, 0]} px"
         raise InputError(
@@ -92,6 +89,28 @@ def refuse_other_forms(xywh: np.ndarray, sizes: np.ndarray, file: str) -> None:
             f"{of:,} leave their image (the first is {first}), as corners none does; write `bbox` as [x1, y1, x2 - x1, "
             "y2 - y1]."
         )
+
+
+def refuse_corners_as_parts(parts: np.ndarray, file: str) -> None:
+    """Raise InputError where parts of the image, float (M, 4), are certainly corners, not middle, width and height."""
+    starts, ends = parts[:, :2] - parts[:, 2:] / 2, parts[:, :2] + parts[:, 2:] / 2
+    far = np.maximum(-starts, ends - 1).max(axis=1, initial=0) > 0.1
+    if _are_corners(parts[:, 2:] > parts[:, :2], far, len(parts)):
+        raise InputError(
+            f"{file}: its boxes are corners (x1 y1 x2 y2), not middle, width and height: as these {far.sum():,} of "
+            f"{len(parts):,} leave their image far (the first is {parts[far.argmax()].round(4).tolist()}), as corners "
+            "none does; write each as (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1."
+        )
+
+
+def _are_corners(within: np.ndarray, far: np.ndarray, of: int) -> bool:
+    """Whether boxes are certainly corners: all are in order and `within` their image as such, and many leave it `far`.
+
+    Boxes by their size are hardly ever all in order; of few more than half must leave, as one may be drawn over the
+    edge.
+    """
+    count = int(far.sum())
+    return bool(within.all()) and (2 * count > of or (of >= 10 and 5 * count > of))
 
 
 def _are_parts(xywh: np.ndarray, sizes: np.ndarray) -> bool:

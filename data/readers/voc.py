@@ -4,13 +4,15 @@ http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf, and what labelImg
 
 VOC counts pixels from 1 and names the first and the last of a box: x = xmin - 1, width = xmax - xmin + 1. Others write
 edges that count from 0: x = xmin, width = xmax - xmin. Nothing in the files says which, so that it is decided for the
-whole data set: from 0 where an xmin or ymin is 0, or where more than a tenth of the boxes have a corner within a pixel,
-and as VOC defines it otherwise. A note says which.
+whole data set: from 0 where an xmin or ymin is 0, where more than a tenth of the boxes have a corner within a pixel, or
+where all corners are written with a decimal point, be they whole (CVAT), and as VOC defines it otherwise. A note says
+which.
 """
 
 import os
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -18,9 +20,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from backbone.errors import InputError
-from data.folders import Listing, existing_folder, list_folder, progress
+from data.folders import Listing, existing_folder, list_folder, progress, unreadable_images
 from data.matching import Matched, match_files
-from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers, split_of_folder
+from data.readers.boxes import LOST, MISSING, Odd, note_odd, pack, sizes_from_headers, split_of_folder
 from data.records import SPLITS, UNSPLIT, Records
 from data.splits import split_named
 
@@ -33,6 +35,7 @@ class _Xml(NamedTuple):
     file_name: str = ""
     size: tuple[int, int] = (0, 0)  # height, width; 0 where it does not say
     boxes: list[tuple[str, bool, list[float]]] = []  # noqa: RUF012  # class, difficult, corners; never changed
+    decimal: bool = True  # all corners are written with a decimal point
     problem: bytes = b""
 
 
@@ -57,8 +60,8 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     """All images that have an XML, with columns `split` (UNSPLIT where nothing says it), `sizes` and `problem`.
 
     Labels are the sorted names. `difficult` objects are regions that are not searched. Sizes are the XML's, or else the
-    image's own. What cannot be used of a file is counted; an XML that cannot be read is a problem of its image. Raises
-    InputError for an XML with a DOCTYPE, and where there is no XML or no object at all.
+    image's own. What cannot be used of a file is counted; an XML that cannot be read, or whose objects are all dropped,
+    is a problem of its image. Raises InputError for an XML with a DOCTYPE, and where there is no XML or no object.
     """
     listing, odd = listing or list_folder(existing_folder(root)), Odd()
     files = [
@@ -97,7 +100,8 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     sizes, bad = sizes_from_headers(root, packed, sizes, np.array(problem, np.bytes_)[keep])
     columns = {"split": split[keep], "sizes": sizes, "problem": bad}
     boxes = image[chosen], rows.labels[chosen], rows.xywh[chosen], rows.difficult[chosen]
-    return pack(root, packed, columns, boxes, rows.classes, odd, notes, nearest=images.nearest(packed, bad))
+    records = pack(root, packed, columns, boxes, rows.classes, odd, notes, nearest=images.nearest(packed, bad))
+    return replace(records, issues=(*records.issues, *unreadable_images(listing.others.values())))
 
 
 def _xml_names(root: Path, folder: str) -> list[bytes]:
@@ -123,18 +127,21 @@ def _parse(root: Path, file: str, odd: Odd) -> _Xml | None:
     if tree.tag != "annotation":
         note_odd(odd, "XML files that are no annotations, left out", file)
         return None
-    boxes = []
+    boxes, decimal, number = [], True, 0
     for number, thing in enumerate(tree.iterfind("object"), start=1):
-        name, corners = _text(thing, "name"), [_float(_text(thing, f"bndbox/{key}")) for key in _CORNERS]
+        name, texts = _text(thing, "name"), [_text(thing, f"bndbox/{key}") for key in _CORNERS]
+        corners = [_float(text) for text in texts]
         if not name or not np.isfinite(corners).all():
             what = "no name" if np.isfinite(corners).all() else "no bndbox of four numbers"
             note_odd(odd, f"objects dropped: {what}", f"{file}, object {number}")
             continue
+        decimal &= all("." in text for text in texts)
         boxes.append((name, _text(thing, "difficult").lower() in ("1", "true"), corners))
     sides = [_float(_text(tree, f"size/{key}")) for key in ("height", "width")]
     known = all(1 <= side < 2**31 and side == int(side) for side in sides)
     size = (int(sides[0]), int(sides[1])) if known else (0, 0)
-    return _Xml(_text(tree, "filename").replace("\\", "/"), size, boxes)
+    problem = LOST if number and not boxes else b""
+    return _Xml(_text(tree, "filename").replace("\\", "/"), size, boxes, decimal, problem)
 
 
 def _text(element: ElementTree.Element, path: str) -> str:
@@ -164,9 +171,11 @@ def _rows(content: list[_Xml], notes: list[str], name: str) -> _Rows:
     image = np.repeat(np.arange(len(content)), [len(one.boxes) for one in content])
     corners = np.array([corners for *_, corners in boxes], np.float64)
     zeros, within = (corners[:, :2] == 0).any(axis=1), (corners != np.round(corners)).any(axis=1)
-    from_0 = bool(zeros.any() or within.mean() > 0.1)
+    decimal = all(one.decimal for one in content)
+    from_0 = bool(zeros.any() or within.mean() > 0.1 or decimal)
     if from_0:
         why = f"{zeros.sum():,} boxes begin at 0" if zeros.any() else f"{within.sum():,} boxes have parts of pixels"
+        why = "all are written with a decimal point, as CVAT does" if decimal and not zeros.any() else why
         notes.append(f"{name}: corners are taken as edges counted from 0, as {why}")
     else:
         notes.append(f"{name}: corners are taken as pixels counted from 1, as VOC defines them; no box begins at 0")

@@ -9,19 +9,23 @@ objects. Lines of a polygon (class x1 y1 x2 y2 ...) become the box around it.
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from backbone.errors import InputError
-from data.folders import Listing, are_there, existing_folder, list_folder, progress
+from data.folders import Listing, are_there, existing_folder, list_folder, progress, unreadable_images
 from data.matching import match_files
-from data.readers.boxes import MISSING, Odd, note_odd, pack, sizes_from_headers, split_of_folder
+from data.readers.box_checks import refuse_corners_as_parts
+from data.readers.boxes import LOST, MISSING, Odd, note_odd, pack, sizes_from_headers, split_of_folder
 from data.readers.yolo_description import NAME_FILES, Layout, described, is_image, names_beside, place_of, places_of
 from data.records import SPLITS, Records
 
 _ROUNDING = 1e-3  # of an image's side: 1.0000005 is rounding, not an error
+UNNAMED = "has no names of classes (data.yaml, classes.txt or obj.names): they are called by number"
 _MOST_UNNAMED = 10_000  # classes, where no file names them
 _IMAGE_FOLDERS = {"images": "labels", "jpegimages": "labels"}
 
@@ -42,16 +46,18 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     """All images, with columns `split` (UNSPLIT where nothing says it), `image_ids`, `sizes` and `problem`.
 
     `root` may also be the description itself, of those in its folder the one that is meant. Sizes are the images' own.
-    Class ids are those of the texts. Lines that cannot be used are counted with the first of their kind. Raises
+    Class ids are those of the texts. Lines that cannot be used are counted with the first of their kind, and
+    an image that has no others is not used. Raises
     InputError where the description cannot be read, no image is found, a split that is trained on has no text, or not
     one line can be used.
     """
     layout, odd = described(root if root.is_file() else existing_folder(root)), Odd()
+    others: dict[str, Counter[str]] = {}  # what else the folders of the images hold
     root = root.parent if root.is_file() else root
     if layout.splits:
-        names, split = _listed(root, layout, odd)
+        names, split = _listed(root, layout, odd, others)
     else:
-        names, split = _found(root, listing or list_folder(root))
+        names, split = _found(root, listing or list_folder(root), others)
     if not len(names):
         raise InputError(f"{layout.source or root}: there is no image in the folders of its splits; put them there.")
     matched = match_files(root, names, layout.source or root)
@@ -61,12 +67,14 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     names, split, there, texts, notes = _without_unlabelled(root, names, split, there, texts)
     notes += [matched.note] * bool(matched.note)
     classes = layout.names if layout.names is not None else names_beside(root, texts)
-    image, numbers = _lines(root, texts, classes, layout.keypoints, odd)
+    image, numbers, lost = _lines(root, texts, classes, layout.keypoints, odd)
+    refuse_corners_as_parts(numbers[:, 1:], str(layout.source or root))
     if classes is None:
         ids = sorted(set(numbers[:, 0].astype(int).tolist()))
         classes = {number: str(number) for number in range(max(ids, default=0) + 1)}
-        notes.append(f"{root} has no names of classes (data.yaml, classes.txt or obj.names): they are called by number")
-    problem = np.where(there, b"", MISSING)
+        layout = layout._replace(unnamed=True)
+    notes += [f"{root} {UNNAMED}"] * layout.unnamed
+    problem = np.where(there, np.where(lost, LOST, b""), MISSING)
     sizes, problem = sizes_from_headers(root, names, np.zeros((len(names), 2), np.int64), problem)
     by_id = sorted(classes)
     labels = np.searchsorted(by_id, numbers[:, 0].astype(np.int64))
@@ -75,21 +83,25 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     xywh = xywh.round(3)  # the texts have six digits: .99999 is a pixel
     columns = {"split": split, "sizes": sizes, "problem": problem}
     rows = image, labels, xywh, np.zeros(len(image), dtype=bool)
-    return pack(root, names, columns, rows, [classes[one] for one in by_id], odd, notes, by_id, matched.nearest)
+    records = pack(root, names, columns, rows, [classes[one] for one in by_id], odd, notes, by_id, matched.nearest)
+    return replace(records, issues=(*records.issues, *unreadable_images(others.values())))
 
 
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
-def _listed(root: Path, layout: Layout, odd: Odd) -> tuple[np.ndarray, np.ndarray]:
-    """The images that the description lists, bytes (N,) from `root`, and their splits, int8 (N,)."""
+def _listed(root: Path, layout: Layout, odd: Odd, others: dict[str, Counter[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """The images that the description lists, bytes (N,) from `root`, and their splits, int8 (N,).
+
+    Files of their folders that are no images are put into `others`.
+    """
     names: dict[bytes, int] = {}
     lost = []
     for split, written in [(one, path) for one in SPLITS for path in layout.splits.get(one, ())]:
         places = places_of(root, layout.base, written)
         if not places:
             lost.append(f"{split}: {written}")
-        for image in itertools.chain.from_iterable(_images_at(root, place) for place in places):
+        for image in itertools.chain.from_iterable(_images_at(root, place, others) for place in places):
             if names.setdefault(image, SPLITS.index(split)) != SPLITS.index(split):
                 note_odd(odd, f"images of {split} are in another split too, and are left in that", os.fsdecode(image))
     for one in lost:
@@ -102,15 +114,14 @@ def _listed(root: Path, layout: Layout, odd: Odd) -> tuple[np.ndarray, np.ndarra
     return np.array(list(names), np.bytes_), np.array(list(names.values()), np.int8)
 
 
-def _images_at(root: Path, place: str) -> list[bytes]:
+def _images_at(root: Path, place: str, others: dict[str, Counter[str]]) -> list[bytes]:
     """The images in a folder, or those that a list names, or the image itself."""
     if is_image(place):
         return [os.fsencode(place)]
-    return _in_folder(root / place, place) if (root / place).is_dir() else _in_list(root, root / place, place)
-
-
-def _in_folder(folder: Path, place: str) -> list[bytes]:
-    listing = list_folder(folder)
+    if not (root / place).is_dir():
+        return _in_list(root, root / place, place)
+    listing = list_folder(root / place)
+    others.update({os.path.normpath(f"{place}/{folder}"): found for folder, found in listing.others.items()})
     start = b"" if place == "." else os.fsencode(place) + b"/"
     return [start + name for name in np.sort(listing.names(listing.images)).tolist()]
 
@@ -133,8 +144,11 @@ def _in_list(root: Path, file: Path, place: str) -> list[bytes]:
     return [os.fsencode(after + path[len(before) :] if path.startswith(before) else path) for path in paths]
 
 
-def _found(root: Path, listing: Listing) -> tuple[np.ndarray, np.ndarray]:
-    """The images of folders that have texts, bytes (N,), and the splits that their folders are called after."""
+def _found(root: Path, listing: Listing, others: dict[str, Counter[str]]) -> tuple[np.ndarray, np.ndarray]:
+    """The images of folders that have texts, bytes (N,), and the splits that their folders are called after.
+
+    Files of these folders that are no images are put into `others`.
+    """
     texts = {folder for folder, others in listing.others.items() if others[".txt"]}
     folders = [folder for folder, images in listing.images.items() if images]
     apart = [folder for folder in folders if _labels_folder(folder) != folder]
@@ -142,6 +156,7 @@ def _found(root: Path, listing: Listing) -> tuple[np.ndarray, np.ndarray]:
         folders = apart
     else:
         folders = [folder for folder in folders if folder in texts]
+    others.update({folder: listing.others[folder] for folder in folders})
     names, split = listing.names(sorted(folders)), []
     for folder in sorted(folders):
         split += [split_of_folder(folder)] * len(listing.images[folder])
@@ -244,11 +259,14 @@ def _without_unlabelled(
 
 def _lines(
     root: Path, texts: list[bytes], classes: dict[int, str] | None, keypoints: bool, odd: Odd
-) -> tuple[np.ndarray, np.ndarray]:
-    """The image of each line that can be used, int64 (M,), and its class, middle, width and height, float64 (M, 5)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The image of each line that can be used, int64 (M,), its class, middle, width and height, float64 (M, 5).
+
+    And which images have a text, but not a line that can be used where it is not empty, bool (N,).
+    """
     image: list[int] = []
     rows: list[list[float]] = []
-    start, bad = os.fsencode(root) + b"/", Odd()
+    start, bad, lost = os.fsencode(root) + b"/", Odd(), np.zeros(len(texts), dtype=bool)
     for position, text in enumerate(progress(texts, desc="reading labels")):
         if not text:
             continue
@@ -257,9 +275,11 @@ def _lines(
                 content = file.read()
         except OSError as error:
             note_odd(odd, f"texts cannot be read ({error.strerror})", os.fsdecode(text))
+            lost[position] = True
             continue
         if content.startswith(b"\xef\xbb\xbf"):
             content = content[3:]
+        before, dropped = len(rows), False
         for number, line in enumerate(content.splitlines(), start=1):
             words = line.split()
             if not words:
@@ -267,11 +287,13 @@ def _lines(
             row = _row(words, classes, keypoints)
             if isinstance(row, str):
                 note_odd(bad, f"lines dropped: {row}", f"{os.fsdecode(text)}, line {number}")
+                dropped = True
                 continue
             image.append(position)
             rows.append(row)
             if len(words) > 5 and not keypoints:
                 note_odd(odd, "polygons, taken as the boxes around them", f"{os.fsdecode(text)}, line {number}")
+        lost[position] = dropped and len(rows) == before
     if bad and not rows:
         what, where = next(iter(bad.items()))
         raise InputError(
@@ -279,7 +301,7 @@ def _lines(
             "must be the class's number, and the box's middle, width and height as parts of the image, 0 to 1."
         )
     odd.update(bad)
-    return np.array(image, np.int64), np.array(rows, np.float64).reshape(-1, 5)
+    return np.array(image, np.int64), np.array(rows, np.float64).reshape(-1, 5), lost
 
 
 def _number(word: bytes) -> float | None:

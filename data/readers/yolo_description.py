@@ -20,6 +20,7 @@ from data.records import UNSPLIT, Split
 from data.splits import split_named
 
 _LARGEST = 1_000_000  # bytes of a description; a second is spent on each 100,000
+_ENDINGS = (".yaml", ".yml", ".data")
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "*.names")
 
 
@@ -31,25 +32,66 @@ class Layout(NamedTuple):
     base: str = ""  # what they are relative to
     names: dict[int, str] | None = None
     keypoints: bool = False  # numbers of keypoints follow each box
+    unnamed: bool = False  # only the number of the classes is known
 
 
 def described(root: Path) -> Layout:
-    """What the description in a folder says, or the file itself; nothing where there is none. Raises InputError."""
+    """What the description in a folder says, or the file itself, or the one in a folder below; else nothing.
+
+    Raises InputError where it cannot be read, or where two may be meant.
+    """
     if root.is_file():
+        if root.suffix.lower() == ".data" and _pairs(root).keys() & {"names", "train"}:
+            return _of_darknet(root)
         if root.stat().st_size < _LARGEST and (content := _yaml(root)):
             return _of_yaml(root, content)
         raise InputError(f"{root} does not describe a data set, with `names`, `train` and `val`; give its folder.")
-    files = sorted(path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml") and path.is_file())
-    files = [path for path in files if path.stat().st_size < _LARGEST and path.name[0] != "."]
-    found = {path: content for path in files if (content := _yaml(path))}
-    if found:
-        plain = [path for path in found if path.stem.lower() in ("data", "dataset")] or list(found)
-        if len(plain) > 1:
-            raise InputError(f"{root} has {plain[0].name} and {plain[1].name}; take away the one that is not meant.")
-        return _of_yaml(plain[0], found[plain[0]])
-    if (root / "obj.data").is_file():
-        return _of_darknet(root / "obj.data")
-    return Layout()
+    if layout := _in(root):
+        return layout
+    below = [found for folder in _folders_of(root) if (found := _below(root, folder))]
+    if len(below) > 1:
+        raise InputError(
+            f"{root} has {below[0].source} and {below[1].source}; give the folder of the one that is meant."
+        )
+    return below[0] if below else Layout()
+
+
+def _in(root: Path) -> Layout | None:
+    """What the description right in a folder says; None where there is none. Raises InputError."""
+    with os.scandir(root) as entries:  # a Path for each of 100,000 images would take seconds
+        names = sorted(one.name for one in entries if one.name[0] != "." and one.name.lower().endswith(_ENDINGS))
+    files = [path for name in names if (path := root / name).is_file() and path.stat().st_size < _LARGEST]
+    yamls = {path: content for path in files if path.suffix.lower() != ".data" and (content := _yaml(path))}
+    if yamls:
+        path = _meant(root, list(yamls), ("data", "dataset"))
+        return _of_yaml(path, yamls[path])
+    lists = [path for path in files if path.suffix.lower() == ".data" and _pairs(path).keys() & {"names", "train"}]
+    return _of_darknet(_meant(root, lists, ("obj",))) if lists else None
+
+
+def _meant(root: Path, paths: list[Path], stems: tuple[str, ...]) -> Path:
+    plain = [path for path in paths if path.stem.lower() in stems] or paths
+    if len(plain) > 1:
+        raise InputError(f"{root} has {plain[0].name} and {plain[1].name}; take away the one that is not meant.")
+    return plain[0]
+
+
+def _folders_of(root: Path) -> list[Path]:
+    with os.scandir(root) as entries:
+        return sorted(root / one.name for one in entries if one.name[0] != "." and one.is_dir())
+
+
+def _below(root: Path, folder: Path) -> Layout | None:
+    """What the description in a folder of `root` says, where it can be read and something of what it lists is there."""
+    try:
+        found = _in(folder)
+    except (InputError, OSError):  # it may be of anything, such as a net
+        return None
+    if not found:
+        return None
+    found = found._replace(base=os.path.join(folder.name, found.base))  # noqa: PTH118
+    listed = any(places_of(root, found.base, path) for paths in found.splits.values() for path in paths)
+    return found if listed else None
 
 
 def _yaml(path: Path) -> dict[str, Any] | None:
@@ -74,7 +116,7 @@ def _of_yaml(path: Path, content: dict[str, Any]) -> Layout:
             if not all(isinstance(one, str) for one in paths):
                 raise InputError(f"{path}: `{key}` must be a folder, a text file of paths, or a list of them.")
             splits.setdefault(split, []).extend(paths)
-    names, base = content.get("names"), content.get("path", "")
+    names, base, unnamed = content.get("names"), content.get("path", ""), False
     if isinstance(names, str) and names:  # another file, as Darknet has it
         names = _names_in(path.parent / (place_of(path.parent, "", names) or names))
     elif isinstance(names, list):
@@ -84,19 +126,25 @@ def _of_yaml(path: Path, content: dict[str, Any]) -> Layout:
             raise InputError(f"{path}: the keys of `names` must be the classes' numbers, from 0; write a list instead.")
         names = {int(key): name for key, name in names.items()}
     elif re.fullmatch(r"\d{1,6}", str(content.get("nc"))):
-        names = {number: str(number) for number in range(int(content["nc"]))}
+        names, unnamed = {number: str(number) for number in range(int(content["nc"]))}, True
     if not names or not all(isinstance(name, str) for name in names.values()):  # nested lists may print without end
         raise InputError(f"{path}: `names` must list the classes, such as [cat, dog].")
-    return Layout(path, splits, base if isinstance(base, str) else "", names, bool(content.get("kpt_shape")))
+    base = base if isinstance(base, str) else ""
+    return Layout(path, splits, base, names, bool(content.get("kpt_shape")), unnamed)
 
 
 def _of_darknet(path: Path) -> Layout:
     """https://github.com/AlexeyAB/darknet: `train = data/train.txt`, `valid = ...`, `names = data/obj.names`."""
-    pairs = (line.split("=", 1) for line in path.read_text(errors="replace").splitlines() if "=" in line)
-    content = {key.strip().lower(): value.strip() for key, value in pairs}
+    content = _pairs(path)
     splits = {split: [text] for key, text in content.items() if (split := split_named(key)) and text}
     names = place_of(path.parent, "", content["names"]) if content.get("names") else None
     return Layout(path, splits, "", _names_in(path.parent / names) if names else None)
+
+
+def _pairs(path: Path) -> dict[str, str]:
+    """The lines `key = value` of a text."""
+    pairs = (line.split("=", 1) for line in path.read_text(errors="replace").splitlines() if "=" in line)
+    return {key.strip().lower(): value.strip() for key, value in pairs}
 
 
 def _names_in(file: Path) -> dict[int, str]:
@@ -137,6 +185,7 @@ def place_of(root: Path, base: str, text: str) -> str | None:
     suffixes = ["/".join(parts[start:]) for parts in ends for start in range(1, len(parts))]
     if split_of_folder(text) != UNSPLIT:  # `test/images` is not `images`
         suffixes = [one for one in suffixes if split_of_folder(one) == split_of_folder(text)]
+    suffixes += [os.path.join(base, one) for one in suffixes if base]  # noqa: PTH118
     for path in (*inside, whole, text, f"../{text}", *suffixes):
         if (root / path).exists():
             return os.path.relpath(root / path, root) if path.startswith(("/", "..")) else path

@@ -132,6 +132,62 @@ def test_classes_given_stand_for_those_that_the_data_do_not_list(tmp_path):
     assert module(root).categories == {2: "dog", 7: "cat"}
 
 
+@pytest.mark.parametrize("given", [{0: "dog", 1: "cat"}, {0: "ant", 1: "cat", 2: "dog"}, {7: "dog", 2: "cat"}])
+def test_classes_of_the_same_names_are_the_same_whatever_their_ids(tmp_path, capsys, given):
+    data = module(coco_folder(tmp_path, train=content(), val=content()), "validate", classes=dict(given))
+    assert data.categories == data.hparams["classes"] == given
+    records, names = data.records("val"), list(given.values())
+    assert records.classes == tuple(names)
+    assert [names[label] for label in records.boxes.labels] == ["cat", "dog", "cat"]
+    ids = dict(zip(records.classes, records.class_ids, strict=True))  # for predictions beside the annotation file
+    assert (ids["cat"], ids["dog"], len({*ids.values()})) == (7, 2, len(given))
+    assert "known by their names" in capsys.readouterr().out
+    assert module(tmp_path, classes=dict(given)).read().classes == tuple(names)
+
+
+@pytest.mark.parametrize("given", [{0: "dog", 1: "bird"}, {0: "dog", 1: "cat", 2: "cat"}])
+def test_classes_whose_names_are_unknown_or_come_twice_are_refused(tmp_path, given):
+    with pytest.raises(InputError, match=r"--data\.classes"):
+        module(coco_folder(tmp_path, val=content()), "validate", classes=given)
+
+
+def yolo_folder(root, names):
+    for i in range(3):
+        (root / "images/val").mkdir(parents=True, exist_ok=True)
+        (root / "labels/val").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(root / f"images/val/{i}.png")
+        (root / f"labels/val/{i}.txt").write_text(f"{i % 2} 0.5 0.5 0.2 0.2\n")
+    if names == "nc":
+        (root / "data.yaml").write_text("val: images/val\nnc: 2\n")
+    elif names:
+        (root / "classes.txt").write_text("\n".join(names))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "labels", "note"),
+    [
+        ((), {0: "cat", 1: "dog"}, [0, 1, 0], "0 to 1 are taken as cat, dog"),
+        ("nc", {0: "cat", 1: "dog"}, [0, 1, 0], "0 to 1 are taken as cat, dog"),
+        ((), {4: "cat", 9: "dog", 7: "ant"}, [0, 1, 0], "0 to 1 are taken as cat, dog"),
+        (("dog", "cat"), {0: "cat", 1: "dog"}, [1, 0, 1], "known by their names"),
+        (("cat", "dog"), {0: "cat", 1: "dog"}, [0, 1, 0], ""),
+    ],
+)
+def test_yolos_classes_are_those_given_by_name_or_else_by_number(tmp_path, capsys, names, given, labels, note):
+    data = module(yolo_folder(tmp_path, names), "validate", classes=dict(given))
+    assert (data.categories, data.records("val").boxes.labels.tolist()) == (given, labels)
+    said = capsys.readouterr().out
+    assert note in said
+    assert ("taken as" in said or "known by" in said) == bool(note)
+
+
+@pytest.mark.parametrize(("names", "given"), [((), {0: "cat"}), (("0", "1"), {0: "cat", 1: "dog"})])
+def test_numbers_that_are_too_many_or_names_are_no_classes_given(tmp_path, names, given):
+    with pytest.raises(InputError, match=r"--data\.classes"):
+        module(yolo_folder(tmp_path, names), "validate", classes=given)
+
+
 def test_where_every_object_is_a_crowd_region_the_sentence_says_so(tmp_path):
     crowd = content(annotations=[annotation(1, 1, [5, 5, 9, 9], iscrowd=1), annotation(2, 2, [5, 5, 9, 9], iscrowd=1)])
     with pytest.raises(InputError, match=r"only crowd regions \(2 annotations in 3 images\).*`iscrowd` 0"):

@@ -1,7 +1,10 @@
+import re
+
 import pytest
 from drawn_boxes import Drawn, assert_same, draw, expected, plain, voc, voc_roboflow, voc_two_folders, voc_xml, write
 
 from backbone.errors import InputError
+from data.readers.boxes import LOST
 from data.readers.voc import read
 from data.records import UNSPLIT
 
@@ -54,6 +57,17 @@ def test_corners_count_from_1_unless_a_box_begins_at_0_or_most_have_parts_of_pix
     many = ONE._replace(boxes=[("dog", 5, 6, 20, 10)] * 20)
     records = read(folder(tmp_path / "one_part", a=voc_xml(many).replace(">6<", ">6.5<", 1)))  # as VOC2012 has some
     assert boxes(records)[:2] == [[5.5, 6, 19.5, 10], [5, 6, 20, 10]]
+
+
+def test_whole_corners_with_a_decimal_point_count_from_0_where_all_are_so(tmp_path):
+    with_points = re.sub(r"<([xy]m\w\w)>(\d+)<", r"<\1>\2.0<", voc_xml(ONE, from_1=False))
+    assert ">5.0<" in with_points
+    records = read(folder(tmp_path / "all", a=with_points, b="<annotation/>"))
+    assert boxes(records)[0] == [5, 6, 20, 10]
+    assert "from 0" in records.notes[0]
+    records = read(folder(tmp_path / "some", a=with_points, b=voc_xml(ONE._replace(name="b"))))
+    assert boxes(records)[0] == [4, 5, 21, 11]
+    assert "from 1" in records.notes[0]
 
 
 def test_difficult_objects_are_regions_that_are_not_searched(tmp_path):
@@ -174,6 +188,20 @@ def test_an_object_that_cannot_be_used_is_dropped_and_counted(tmp_path, old, new
     assert boxes(records) == [[1, 2, 3, 4]]
     dropped = [found for what, found in issues(records).items() if "dropped" in what]
     assert dropped == [(1, "a.xml, object 2")]
+
+
+def test_an_image_whose_objects_are_all_dropped_is_not_one_without_objects(tmp_path):
+    nameless = voc_xml(ONE).replace("<name>dog</name>", "<name/>")
+    records = read(folder(tmp_path, a=voc_xml(ONE), b=nameless, c="<annotation/>"))
+    assert records["problem"].tolist() == [b"", LOST, b""]
+    counted = {found for what, found in issues(records).items() if what.startswith("image")}
+    assert counted == {(1, "b.png"), (1, "c.png")}
+
+
+def test_images_of_a_kind_that_cannot_be_read_are_counted(tmp_path):
+    folder(tmp_path, a=voc_xml(ONE))
+    (tmp_path / "z.psd").touch()
+    assert [count for what, (count, _) in issues(read(tmp_path)).items() if what.startswith(".psd")] == [1]
 
 
 @pytest.mark.parametrize(

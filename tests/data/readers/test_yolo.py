@@ -18,6 +18,8 @@ from drawn_boxes import (
 )
 
 from backbone.errors import InputError
+from data.layouts import boxes_reader
+from data.readers.boxes import LOST
 from data.readers.yolo import read
 from data.records import UNSPLIT
 
@@ -63,6 +65,47 @@ def test_texts_beside_their_images_and_a_list_of_folders(tmp_path):
     records = read(tmp_path)
     assert records.file_names.tolist() == [b"one/images/a.png", b"two/deep/images/a.png"]
     np.testing.assert_allclose(records.boxes.xywh, [[4, 3, 2, 4]] * 2)
+
+
+def below(root, lists="data/{}.txt", folder="data", name="obj.data"):
+    """Darknet's own layout: all in a folder below, and every path from the folder above it."""
+    for file, split, place in (("a", "train", 0.5), ("b", "train", 0.4), ("c", "test", 0.3)):
+        draw(root / folder / f"obj/{file}.png", (10, 10))
+        write(root / folder / f"obj/{file}.txt", f"1 {place} 0.5 0.2 0.4\n")
+        with (root / folder / f"{split}.txt").open("a") as listed:
+            listed.write(f"data/obj/{file}.png\n")
+    write(root / folder / "obj.names", "cat\ndog\n")
+    paths = "".join(f"{key} = {lists.format(file)}\n" for key, file in (("train", "train"), ("valid", "test")))
+    write(root / folder / name, f"classes= 2\n{paths}names = data/obj.names\nbackup = backup/\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [("", {}), ("", {"lists": "{}.txt"}), ("", {"name": "pets.data"}), ("data", {}), ("data/obj.data", {}),
+     ("", {"folder": "mine"})],
+)  # fmt: skip
+def test_darknets_description_is_found_one_folder_down(tmp_path, given, options):
+    below(tmp_path, **options)
+    write(tmp_path / "cfg/yolo.data", "train = elsewhere/train.txt\nnames = elsewhere/obj.names\n")  # of another set
+    write(tmp_path / "nets/a.yaml", "nc: 80\n")
+    write(tmp_path / "nets/b.yaml", "nc: 80\n")
+    records = boxes_reader(tmp_path / given)()
+    assert records.layout == "YOLO"
+    assert [name[-5:] for name in records.file_names.tolist()] == [b"a.png", b"b.png", b"c.png"]
+    assert records["split"].tolist() == [0, 0, 1]
+    np.testing.assert_allclose(records.boxes.xywh, [[4, 3, 2, 4], [3, 3, 2, 4], [2, 3, 2, 4]])
+    assert records.classes == ("cat", "dog")
+
+
+def test_a_yaml_one_folder_down_may_count_from_either_and_two_are_refused(tmp_path):
+    for folder, train in (("one", "images/a"), ("two", "two/images/a")):
+        draw(tmp_path / folder / "images/a/1.png", (10, 10))
+        write(tmp_path / folder / "labels/a/1.txt", "0 0.5 0.5 0.2 0.4\n")
+        write(tmp_path / folder / "data.yaml", f"train: {train}\nnames: [{folder}]\n")
+        records = boxes_reader(tmp_path)() if folder == "one" else read(tmp_path / folder)
+        assert (records["split"].tolist(), records.classes) == ([0], (folder,))
+    with pytest.raises(InputError, match=r"one/data\.yaml and .*two/data\.yaml"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +210,54 @@ def test_a_bad_line_is_dropped_and_counted_and_its_image_stays(tmp_path, line):
     assert records.boxes.labels.tolist() == [0, 1]
     dropped = [found for what, found in issues(records).items() if "dropped" in what]
     assert dropped == [(1, "labels/train/a.txt, line 3")]
+
+
+@pytest.mark.parametrize("text", ["2 .5 .5 1 1\n", "0 .5 x 1 1\n9 .5 .5 1 1\n", None])
+def test_an_image_without_a_line_that_can_be_used_is_not_one_without_objects(tmp_path, text):
+    root = one_image(tmp_path, "0 .5 .5 1 1\n7 .5 .5 1 1\n")
+    draw(root / "images/train/b.png", (10, 10))
+    draw(root / "images/train/c.png", (10, 10))
+    write(root / "labels/train/c.txt", "\n")
+    if text is None:
+        (root / "labels/train/b.txt").mkdir()  # cannot be read
+    else:
+        write(root / "labels/train/b.txt", text)
+    records = read(root)
+    assert records["problem"].tolist() == [b"", LOST, b""]
+    assert records.boxes.offsets.tolist() == [0, 1, 1, 1]
+    counted = [
+        first for what, (_, first) in issues(records).items() if what.startswith("image") and "split" not in what
+    ]
+    assert sorted(counted) == ["images/train/b.png", "images/train/c.png"]
+
+
+CORNERS = "0 .1 .1 .9 .9\n1 .5 .6 .9 .9\n0 .2 .7 .8 1\n"
+
+
+@pytest.mark.parametrize("text", [CORNERS, (CORNERS + "0 .1 .1 .3 .3\n") * 3])
+def test_corners_in_place_of_middle_and_size_are_refused(tmp_path, text):
+    with pytest.raises(InputError, match=r"(2 of 3|6 of 12) leave"):
+        read(one_image(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text", [CORNERS * 4 + "1 .5 .5 .2 .2\n", "0 .5 .5 1 1\n" * 20, "0 .1 .1 .11 .11\n" * 20, "0 .4 .4 .9 .9\n" * 20]
+)
+def test_boxes_that_may_be_middle_and_size_are_used(tmp_path, text):
+    records = read(one_image(tmp_path, text))
+    np.testing.assert_allclose(records.boxes.xywh[-1, 2:] / (100, 50), [float(word) for word in text.split()[-2:]])
+
+
+@pytest.mark.parametrize("description", [True, False])
+def test_images_of_a_kind_that_cannot_be_read_are_counted(tmp_path, description):
+    root = one_image(tmp_path, "0 .5 .5 1 1\n")
+    for name in ("b.psd", "c.PSD", "d.cr2"):
+        write(root / "images/train" / name, "")
+    write(root / "e.psd", "")  # not where images are
+    if not description:
+        (root / "data.yaml").unlink()
+    counts = {what.split()[0]: count for what, (count, _) in issues(read(root)).items() if "kind of image" in what}
+    assert counts == {".psd": 2, ".cr2": 1}
 
 
 def test_where_no_line_can_be_used_the_first_is_named(tmp_path):
