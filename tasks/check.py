@@ -228,7 +228,8 @@ def _box_sides(records: Records) -> np.ndarray:
         return np.zeros(0)
     clipped = clip_boxes(records)
     image = np.repeat(np.arange(len(records)), np.diff(records.boxes.offsets))
-    usable = clipped.usable & ~records.boxes.crowd
+    known = (records["sizes"][image] > 0).all(axis=1)  # not of an image that is missing
+    usable = clipped.usable & ~records.boxes.crowd & known
     corners = clipped.xyxy[usable]
     areas = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
     return np.sqrt(areas / records["sizes"][image[usable]].prod(axis=1))

@@ -186,6 +186,14 @@ def test_boxes_are_drawn_where_they_are_read(tmp_path):
     assert rows.max() - rows.min() == pytest.approx(144, abs=22)  # 0.4 of 360 px, and the label upon it
 
 
+def test_boxes_of_an_image_that_is_missing_are_of_no_size(tmp_path):
+    drawn_boxes.csv_retinanet(tmp_path / "set")
+    [image] = (tmp_path / "set").rglob("b.png")
+    image.unlink()
+    assert check("detection", tmp_path / "set") == 0
+    assert any(re.match(r"boxes: four of five have a side of \d+% to \d+% of", line) for line in lines_of("detection"))
+
+
 def test_what_a_fit_would_refuse_is_said(tmp_path):
     for name in "abcde":
         image_file(tmp_path / "set" / name / "1.png", ord(name))
