@@ -66,6 +66,8 @@ def read(root: Path, listing: Listing | None = None) -> Records:
     texts = _texts(root, names, odd)
     names, split, there, texts, notes = _without_unlabelled(root, names, split, there, texts)
     notes += [matched.note] * bool(matched.note)
+    if layout.source and layout.source.parent != root:
+        notes.append(f"{root}: the data are what {layout.source} lists")
     classes = layout.names if layout.names is not None else names_beside(root, texts)
     image, numbers, lost = _lines(root, texts, classes, layout.keypoints, odd)
     refuse_corners_as_parts(numbers[:, 1:], str(layout.source or root))

@@ -93,6 +93,7 @@ def test_darknets_description_is_found_one_folder_down(tmp_path, given, options)
     assert records.layout == "YOLO"
     assert [name[-5:] for name in records.file_names.tolist()] == [b"a.png", b"b.png", b"c.png"]
     assert records["split"].tolist() == [0, 0, 1]
+    assert len(records.notes) == (not given)  # which description it is, where it is not in the folder given
     np.testing.assert_allclose(records.boxes.xywh, [[4, 3, 2, 4], [3, 3, 2, 4], [2, 3, 2, 4]])
     assert records.classes == ("cat", "dog")
 
