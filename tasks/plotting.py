@@ -123,7 +123,7 @@ def contact_sheet(
                 draw.text((left, top + tiles[i].shape[0] + 4 + k * step), text, font=font, fill=_INK)
         top += tile_height + text_height + 2 * margin
     with replacing(path) as beside:
-        sheet.save(beside, format="PNG")
+        sheet.save(beside, format="PNG", compress_level=1)  # photographs hardly get smaller by more, which takes long
 
 
 @functools.lru_cache
