@@ -19,6 +19,7 @@ from data.layouts import boxes_reader
 from data.loading import sample_seed
 from data.module import DataModule, collate_images
 from data.readers.box_checks import clip_boxes
+from data.readers.boxes import LOST
 from data.readers.coco import SplitFiles, classes_of, find_splits, read, with_classes
 from data.readers.yolo import UNNAMED
 from data.records import Records, Split, joined
@@ -226,6 +227,7 @@ class DetectionDataModule(DataModule):
         records = self.read() if chosen == "all" else self._of_file(source).of_split(chosen)
         if split == "train" and {"train", "val"} <= files.keys():
             records = _without_shared(records, self._of_file("val"), files["val"])
+        records = records.take(records["problem"] != LOST)  # told already, and no fault of the images
         problems = {i: os.fsdecode(records["problem"][i]) for i in np.flatnonzero(records["problem"] != b"").tolist()}
         self._unusable[split] = len(records), {str(records.path(i)): reason for i, reason in problems.items()}
         records = records.take(records["problem"] == b"")

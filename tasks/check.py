@@ -22,7 +22,7 @@ from data.folders import count_of, existing_folder
 from data.images import open_image, take_cut_short
 from data.readers import celeba
 from data.readers.box_checks import clip_boxes
-from data.readers.boxes import MISSING
+from data.readers.boxes import LOST, MISSING
 from data.records import NAMED, SPLITS, UNSPLIT, Issue, Records, issue_of
 from data.samples import built_in_sample
 from data.splits import assign_splits
@@ -106,7 +106,7 @@ def _describe(records: Records, root: Path, *, decode: bool) -> tuple[list[str],
     issues = [*_joined(records.issues), *overview.shared_files(records)]
     kinds: dict[str, list[str]] = {}
     for row, reason in problems.items():
-        if (kind := re.sub(r"\d[\d.,]*", "...", reason)) != os.fsdecode(MISSING):  # which their reader counts
+        if (kind := re.sub(r"\d[\d.,]*", "...", reason)) not in map(os.fsdecode, (MISSING, LOST)):  # told by the reader
             name = os.fsdecode(records.file_names[row])
             kinds.setdefault(kind, []).append(name if kind == reason else f"{name}: {reason}")
     for kind, places in kinds.items():
@@ -134,6 +134,7 @@ def _refusals(records: Records, problems: dict[int, str]) -> list[str]:
     for split in ("train", "val"):
         rows = np.flatnonzero(records["split"] == SPLITS.index(split))
         bad = {os.fsdecode(records.file_names[row]): problems[row] for row in rows.tolist() if row in problems}
+        bad = {file: reason for file, reason in bad.items() if reason != os.fsdecode(LOST)}  # left out by itself
         try:
             bad_images.start(split, (), len(rows), bad)
         except InputError as error:

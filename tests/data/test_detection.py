@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from coco_content import annotation, coco_folder, content, odd_content, write
-from helpers import data_module
+from helpers import data_module, image_file, names
 from PIL import Image
 
 from backbone.errors import InputError
@@ -343,3 +343,17 @@ def test_boxes_of_one_split_are_scored_but_not_trained_on(tmp_path, layout, stag
     assert len(data.records(split)) == 3
     with pytest.raises(InputError):
         module(tmp_path).setup("fit")
+
+
+def test_images_whose_labels_cannot_be_used_are_neither_trained_on_nor_called_bad(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "classes.txt").write_text("cat\n")
+    for i in range(20):
+        image_file(tmp_path / "images" / f"{i:02}.png", i)
+        text = "7 .5 .5 .2 .2\n" if i < 5 else "" if i < 8 else "0 .5 .5 .2 .2\n"
+        (tmp_path / "labels" / f"{i:02}.txt").write_text(text)
+    data = data_module(DetectionDataModule, tmp_path, "fit")  # 5 of 20 bad images would be refused
+    kept = [name for split in ("train", "val") for name in names(data.records(split))]
+    assert sorted(kept) == [f"images/{i:02}.png" for i in range(5, 20)]
+    assert not data.bad_images.reasons
