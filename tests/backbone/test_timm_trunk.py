@@ -159,6 +159,7 @@ def test_without_timm_a_sentence_says_how_to_get_it(monkeypatch):
         trunk_from({"trunk": "timm:mobilenetv2_100"})
 
 
+@pytest.mark.slow
 def test_the_table_of_trunks_counts_ours_and_timms_and_names_what_is_published(capsys, monkeypatch):
     monkeypatch.setattr(trunks, "PUBLISHED", [trunks.PUBLISHED[i] for i in (0, 7, 3, 4)])
     assert main(["trunks", "--json"]) == 0

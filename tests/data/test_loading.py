@@ -211,6 +211,7 @@ class Asleep(Drawn):
         time.sleep(20)
 
 
+@pytest.mark.slow
 def test_a_loading_process_that_gives_nothing_is_given_up(monkeypatch):
     """As one does that finds no shared memory: it prints why, and goes on."""
     monkeypatch.setattr(loading, "TIMEOUT", 1)

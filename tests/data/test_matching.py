@@ -103,6 +103,7 @@ def test_hidden_files_are_not_there(tmp_path):
     assert called(match(tmp_path, ["._a.jpg", "a.jpg", "@eaDir/a.jpg"], ["._a.jpg", "a.jpg"])) == [None, "a.jpg", None]
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_names_take_seconds():
     files = np.array([b"train/class %d/image %06d.JPG" % (i % 100, i) for i in range(100_000)])
     written = np.char.replace(np.char.replace(files, b"/", b"\\"), b"JPG", b"jpg")

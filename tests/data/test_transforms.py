@@ -242,6 +242,7 @@ def test_bicubic_evaluation_is_timms():
     assert bicubic.flags.writeable  # torch warns of others
 
 
+@pytest.mark.slow
 def test_importing_albumentations_through_us_makes_no_connection():
     code = (
         "import socket\n"

@@ -187,6 +187,7 @@ def test_of_very_many_classes_those_in_the_most_confused_pairs_are_drawn():
     assert readable_part(np.eye(400, dtype=int))[0] == list(range(60))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_classes", "cell"), [(12, 50), (84, 12), (300, 16)])
 def test_a_confusion_matrix_of_any_size_has_room_for_its_cells(tmp_path, num_classes, cell):
     logits, labels = answering([(k, k) for k in range(num_classes)] * 2, num_classes)

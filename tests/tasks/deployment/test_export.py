@@ -74,6 +74,7 @@ def export(main, *args):
     return main(["export", *map(str, args)])
 
 
+@pytest.mark.slow
 def test_the_file_gives_what_the_checkpoint_gives(trained, capsys):
     before = tree(trained.parent)
     for name in ("net.onnx.rejected", "net.onnx.rejected.json"):

@@ -51,6 +51,7 @@ def uninterrupted(coco_root, tmp_path_factory):
     return module.state_dict(), folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hook", "after", "workers"), MOMENTS)
 def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(
     coco_root, uninterrupted, tmp_path, hook, after, workers

@@ -98,6 +98,7 @@ def teacher(faces_root, tmp_path_factory):
 # --- in fits ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cached_logits_give_the_losses_of_the_running_teacher(faces_root, teacher, tmp_path, workers):
     """At a rate so small that float16's rounding does not grow from step to step."""
@@ -113,6 +114,7 @@ def test_cached_logits_give_the_losses_of_the_running_teacher(faces_root, teache
     assert same(cached.state_dict(), alone.state_dict())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_a_cache_and_no_labels_ends_with_the_same_weights(faces_root, teacher, tmp_path):
     options = {"teacher": teacher, "views": 2, "cache": str(tmp_path / "cache")}
     whole, _ = fit(faces_root, tmp_path, **options)
