@@ -115,7 +115,7 @@ def _content(records: Records, names: np.ndarray) -> dict[str, Any]:
     """The JSON of one split."""
     boxes = records.boxes
     assert boxes is not None
-    image = np.repeat(np.arange(len(records)), np.diff(boxes.offsets))
+    image = boxes.images
     real = np.flatnonzero((boxes.xywh[:, 2:] > 0).all(axis=1))
     ids = np.array(records.class_ids)
     images = [

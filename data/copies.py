@@ -10,6 +10,7 @@ import numpy as np
 
 from data.folders import progress
 
+MOST_COMPARED = 50_000  # files that are looked through for copies: of more it would take minutes
 _THREADS = 16  # they wait for the disk
 
 

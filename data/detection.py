@@ -52,7 +52,7 @@ class DetectionImages(Dataset):
 
     def __init__(self, records: Records, transform: Transform, input_size: tuple[int, int], seed: int) -> None:
         assert records.boxes is not None
-        clipped, image = clip_boxes(records), np.repeat(np.arange(len(records)), np.diff(records.boxes.offsets))
+        clipped, image = clip_boxes(records), records.boxes.images
         usable = clipped.usable
         self.records = records
         self.offsets = np.concatenate([[0], np.cumsum(np.bincount(image[usable], minlength=len(records)))])

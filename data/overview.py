@@ -7,13 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from backbone.names import shown
-from data.copies import same_bytes
+from data.copies import MOST_COMPARED, same_bytes
 from data.folders import progress
 from data.images import ImageError, image_size, open_image
 from data.readers.box_checks import clip_boxes
 from data.records import SPLITS, UNSPLIT, Issue, Records, issue_of
 
-MOST_COMPARED = 50_000  # images that are looked through for copies
 _MOST_HEADERS = 20_000
 _THREADS = 8
 _LISTED = 6  # classes whose counts are said one by one
@@ -22,7 +21,7 @@ _LISTED = 6  # classes whose counts are said one by one
 def memberships(records: Records) -> tuple[np.ndarray, np.ndarray]:
     """The image and the class, int64 (M,) each, of whatever has a class: each box, image, or attribute that it has."""
     if records.boxes is not None:
-        image = np.repeat(np.arange(len(records)), np.diff(records.boxes.offsets))
+        image = records.boxes.images
         shown = clip_boxes(records).usable & ~records.boxes.crowd
         return image[shown], records.boxes.labels[shown]
     if "labels" in records.columns:
@@ -61,7 +60,7 @@ def examples(records: Records, count: int, seed: int) -> np.ndarray:
 
 
 def looked_at(records: Records, *, decode: bool) -> tuple[np.ndarray, dict[int, str]]:
-    """The upright size of each image, int64 (N, 2) (height, width) px, 0 unknown, and by position why one is unusable.
+    """The size of each image, int64 (N, 2) (height, width) px, 0 unknown, and by position why one is unusable.
 
     By its header, of at most so many as are read in seconds, or with `decode` of every image by all of it.
     """
@@ -78,12 +77,12 @@ def looked_at(records: Records, *, decode: bool) -> tuple[np.ndarray, dict[int, 
         path, (height, width) = records.path(row), annotated[row].tolist()
         of_labels = (height, width) if height else None
         try:
-            found = image_size(path, of_labels)
             if decode:
-                open_image(path, annotated_size=of_labels)
+                height, width, _ = open_image(path, annotated_size=of_labels).shape
+                return height, width
+            return image_size(path, of_labels)
         except ImageError as error:
             return error.reason
-        return found
 
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(look, rows.tolist())

@@ -60,6 +60,11 @@ class Boxes:
         """The corners, float64 (M, 4) px."""
         return np.concatenate([self.xywh[:, :2], self.xywh[:, :2] + self.xywh[:, 2:]], axis=1)
 
+    @property
+    def images(self) -> np.ndarray:
+        """The position of each object's image, int64 (M,)."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
     def rows(self, position: int) -> slice:
         """The rows of the image at `position`."""
         return slice(int(self.offsets[position]), int(self.offsets[position + 1]))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from backbone.errors import InputError, check_options
-from data.copies import same_bytes
+from data.copies import MOST_COMPARED, same_bytes
 from data.folders import count_of
 from data.records import SPLITS, UNSPLIT, Records, Split
 
@@ -22,7 +22,6 @@ NAMES: dict[str, Split] = {  # what a split's folder, file or cell of a column i
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_MOST_COMPARED = 50_000  # files that are looked through for copies: of more it would take minutes
 _PURPOSE = {"val": "validation", "test": "testing"}
 
 
@@ -121,7 +120,7 @@ def assign_splits(
     lacking = {s: f for s, f in wanted.items() if f > 0 and not (split == SPLITS.index(s)).any()}
     notes = list(records.notes)
     files = records.file_names[train]
-    compared = find_copies and len(files) <= _MOST_COMPARED and (lacking or "labels" in records.columns)
+    compared = find_copies and len(files) <= MOST_COMPARED and (lacking or "labels" in records.columns)
     same = same_bytes(records.folder, files) if compared else np.unique(files, return_inverse=True)[1]
     copies = (
         f"{(count := len(np.unique(files)) - len(np.unique(same))):,} of the files of {source} are copies of others"

@@ -18,6 +18,7 @@ from backbone.files import write_whole
 from backbone.names import printed, shown
 from data import overview
 from data.bad_images import BadImages
+from data.copies import MOST_COMPARED
 from data.folders import count_of, existing_folder
 from data.images import open_image, take_cut_short
 from data.readers import celeba
@@ -113,7 +114,7 @@ def _describe(records: Records, root: Path, *, decode: bool) -> tuple[list[str],
         issues += issue_of(f"images cannot be used: {kind}", np.arange(len(places)), places.__getitem__)
     cut = [f"{os.path.relpath(file, records.folder)}: {how_far}" for file, how_far in sorted(take_cut_short())]
     issues += issue_of("images without their last bytes, used as far as they go", np.arange(len(cut)), cut.__getitem__)
-    if len(records) > overview.MOST_COMPARED:
+    if len(records) > MOST_COMPARED:
         lines.append("not looked for in so many images: copies, byte for byte, in other splits")
     lines.append("odd:" if issues else "odd: nothing")
     for issue in issues:
@@ -228,7 +229,7 @@ def _box_sides(records: Records) -> np.ndarray:
     if records.boxes is None:
         return np.zeros(0)
     clipped = clip_boxes(records)
-    image = np.repeat(np.arange(len(records)), np.diff(records.boxes.offsets))
+    image = records.boxes.images
     known = (records["sizes"][image] > 0).all(axis=1)  # not of an image that is missing
     usable = clipped.usable & ~records.boxes.crowd & known
     corners = clipped.xyxy[usable]

@@ -302,6 +302,19 @@ def write_dogs(root, train=None, test=None, content=None):
     return root
 
 
+# What each EXIF orientation asks for, in numpy: an oracle that is not PIL.
+TURNS = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a),
+}
+
+
 # --- faces and their attributes ---
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Wearing_Hat")

@@ -39,7 +39,7 @@ def odd_boxes(records: Records) -> list[Issue]:
     """What is odd about the boxes of images, which are used as `clip_boxes` says."""
     clipped, boxes = clip_boxes(records), records.boxes
     assert boxes is not None
-    image = np.repeat(np.arange(len(records)), np.diff(boxes.offsets))
+    image = boxes.images
 
     def file(row: int) -> str:
         return os.fsdecode(records.file_names[image[row]])
@@ -62,7 +62,7 @@ def with_plain_boxes(records: Records, file: str) -> Records:
     """Raise InputError where the boxes of `file` are certainly not (x, y, width, height) in px; count what looks so."""
     boxes = records.boxes
     assert boxes is not None
-    image = np.repeat(np.arange(len(records)), np.diff(boxes.offsets))
+    image = boxes.images
     sizes: np.ndarray = records["sizes"][image]
     refuse_other_forms(boxes.xywh, sizes, file)
     issues = like_corners(boxes.xywh, sizes, lambda row: f"image {records['image_ids'][image[row]]}")

@@ -336,7 +336,7 @@ def _without_repeats(records: Records) -> Records:
     """Without the boxes that repeat one of their image and class to the last digit, which are counted."""
     boxes = records.boxes
     assert boxes is not None
-    image = np.repeat(np.arange(len(records)), np.diff(boxes.offsets))
+    image = boxes.images
     again = repeated_boxes(image, boxes.labels, boxes.xywh)
     what = "boxes that repeat another, left out"
     issues = issue_of(what, again, lambda row: os.fsdecode(records.file_names[image[row]]))

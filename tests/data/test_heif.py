@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import one_sentence
+from helpers import TURNS, one_sentence
 from PIL import ExifTags, Image
 
 from data import folders, images
@@ -63,26 +63,13 @@ def test_the_kind_is_told_by_any_of_its_brands(tmp_path, brand):
     np.testing.assert_allclose(squares(open_image(tmp_path / "a.hif")), COLOURS, atol=4)
 
 
-# What each orientation asks for, in numpy.
-TURNED = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda a: np.rot90(a),
-}
-
-
-@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("orientation", TURNS)
 def test_a_turn_is_made_once_though_both_the_container_and_the_exif_say_it(tmp_path, orientation):
     content = heic(exif=oriented(orientation))
     assert (b"irot" in content or b"imir" in content) == (orientation > 1)
     assert struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0) in content
     (tmp_path / "a.heic").write_bytes(content)
-    expected = TURNED[orientation](COLOURS)
+    expected = TURNS[orientation](COLOURS)
     pixels = open_image(tmp_path / "a.heic")
     assert pixels.shape[:2] == image_size(tmp_path / "a.heic") == tuple(32 * n for n in expected.shape[:2])
     np.testing.assert_allclose(squares(pixels), expected, atol=4)

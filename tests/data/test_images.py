@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import one_sentence
+from helpers import TURNS, one_sentence
 from PIL import Image
 
 from backbone import InputError
@@ -122,19 +122,6 @@ def test_the_first_frame_of_an_animation_is_the_image(tmp_path):
     assert_rgb(open_image(tmp_path / "a.gif"), EXPECTED)
 
 
-# What each EXIF orientation asks for, in numpy: an oracle that is not PIL.
-UPRIGHT = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda a: np.rot90(a),
-}
-
-
 def save_oriented(path, orientation, pixels=QUARTERS):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -142,10 +129,10 @@ def save_oriented(path, orientation, pixels=QUARTERS):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("orientation", TURNS)
 def test_exif_orientation_is_applied_once(tmp_path, orientation, name):
     save_oriented(tmp_path / name, orientation)
-    expected = UPRIGHT[orientation](QUARTERS)
+    expected = TURNS[orientation](QUARTERS)
     np.testing.assert_array_equal(open_image(tmp_path / name), expected)
     assert image_size(tmp_path / name) == expected.shape[:2]
 
@@ -163,7 +150,7 @@ def test_a_large_jpeg_may_be_decoded_smaller_but_not_below_at_least(tmp_path):
     save_oriented(tmp_path / "a.jpg", 6, large)
     small = open_image(tmp_path / "a.jpg", at_least=(160, 120))  # upright it is 640 x 480: a quarter fits
     assert small.shape == (160, 120, 3)
-    assert_rgb(small, quarters_of(UPRIGHT[6](QUARTERS)), 4)
+    assert_rgb(small, quarters_of(TURNS[6](QUARTERS)), 4)
     assert open_image(tmp_path / "a.jpg", at_least=(161, 120)).shape == (320, 240, 3)
 
 
@@ -300,7 +287,7 @@ def test_a_limit_that_is_no_number_of_megabytes_is_refused(value, tmp_path, monk
         assert not isinstance(refused.value, ImageError)  # which would be one bad image of many
 
 
-@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("kind", ["RGB", "P", "RGBA", "I;16"])
 def test_strips_make_up_the_image_to_the_last_bit(kind, orientation, monkeypatch):
     rng = np.random.default_rng(0)
@@ -317,7 +304,7 @@ def test_strips_make_up_the_image_to_the_last_bit(kind, orientation, monkeypatch
     np.testing.assert_array_equal(open_image("a.png", content=content), whole)
     assert whole.flags.c_contiguous
     if kind == "RGB":
-        np.testing.assert_array_equal(whole, UPRIGHT[orientation](np.asarray(image)))
+        np.testing.assert_array_equal(whole, TURNS[orientation](np.asarray(image)))
 
 
 @pytest.mark.slow
@@ -463,7 +450,7 @@ def test_a_jpeg_cut_right_at_a_restart_marker_ends_there():
         assert abs(int(refused.value.reason.split()[3]) - 100 * 16 * (row + 1) / 603) < 1.5
 
 
-@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("orientation", TURNS)
 def test_a_turned_jpeg_is_used_as_far_as_its_stored_rows_go(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -471,7 +458,7 @@ def test_a_turned_jpeg_is_used_as_far_as_its_stored_rows_go(tmp_path, orientatio
     (tmp_path / "a.jpg").write_bytes(content[:-100])
     pixels, whole = open_image(tmp_path / "a.jpg"), open_image("a.jpg", content=content)
     assert take_cut_short() == [(str(tmp_path / "a.jpg"), "it ends after 98 % of its rows")]
-    stored = UPRIGHT[{6: 8, 8: 6}.get(orientation, orientation)]  # each turn undone by its opposite
+    stored = TURNS[{6: 8, 8: 6}.get(orientation, orientation)]  # each turn undone by its opposite
     assert np.array_equal(stored(pixels)[:590], stored(whole)[:590])
     assert not np.array_equal(pixels, whole)
 
