@@ -49,23 +49,24 @@ def table(lines, head):
 
 
 @pytest.fixture(scope="module")
-def roots(tmp_path_factory, classes_root, places_root, coco_root):
+def roots(tmp_path_factory, classes_root, places_root, coco_root, write_classes):
     root = tmp_path_factory.mktemp("faces")
     unsplit = tmp_path_factory.mktemp("unsplit")
     for i in range(40):
         image_file(unsplit / f"{'abc'[i % 3]}/{i:02}.png", i)
+    without_test = write_classes(tmp_path_factory.mktemp("without_test"), {"train": 12, "val": 4})
     yolo = tmp_path_factory.mktemp("yolo")
     drawn_boxes.label_studio(yolo)
     return {
         "detection": [coco_root, yolo],
-        "classification": [classes_root, unsplit],
+        "classification": [classes_root, unsplit, without_test],
         "face_attributes": [faces(root / "csv")],
         "face_embeddings": [root / "csv", unsplit],
         "geolocalization": [places_root],
     }
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("task", MODULES)
 def test_splits_and_classes_are_those_of_a_fit(roots, task, number):
     for root in roots[task][number:][:1]:
