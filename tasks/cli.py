@@ -107,7 +107,7 @@ class Parser(LightningArgumentParser):
             )
         hint = " The command's --help lists what there is."
         for dashes, word in re.findall(r"""(--|option ['"]|key ['"])([\w.-]+\w)""", message):
-            near = nearest(word, names)
+            near = nearest(word, names | set(SHORT) if dashes == "--" else names)
             if near and near != word:
                 hint = f" Did you mean {dashes if dashes == '--' else ''}{near}?"
                 break
@@ -116,7 +116,7 @@ class Parser(LightningArgumentParser):
     def _names(self) -> set[str]:
         parsers = [self, *(getattr(self._subcommands_action, "_name_parser_map", {}) or {}).values()]
         names = {action.dest for parser in parsers for action in parser._actions if action.dest}
-        return names | {name.partition(".")[0] for name in names} | set(SHORT)
+        return names | {name.partition(".")[0] for name in names}
 
 
 def link_data(parser: LightningArgumentParser, module_class: type[TaskModule]) -> None:

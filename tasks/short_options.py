@@ -133,13 +133,14 @@ def translated(task: str, command: str, args: Sequence[str]) -> list[str]:
     Raises InputError for another program's words, for a short option without a value, and where --resume finds no run.
     """
     taken, rest, i = TAKEN.get(command, ()), list[str](), 0
+    to_join = ("--data.", "--model.") if command == "benchmark" else ()  # else a value would be one of its files
     while i < len(args):
         word, i = args[i], i + 1
         option = re.fullmatch(r"(-{0,2})([A-Za-z][\w-]*)(?:=(.*))?", word, re.DOTALL)
         if not option or (not option[1] and option[3] is None):  # a value, or a long option
             rest.append(word)
             if word.startswith("--") and "=" not in word and i < len(args) and not args[i].startswith("--"):
-                rest.append(args[i])
+                rest[-1:] = [f"{word}={args[i]}"] if word.startswith(to_join) else [word, args[i]]
                 i += 1
             continue
         name = option[2].replace("-", "_")
@@ -159,7 +160,7 @@ def translated(task: str, command: str, args: Sequence[str]) -> list[str]:
         if not value and name != "resume":
             raise InputError(f"--{name} has no value; give --{name} {SHORT[name].value}.")
         for long, meant in _meant(task, command, name, value or "", args):
-            rest += [f"--{long}={meant}"] if joined else [f"--{long}", meant]
+            rest += [f"--{long}={meant}"] if joined or to_join else [f"--{long}", meant]
     return rest
 
 
