@@ -137,22 +137,16 @@ def translated(task: str, command: str, args: Sequence[str]) -> list[str]:
     while i < len(args):
         word, i = args[i], i + 1
         option = re.fullmatch(r"(-{0,2})([A-Za-z][\w-]*)(?:=(.*))?", word, re.DOTALL)
-        if not option or (not option[1] and option[3] is None):  # a value, or a long option
+        name = option[2].replace("-", "_") if option else ""
+        if word == "--help-all":
+            word = "--help"
+        elif option and not (option[1] == "--" and name in _OWN.get(command, ())):
+            _refuse(command, name, option)
+        if not (option and option[1] == "--" and name in taken):
             rest.append(word)
-            if word.startswith("--") and "=" not in word and i < len(args) and not args[i].startswith("--"):
+            if word.startswith("--") and "=" not in word and i < len(args) and not args[i].startswith("-"):  # its value
                 rest[-1:] = [f"{word}={args[i]}"] if word.startswith(to_join) else [word, args[i]]
                 i += 1
-            continue
-        name = option[2].replace("-", "_")
-        if word == "--help-all":
-            rest.append("--help")
-            continue
-        if option[1] == "--" and name in _OWN.get(command, ()):
-            rest.append(word)
-            continue
-        _refuse(command, name, option)
-        if name not in taken or option[1] != "--":
-            rest.append(word)
             continue
         value, joined = option[3], option[3] is not None
         if not joined and i < len(args) and not args[i].startswith("--"):
@@ -168,8 +162,8 @@ def _refuse(command: str, name: str, option: re.Match[str]) -> None:
     """Raise InputError for a word that is another program's, or that lacks its dashes."""
     word, value = f"{option[1]}{option[2]}", option[3]
     foreign = foreign_words(command)
-    if not option[1] and len(name) == 1:
-        return  # a file, such as a=1.onnx
+    if not option[1] and (value is None or len(name) == 1):
+        return  # no option at all: a file, such as a=1.onnx
     if name in foreign and name not in TAKEN.get(command, ()):
         how = foreign[name] if foreign[name].startswith("leave") else f"use {foreign[name]}"
         raise InputError(f"{word} is not an option of `{command}`; {how}.")

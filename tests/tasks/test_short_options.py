@@ -122,7 +122,7 @@ def test_so_it_does_in_the_parsers_of_the_other_commands(command, monkeypatch):
 def test_a_checkpoint_of_ours_is_no_file_of_weights(command, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     for value in ("best.ckpt", str(tmp_path / "run")):
-        assert translated("detection", command, ["--weights", value]) == ["--ckpt_path", value]
+        assert translated("detection", command, [f"--weights={value}"]) == [f"--ckpt_path={value}"]
     assert translated("detection", command, ["--weights=a.pth"]) == ["--model.weights=a.pth"]
     assert translated("detection", "fit", ["--weights", "best.ckpt"]) == ["--model.weights", "best.ckpt"]
 
