@@ -154,7 +154,9 @@ class _Progress(TQDMProgressBar):  # the same bar whether or not rich happens to
 
 
 class _SaveConfig(SaveConfigCallback):
-    """The run's config.yaml, which ends with what the weights were that it names."""
+    """The run's config.yaml, which ends with what the weights were that it names, and where it went on from."""
+
+    resumed_from: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = trainer.log_dir  # on every rank: it is a broadcast
@@ -166,7 +168,7 @@ class _SaveConfig(SaveConfigCallback):
             provenance = cast(TaskModule, pl_module).trunk.settings.get("provenance")
             words = [f"{name} {value}" for name, value in (provenance or {}).items() if value]
             text += f"# weights: {', '.join(words)}\n" if words else ""
-            text += f"{RESUMED}{trainer.ckpt_path}\n" if trainer.ckpt_path and stage == "fit" else ""
+            text += f"{RESUMED}{self.resumed_from}\n" if self.resumed_from else ""
             Path(folder).mkdir(parents=True, exist_ok=True)
             write_whole(Path(folder) / self.config_filename, text)
 
@@ -308,6 +310,9 @@ class _Cli(LightningCLI):
                 self.model.on_load_checkpoint(self.checkpoint)
         self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before anything is written
         if self.subcommand == "fit":
+            for each in self.trainer.callbacks:  # type: ignore[attr-defined]  # Trainer does not declare it
+                if isinstance(each, _SaveConfig):
+                    each.resumed_from = self.checkpoint_path
             root = self.datamodule.hparams["root"]
             if root is not None and self.datamodule.records("train").layout:
                 say(f"to see the labels as they are read: python -m tasks.{self.task} check --data.root {root}")
