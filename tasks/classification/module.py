@@ -23,7 +23,7 @@ class ClassificationModule(DistilledLogitsModule):
             data's classes are then found among ImageNet's by name. `test --model.weights` without a checkpoint is so.
         dropout: Of the pooled features.
         label_smoothing: Part of each label that all classes share; not of a teacher's targets.
-        lr: Learning rate at its height.
+        lr: Peak of the learning rate.
         weight_decay: Never on norms, biases and depthwise filters.
 
     """
