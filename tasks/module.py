@@ -82,7 +82,7 @@ class TaskModule(LightningModule):
         self.save_hyperparameters(logger=False)
         check_training(self.hparams)
         self.trunk: Any = trunk_from({name: self.hparams[name] for name in (*TRUNK_OPTIONS, "weights")})
-        self._head_steps: int | None = None  # known when the run's length is, and then kept by its checkpoints
+        self.head_steps: int | None = None  # known when the run's length is, and then kept by its checkpoints
         self._prepared = False
 
     def attach(self, head: Head) -> None:
@@ -201,6 +201,8 @@ class TaskModule(LightningModule):
         count = len(batch["images"])
         self.log("train/loss", loss, prog_bar=True, batch_size=count)
         self.log_dict({f"train/loss_{name}": value for name, value in losses.items()}, batch_size=count)
+        rates = [group["lr"] for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
+        self.log("train/lr", max(rates), batch_size=count)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -258,7 +260,7 @@ class TaskModule(LightningModule):
     # --- what is trained, and how -----------------------------------------------------------------------------------
 
     def _head_alone(self) -> bool:
-        return self.global_step < (self._head_steps or 0)
+        return self.global_step < (self.head_steps or 0)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all but a trunk that is frozen or waits, and norms that keep their statistics."""
@@ -275,17 +277,17 @@ class TaskModule(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let the trunk join in when the head has warmed up."""
-        if self._head_steps and self.trunk.training == self._head_alone():
+        if self.head_steps and self.trunk.training == self._head_alone():
             self.train()
 
     def configure_optimizers(self) -> Any:
         """Warm up, then follow a cosine to 0 at the last step of the run; the trunk has a rate of its own."""
         options, steps = self.hparams, total_steps(self.trainer)
-        if self._head_steps is None:  # a resumed run, of another length maybe, has it from its checkpoint
-            self._head_steps = min(options["head_steps"], steps // 5) if options["trunk_lr_mult"] > 0 else 0
+        if self.head_steps is None:  # a resumed run, of another length maybe, has it from its checkpoint
+            self.head_steps = min(options["head_steps"], steps // 5) if options["trunk_lr_mult"] > 0 else 0
         rates = options["trunk_lr_mult"], options["weight_decay"], options["layer_decay"]
         optimizer = build_optimizer(options["optimizer"], parameter_groups(self, self.trunk, *rates), options["lr"])
-        scheduler = warmup_cosine(optimizer, options["warmup_steps"], steps, self._head_steps)
+        scheduler = warmup_cosine(optimizer, options["warmup_steps"], steps, self.head_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
@@ -299,13 +301,13 @@ class TaskModule(LightningModule):
         checkpoint["task"] = self.task
         checkpoint["trunk"] = self.trunk.settings
         checkpoint["head"] = self.head.state
-        checkpoint["head_steps"] = self._head_steps
+        checkpoint["head_steps"] = self.head_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take what was found with these weights."""
         self.trunk.settings = checkpoint["trunk"]
         self.head.state = checkpoint["head"]
-        self._head_steps = checkpoint["head_steps"]
+        self.head_steps = checkpoint["head_steps"]
 
 
 def evaluation_images(data: Any, split: Split, most: int) -> Iterator[Tensor]:
