@@ -36,7 +36,7 @@ from tasks.module import TaskModule
 from tasks.next_steps import run_or_file, say_next
 from tasks.options import LINKS, UNREADABLE, load_config, read_config, resolve, verbatim
 from tasks.processes import EndTogether, end_with_parent, use_devices_of_torchrun
-from tasks.progress import Pace, progress_bar
+from tasks.progress import Pace, progress_bar, timers
 from tasks.reporting import write_curves
 from tasks.run_folders import new_run, point_latest
 from tasks.runs import (
@@ -415,10 +415,11 @@ class _Cli(LightningCLI):
             last = self.run_dir / "checkpoints" / "last.ckpt"
             if self.trainer.is_global_zero and last.is_file() and self.subcommand == "fit":
                 saved = "saved" if self.last.saved_at_the_end else "the last whole checkpoint is kept"
-                write_curves(self.run_dir, self.best.monitor or "")
+                with contextlib.suppress(InputError):  # of a full disk
+                    write_curves(self.run_dir, self.best.monitor or "")
                 print(f"\ninterrupted, {saved}")
                 if self._runs is None:
-                    say_next([self._command("fit", "--resume", self.run_dir, *self._teacher())])
+                    say_next([self.task, "fit", "--resume", self.run_dir, *self._teacher()])
             elif self.trainer.is_global_zero:
                 print("\ninterrupted")
             raise SystemExit(128 + (self.stop.signal or signal.SIGINT)) from None  # as a shell reports it
@@ -472,17 +473,14 @@ class _Cli(LightningCLI):
             for line in said_of_loggers(self.trainer.loggers):
                 print(printed(line))
             if self._runs is None:
-                say_next(self._next())
+                say_next(*self._next())
             print(f"run: {self.run_dir}")
-
-    def _command(self, *words: str | Path) -> list[str]:
-        return ["python", "-m", f"tasks.{self.task}", *map(str, words)]
 
     def _teacher(self) -> list[str | Path]:
         """How a resumed fit names its teacher, which a checkpoint may not do."""
         return [] if self.model.hparams.get("teacher") is None else ["--config", self.run_dir / "config.yaml"]
 
-    def _next(self) -> list[list[str]]:
+    def _next(self) -> list[list[str | Path]]:
         """What can be done with this run, or with the checkpoint that it scored."""
         if self.subcommand == "fit":
             of: tuple[str, str | Path] = "--ckpt_path", self.run_dir
@@ -491,15 +489,19 @@ class _Cli(LightningCLI):
         else:
             of = "--model.weights", str(self.model.hparams["weights"])
         source, trainer = of[1], self.trainer
-        commands = [["test", *of]] if self.subcommand != "test" else []
+        commands: list[list[str | Path]] = [["test", *of]] if self.subcommand != "test" else []
         commands.append(["predict", "--weights", source, "--source", "photo.jpg"])
         if self.subcommand == "fit":
-            length: list[str | Path] = ["--epochs", str(2 * (trainer.max_epochs or 0))]
+            length: list[str | Path] = []  # twice what there was
             if trainer.max_steps != -1:
-                length = ["--trainer.max_steps", str(2 * trainer.max_steps)]
+                length += ["--trainer.max_steps", str(2 * trainer.max_steps)]
+            elif trainer.max_epochs not in (None, -1):
+                length += ["--epochs", str(2 * trainer.max_epochs)]
+            for timer in timers(trainer):
+                length += ["--time", f"{round(2 * (timer.time_elapsed() + (timer.time_remaining() or 0.0)))}s"]
             commands.append(["fit", "--resume", source, *self._teacher(), *length])
         commands.append(["export", *of])
-        return [self._command(*words) for words in commands]
+        return [[self.task, *words] for words in commands]
 
 
 def _machine(trainer: Trainer, data: Any) -> str:

@@ -82,9 +82,9 @@ class ValidationImages(Callback):
         grid = np.asarray(sheet(drawn, captions, columns=_COLUMNS, title=title))
         for logger in _shown_by(trainer.loggers):
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("val/images", grid, trainer.global_step, dataformats="HWC")
+                logger.experiment.add_image("val/pictures", grid, trainer.global_step, dataformats="HWC")
             else:
-                logger.log_image("val/images", [grid], trainer.global_step)
+                logger.log_image("val/pictures", [grid], trainer.global_step)
 
 
 def _shown_by(loggers: Iterable[Logger]) -> list[Any]:

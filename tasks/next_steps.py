@@ -1,18 +1,17 @@
 """The last lines of a command: what can be done next, as whole commands to paste. No torch."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from backbone.names import printed
 
 
-def say_next(commands: Iterable[Sequence[str | Path]]) -> None:
-    """Print each command in a line of its own, quoted as a shell needs it."""
-    start = "next: "
-    for words in commands:
-        print(printed(f"{start}{shlex.join(map(str, words))}"))
-        start = " " * len(start)
+def say_next(*commands: Sequence[str | Path]) -> None:
+    """Print `python -m tasks.` and the words of each command in a line, quoted as a shell needs it."""
+    for number, (task, *words) in enumerate(commands):
+        start = "      " if number else "next: "
+        print(printed(f"{start}{shlex.join(['python', '-m', f'tasks.{task}', *map(str, words)])}"))
 
 
 def run_or_file(checkpoint: Path) -> Path:

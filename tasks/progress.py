@@ -33,13 +33,10 @@ def duration(seconds: float) -> str:
 
 def steps_left(trainer: Trainer) -> float:
     """The optimizer steps from now to the end of a fit, by its epochs or its steps, whichever end it sooner."""
-    per_epoch = steps_per_epoch(trainer)
     of_steps = math.inf if trainer.max_steps == -1 else trainer.max_steps - trainer.global_step
     if trainer.max_epochs in (None, -1):
         return of_steps
-    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-    done = math.ceil(batches.processed / trainer.accumulate_grad_batches)
-    return min(of_steps, (trainer.max_epochs - trainer.current_epoch) * per_epoch - min(done, per_epoch))
+    return min(of_steps, (trainer.max_epochs - trainer.current_epoch) * steps_per_epoch(trainer) - _done(trainer)[1])
 
 
 def steps_per_epoch(trainer: Trainer) -> int:
@@ -47,15 +44,29 @@ def steps_per_epoch(trainer: Trainer) -> int:
     return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
 
+def _done(trainer: Trainer) -> tuple[int, int]:
+    """The batches and the optimizer steps of this epoch so far."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    whole = progress.processed >= trainer.num_training_batches
+    steps = steps_per_epoch(trainer) if whole else progress.processed // trainer.accumulate_grad_batches
+    return progress.processed, steps
+
+
 def validations_left(trainer: Trainer) -> int:
-    """How often the validation images are scored from now on, the last time after a fit's end."""
-    if not validation_batches(trainer):
+    """How often the validation images are scored from now on, the last time after a fit's end.
+
+    Right after the batch that one follows, it is taken to be done.
+    """
+    left, every, often = steps_left(trainer), trainer.val_check_batch or math.inf, trainer.check_val_every_n_epoch
+    if not validation_batches(trainer) or math.isinf(left):
         return 0
-    left, every = steps_left(trainer), trainer.val_check_batch or math.inf
-    if trainer.check_val_every_n_epoch is None:
+    if often is None:
         return math.ceil(left * trainer.accumulate_grad_batches / every) + 1
-    epochs = math.ceil(left / steps_per_epoch(trainer) / trainer.check_val_every_n_epoch)
-    return epochs * max(1, int(trainer.num_training_batches // every)) + 1
+    batches, steps = _done(trainer)
+    first, end = trainer.current_epoch, trainer.current_epoch + math.ceil((left + steps) / steps_per_epoch(trainer))
+    epochs = end // often - first // often + (end % often > 0)  # the last one always has a validation
+    passed = int(batches // every) if (first + 1) % often == 0 or first + 1 == end else 0
+    return epochs * max(1, int(trainer.num_training_batches // every)) - passed + 1
 
 
 def validation_batches(trainer: Trainer) -> int:
@@ -79,10 +90,11 @@ class Pace(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._began, steps, per_epoch = self._clock(), round(steps_left(trainer)), steps_per_epoch(trainer)
-        epochs = f"{count_of(math.ceil(steps / per_epoch), 'epoch')} of {count_of(per_epoch, 'step')}"
-        self._of = count_of(steps, "step") if trainer.max_epochs in (None, -1) else epochs
-        self._and = count_of(validations_left(trainer), "validation")
+        self._began, steps, per_epoch = self._clock(), steps_left(trainer), steps_per_epoch(trainer)
+        self._of = count_of(int(steps), "step") if math.isfinite(steps) else ""
+        if math.isfinite(steps) and trainer.max_epochs not in (None, -1):
+            self._of = f"{count_of(math.ceil(steps / per_epoch), 'epoch')} of {count_of(per_epoch, 'step')}"
+        self._validations_in_all = validations_left(trainer)
         self._first, self._validations = trainer.global_step + _WARM_UP, 0
         self._from: float | None = None  # when the steps began that are measured
         self._validating = 0.0  # seconds since then
@@ -133,12 +145,12 @@ class Pace(Callback):
 
     def _sentence(self, trainer: Trainer, pl_module: LightningModule) -> str:
         left, limit = self._by_steps(trainer, pl_module), _time_limit(trainer)
-        seconds = self._clock() - self._began + min(left, limit)
-        of = f"{self._of}, {self.step_seconds(trainer):.2g} s each"
-        line = f"about {duration(seconds)}: {of}, and {self._and}"
+        seconds, each = self._clock() - self._began + min(left, limit), self.step_seconds(trainer)
+        length, validations = duration(seconds), count_of(self._validations_in_all, "validation")
+        line = f"about {length}: {self._of}, {each:.2g} s each, and {validations}"
         if limit < left:
-            line = f"about {duration(seconds)}, by --trainer.max_time; {of}, would take {duration(left)}"
-        return line if self._runs == 1 else f"{line}; all runs: about {duration(seconds * self._runs)}"
+            line = f"about {length}, as --trainer.max_time says: some {limit / each:,.0f} steps, {each:.2g} s each"
+        return line if self._runs == 1 else f"{line}; with the runs that follow about {duration(seconds * self._runs)}"
 
 
 def _head_alone(module: Any) -> int:
@@ -146,9 +158,13 @@ def _head_alone(module: Any) -> int:
     return max(0, (module.head_steps or 0) - module.global_step)
 
 
+def timers(trainer: Trainer) -> list[Timer]:
+    """What ends a fit by `max_time`."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+
+
 def _time_limit(trainer: Trainer) -> float:
-    timers = [timer for timer in trainer.callbacks if isinstance(timer, Timer)]  # type: ignore[attr-defined]
-    return min((left for timer in timers if (left := timer.time_remaining()) is not None), default=math.inf)
+    return min((left for timer in timers(trainer) if (left := timer.time_remaining()) is not None), default=math.inf)
 
 
 class Bar(TQDMProgressBar):
@@ -199,9 +215,11 @@ class EpochLines(ProgressBar):
         """Print the line."""
         if not self._losses:
             return
-        ends = trainer.max_epochs not in (None, -1)
-        words = [f"epoch {trainer.current_epoch + 1}" + (f"/{trainer.max_epochs}" if ends else "")]
-        words += [] if ends else [f"step {trainer.global_step:,}/{trainer.max_steps:,}"]
+        words = [f"epoch {trainer.current_epoch + 1}"]
+        if trainer.max_epochs not in (None, -1):
+            words[0] += f"/{trainer.max_epochs}"
+        elif trainer.max_steps != -1:
+            words.append(f"step {trainer.global_step:,}/{trainer.max_steps:,}")
         words.append(f"loss {float(sum(self._losses) / len(self._losses)):.3f}")
         if self._validated and (value := trainer.callback_metrics.get(self._monitor)) is not None:
             words.append(f"{self._monitor} {float(value):.3f}")

@@ -161,7 +161,7 @@ def write_curves(run: Path, monitor: str) -> None:
             xs, ys = points(name, over)
             axes.plot(xs, ys, marker="o" if len(xs) < 30 else None, markersize=3, label=name.removeprefix("train/"))
         axes.set(xlabel=over, title=title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="0.92")
         if len(names) > 1:
             axes.legend(frameon=False, fontsize=8)

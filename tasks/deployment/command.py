@@ -25,6 +25,7 @@ from tasks.deployment import executorch_file, gate, onnx_file, qat
 from tasks.deployment.artifact import open_artifact
 from tasks.deployment.graph import Deployed
 from tasks.module import TaskModule, evaluation_images
+from tasks.next_steps import say_next
 from tasks.options import resolve
 from tasks.runs import as_written
 
@@ -189,6 +190,7 @@ def _export(task: str, options: argparse.Namespace, module: TaskModule, data: An
         for name in (f"{out.name}.rejected", f"{out.name}.rejected.json"):
             out.with_name(name).unlink(missing_ok=True)
         print(printed(line))
+        say_next([task, "benchmark", out], *([["run", out, "photo.jpg"]] if options.format == "onnx" else []))
         return 0
     line += f"; {options.out} is still the one of before" if options.out.exists() else ""
     reason = f"the file may lose {options.max_loss:g} (--max_loss)"
