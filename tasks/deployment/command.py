@@ -190,7 +190,10 @@ def _export(task: str, options: argparse.Namespace, module: TaskModule, data: An
         for name in (f"{out.name}.rejected", f"{out.name}.rejected.json"):
             out.with_name(name).unlink(missing_ok=True)
         print(printed(line))
-        say_next([task, "benchmark", out], *([["run", out, "photo.jpg"]] if options.format == "onnx" else []))
+        commands: list[list[str | Path]] = [[task, "benchmark", out]]
+        if options.format == "onnx":
+            commands.append(["run", out, "photo.jpg"])
+        say_next(*commands)
         return 0
     line += f"; {options.out} is still the one of before" if options.out.exists() else ""
     reason = f"the file may lose {options.max_loss:g} (--max_loss)"
