@@ -44,7 +44,7 @@ class TaskModule(LightningModule):
             `imagenet`, `coco`, a name that `python -m backbone weights` lists, or hub:OWNER/NAME[/FILE].
         numerics: Padding, epsilon, activation, mean and std; they come along with `weights` or a checkpoint.
         optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
-        lr: Learning rate at its height.
+        lr: Peak of the learning rate.
         weight_decay: Never on norms, biases and depthwise filters.
         warmup_steps: Steps in which the rate rises; a fifth of the run at most.
         head_steps: Steps at the start in which the head alone learns; a fifth of the run at most.
@@ -116,7 +116,7 @@ class TaskModule(LightningModule):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "cpu") -> tuple[Self, dict[str, Any]]:
-        """The module of a checkpoint, in evaluation mode with its averaged weights, and the checkpoint's contents.
+        """The module of a checkpoint, in evaluation mode with its EMA weights, and the checkpoint's contents.
 
         InputError as `read_checkpoint`.
         """
