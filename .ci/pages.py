@@ -8,7 +8,10 @@ from typing import Any
 from mkdocs.structure.files import File
 
 _ROOT = Path(__file__).parents[1]
-_PAGES = {"README.md": "index.md", **{name: name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "LICENSE")}}
+_PAGES = {
+    "README.md": "index.md",
+    **{name: name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "LICENSE")},
+}
 _NOTEBOOK = "docs/first_model.ipynb"
 
 
@@ -23,10 +26,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Let links from docs/ to the root find the pages."""
+    """Let links from docs/ to the root, and to the notebook, find the pages."""
     for name, page in _PAGES.items():
         markdown = markdown.replace(f"](../{name}", f"]({page}")
-    return markdown
+    return markdown.replace("first_model.ipynb)", "first_model.md)")
 
 
 def as_page(notebook: dict[str, Any]) -> str:
