@@ -36,7 +36,7 @@ resolve: .venv/installed-dev
 
 # The pages of docs/ and of the Python interface into site/, without network; any warning is an error.
 docs: .venv/installed-dev
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .
