@@ -27,6 +27,7 @@ from data.readers.boxes import LOST, MISSING
 from data.records import NAMED, SPLITS, UNSPLIT, Issue, Records, issue_of
 from data.samples import built_in_sample
 from data.splits import assign_splits
+from tasks.next_steps import say_next
 from tasks.run_folders import new_run
 
 _CLASSES = 20  # that are listed, the largest and the smallest
@@ -78,6 +79,9 @@ def main(task: str, read: Callable[..., Records], args: list[str], *, sample: st
             print(printed(line))
         print(f"{count_of(min(len(records), _TILES), 'image')} with their labels: {folder / 'labels.png'}")
         print(f"histograms: {folder / 'sizes.png'}")
+    of_fit = [name for name in (*names, *fractions, "seed") if getattr(options, name) != parser.get_default(name)]
+    given = [word for name in of_fit for word in (f"--data.{name}", str(getattr(options, name)))]
+    say_next([task, "fit", *([] if options.root is None else ["--data", options.root]), *given])
     return 0
 
 

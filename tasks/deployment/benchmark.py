@@ -17,6 +17,7 @@ from backbone.errors import Arguments, InputError
 from backbone.files import write_whole
 from backbone.names import printed
 from tasks.deployment import latency
+from tasks.next_steps import say_next
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,8 +172,17 @@ def _benchmark(task: str, classes: Classes, options: Any, threads: Sequence[int]
         print(
             printed(f"{machine['cpu']}, {machine['cores']} cores; {options.runs} runs of one image; memory: {_MEMORY}.")
         )
+        _say_next(task, options.files, model)
         print(printed(f"run: {folder}"))
     return 0
+
+
+def _say_next(task: str, files: Sequence[Path], model: tuple[str, Path] | None) -> None:
+    onnx = [path for path in files if path.suffix == ".onnx"]
+    if onnx:
+        say_next(["run", onnx[0], "photo.jpg"])
+    elif not files and model:
+        say_next([task, "export", *model])
 
 
 def _model(task: str, options: Any) -> tuple[str, Path] | None:

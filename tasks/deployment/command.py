@@ -26,6 +26,7 @@ from tasks.deployment.arguments import ENDINGS, export_arguments
 from tasks.deployment.artifact import open_artifact
 from tasks.deployment.graph import Deployed
 from tasks.module import TaskModule, evaluation_images
+from tasks.next_steps import say_next
 from tasks.options import resolve
 from tasks.runs import as_written
 
@@ -172,6 +173,10 @@ def _export(task: str, options: argparse.Namespace, module: TaskModule, data: An
         for name in (f"{out.name}.rejected", f"{out.name}.rejected.json"):
             out.with_name(name).unlink(missing_ok=True)
         print(printed(line))
+        commands: list[list[str | Path]] = [[task, "benchmark", out]]
+        if options.format == "onnx":
+            commands.append(["run", out, "photo.jpg"])
+        say_next(*commands)
         return 0
     line += f"; {options.out} is still the one of before" if options.out.exists() else ""
     reason = f"the file may lose {options.max_loss:g} (--max_loss)"
