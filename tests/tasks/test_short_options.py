@@ -135,7 +135,11 @@ def test_a_checkpoint_of_ours_is_no_file_of_weights(command, tmp_path):
     assert translated("detection", "fit", ["--weights", "best.ckpt"]) == ["--model.weights", "best.ckpt"]
 
 
-def test_values_and_long_options_stay_as_they_are():
+def test_values_and_long_options_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("image=1.jpg").touch()
+    args = ["--source", "a.jpg", "image=1.jpg"]
+    assert translated("detection", "predict", args) == args
     args = [
         "--data.root",
         "epochs=3",
@@ -224,6 +228,7 @@ def test_what_other_programs_take_is_answered_with_ours(given, ours, capsys):
         (["predict", "--imgsz", "3"], "leave it out"),
         (["predict", "--conf-thres=.3"], "--conf P"),
         (["check", "--dataset", "x"], "--data DIR"),
+        (["check", "--imgsz", "3"], "--imgsz is not an option of `check`: leave it out; `fit` has --size"),
         (["fit", "--weigths", "x"], "Did you mean --weights?"),
         (["fit", "--data.batch-size", "3"], "Did you mean --data.batch_size?"),
         (["fit", "--val-fraction", "3"], "Did you mean --data.val_fraction?"),
