@@ -46,7 +46,7 @@ from tasks.runs import (
     StopBetweenSteps,
     as_written,
 )
-from tasks.short_options import SHORT
+from tasks.short_options import SHORT, wrong_value
 
 
 def run(
@@ -116,6 +116,8 @@ class Parser(LightningArgumentParser):
                 f"{refused[1]} is not imported: a config may name what is in {', '.join(_IMPORTED)}; what it names "
                 f"besides is run as code, and needs --allow_import {module} on the command line."
             )
+        if wrong := wrong_value(message):
+            raise InputError(wrong)
         hint = " The command's --help lists what there is."
         for dashes, word in re.findall(r"""(--|option ['"]|key ['"])([\w.-]+\w)""", message):
             near = nearest(word, names | set(SHORT) if dashes == "--" else names)
@@ -178,7 +180,9 @@ class TaskTrainer(Trainer):
 
 
 class _SaveConfig(SaveConfigCallback):
-    """The run's config.yaml, which ends with what the weights were that it names."""
+    """The run's config.yaml, which ends with what the weights were that it names, and where it went on from."""
+
+    resumed_from: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = trainer.log_dir  # on every rank: it is a broadcast
@@ -190,7 +194,7 @@ class _SaveConfig(SaveConfigCallback):
             provenance = cast(TaskModule, pl_module).trunk.settings.get("provenance")
             words = [f"{name} {value}" for name, value in (provenance or {}).items() if value]
             text += f"# weights: {', '.join(words)}\n" if words else ""
-            text += f"{RESUMED}{trainer.ckpt_path}\n" if trainer.ckpt_path and stage == "fit" else ""
+            text += f"{RESUMED}{self.resumed_from}\n" if self.resumed_from else ""
             # Not in place of each auto above: another machine, where the run is resumed, has others.
             text += f"# ran on: {_machine(trainer, cast(Any, trainer).datamodule)}\n"
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -344,6 +348,9 @@ class _Cli(LightningCLI):
                 self.model.on_load_checkpoint(self.checkpoint)
         self.datamodule.setup(self.subcommand)  # finds what is wrong with the data before anything is written
         if self.subcommand == "fit":
+            for each in self.trainer.callbacks:  # type: ignore[attr-defined]  # Trainer does not declare it
+                if isinstance(each, _SaveConfig):
+                    each.resumed_from = self.checkpoint_path
             root = self.datamodule.hparams["root"]
             if root is not None and self.datamodule.records("train").layout:
                 say(f"to see the labels as they are read: python -m tasks.{self.task} check --data.root {root}")

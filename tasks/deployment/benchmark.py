@@ -66,7 +66,7 @@ def main(task: str, classes: Classes, predict: "PredictCommand", args: list[str]
     if unknown := [word for word in rest if word.startswith("-") and not word.startswith(("--data.", "--model."))]:
         parser.error(f"unrecognized arguments: {unknown[0]}")
     if rest and not options.root:
-        raise InputError(f"{rest[0]} says how --data.root is scored; give that too.")
+        raise InputError(f"{rest[0].partition('=')[0]} says how --data.root is scored; give that too.")
     threads = _threads(options.threads)
     if options.runs < 1:
         raise InputError(f"--runs {options.runs}: give 1 or more.")

@@ -1,10 +1,15 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import trainer
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from backbone import MobileNetV1, trunk_from
+from data.classification import ClassificationDataModule
+from tasks.classification.module import ClassificationModule
 from tasks.optim import EMA, build_optimizer, parameter_groups, set_rates, warmup_cosine
 
 
@@ -117,6 +122,93 @@ def test_the_trunk_waits_while_the_head_warms_up(model):
         [0.0, 0.0, 1 / 11, 10 / 11, 1.0, 0.5, 0.0]
     )
     assert [factors[False](step) for step in (0, 9, 10, 55, 100)] == pytest.approx([1 / 11, 10 / 11, 1.0, 0.5, 0.0])
+
+
+def cosine(part):
+    return 0.5 + 0.5 * math.cos(math.pi * part)
+
+
+@pytest.mark.parametrize("total", [100, math.inf])
+@pytest.mark.parametrize(
+    ("step", "spent", "head", "trunk"),
+    [
+        (0, 0.0, 1 / 11, 0.0),
+        (5, 0.1, 6 / 11, 0.0),  # half of the fifth of the time that a warm-up may take
+        (1, 0.15, 0.75, 0.0),
+        (1, 0.25, cosine(0.25), 0.25),  # the head's warm-up is over by the time, and the trunk's has begun
+        (14, 0.3, cosine(0.3), 0.5),
+        (30, 0.6, cosine(0.6), cosine(0.6)),  # the steps alone would say less
+        (30, 1.0, 0.0, 0.0),
+        (99, 1.2, 0.0, 0.0),
+    ],
+)
+def test_the_rate_ends_with_the_time(model, step, spent, head, trunk, total):
+    """With 10 steps of the head alone and 10 of warm-up."""
+    optimizer, schedule = scheduled(model, 1.0, 1.0, 10, total, head_steps=10, spent=lambda: spent)
+    factors = dict(zip([group["of_trunk"] for group in optimizer.param_groups], schedule.lr_lambdas, strict=True))
+    assert factors[False](step) == pytest.approx(head, abs=1e-12)
+    assert factors[True](step) == pytest.approx(trunk, abs=1e-12)
+
+
+def test_of_steps_and_time_the_rate_follows_what_is_ahead(model):
+    _, schedule = scheduled(model, 1.0, 1.0, 10, 100, spent=lambda: 0.2)
+    assert [schedule.lr_lambdas[0](step) for step in (19, 55, 100)] == pytest.approx([cosine(0.2), 0.5, 0.0])
+
+
+class Clock(Callback):
+    """Seconds that pass with the batches, one each, and the rates and validations at them."""
+
+    def __init__(self, monkeypatch, *, start=0.0, stop_at=None):
+        self.now, self.stop_at, self.rates, self.validated_at = start, stop_at, [], []
+        timer = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", timer)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.stop_at:
+            raise KeyboardInterrupt
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self.now += 1
+
+    def on_validation_end(self, trainer, pl_module):
+        self.validated_at.append(trainer.global_step)
+
+    def on_exception(self, trainer, pl_module, exception):
+        trainer.save_checkpoint("stopped.ckpt")
+
+
+def test_training_for_a_time_ends_with_a_rate_of_0_and_a_validation_and_is_resumed_by_its_clock(
+    classes_root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    seconds, lr = 10, 0.02
+
+    def fit(clock, path=None):
+        data = ClassificationDataModule(root=str(classes_root), image_size=32, batch_size=4, num_workers=0)
+        module = ClassificationModule(data.categories, data.input_size, width_mult=0.25, warmup_steps=2, lr=lr)
+        training = trainer(
+            tmp_path,
+            max_epochs=-1,
+            max_time={"seconds": seconds},
+            limit_val_batches=1.0,
+            check_val_every_n_epoch=1000,
+            callbacks=[clock],
+        )
+        training.fit(module, data, ckpt_path=path, weights_only=True)
+        return training
+
+    clock = Clock(monkeypatch)
+    training = fit(clock)
+    expected = [lr / 3, lr * 2 / 3] + [lr * cosine(second / seconds) for second in range(2, seconds)]
+    assert clock.rates == pytest.approx(expected)
+    assert training.global_step == seconds
+    assert training.optimizers[0].param_groups[0]["lr"] == 0
+    assert clock.validated_at == [seconds]
+    with pytest.raises(SystemExit):
+        fit(Clock(monkeypatch, stop_at=7))
+    resumed = Clock(monkeypatch, start=5000.0)
+    fit(resumed, "stopped.ckpt")
+    assert resumed.rates == pytest.approx(expected[7:])
+    assert resumed.validated_at == [seconds]
 
 
 def test_a_new_rate_replaces_the_one_that_was_loaded(model):

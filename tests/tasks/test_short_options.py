@@ -4,14 +4,19 @@ import importlib
 import re
 import subprocess
 import sys
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 from helpers import one_sentence
 
 from backbone.errors import Arguments, InputError, nearest
 from tasks import cli
 from tasks.deployment import command as export_command
-from tasks.run_folders import RESUMED, interrupted_run
+from tasks.run_folders import RESUMED, interrupted_run, resumed_from
+from tasks.runs import read_checkpoint
 from tasks.short_options import SHORT, TAKEN, as_duration, foreign_words, long_options, translated
 
 TASKS = ("classification", "detection", "face_attributes", "face_embeddings", "geolocalization")
@@ -359,3 +364,61 @@ def test_a_run_from_which_another_has_gone_on_does_not_go_on_again(tmp_path):
 def test_without_any_run_it_says_how_to_train(tmp_path):
     with pytest.raises(InputError, match="train with `python"):
         translated("detection", "fit", ["--resume", "--out", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_what_it_was_started_with_until_its_end(classes_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main, stop_at = MAINS["classification"].main, 7
+
+    def stop(self, trainer, *_):
+        if trainer.global_step == stop_at:
+            raise KeyboardInterrupt
+
+    quick = "--size 32 --width 0.25 --batch 4 --workers 0 --epochs 3 --seed 3 --lr 0.003"
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.ValidateLastEpoch, "on_train_batch_start", stop, raising=False)
+        assert main(["fit", "--data", str(classes_root), *quick.split()]) == 130
+    [stopped] = Path("runs/classification").glob("2*")
+    last = stopped / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])  # so that it goes on from the one before, of the first epoch's end
+    capsys.readouterr()
+    assert main(["fit", "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert f"resuming {stopped / 'checkpoints' / 'previous.ckpt'} (step 3)" in printed
+    [resumed] = set(Path("runs/classification").glob("2*")) - {stopped}
+    assert printed.endswith(f"run: {resumed}\n")
+    assert resumed_from(resumed) == stopped.name
+    settings = [yaml.safe_load((run / "config.yaml").read_text()) for run in (stopped, resumed)]
+    assert settings[1]["data"].pop("classes") == {"0": "bar", "1": "cross", "2": "disc"}  # the checkpoint's
+    assert settings[0]["data"].pop("classes") is None
+    assert settings[0] == settings[1]
+    assert [settings[0]["seed_everything"], settings[0]["data"]["seed"], settings[0]["model"]["lr"]] == [3, 3, 0.003]
+    assert main(["fit", "--resume"]) == 2
+    assert str(resumed) in capsys.readouterr().err
+    assert main(["fit", "--resume", str(resumed), "--epochs", "4"]) == 0
+    [longer] = set(Path("runs/classification").glob("2*")) - {stopped, resumed}
+    assert read_checkpoint(longer / "checkpoints" / "last.ckpt", "classification")["global_step"] == 12
+    assert main(["fit", "--resume", str(longer), "--time", "1s"]) == 0  # of an end by epochs, whatever the time
+    assert "trained to its end" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_without_epochs_ends_by_its_time_and_more_epochs_end_it_later(
+    classes_root, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    main = MAINS["classification"].main
+    monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", SimpleNamespace(monotonic=count().__next__))
+    quick = "--size 32 --width 0.25 --batch 4 --workers 0 --time 20s"
+    assert main(["fit", "--data", str(classes_root), *quick.split()]) == 0
+    [run] = Path("runs/classification").glob("2*")
+    steps = read_checkpoint(run / "checkpoints" / "last.ckpt", "classification")["global_step"]
+    assert 0 < steps < 20
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == -1
+    assert main(["fit", "--resume", str(run)]) == 0
+    assert "trained to its end" in capsys.readouterr().out
+    assert main(["fit", "--resume", str(run), "--epochs", "9"]) == 0
+    [longer] = set(Path("runs/classification").glob("2*")) - {run}
+    state = read_checkpoint(longer / "checkpoints" / "last.ckpt", "classification")
+    assert state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 9
