@@ -54,7 +54,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--side", side, "--steps", str(options.steps)]
             found.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     default, keep = (statistics.median(speeds[side]) for side in ("default", "keep"))
-    print(f"memory given back to the kernel: {default:6.1f} images/s  {[round(s, 1) for s in speeds['default']]}")
+    print(f"memory returned to the kernel:  {default:6.1f} images/s  {[round(s, 1) for s in speeds['default']]}")
     print(f"memory retained:                     {keep:6.1f} images/s  {[round(s, 1) for s in speeds['keep']]}")
     print(f"ratio: {keep / default:.2f}")
 

@@ -47,6 +47,8 @@ class ClassificationDataModule(WholeImageDataModule):
         crop: The whole image, or Stanford Dogs' box of the dog.
         classes: Label to name; without them those of the training images. A checkpoint keeps them, so that data of some
             of its classes can be scored.
+        balanced: Train on images of each class equally often: those of rare classes several times an epoch, others not
+            in all epochs. An epoch has as many images as before.
         without_near_duplicates_of: Another data set's folder; training images that look like its test images are left
             out. For web images, before a fine-tuning on that data set.
 
@@ -61,6 +63,7 @@ class ClassificationDataModule(WholeImageDataModule):
         *,
         crop: Literal["full", "bbox"] = "full",
         classes: dict[int, str] | None = None,
+        balanced: bool = False,
         without_near_duplicates_of: str | None = None,
         **options: Any,
     ) -> None:

@@ -45,7 +45,7 @@ def convert(source: Path, target: Path, *, copy: bool = False, version: str = ""
     """Write `source` as COCO into `target`, whole or not at all, and print what was odd.
 
     `file_name` counts from the deepest folder that holds all images, or with `copy` from `target/images`. Images that
-    cannot be used and boxes of no size are left out, and counted. Raises InputError.
+    cannot be used and boxes of zero area are left out, and counted. Raises InputError.
     """
     _check_target(source.parent if source.is_file() else existing_folder(source, "SRC"), target)
     records = read_boxes(source, version)

@@ -167,6 +167,8 @@ class DetectionDataModule(DataModule):
             than SSD's 0.85 is better where all images show their objects at one scale.
         classes: Id to name of the classes, where the data list only some of them, or number them otherwise; a
             checkpoint has those it was trained for.
+        balanced: Train more often on images that show rare classes, by LVIS's repeat factors, and less often on the
+            others. An epoch has as many images as before.
 
     """
 
@@ -183,6 +185,7 @@ class DetectionDataModule(DataModule):
         test_fraction: float = 0.0,
         crop_probability: float = 0.85,
         classes: dict[int, str] | None = None,
+        balanced: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, test_fraction=test_fraction, **options)

@@ -9,6 +9,7 @@ built with the epoch it starts in. A run with 2 workers then equals one with 0, 
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,7 @@ TIMEOUT = (
 )
 _PREFETCHED = 2  # batches that each loading process is ahead: DataLoader's default
 _TARGETS = 16 << 10  # bytes beside an image's pixels: each tensor takes a page of 4 KiB at least
+_AGAIN = 1_000_003  # a prime, so that an image that is drawn several times has all of a few fixed views in turn
 _TOGETHER, _MIXED = 100, 1000  # of images of 100 kB, 10 MB are read in one go and a worker's order is within 100 MB
 
 
@@ -43,6 +45,8 @@ class EpochSampler(DistributedSampler):
     `start` leaves out that many items of this rank once, in the epoch the sampler is built with: a resume in mid-epoch.
     Its length stays that of a whole epoch, since Lightning counts the batches before `start` as done.
     `runs`, int64 (S,), are the numbers of items that lie together on a disk: an order then takes them near each other.
+    `draws`, float64 (size,), say instead how often an order has each item: so often, rounded up or down at random. One
+    that comes again comes with another number for the epoch, _AGAIN higher, and is so augmented in another way.
     """
 
     # A DistributedSampler so that Lightning does not replace it by one of its own when training on several devices.
@@ -58,24 +62,31 @@ class EpochSampler(DistributedSampler):
         num_replicas: int = 1,
         start: int = 0,
         runs: np.ndarray | None = None,
+        draws: np.ndarray | None = None,
     ) -> None:
         super().__init__(range(size), num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]  # only its length is used
         self.size = size
         self.epoch = self.first_epoch = epoch  # set_epoch(), which Lightning calls, is inherited
         self.start = start
         self.runs = runs
+        self.draws = draws
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order, mine = np.arange(self.size), self._dealt()
         if self.shuffle:
             generator = np.random.default_rng((self.seed, self.epoch))
-            order = generator.permutation(self.size) if self.runs is None else shuffled_runs(self.runs, generator)
+            if self.draws is not None:
+                order = drawn(self.draws, generator)
+            else:
+                order = generator.permutation(self.size) if self.runs is None else shuffled_runs(self.runs, generator)
             order = np.resize(order, len(self) * self.num_replicas)  # repeats from the beginning
             if self.runs is not None:  # what lies together is one device's
                 mine = slice(self.rank * len(self), (self.rank + 1) * len(self))
-        epoch = self.epoch
-        for index in order[mine][self.start if epoch == self.first_epoch else 0 :].tolist():
-            yield epoch, index
+        epochs = np.full(len(order), self.epoch)
+        if self.draws is not None:
+            epochs += _AGAIN * _times_before(order)
+        rest = slice(self.start if self.epoch == self.first_epoch else 0, None)
+        yield from zip(epochs[mine][rest].tolist(), order[mine][rest].tolist(), strict=True)
 
     def __len__(self) -> int:
         if self.shuffle:
@@ -104,6 +115,23 @@ def shuffled_runs(runs: np.ndarray, generator: np.random.Generator) -> np.ndarra
     return order
 
 
+def drawn(draws: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """N places in random order, int64, each of them as often as `draws`, float64 (N,) of sum N, rounded up or down."""
+    order = generator.permutation(len(draws))
+    ends = np.cumsum(draws[order])  # a line on which each has a piece as long as its draws, and a mark at every 1
+    marks = np.arange(len(draws)) + generator.random()
+    return generator.permutation(order[np.searchsorted(ends[:-1], marks, side="right")])
+
+
+def _times_before(order: np.ndarray) -> np.ndarray:
+    """For each place of an order how often its item came before, int64."""
+    seen, before = Counter[int](), np.zeros(len(order), np.int64)
+    for place, item in enumerate(order.tolist()):
+        before[place] = seen[item]
+        seen[item] += 1
+    return before
+
+
 def sample_seed(seed: int, epoch: int, index: int) -> int:
     """A 64-bit seed for one sample in one epoch, unrelated between neighbours (numpy's SeedSequence is a hash)."""
     return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0])
@@ -119,9 +147,10 @@ def make_loader(
     collate: Callable[[list[Any]], Any],
     trainer: Trainer | None = None,
     runs: np.ndarray | None = None,
+    draws: np.ndarray | None = None,
     samples: Sequence[tuple[int, int]] | None = None,
 ) -> DataLoader:
-    """The DataLoader of one split, for this process's share of it; `runs` as EpochSampler's.
+    """The DataLoader of one split, for this process's share of it; `runs` and `draws` as EpochSampler's.
 
     With `shuffle` it begins where the trainer stands, and drops a last, smaller batch unless it is the only one. With
     `samples`, (epoch, index), it has these in that order instead, all of them in every process.
@@ -138,6 +167,7 @@ def make_loader(
             num_replicas=trainer.world_size if trainer else 1,
             start=start,
             runs=runs,
+            draws=draws,
         )
     return DataLoader(
         dataset,

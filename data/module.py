@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from backbone.errors import InputError, check_options
 from data.bad_images import BadImages
+from data.balance import balanced_draws
 from data.folders import count_of, existing_folder, say
 from data.images import ImageError, memory_limit, open_image, take_cut_short
 from data.loading import fitting_workers, input_size, make_loader, sample_seed, worker_count
@@ -278,7 +279,8 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled, augmented, from where the trainer stands: its epoch, and within it after a resume."""
-        return self.loader(self.dataset("train", train=self.hparams["augment"]), shuffle=True)
+        draws = balanced_draws(self._splits["train"]) if self.hparams.get("balanced") else None
+        return self.loader(self.dataset("train", train=self.hparams["augment"]), shuffle=True, draws=draws)
 
     def val_dataloader(self) -> DataLoader:
         """In the records' order, not augmented; on several devices each once, as `EpochSampler` deals them out."""

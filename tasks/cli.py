@@ -1,7 +1,6 @@
 """The only LightningCLI: `fit`, `validate` and `test` of every task, each in one new run folder."""
 
 import contextlib
-import difflib
 import inspect
 import logging
 import math
@@ -25,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbone.accelerator import best_precision, retain_freed_memory
-from backbone.errors import InputError
+from backbone.errors import InputError, nearest
 from backbone.files import copy_whole, write_whole
 from backbone.names import escaped, printed, shown
 from data.bad_images import said_of_cut_short
@@ -34,11 +33,12 @@ from tasks.failures import explained
 from tasks.loggers import ValidationImages, logger_of, said_of_loggers
 from tasks.module import TaskModule
 from tasks.next_steps import run_or_file, say_next
+from tasks.optim import time_limits, time_was_over
 from tasks.options import LINKS, UNREADABLE, load_config, read_config, resolve, verbatim
 from tasks.processes import EndTogether, end_with_parent, use_devices_of_torchrun
-from tasks.progress import Pace, progress_bar, timers
+from tasks.progress import Pace, progress_bar
 from tasks.reporting import write_curves
-from tasks.run_folders import new_run, point_latest
+from tasks.run_folders import RESUMED, new_run, point_latest
 from tasks.runs import (
     AtomicCheckpointIO,
     BestCheckpoint,
@@ -46,6 +46,7 @@ from tasks.runs import (
     StopBetweenSteps,
     as_written,
 )
+from tasks.short_options import SHORT
 
 
 def run(
@@ -116,10 +117,10 @@ class Parser(LightningArgumentParser):
                 f"besides is run as code, and needs --allow_import {module} on the command line."
             )
         hint = " The command's --help lists what there is."
-        for dashes, word in re.findall(r"""(--|option ['"]|key ['"])([\w.]+\w)""", message):
-            near = difflib.get_close_matches(word, names, n=1)
-            if near and near[0] != word:
-                hint = f" Did you mean {dashes if dashes == '--' else ''}{near[0]}?"
+        for dashes, word in re.findall(r"""(--|option ['"]|key ['"])([\w.-]+\w)""", message):
+            near = nearest(word, names | set(SHORT) if dashes == "--" else names)
+            if near and near != word:
+                hint = f" Did you mean {dashes if dashes == '--' else ''}{near}?"
                 break
         raise InputError(f"{message}{hint}")
 
@@ -189,6 +190,7 @@ class _SaveConfig(SaveConfigCallback):
             provenance = cast(TaskModule, pl_module).trunk.settings.get("provenance")
             words = [f"{name} {value}" for name, value in (provenance or {}).items() if value]
             text += f"# weights: {', '.join(words)}\n" if words else ""
+            text += f"{RESUMED}{trainer.ckpt_path}\n" if trainer.ckpt_path and stage == "fit" else ""
             # Not in place of each auto above: another machine, where the run is resumed, has others.
             text += f"# ran on: {_machine(trainer, cast(Any, trainer).datamodule)}\n"
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -283,8 +285,10 @@ class _Cli(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self._get(self.config_init, "trainer")
-        if config.max_epochs == -1 and config.max_steps == -1:
-            raise InputError("--trainer.max_epochs -1 has no end for the learning rate to fall to; give a number.")
+        if config.max_epochs == -1 and config.max_steps == -1 and not config.max_time:
+            raise InputError(
+                "--trainer.max_epochs -1 has no end for the learning rate to fall to; give --epochs or --time."
+            )
         for name in ("max_epochs", "max_steps", "accumulate_grad_batches"):
             if config[name] == 0:
                 raise InputError(f"--trainer.{name} is 0; it must be 1 or more.")
@@ -373,12 +377,13 @@ class _Cli(LightningCLI):
             return
         with as_written(self.checkpoint_path):
             epochs: int = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+            over = time_was_over(trainer, checkpoint)
         steps: int = checkpoint["global_step"]
         run = self.checkpoint_path.parents[1]
-        all_done = epochs >= (trainer.max_epochs or 0) >= 0 or 0 <= trainer.max_steps <= steps
+        all_done = over or epochs >= (trainer.max_epochs or 0) >= 0 or 0 <= trainer.max_steps <= steps
         if all_done and (run / "metrics.json").is_file():
             done = f"{count_of(epochs, 'epoch')}, {count_of(steps, 'step')}"
-            how = "nothing is left to do; give a larger --trainer.max_epochs to go on"
+            how = "nothing is left to do; give a larger --epochs or --time to go on"
             print(printed(f"{self.checkpoint_path} is trained to its end ({done}): {how}"))
             print(printed(f"run: {run}"))
             raise SystemExit(0)
@@ -497,7 +502,7 @@ class _Cli(LightningCLI):
                 length += ["--trainer.max_steps", str(2 * trainer.max_steps)]
             elif trainer.max_epochs not in (None, -1):
                 length += ["--epochs", str(2 * trainer.max_epochs)]
-            for timer in timers(trainer):
+            for timer in time_limits(trainer):
                 length += ["--time", f"{round(2 * (timer.time_elapsed() + (timer.time_remaining() or 0.0)))}s"]
             commands.append(["fit", "--resume", source, *self._teacher(), *length])
         commands.append(["export", *of])

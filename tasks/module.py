@@ -1,6 +1,7 @@
 """Training, evaluation and checkpoint of one trunk with a head; every task's LightningModule is a thin subclass."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
@@ -19,11 +20,13 @@ from data.records import Split
 from tasks.head import Head
 from tasks.optim import (
     EMA,
+    WARM_UP,
     GivenLearningRate,
     build_optimizer,
     check_training,
     freeze,
     parameter_groups,
+    time_spent,
     total_steps,
     warmup_cosine,
 )
@@ -44,7 +47,7 @@ class TaskModule(LightningModule):
             `imagenet`, `coco`, a name that `python -m backbone weights` lists, or hub:OWNER/NAME[/FILE].
         numerics: Padding, epsilon, activation, mean and std; they come along with `weights` or a checkpoint.
         optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
-        lr: Learning rate at its height.
+        lr: Peak learning rate.
         weight_decay: Never on norms, biases and depthwise filters.
         warmup_steps: Steps in which the rate rises; a fifth of the run at most.
         head_steps: Steps at the start in which the head alone learns; a fifth of the run at most.
@@ -83,6 +86,7 @@ class TaskModule(LightningModule):
         check_training(self.hparams)
         self.trunk: Any = trunk_from({name: self.hparams[name] for name in (*TRUNK_OPTIONS, "weights")})
         self.head_steps: int | None = None  # known when the run's length is, and then kept by its checkpoints
+        self._time_spent = 0.0  # of --trainer.max_time
         self._prepared = False
 
     def attach(self, head: Head) -> None:
@@ -116,7 +120,7 @@ class TaskModule(LightningModule):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "cpu") -> tuple[Self, dict[str, Any]]:
-        """The module of a checkpoint, in evaluation mode with its averaged weights, and the checkpoint's contents.
+        """The module of a checkpoint, in evaluation mode with its EMA weights, and the checkpoint's contents.
 
         InputError as `read_checkpoint`.
         """
@@ -260,7 +264,7 @@ class TaskModule(LightningModule):
     # --- what is trained, and how -----------------------------------------------------------------------------------
 
     def _head_alone(self) -> bool:
-        return self.global_step < (self.head_steps or 0)
+        return self.global_step < (self.head_steps or 0) and self._time_spent < WARM_UP
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all but a trunk that is frozen or waits, and norms that keep their statistics."""
@@ -283,12 +287,24 @@ class TaskModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Warm up, then follow a cosine to 0 at the last step of the run; the trunk has a rate of its own."""
         options, steps = self.hparams, total_steps(self.trainer)
+        self._time_spent = time_spent(self.trainer)  # of a resumed run the clock is restored by now
         if self.head_steps is None:  # a resumed run, of another length maybe, has it from its checkpoint
-            self.head_steps = min(options["head_steps"], steps // 5) if options["trunk_lr_mult"] > 0 else 0
+            self.head_steps = int(min(options["head_steps"], steps * WARM_UP)) if options["trunk_lr_mult"] > 0 else 0
         rates = options["trunk_lr_mult"], options["weight_decay"], options["layer_decay"]
         optimizer = build_optimizer(options["optimizer"], parameter_groups(self, self.trunk, *rates), options["lr"])
-        scheduler = warmup_cosine(optimizer, options["warmup_steps"], steps, self.head_steps)
+        spent = functools.partial(getattr, self, "_time_spent")
+        scheduler = warmup_cosine(optimizer, options["warmup_steps"], steps, self.head_steps, spent)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Look at the clock first, by which the rate falls too where the time is limited."""
+        self._time_spent = time_spent(self.trainer)
+        super().lr_scheduler_step(scheduler, metric)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Validate where the time is over, whatever the epoch; the limit's callback comes before this."""
+        if self.trainer.should_stop and self.trainer.check_val_every_n_epoch is not None:
+            self.trainer.check_val_every_n_epoch = 1
 
     def configure_callbacks(self) -> list[Callback]:
         """Average the weights, keep the rate asked for, share the list of bad images."""

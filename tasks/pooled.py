@@ -57,7 +57,7 @@ class PooledNetwork(nn.Module):
 
 
 def pooled_network(checkpoint: Mapping[str, Any]) -> PooledNetwork:
-    """The network of a checkpoint of any task with such a head, read by `read_checkpoint`, with its averaged weights.
+    """The network of a checkpoint of any task with such a head, read by `read_checkpoint`, with its EMA weights.
 
     What was trained beside it, as a projector, is left behind. KeyError where the checkpoint has another head.
     """

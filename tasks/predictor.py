@@ -48,7 +48,7 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, module_class: type[TaskModule], path: str | Path, device: str = "cpu") -> "Predictor":
-        """The predictor of a checkpoint of the module's task, with its averaged weights; or InputError."""
+        """The predictor of a checkpoint of the module's task, with its EMA weights; or InputError."""
         module, checkpoint = module_class.from_checkpoint(path, device)
         options = checkpoint["datamodule_hyper_parameters"]
         predictor = cls(module, options.get("central_fraction"), options.get("interpolation", "bilinear"))

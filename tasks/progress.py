@@ -4,13 +4,14 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ProgressBar, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar, TQDMProgressBar
 from torch import Tensor
 
 from data.folders import count_of
+from tasks.optim import time_limits
 
 _WARM_UP = 5  # steps that are not measured: the first ones start processes and fill caches
 _STEPS, _SECONDS = 10, 2.0  # that are measured before the time is told
@@ -158,13 +159,8 @@ def _head_alone(module: Any) -> int:
     return max(0, (module.head_steps or 0) - module.global_step)
 
 
-def timers(trainer: Trainer) -> list[Timer]:
-    """What ends a fit by `max_time`."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-
-
 def _time_limit(trainer: Trainer) -> float:
-    return min((left for timer in timers(trainer) if (left := timer.time_remaining()) is not None), default=math.inf)
+    return min((cast(float, limit.time_remaining()) for limit in time_limits(trainer)), default=math.inf)
 
 
 class Bar(TQDMProgressBar):

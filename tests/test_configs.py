@@ -2,6 +2,8 @@
 
 import csv
 import importlib
+import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -125,8 +127,13 @@ def test_experiment_makes_every_run_and_a_table(config, request, checkpoint, tmp
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_config_begins_with_its_command_and_a_figure(config):
-    first, *rest = config.read_text().splitlines()
+def test_config_begins_with_its_command_its_figure_and_its_time(config):
+    first, *rest = itertools.takewhile(lambda line: line.startswith("#"), config.read_text().splitlines())
     assert first.startswith("# python -m tasks.")
     assert command_of(config) in ([config.parent.name, "fit"], [config.parent.name, "experiment"])
-    assert rest[0].startswith("# ")
+    figure, time = (
+        [line for line in rest if re.match(rf"# ({what}|No {what.lower()}): ", line)] for what in ("Figure", "Time")
+    )
+    assert len(figure) == len(time) == 1  # what it came to, or in a sentence why nobody knows
+    assert re.match(r"# (Figure: .*\d|No figure: \w)", figure[0])
+    assert re.match(r"# (Time: .*\d (s|min|hours?|days?)\b|No time: \w)", time[0])

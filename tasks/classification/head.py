@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from backbone import InputError, Pretrained
 from data import imagenet
+from data.balance import loss_weights
 from data.classification import ClassificationDataModule
 from data.records import Records, Split
 from tasks.classification.metrics import Scores, compare, evaluate, fit_temperature
@@ -32,8 +33,8 @@ class ClassificationHead(Head):
 
     `class_names` are the data's by label. With `imagenet_classes` the outputs are ImageNet's, among which the data's
     classes are found by name; InputError for one that is not there. `layers`, from a trunk's maps to the logits, are a
-    new linear layer where none are given. `temperature`, fitted on the validation images,
-    divides the logits of `predict`.
+    new linear layer where none are given. `weighted` gives rare classes more weight in the loss, by the training
+    images. `temperature`, fitted on the validation images, divides the logits of `predict`.
     """
 
     output_of_label: Tensor  # int64: the data's labels as the outputs count them
@@ -48,11 +49,14 @@ class ClassificationHead(Head):
         imagenet_classes: bool = False,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        weighted: bool = False,
         layers: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.names = imagenet.class_names() if imagenet_classes else tuple(class_names)  # of the outputs
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.weighted = label_smoothing, weighted
+        # no buffer: the average of the weights, which is made before the start, would take it for one of its own
+        self.class_weights: Tensor | None = None  # of each output (C,), from the start of a fit on
         self.temperature: float | None = None
         self.layers = layers or PooledLinear(channels, len(self.names), dropout)
         outputs = _among_imagenet(class_names) if imagenet_classes else range(len(self.names))
@@ -66,6 +70,15 @@ class ClassificationHead(Head):
     @state.setter
     def state(self, state: Mapping[str, Any]) -> None:
         self.names, self.temperature = tuple(state["names"]), state["temperature"]
+
+    def start(self, data: ClassificationDataModule) -> None:  # type: ignore[override]
+        """Weigh the classes by the training images, where that is asked for."""
+        sampled = data.hparams["balanced"]
+        weights = loss_weights(data.records("train"), weighted=self.weighted, sampled=sampled)
+        self.class_weights = None
+        if weights is not None:
+            self.class_weights = torch.ones(len(self.names))
+            self.class_weights[self.output_of_label.cpu()] = torch.from_numpy(weights).float()
 
     def load_classifier(self, pretrained: Pretrained) -> None:
         """Take the ImageNet classifier that came with a trunk's weights. InputError where none did."""
@@ -88,9 +101,21 @@ class ClassificationHead(Head):
         return batch["targets"] if "targets" in batch else self.output_of_label[batch["labels"]]
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Cross-entropy in float32; `label_smoothing` is shared by all classes (Szegedy et al. 2016, section 7)."""
-        loss = F.cross_entropy(outputs.float(), self.targets(batch), label_smoothing=self.label_smoothing)
-        return {"labels": loss}
+        """Cross-entropy in float32; `label_smoothing` is shared by all classes (Szegedy et al. 2016, section 7).
+
+        With class weights each label counts by the weight of its class, the smoothed part of it too, and a mixed image
+        by those of its labels; the mean is over the images, so that a batch counts as the sum of its parts.
+        """
+        outputs, targets = outputs.float(), self.targets(batch)
+        if self.class_weights is None:
+            return {"labels": F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)}
+        if targets.ndim == 1:
+            targets = F.one_hot(targets, outputs.shape[1])
+        self.class_weights = self.class_weights.to(outputs.device)
+        shares = targets * self.class_weights  # (B, C)
+        weights = shares.sum(1, keepdim=True)
+        losses = F.cross_entropy(outputs, shares / weights, reduction="none", label_smoothing=self.label_smoothing)
+        return {"labels": (weights[:, 0] * losses).mean()}
 
     def update(self, outputs: Tensor, batch: Mapping[str, Any]) -> None:
         """Keep the logits, and the teacher's beneath them where it is compared with."""

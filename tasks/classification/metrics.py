@@ -22,9 +22,9 @@ _BLOCK = 2**21  # logits handled at once: ImageNet's 50 million would need 0.4 G
 class Scores:
     """The outcome of `evaluate`. A figure is NaN where there are no images to measure it on.
 
-    `figures`: `top1` with its 95 % interval `top1_low`, `top1_high`; `top5` (of the best min(5, C)); `mean_per_class`,
-    the mean recall of the classes that have images; `nll` and `ece` of the softmax as it is, `nll_calibrated` and
-    `ece_calibrated` of the softmax of logits / `temperature`; `images`; `classes_without_images`.
+    `figures`: `top1` with its 95 % interval `top1_low`, `top1_high`; `top5`, of more than five classes;
+    `mean_per_class`, the mean recall of the classes that have images; `nll` and `ece` of the softmax as it is,
+    `nll_calibrated` and `ece_calibrated` of the softmax of logits / `temperature`; `images`; `classes_without_images`.
     `confusion` (C, C) int64 counts images by truth (row) and prediction (column). `images` (C,) counts those of each
     class; `recall`, `precision`, `f1` (C,) are NaN where they would be 0 / 0. `before` and `after` the temperature.
     """
@@ -82,7 +82,7 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -
         "top1": _mean(right),
         "top1_low": low,
         "top1_high": high,
-        "top5": _mean(rank < _TOP),
+        **({"top5": _mean(rank < _TOP)} if num_classes > _TOP else {}),  # of five or fewer it is 1, whatever the net
         "mean_per_class": _mean(recall[images > 0]),
         "nll": _mean(nll[0]),
         "ece": calibration_error(confidence[0], right),

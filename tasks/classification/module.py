@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backbone import InputError, read_pretrained
+from backbone.errors import check_options
 from backbone.timm_trunk import TimmTrunk
 from backbone.trunk import timm_classifier
 from tasks.classification.head import ClassificationHead
@@ -23,7 +24,8 @@ class ClassificationModule(DistilledLogitsModule):
             data's classes are then found among ImageNet's by name. `test --model.weights` without a checkpoint is so.
         dropout: Of the pooled features.
         label_smoothing: Part of each label that all classes share; not of a teacher's targets.
-        lr: Learning rate at its height.
+        class_weights: balanced gives each class equal weight in the labels' loss, by the numbers of its images.
+        lr: Peak learning rate.
         weight_decay: Never on norms, biases and depthwise filters.
 
     """
@@ -41,6 +43,7 @@ class ClassificationModule(DistilledLogitsModule):
         head: Literal["new", "imagenet"] = "new",
         dropout: float = 0.2,
         label_smoothing: float = 0.1,
+        class_weights: Literal["none", "balanced"] = "none",
         lr: float = 0.001,
         weight_decay: float = 0.05,
         **options: Any,
@@ -54,11 +57,18 @@ class ClassificationModule(DistilledLogitsModule):
             imagenet_classes=of_imagenet,
             dropout=dropout,
             label_smoothing=label_smoothing,
+            weighted=class_weights == "balanced",
             layers=timm_classifier(self.trunk, weights) if of_imagenet and is_timm else None,
         )
         if of_imagenet and not is_timm and weights:
             network.load_classifier(read_pretrained(weights))
         self.attach(network)
+
+    def prepare(self, data: Any) -> None:
+        """Also see that what weighs the labels is not given where a teacher alone is learnt from."""
+        given, rule = self.hparams["class_weights"], "none where --model.teacher_weight is 1, as labels are not used"
+        check_options("model", ("class_weights", given, given == "none" or self.teacher_weight < 1, rule))
+        super().prepare(data)
 
     @classmethod
     def is_whole(cls, model: Mapping[str, Any]) -> bool:

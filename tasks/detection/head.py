@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from backbone.errors import InputError
 from backbone.mobilenet import Numerics, conv_norm_act
+from data.balance import loss_weights
 from data.coco_classes import letters
 from data.folders import count_of
 from data.module import DataModule
@@ -56,6 +57,7 @@ class DetectionHead(Head):
     (Table 13): 1x1 predictors, full 3x3 convolutions to the extra maps; "ssdlite" is MobileNetV2's (Sandler et al.
     2018, section 6.2): depthwise separable ones in both places. With the loss "multibox" an anchor has a class logit
     for the background, which comes first, and one for each class; with "focal" one for each class, with a sigmoid.
+    `weighted` gives rare classes more weight in it, by the boxes of the training images.
     """
 
     monitor = "map"
@@ -71,8 +73,12 @@ class DetectionHead(Head):
         design: Literal["ssd", "ssdlite"] = "ssd",
         loss: Literal["multibox", "focal"] = "multibox",
         class_agnostic: bool = False,
+        weighted: bool = False,
     ) -> None:
         super().__init__()
+        self.weighted = weighted
+        # no buffer: the average of the weights, which is made before the start, would take it for one of its own
+        self.class_weights: Tensor | None = None  # (K,), from the start of a fit on
         self.categories, self.input_size = dict(categories), input_size
         self.loss_name, self.class_agnostic = loss, class_agnostic
         self.columns = len(categories) + (loss == "multibox")
@@ -106,6 +112,12 @@ class DetectionHead(Head):
     def state(self, state: Mapping[str, Any]) -> None:
         self.categories = state["categories"]
 
+    def start(self, data: DataModule) -> None:
+        """Weigh the classes by the training images' boxes, where that is asked for."""
+        sampled = data.hparams["balanced"]
+        weights = loss_weights(data.records("train"), weighted=self.weighted, sampled=sampled)
+        self.class_weights = None if weights is None else torch.from_numpy(weights).float()
+
     def forward(self, maps: Mapping[int, Tensor]) -> Outputs:
         """The outputs for a trunk's maps of images of `input_size`."""
         levels = [maps[16], maps[32]]
@@ -138,7 +150,9 @@ class DetectionHead(Head):
         anchors_xyxy = decode(torch.zeros_like(outputs.anchors), outputs.anchors)
         matches = match(anchors_xyxy, batch["boxes_xyxy"], batch["crowd_xyxy"])
         loss = multibox_loss if self.loss_name == "multibox" else focal_loss
-        return loss(*outputs, matches, batch["boxes_xyxy"], batch["labels"])._asdict()
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(outputs.class_logits.device)
+        return loss(*outputs, matches, batch["boxes_xyxy"], batch["labels"], self.class_weights)._asdict()
 
     def detect(self, outputs: Outputs, sizes: Sequence[tuple[int, int]], **options: Any) -> list[Detected]:
         """The boxes in the pixels of each image, of (height, width) `sizes`; `options` are those of `postprocess`."""

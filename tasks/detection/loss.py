@@ -30,18 +30,20 @@ def multibox_loss(
     matches: Tensor,
     boxes_xyxy: Sequence[Tensor],
     labels: Sequence[Tensor],
+    class_weights: Tensor | None = None,
 ) -> Losses:
     """Cross-entropy over K classes and background (column 0) with hard-negative mining, smooth L1 on the box codes.
 
     class_logits (B, A, K + 1), box_codes (B, A, 4), anchors (A, 4) cxcywh, matches (B, A) of `match`, labels from 0.
     Each image gives its three hardest negatives for every positive; one without an object gives three all the same,
-    where SSD and torchvision give none, so that empty images teach what is not an object.
+    where SSD and torchvision give none, so that empty images teach what is not an object. `class_weights` (K,) weigh
+    the positive anchors by their class; background weighs 1, and boxes are not weighted.
     """
     positive, targets, box_loss = _targets(box_codes, anchors, matches, boxes_xyxy, labels)
     classes = torch.zeros_like(matches)
     classes[positive] = targets + 1
     loss = F.cross_entropy(class_logits.float().flatten(0, 1), classes.flatten(), reduction="none")
-    loss = loss.view_as(matches)  # (B, A)
+    loss = _weighted(loss.view_as(matches), positive, targets, class_weights)  # (B, A)
 
     with torch.no_grad():
         wanted = NEGATIVES_PER_POSITIVE * positive.sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
@@ -58,6 +60,7 @@ def focal_loss(
     matches: Tensor,
     boxes_xyxy: Sequence[Tensor],
     labels: Sequence[Tensor],
+    class_weights: Tensor | None = None,
 ) -> Losses:
     """Sigmoid focal loss over K classes, every anchor counted (Lin et al. 2017), smooth L1 on the box codes.
 
@@ -66,11 +69,18 @@ def focal_loss(
     positive, targets, box_loss = _targets(box_codes, anchors, matches, boxes_xyxy, labels)
     classes = torch.zeros_like(class_logits, dtype=torch.float32)
     classes[positive] = F.one_hot(targets, class_logits.shape[2]).float()
-    counted = matches != IGNORED
-    loss = sigmoid_focal_loss(
-        class_logits.float()[counted], classes[counted], alpha=_FOCAL_ALPHA, gamma=_FOCAL_GAMMA, reduction="sum"
-    )
-    return Losses(loss / _count(positive), box_loss)
+    loss = sigmoid_focal_loss(class_logits.float(), classes, alpha=_FOCAL_ALPHA, gamma=_FOCAL_GAMMA).sum(2)  # (B, A)
+    loss = _weighted(loss, positive, targets, class_weights)
+    return Losses(loss[matches != IGNORED].sum() / _count(positive), box_loss)
+
+
+def _weighted(loss: Tensor, positive: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
+    """The loss of each anchor (B, A), times the weight of its class where it has one."""
+    if class_weights is None:
+        return loss
+    weights = torch.ones_like(loss)
+    weights[positive] = class_weights[targets]
+    return weights * loss
 
 
 def _targets(

@@ -22,6 +22,7 @@ class DetectionModule(TaskModule):
             comes with `weights`, as it is. `test --model.weights` without a checkpoint is so.
         loss: Softmax with hard-negative mining (the paper's), or sigmoid focal loss.
         class_agnostic: Suppress overlapping boxes over all classes, not by class.
+        class_weights: balanced gives each class equal weight in the loss, by the numbers of its boxes.
         weight_decay: Never on norms, biases and depthwise filters.
 
     """
@@ -37,6 +38,7 @@ class DetectionModule(TaskModule):
         head: Literal["ssd", "ssdlite", "pretrained"] = "ssd",
         loss: Literal["multibox", "focal"] = "multibox",
         class_agnostic: bool = False,
+        class_weights: Literal["none", "balanced"] = "none",
         weight_decay: float = 0.01,
         **options: Any,
     ) -> None:
@@ -49,6 +51,7 @@ class DetectionModule(TaskModule):
             design="ssdlite" if head == "ssdlite" else "ssd",
             loss=loss,
             class_agnostic=class_agnostic,
+            weighted=class_weights == "balanced",
         )
         if pretrained := read_detector(self.hparams["weights"]):
             if head != "ssdlite":

@@ -31,8 +31,8 @@ class DistilledModule(TaskModule):
     Args:
         teacher: A checkpoint (x.ckpt), a program (x.pt, x.pt2), "package.module:function", or a mapping of `source`
             (one of these, torchvision:NAME or timm:NAME), `weights`, `names`, `mean`, `std`, `image_size`, `output`; or
-            a list of several, with shares. Programs and functions are code, and are run: use what you trust. Classes
-            are found by name. Without one, labels alone are learned. One that only a checkpoint names is not loaded.
+            a list of several (a weighted ensemble). Programs and functions are code, and are run: use what you trust.
+            Classes are found by name. Without one, labels alone are learned. One only a checkpoint names is not loaded.
         cache: Folder to cache the teacher's outputs in; needs --data.views.
         cache_only: Take all outputs from the cache; the teacher, where it can be loaded, must be that of the cache.
 

@@ -49,7 +49,8 @@ def write_report(
     `files` names the N images, and `open_image` gives the one at a position (H, W, 3) uint8 RGB; where it raises
     InputError a grey tile stands for it. Written: `metrics.json` ("<split>/<figure>", and "<split>/ap/<attribute>"
     where it could be measured; null where not), `per_attribute.csv` (the worst AP first), `predictions.csv` (the
-    probability of each attribute) and, under `pictures/`, `per_attribute.png` and `worst_errors.png`.
+    probability of each attribute and, beside it, the threshold from which it is a yes) and, under `pictures/`,
+    `per_attribute.png` and `worst_errors.png`.
     """
     split, names, scores = evaluated.split, evaluated.names, evaluated.scores
     pictures = folder / "pictures"
@@ -62,8 +63,13 @@ def write_report(
     reporting.write_csv(folder / "per_attribute.csv", ["attribute", *columns], rows)
     probabilities = zip(files, expit(evaluated.logits).tolist(), strict=True)
     progress = tqdm(probabilities, "predictions.csv", total=len(files), disable=None, delay=2, leave=False)
-    by_image = ([file, *(f"{value:.6f}" for value in values)] for file, values in progress)
-    reporting.write_csv(folder / "predictions.csv", ["file", *names], by_image)
+    limits = [f"{limit:.6f}" for limit in evaluated.thresholds.tolist()]
+    by_image = (
+        [file, *(cell for value, limit in zip(values, limits, strict=True) for cell in (f"{value:.6f}", limit))]
+        for file, values in progress
+    )
+    head = ["file", *(column for name in names for column in (name, f"{name}_threshold"))]
+    reporting.write_csv(folder / "predictions.csv", head, by_image)
     _plot_attributes(pictures / "per_attribute.png", evaluated)
     _draw_errors(pictures / "worst_errors.png", evaluated, files, open_image)
     ap = {f"ap/{name}": float(v) for name, v in zip(names, scores.by_attribute["ap"], strict=True) if not np.isnan(v)}
@@ -152,11 +158,11 @@ def _draw_errors(
     for image, k in tqdm(chosen, "worst errors", disable=None, delay=2, leave=False):
         tiles.append(fit(image_or_grey(open_image, image), 240, 240)[0])
         target = "yes" if evaluated.targets[image, k] else "no"
-        notes = [f"yes from {thresholds[k]:.2f}"] if thresholds[k] != 0.5 else []
+        notes = [f"yes from {thresholds[k]:.2f}"]
         notes += [f"teacher {expit(teacher[image, k]):.2f}"] if teacher is not None else []
         notes += [f"{errors[image] - 1} more wrong"] if errors[image] > 1 else []
         prediction = f"{names[k]} {expit(evaluated.logits[image, k]):.2f}, target {target}"
-        captions.append("\n".join([prediction, *["; ".join(notes)] * bool(notes), shown(files[image])]))
+        captions.append("\n".join([prediction, *notes, shown(files[image])]))  # a line each: tiles are narrow
     total, predictions = int(errors.sum()), count_of(int((evaluated.targets >= 0).sum()), "prediction")
     title = f"Wrong: {total:,} of {predictions}" if total else f"No errors in {predictions}"
     if total > len(chosen):

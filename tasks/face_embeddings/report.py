@@ -115,8 +115,8 @@ def _plot_roc(path: Path, pairs: Pairs, nets: dict[str, Verification], split: st
     curve.axvline(FAR, color="0.5", linewidth=1, linestyle=":")
     guess = np.geomspace(lowest, 1, 100)
     curve.plot(guess, guess, color="0.6", linewidth=1, linestyle="--", label="guessing")
-    curve.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1), ylabel="true accepts, of pairs of one person")
-    curve.set_xlabel("false accepts, of pairs of two people")
+    curve.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1), ylabel="true accept rate (pairs of one person)")
+    curve.set_xlabel("false accept rate (pairs of two people)")
     for axis in (curve.xaxis, curve.yaxis):
         axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     few = f";\nless than {1 / two:.1%} is no false accept at all" if two * FAR < 1 else ""

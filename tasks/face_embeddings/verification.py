@@ -10,7 +10,7 @@ from sklearn.model_selection import LeaveOneGroupOut
 
 
 def verification_accuracy(distances: np.ndarray, same: np.ndarray, folds: np.ndarray) -> tuple[float, float]:
-    """Part of the pairs (P,) decided rightly, each fold at the best threshold of the others: mean and deviation.
+    """Accuracy on the pairs (P,), each fold at the best threshold of the others: mean and deviation.
 
     The deviation is the sample's over the folds (divide by the root of their number for LFW's standard error).
     """
@@ -28,7 +28,7 @@ def thresholds_by_fold(distances: np.ndarray, same: np.ndarray, folds: np.ndarra
 
 
 def best_threshold(distances: np.ndarray, same: np.ndarray) -> float:
-    """The largest distance to accept that decides most of the pairs (P,) rightly, halfway between two of them.
+    """The largest distance to accept that classifies most of the pairs (P,) correctly, halfway between two of them.
 
     Of equally good ones the lowest; -inf where none should be accepted and inf where all should. Not of scikit-learn's
     rates, whose rounding would not say which are equally good, and which need pairs of both kinds.
@@ -56,7 +56,7 @@ def roc(distances: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def tar_at_far(distances: np.ndarray, same: np.ndarray, far: float = 0.001) -> float:
-    """The highest rate of true accepts at which the rate of false ones is at most `far`; FaceNet's VAL at a FAR.
+    """The highest true accept rate (TAR) at a false accept rate of at most `far`; FaceNet calls it VAL.
 
     Below one over the number of pairs of two people, no false accept is allowed at all.
     """

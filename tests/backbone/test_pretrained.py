@@ -263,7 +263,7 @@ def save_checkpoint(path, trunk, numerics):
     state = {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
     state |= {"model.head.weight": torch.ones(2, 2)}
     settings = {"width_mult": trunk.width_mult, "numerics": numerics}
-    current = {name: tensor + 1 for name, tensor in state.items()}  # what the averaged weights were averaged from
+    current = {name: tensor + 1 for name, tensor in state.items()}  # what the EMA weights were averaged from
     checkpoint = {"state_dict": state, "current_model_state": current, "trunk": settings}
     torch.save(checkpoint | {"epoch": 1, "optimizer_states": [{"state": {0: torch.zeros(3)}}]}, path)
 

@@ -87,6 +87,52 @@ def test_items_that_lie_together_are_drawn_near_each_other(replicas):
         assert abs(np.corrcoef(order[start : start + 1000], np.arange(1000))[0, 1]) < 0.15
 
 
+DRAWS = np.repeat([0.5, 41.7, 0.2, 1.172], [100, 2, 50, 50])  # their sum is their number, 202
+
+
+def draw_shares(epoch, replicas=1, start=0):
+    settings = {"seed": 1, "shuffle": True, "epoch": epoch, "num_replicas": replicas, "start": start, "draws": DRAWS}
+    return [list(EpochSampler(len(DRAWS), rank=rank, **settings)) for rank in range(replicas)]
+
+
+def test_items_are_drawn_as_often_as_asked_for_in_an_order_of_seed_and_epoch():
+    assert DRAWS.sum() == pytest.approx(len(DRAWS))
+    counts = np.array([np.bincount([i for _, i in draw_shares(epoch)[0]], minlength=202) for epoch in range(400)])
+    assert (counts.sum(1) == 202).all()
+    assert (np.abs(counts - DRAWS) < 1).all()  # rounded down or up
+    rest = DRAWS % 1  # up so often: 400 Bernoulli trials for each item
+    ups = (counts > DRAWS).sum(0)
+    chi_square = ((ups - 400 * rest) ** 2 / (400 * rest * (1 - rest))).sum()
+    assert abs(chi_square - 202) < 5 * np.sqrt(2 * 202)
+    (first,) = draw_shares(0)
+    assert [first] == draw_shares(0)
+    assert indices(first) != indices(draw_shares(1)[0])
+    place = [place for place, i in enumerate(indices(first)) if i == 100]  # mixed: not one after the other
+    assert place[0] < 25
+    assert place[-1] > 177
+
+
+def test_an_item_that_is_drawn_again_has_a_seed_and_a_view_of_its_own():
+    (share,) = draw_shares(7)
+    assert len(set(share)) == 202
+    for item in set(indices(share)):
+        epochs = [epoch for epoch, i in share if i == item]
+        assert epochs[0] == 7
+        for views in (1, 2, 8, 1000):
+            assert len({epoch % views for epoch in epochs}) == min(views, len(epochs))
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_drawn_items_are_dealt_to_ranks_without_overlap_and_a_resume_goes_on(replicas):
+    shares, (whole,) = draw_shares(3, replicas), draw_shares(3)
+    length = -(-202 // replicas)
+    assert [len(share) for share in shares] == [length] * replicas
+    together = [item for items in zip(*shares, strict=True) for item in items]
+    assert together[:202] == whole  # and what fills up the last round is the beginning again
+    assert indices(together[202:]) == indices(whole[: replicas * length - 202])
+    assert draw_shares(3, replicas, start=31) == [share[31:] for share in shares]
+
+
 def test_lightning_leaves_the_sampler_in_place_because_it_is_a_distributed_one():
     assert isinstance(EpochSampler(1, seed=0, shuffle=True), DistributedSampler)
 
@@ -111,9 +157,11 @@ class Drawn(Dataset):
         return np.random.default_rng(sample_seed(0, *item)).random(), torch.get_num_threads()
 
 
-def test_two_workers_draw_what_none_draws_and_the_global_generator_is_left_alone():
+@pytest.mark.parametrize("draws", [None, np.array([2.5, 2.5, *[0.5] * 6])])
+def test_two_workers_draw_what_none_draws_and_the_global_generator_is_left_alone(draws):
     def draw(num_workers):
-        loader = make_loader(Drawn(8), seed=0, shuffle=True, batch_size=2, num_workers=num_workers, collate=list)
+        given = {"batch_size": 2, "num_workers": num_workers, "collate": list, "draws": draws}
+        loader = make_loader(Drawn(8), seed=0, shuffle=True, **given)
         epochs = []
         for epoch in range(2):
             loader.sampler.set_epoch(epoch)

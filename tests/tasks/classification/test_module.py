@@ -1,21 +1,27 @@
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import Save, same, trainer
+import torch.nn.functional as F
+from helpers import Save, data_module, same, trainer
 from lightning.pytorch.callbacks import LambdaCallback
+from PIL import Image
+from sklearn.metrics import recall_score
 
 from backbone import InputError, normalize
 from data import imagenet
 from data.classification import ClassificationDataModule
+from data.records import Records
+from tasks.classification.head import ClassificationHead
 from tasks.classification.metrics import fit_temperature
 from tasks.classification.module import ClassificationModule
 from tasks.runs import read_checkpoint
 
 SMALL = {"width_mult": 0.25, "warmup_steps": 2, "lr": 0.01}
-OF_DATA = ("num_workers", "batch_size", "image_size", "augment", "random_erasing", "views")
+OF_DATA = ("num_workers", "batch_size", "image_size", "augment", "random_erasing", "views", "balanced")
 
 
 def build(root, **settings):
@@ -230,6 +236,7 @@ def test_with_a_teacher_alone_the_labels_of_mixed_images_change_nothing(classes_
 @pytest.mark.parametrize("mixing", [{"mixup_alpha": 0.5}, {"cutmix_alpha": 1.0}])
 def test_student_and_teacher_see_the_very_same_mixed_image(classes_root, teacher, tmp_path, monkeypatch, mixing):
     module, datamodule = build(classes_root, teacher=teacher, **mixing)
+    datamodule.setup("fit")
     module.prepare(datamodule)
     by_student, by_teacher, given = [], [], []
     features, ask, mix = module.trunk.features, module.teacher._outputs, module.mix
@@ -279,11 +286,13 @@ def test_an_imagenet_head_learns_all_of_imagenets_classes(write_classes, tmp_pat
     path = saved(tmp_path / "thousand.ckpt", *build(root, **options), max_epochs=1)
     module, datamodule = build(root, teacher=path, **options)
     module.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    datamodule.setup("fit")
     module.prepare(datamodule)
     assert module.teacher.names == imagenet.class_names()
     batch = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(module.teacher(batch), module.eval()(batch).detach())
     few, datamodule = build(root, teacher=path)  # and three of them teach a head of three
+    datamodule.setup("fit")
     few.prepare(datamodule)
     columns = [imagenet.class_names().index(name) for name in ("beagle", "hare", "ox")]
     torch.testing.assert_close(few.teacher(batch), module(batch)[:, columns].detach())
@@ -307,3 +316,131 @@ def test_a_student_is_compared_with_its_teacher_whose_figures_are_its_own(classe
     kl = (wanted.softmax(1) * (wanted.log_softmax(1) - student.log_softmax(1))).sum(1).mean().item()
     assert kl > 0.01
     assert logged["test/teacher_kl"] == pytest.approx(kl, rel=1e-4)
+
+
+def a_head(weights=None, smoothing=0.0):
+    head = ClassificationHead({32: 8}, ("bar", "cross", "disc"), label_smoothing=smoothing)
+    head.class_weights = None if weights is None else torch.tensor(weights)
+    return head
+
+
+def test_with_class_weights_every_label_counts_by_its_class_however_it_is_mixed_or_smoothed():
+    logits = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    labels, weights = torch.tensor([0, 0, 0, 1, 0, 2, 0]), [0.5, 2.0, 30.0]
+    of_torch = F.cross_entropy(logits, labels, weight=torch.tensor(weights), reduction="sum") / 7
+    assert a_head(weights).loss(logits, {"labels": labels})["labels"].item() == pytest.approx(of_torch.item())
+
+    mixed = torch.tensor([[0.7, 0.3, 0], [1, 0, 0], [0.5, 0, 0.5], [0, 1, 0], [0, 0.1, 0.9], [0, 0, 1], [0.9, 0, 0.1]])
+    for targets, smoothing in ((F.one_hot(labels), 0.1), (mixed, 0.0), (mixed, 0.2)):
+        expected = 0.0
+        for scores, shares in zip(logits.log_softmax(1).tolist(), targets.tolist(), strict=True):
+            for label, share in enumerate(shares):
+                smoothed = (1 - smoothing) * scores[label] + smoothing * sum(scores) / 3
+                expected -= share * weights[label] * smoothed / 7
+        batch = {"targets": targets.float()} if targets is mixed else {"labels": labels}
+        loss = a_head(weights, smoothing).loss(logits, batch)["labels"]
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+        plain = a_head(None, smoothing).loss(logits, batch)["labels"]
+        assert a_head([1.0] * 3, smoothing).loss(logits, batch)["labels"].item() == pytest.approx(plain.item())
+
+
+@pytest.fixture(scope="module")
+def uneven_root(write_classes, tmp_path_factory):
+    """12 bars, 4 crosses and 1 disc for training."""
+    root = write_classes(tmp_path_factory.mktemp("data") / "uneven", {"train": 12, "val": 2})
+    for name, kept in (("cross", 4), ("disc", 1)):
+        for path in sorted((root / "train" / name).iterdir())[kept:]:
+            path.unlink()
+    return root
+
+
+@pytest.mark.parametrize("options", [{"class_weights": "balanced"}, {"balanced": True, "views": 3}])
+def test_a_resumed_run_is_balanced_as_an_uninterrupted_one(uneven_root, tmp_path, options):
+    def start():
+        return build(uneven_root, **DRAWING, **options)
+
+    whole, data = start()
+    trainer(tmp_path).fit(whole, data)
+    path = tmp_path / "broken_off.ckpt"
+    with pytest.raises(SystemExit):
+        trainer(tmp_path, callbacks=[Save(path, epoch=2, batch=2)]).fit(*start())
+    resumed, data = start()
+    trainer(tmp_path).fit(resumed, data, ckpt_path=path, weights_only=True)
+    assert same(resumed.state_dict(), whole.state_dict())
+    plain, data = build(uneven_root, **DRAWING)
+    trainer(tmp_path).fit(plain, data)
+    assert not same(plain.state_dict(), whole.state_dict())
+    weights = resumed.head.class_weights
+    assert weights is None if "balanced" in options else weights.tolist() == pytest.approx([17 / 36, 17 / 12, 17 / 3])
+    assert "class_weights" not in "".join(resumed.state_dict())
+
+
+def test_a_cache_has_the_logits_of_every_image_that_is_drawn_again(uneven_root, teacher, tmp_path):
+    options = {"teacher": teacher, "balanced": True, "views": 3, "lr": 1e-7}
+    _, losses = distilled(uneven_root, tmp_path, **options)
+    _, cached = distilled(uneven_root, tmp_path, cache=str(tmp_path / "cache"), **options)
+    assert cached == pytest.approx(losses, rel=1e-2, abs=1e-4)  # float16
+    assert len({round(loss, 5) for loss in losses}) > 6  # or the order would not matter
+
+
+def test_imagenets_outputs_have_the_weights_of_the_classes_that_are_theirs():
+    head = ClassificationHead({32: 8}, ("beagle", "tench"), imagenet_classes=True, weighted=True)
+    labels = np.repeat([0, 1], [30, 10])
+    records = Records(Path(), np.zeros(40, "S1"), {"labels": labels}, classes=("beagle", "tench"))
+    head.start(SimpleNamespace(hparams={"balanced": False}, records=lambda split: records))
+    weights = head.class_weights.tolist()
+    assert (weights[162], weights[0]) == (pytest.approx(40 / 60), 2)
+    assert {weight for i, weight in enumerate(weights) if i not in (0, 162)} == {1}
+
+
+def test_class_weights_are_refused_where_no_labels_are_used_or_sampling_balances_them(uneven_root, tmp_path):
+    for settings, message in (
+        ({"balanced": True}, "--model.class_weights balanced and --data.balanced true"),
+        ({"teacher": "no.ckpt"}, "--model.class_weights is balanced; it must be none"),
+    ):
+        module, data = build(uneven_root, class_weights="balanced", **settings)
+        with pytest.raises(InputError, match=message):
+            trainer(tmp_path).fit(module, data)
+
+
+def recalls(root, seed, *, weighted=False, balanced=False):
+    """Of each class, of a linear classifier of the mean colour that is trained as a fit trains."""
+    options = {"augment": False, "balanced": balanced, "seed": seed}
+    data = data_module(ClassificationDataModule, root, "fit", **options)
+    torch.manual_seed(seed)
+    head = ClassificationHead({32: 3}, data.categories.values(), weighted=weighted)
+    head.start(data)
+    loader, optimizer = data.train_dataloader(), torch.optim.Adam(head.parameters(), 0.3)
+    samples = [loader.dataset[0, i] for i in range(len(loader.dataset))]  # opened once
+    for epoch in range(12):
+        loader.sampler.set_epoch(epoch)
+        order = [i for _, i in loader.sampler]
+        for start in range(0, len(order), 101):
+            batch = loader.collate_fn([samples[i] for i in order[start : start + 101]])
+            optimizer.zero_grad()
+            head.loss(head({32: batch["images"] / 16 - 8}), batch)["labels"].backward()
+            optimizer.step()
+    with torch.no_grad():
+        found = [(head({32: batch["images"] / 16 - 8}).argmax(1), batch["labels"]) for batch in data.val_dataloader()]
+    said, true = map(torch.cat, zip(*found, strict=True))
+    return recall_score(true, said, average=None)
+
+
+@pytest.mark.slow
+def test_of_100_to_1_the_rare_class_is_found_with_weights_and_with_balanced_sampling(tmp_path):
+    figures = {"plain": [], "weighted": [], "balanced": []}
+    for seed in range(3):
+        generator, root = np.random.default_rng(seed), tmp_path / str(seed)
+        for split, counts in (("train", (400, 4)), ("val", (60, 60))):
+            for name, count, red in zip(("often", "seldom"), counts, (115, 150), strict=True):
+                (root / split / name).mkdir(parents=True)
+                for i in range(count):
+                    color = tuple(generator.normal((red, 128, 128), 15).astype(int).tolist())
+                    Image.new("RGB", (32, 32), color).save(root / split / name / f"{i}.png")
+        for way, of_seed in figures.items():
+            of_seed.append(recalls(root, seed, **({} if way == "plain" else {way: True})))
+    mean = {way: np.mean(of_seeds, axis=0) for way, of_seeds in figures.items()}
+    assert mean["plain"][1] < 0.4  # of the rare class
+    for way in ("weighted", "balanced"):
+        assert mean[way].mean() > mean["plain"].mean() + 0.1  # the balanced accuracy
+        assert all(own[1] > plain[1] + 0.2 for own, plain in zip(figures[way], figures["plain"], strict=True))

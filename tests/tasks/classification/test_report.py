@@ -59,7 +59,7 @@ def no_plots(monkeypatch):
 def animals(tmp_path_factory):
     """The folder, the scores and what was returned; the caller adds one figure and has no value for another."""
     folder = tmp_path_factory.mktemp("animals")
-    extra = {"imagenet_overlap": 0.25, "top5": None}
+    extra = {"imagenet_overlap": 0.25, "nll": None}
     return folder, *write(folder, *answering(ANSWERS, 5), NAMES, temperature=2.0, extra=extra)
 
 
@@ -70,11 +70,11 @@ def test_the_figures_file_holds_the_scores_the_recalls_and_what_the_caller_adds(
     assert metrics["test/top1"] == scores.figures["top1"] == 12 / 16
     assert metrics["test/temperature"] == 2
     assert metrics["test/imagenet_overlap"] == 0.25
-    assert metrics["test/top5"] is None
+    assert metrics["test/nll"] is None
     recall = {name.rpartition("/")[2]: value for name, value in metrics.items() if "/recall/" in name}
     assert recall == {"cat": 3 / 5, "dog": 4 / 6, "cow": 1.0}
     for name, value in scores.figures.items():
-        assert name == "top5" or metrics[f"test/{name}"] == value
+        assert name == "nll" or metrics[f"test/{name}"] == value
 
 
 def test_the_table_of_classes_begins_with_the_worst_and_ends_with_those_without_images(animals):

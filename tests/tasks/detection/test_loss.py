@@ -114,3 +114,27 @@ def test_box_loss_reads_the_right_box_of_the_right_image():
             expected += F.smooth_l1_loss(codes[image, anchor], wanted, reduction="sum").item()
     ours = multibox_loss(logits, codes, ANCHORS, matches, boxes, labels)
     assert ours.boxes.item() == pytest.approx(expected / (int((matches >= 0).sum()) + 1), rel=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "columns"), [(multibox_loss, CLASSES + 1), (focal_loss, CLASSES)])
+def test_class_weights_multiply_the_loss_of_each_positive_anchor_alone(loss, columns):
+    boxes, labels = objects([6, 4])
+    matches = match(ANCHORS_XYXY, boxes, [torch.zeros(0, 4)] * 2)
+    logits, codes = random_outputs(2, columns)
+    weights = torch.tensor([0.5, 1, 30, 0.25, 7])
+    given = (ANCHORS, matches, boxes, labels)
+    plain, weighted = (loss(logits, codes, *given, *more) for more in ((), (weights,)))
+    positives = (matches >= 0).nonzero().tolist()
+    expected = plain.classes.item()
+    for image, anchor in positives:
+        label = int(labels[image][matches[image, anchor]])
+        if loss is multibox_loss:
+            own = -logits[image, anchor].log_softmax(0)[label + 1].item()
+        else:
+            p, hit = torch.sigmoid(logits[image, anchor]), torch.arange(CLASSES) == label
+            own = torch.where(hit, -0.75 * (1 - p) ** 2 * p.log(), -0.25 * p**2 * (1 - p).log()).sum().item()
+        expected += (weights[label].item() - 1) * own / len(positives)
+    assert len({label for of_image in labels for label in of_image.tolist()}) > 3
+    assert weighted.classes.item() == pytest.approx(expected, rel=1e-5)
+    assert weighted.boxes.item() == plain.boxes.item()
+    assert loss(logits, codes, *given, torch.ones(CLASSES)) == plain

@@ -70,12 +70,13 @@ def test_the_table_of_attributes_begins_with_the_worst_and_ends_with_those_left_
     assert of_teacher == {"balanced_accuracy": 0.5, "f1": 0, "accuracy": 0.75, "ece": 0.25}
 
 
-def test_every_image_has_the_probability_of_each_attribute(written):
+def test_every_image_has_the_probability_of_each_attribute_and_its_threshold_beside(written):
     rows = rows_of(written[0] / "predictions.csv")
-    assert rows[1] == {
-        **{"file": "images/1.jpg", "Hat": "0.731059", "Smiling": "0.880797"},
-        **{"Eyeglasses": "0.268941", "Bald": "0.500000"},
-    }
+    probabilities = {"Hat": "0.731059", "Smiling": "0.880797", "Eyeglasses": "0.268941", "Bald": "0.500000"}
+    expected = {"file": "images/1.jpg"}
+    for name, limit in zip(NAMES, ("0.800000", "0.500000", "0.500000", "0.500000"), strict=True):
+        expected |= {name: probabilities[name], f"{name}_threshold": limit}
+    assert list(rows[1].items()) == list(expected.items())
     assert len(rows) == 4
 
 
@@ -149,9 +150,9 @@ def test_the_surest_errors_have_prediction_and_target_in_their_captions(tmp_path
     # from the threshold's logit, -1.10, the second attribute is wrong by 6.1 and by 4.9, the first by 4 and by 3, of
     # which the last is in an image that has come already
     assert sheet.call_args.args[1] == [
-        "Smiling 0.99, target no\nyes from 0.25; teacher 0.50; 1 more wrong\nimages/1.jpg",
-        "Smiling 0.00, target yes\nyes from 0.25; teacher 0.50\nimages/3.jpg",
-        "Hat 0.98, target no\nteacher 0.50\nimages/0.jpg",
+        "Smiling 0.99, target no\nyes from 0.25\nteacher 0.50\n1 more wrong\nimages/1.jpg",
+        "Smiling 0.00, target yes\nyes from 0.25\nteacher 0.50\nimages/3.jpg",
+        "Hat 0.98, target no\nyes from 0.50\nteacher 0.50\nimages/0.jpg",
     ]
 
 
