@@ -84,7 +84,7 @@ class Simulated:
         current = SimpleNamespace(processed=0)
         loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=current)))
         self.current = current
-        bar = SimpleNamespace(print=lambda line, **options: self.lines.append((self.trainer.global_step, line)))
+        bar = SimpleNamespace(print=lambda line: self.lines.append((self.trainer.global_step, line)))
         self.trainer = SimpleNamespace(
             **{"max_steps": -1, "max_epochs": epochs, "global_step": 0, "current_epoch": 0, "callbacks": []},
             **{"num_training_batches": per_epoch, "accumulate_grad_batches": 1, "val_check_batch": per_epoch},
@@ -190,6 +190,19 @@ def test_a_log_has_a_line_for_each_epoch_and_no_control_codes(tmp_path, capsys):
     assert [row[1] for row in rows] == [f"loss {mean:.3f}" for mean in means]
     assert [row[2] for row in rows][1::2] == ["val/figure 0.125", "val/figure 0.375"]
     assert not any("val/figure" in word for row in rows[::2] for word in row)
+
+
+@pytest.mark.parametrize("make", [lambda pace: Bar(), lambda pace: EpochLines("val/figure", pace), None])
+def test_the_time_is_said_once_beside_a_bar_and_among_lines_and_not_where_all_is_silent(
+    tmp_path, monkeypatch, capsys, make
+):
+    monkeypatch.setattr("tasks.progress._SECONDS", 0.0)
+    pace = Pace()
+    given = {"max_epochs": 3, "limit_train_batches": 10, "enable_progress_bar": bool(make)}
+    trainer(tmp_path, callbacks=[pace, *([make(pace)] if make else [])], **given).fit(Module(), BoringDataModule())
+    assert re.findall(r"about \d+ seconds: (.*), \S+ s each", capsys.readouterr().out) == (
+        ["3 epochs of 10 steps"] if make else []
+    )
 
 
 @pytest.mark.parametrize(("terminal", "kind"), [(True, Bar), (False, EpochLines)])
