@@ -8,7 +8,7 @@ from helpers import trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 
-from tasks.progress import Bar, EpochLines, Pace, duration, progress_bar, steps_left, timers, validations_left
+from tasks.progress import Bar, EpochLines, Pace, duration, progress_bar, steps_left, validations_left
 
 
 @pytest.mark.parametrize(
@@ -146,14 +146,14 @@ def test_steps_of_the_head_alone_are_not_taken_for_those_of_all():
 def test_the_smaller_of_steps_and_time_is_said(monkeypatch, seconds, start):
     fit = Simulated(lambda number: 0.35, batches=0)
     timer = SimpleNamespace(time_remaining=lambda: 100 + seconds - fit.now)
-    monkeypatch.setattr("tasks.progress.timers", lambda trainer: [timer])
+    monkeypatch.setattr("tasks.progress.time_limits", lambda trainer: [timer])
     [(_, line)], _ = fit.run()
     assert line.startswith(start)
 
 
 def test_without_any_number_of_steps_the_time_alone_is_said(monkeypatch):
     fit = Simulated(lambda number: 0.5)
-    monkeypatch.setattr("tasks.progress.timers", lambda trainer: [SimpleNamespace(time_remaining=lambda: 600.0)])
+    monkeypatch.setattr("tasks.progress.time_limits", lambda trainer: [SimpleNamespace(time_remaining=lambda: 600.0)])
     pace, fit.trainer.max_epochs = Pace(clock=lambda: fit.now), -1
     pace.on_train_start(fit.trainer, fit.module)
     for _ in range(30):
@@ -209,9 +209,3 @@ def test_the_time_is_said_once_beside_a_bar_and_among_lines_and_not_where_all_is
 def test_a_terminal_alone_has_a_bar(monkeypatch, terminal, kind):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     assert type(progress_bar("val/figure", Pace())) is kind
-
-
-def test_the_limit_of_a_time_is_found_among_the_callbacks(tmp_path):
-    [timer] = timers(trainer(tmp_path, max_time="00:00:02:00"))
-    assert timer.time_remaining() == 120
-    assert timers(trainer(tmp_path)) == []
