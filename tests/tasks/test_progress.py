@@ -8,6 +8,7 @@ from helpers import trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 
+from tasks.cli import ValidateLastEpoch
 from tasks.progress import Bar, EpochLines, Pace, duration, progress_bar, steps_left, validations_left
 
 
@@ -58,6 +59,7 @@ class Note(Callback):
         {"max_epochs": 3},
         {"max_epochs": 3, "accumulate_grad_batches": 3, "limit_train_batches": 8},
         {"max_epochs": 4, "check_val_every_n_epoch": 2},
+        {"max_epochs": 3, "check_val_every_n_epoch": 2},
         {"max_epochs": 2, "val_check_interval": 0.5},
         {"max_steps": 12, "max_epochs": -1, "val_check_interval": 4, "check_val_every_n_epoch": None},
         {"max_steps": 10, "max_epochs": 100},
@@ -67,7 +69,7 @@ class Note(Callback):
 def test_what_is_left_is_what_then_comes(tmp_path, length):
     note = Note()
     given = {"limit_train_batches": 5, "limit_val_batches": 2, **length}
-    training = trainer(tmp_path, callbacks=[note], **given)
+    training = trainer(tmp_path, callbacks=[note, ValidateLastEpoch()], **given)
     training.fit(Module(), BoringDataModule())
     assert [steps for steps, _ in note.said] == [training.global_step - done for done in note.steps]
     for now, then, (_, said) in zip(note.validations, note.validations[1:], note.said, strict=False):
