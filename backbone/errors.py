@@ -6,7 +6,7 @@ import os
 import re
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TextIO
 
 from backbone.names import printed
@@ -30,6 +30,18 @@ def check_options(group: str, *rows: tuple[str, Any, bool, str]) -> None:
             raise InputError(f"--{group}.{name} is {value}; it must be {wanted}.")
 
 
+def nearest(word: str, names: Iterable[str]) -> str | None:
+    """The name that is most like a word, hyphens and underscores alike, also by its last part; None where none is.
+
+    "--data.batch-size" and "--batch_size" both mean "--data.batch_size".
+    """
+    plain = {name: name.replace("-", "_").lstrip("_") for name in names}
+    by_spelling = {spelt.rpartition(".")[2]: name for name, spelt in plain.items()}
+    by_spelling |= {spelt: name for name, spelt in plain.items()}
+    near = difflib.get_close_matches(word.replace("-", "_").lstrip("_"), by_spelling, n=1)
+    return by_spelling[near[0]] if near else None
+
+
 class Arguments(argparse.ArgumentParser):
     """argparse, but names are written in full, and a mistake gets one sentence without the usage in front."""
 
@@ -40,8 +52,8 @@ class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the sentence, with the nearest name there is, and exit with 2."""
         unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
-        near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
-        hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+        near = nearest(unknown[1], self._option_string_actions) if unknown else None
+        hint = f"did you mean {near}?" if near else f"see {self.prog} --help"
         print(printed(f"error: {message}; {hint}"), file=sys.stderr)
         raise SystemExit(2)
 

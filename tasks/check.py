@@ -27,6 +27,7 @@ from data.readers.boxes import LOST, MISSING
 from data.records import NAMED, SPLITS, UNSPLIT, Issue, Records, issue_of
 from data.samples import built_in_sample
 from data.splits import assign_splits
+from tasks.next_steps import say_next
 from tasks.run_folders import new_run
 
 _CLASSES = 20  # that are listed, the largest and the smallest
@@ -47,16 +48,19 @@ def main(task: str, read: Callable[..., Records], args: list[str], *, sample: st
         description="Say what a data set is taken for: layout, splits, classes, sizes, what is odd and what training "
         "leaves out; and draw 16 labelled images. Nothing is written into the data.",
     )
-    parser.add_argument("--data.root", dest="root", metavar="DIR", help="the data; default: the built-in sample")
+    parser.add_argument(
+        "--data", "--data.root", dest="root", metavar="DIR", help="the data; default: the built-in sample"
+    )
     names = list(inspect.signature(read).parameters)[1:]
     for name in names:
         parser.add_argument(f"--data.{name}", dest=name, metavar=name.upper(), help="as of `fit`")
     fractions = {"val_fraction": 0.1, "test_fraction": test_fraction}
     for name, default in fractions.items():
         parser.add_argument(f"--data.{name}", dest=name, type=float, default=default, metavar="P", help="as of `fit`")
-    parser.add_argument("--data.seed", dest="seed", type=int, default=0, metavar="S", help="as of `fit`")
+    parser.add_argument("--seed", "--data.seed", dest="seed", type=int, default=0, metavar="S", help="as of `fit`")
     parser.add_argument("--decode", action="store_true", help="decode every image, where else its header is read")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
+    help = "where run folders go (default: %(default)s)"
+    parser.add_argument("--out", "--runs", dest="runs", type=Path, metavar="DIR", default=Path("runs"), help=help)
     options = parser.parse_args(args)
     root = built_in_sample(sample) if options.root is None else Path(options.root)
     root = root if root.is_file() else existing_folder(root)
@@ -75,6 +79,9 @@ def main(task: str, read: Callable[..., Records], args: list[str], *, sample: st
             print(printed(line))
         print(f"{count_of(min(len(records), _TILES), 'image')} with their labels: {folder / 'labels.png'}")
         print(f"histograms: {folder / 'sizes.png'}")
+    of_fit = [name for name in (*names, *fractions, "seed") if getattr(options, name) != parser.get_default(name)]
+    given = [word for name in of_fit for word in (f"--data.{name}", str(getattr(options, name)))]
+    say_next([task, "fit", *([] if options.root is None else ["--data", options.root]), *given])
     return 0
 
 

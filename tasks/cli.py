@@ -1,7 +1,6 @@
 """The only LightningCLI: `fit`, `validate` and `test` of every task, each in one new run folder."""
 
 import contextlib
-import difflib
 import inspect
 import logging
 import math
@@ -9,31 +8,37 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
 import torch
 from jsonargparse import SUPPRESS, Namespace, set_loader, set_parsing_settings
+from lightning.fabric.connector import _PRECISION_INPUT
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from backbone.accelerator import best_precision, retain_freed_memory
-from backbone.errors import InputError
+from backbone.errors import InputError, nearest
 from backbone.files import copy_whole, write_whole
 from backbone.names import escaped, printed, shown
 from data.bad_images import said_of_cut_short
 from data.folders import count_of, say
 from tasks.failures import explained
+from tasks.loggers import ValidationImages, logger_of, said_of_loggers
 from tasks.module import TaskModule
+from tasks.next_steps import run_or_file, say_next
+from tasks.optim import time_limits, time_was_over
 from tasks.options import LINKS, UNREADABLE, load_config, read_config, resolve, verbatim
 from tasks.processes import EndTogether, end_with_parent, use_devices_of_torchrun
-from tasks.run_folders import new_run, point_latest
+from tasks.progress import Pace, progress_bar
+from tasks.reporting import write_curves
+from tasks.run_folders import RESUMED, new_run, point_latest
 from tasks.runs import (
     AtomicCheckpointIO,
     BestCheckpoint,
@@ -41,19 +46,26 @@ from tasks.runs import (
     StopBetweenSteps,
     as_written,
 )
+from tasks.short_options import SHORT
 
 
-def run(module_class: type[TaskModule], datamodule_class: type[LightningDataModule], args: Sequence[str]) -> int:
+def run(
+    module_class: type[TaskModule],
+    datamodule_class: type[LightningDataModule],
+    args: Sequence[str],
+    runs: float | None = None,
+) -> int:
     """Run `fit`, `validate` or `test` of a task as given in `args`; return the exit code.
 
-    InputError where what the user gave cannot be used, before anything is written.
+    Where it is one run of several, `runs` is how many times as long as this one they take from here on; what could come
+    next is not said then. InputError where what the user gave cannot be used, before anything is written.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # their banners
     for message in _NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
     try:
-        _Cli(module_class, datamodule_class, prepared(args))
+        _Cli(module_class, datamodule_class, prepared(args), runs)
     except SystemExit as stop:  # --help, a mistake in the arguments, Ctrl-C
         return int(stop.code or 0)
     return 0
@@ -105,10 +117,10 @@ class Parser(LightningArgumentParser):
                 f"besides is run as code, and needs --allow_import {module} on the command line."
             )
         hint = " The command's --help lists what there is."
-        for dashes, word in re.findall(r"""(--|option ['"]|key ['"])([\w.]+\w)""", message):
-            near = difflib.get_close_matches(word, names, n=1)
-            if near and near[0] != word:
-                hint = f" Did you mean {dashes if dashes == '--' else ''}{near[0]}?"
+        for dashes, word in re.findall(r"""(--|option ['"]|key ['"])([\w.-]+\w)""", message):
+            near = nearest(word, names | set(SHORT) if dashes == "--" else names)
+            if near and near != word:
+                hint = f" Did you mean {dashes if dashes == '--' else ''}{near}?"
                 break
         raise InputError(f"{message}{hint}")
 
@@ -145,11 +157,24 @@ class ValidateLastEpoch(Callback):
             trainer.check_val_every_n_epoch = 1
 
 
-class _Progress(TQDMProgressBar):  # the same bar whether or not rich happens to be installed
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)  # the run folder's name, cut short
-        return metrics
+class TaskTrainer(Trainer):
+    """Lightning's trainer, with two options that a word says.
+
+    Args:
+        logger: tensorboard or wandb, beside metrics.csv, which is always written; csv is that alone; or classes.
+        precision: auto is the fastest safe one of the device; config.yaml says which that was.
+
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        logger: Literal["tensorboard", "wandb", "csv"] | Logger | Iterable[Logger] | bool | None = None,
+        precision: Literal["auto"] | _PRECISION_INPUT | None = "auto",
+        **kwargs: Any,
+    ) -> None:
+        words = None if precision == "auto" else precision
+        super().__init__(*args, logger=logger, precision=words, **kwargs)  # type: ignore[arg-type]  # made loggers
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -165,6 +190,9 @@ class _SaveConfig(SaveConfigCallback):
             provenance = cast(TaskModule, pl_module).trunk.settings.get("provenance")
             words = [f"{name} {value}" for name, value in (provenance or {}).items() if value]
             text += f"# weights: {', '.join(words)}\n" if words else ""
+            text += f"{RESUMED}{trainer.ckpt_path}\n" if trainer.ckpt_path and stage == "fit" else ""
+            # Not in place of each auto above: another machine, where the run is resumed, has others.
+            text += f"# ran on: {_machine(trainer, cast(Any, trainer).datamodule)}\n"
             Path(folder).mkdir(parents=True, exist_ok=True)
             write_whole(Path(folder) / self.config_filename, text)
 
@@ -173,9 +201,13 @@ class _Cli(LightningCLI):
     model: TaskModule
 
     def __init__(
-        self, module_class: type[TaskModule], datamodule_class: type[LightningDataModule], args: Sequence[str]
+        self,
+        module_class: type[TaskModule],
+        datamodule_class: type[LightningDataModule],
+        args: Sequence[str],
+        runs: float | None,
     ) -> None:
-        self.task = module_class.task
+        self.task, self._runs = module_class.task, runs
         self._module_class = module_class
         self._arguments = list(args)
         with contextlib.ExitStack() as self._run:  # which removes the run folder where it has come to nothing
@@ -183,6 +215,7 @@ class _Cli(LightningCLI):
                 module_class,
                 datamodule_class,
                 save_config_callback=_SaveConfig,
+                trainer_class=TaskTrainer,
                 parser_class=Parser,
                 parser_kwargs={"prog": f"python -m tasks.{self.task}"},
                 seed_everything_default=0,
@@ -252,8 +285,10 @@ class _Cli(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self._get(self.config_init, "trainer")
-        if config.max_epochs == -1 and config.max_steps == -1:
-            raise InputError("--trainer.max_epochs -1 has no end for the learning rate to fall to; give a number.")
+        if config.max_epochs == -1 and config.max_steps == -1 and not config.max_time:
+            raise InputError(
+                "--trainer.max_epochs -1 has no end for the learning rate to fall to; give --epochs or --time."
+            )
         for name in ("max_epochs", "max_steps", "accumulate_grad_batches"):
             if config[name] == 0:
                 raise InputError(f"--trainer.{name} is 0; it must be 1 or more.")
@@ -272,10 +307,14 @@ class _Cli(LightningCLI):
         config["callbacks"] = [together, *(callbacks if isinstance(callbacks, list) else [callbacks])]
         config["callbacks"] += [self.best, self.last, self.stop, ValidateLastEpoch()]
         if config.get("enable_progress_bar") is not False:
-            config["callbacks"].append(_Progress())
+            pace = Pace(self._runs or 1.0)
+            config["callbacks"] += [pace, progress_bar(self.best.monitor or "", pace)]
         if (given := config.get("logger")) is not False:  # a logger of the user's comes beside ours
+            if isinstance(given, str):
+                given = logger_of(given, self.run_dir)
             given = [] if given in (None, True) else given if isinstance(given, list) else [given]
             config["logger"] = [CSVLogger(root, name=self.task, version=self.run_dir.name), *given]
+            config["callbacks"].append(ValidationImages())
         config["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO()]
         accelerator = config.accelerator
         if accelerator in ("auto", "gpu"):
@@ -283,8 +322,9 @@ class _Cli(LightningCLI):
             accelerator = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
         if accelerator == "cpu":
             retain_freed_memory()
-        if config.get("precision") is None:
+        if config.get("precision") in (None, "auto") or (config.precision == "16-mixed" and accelerator == "cpu"):
             config["precision"] = best_precision(accelerator)
+        self.config[self.subcommand]["trainer"]["precision"] = config["precision"]  # as it decides the figures
         use_devices_of_torchrun(config)
         try:
             trainer = super().instantiate_trainer(**kwargs)
@@ -308,6 +348,10 @@ class _Cli(LightningCLI):
             if root is not None and self.datamodule.records("train").layout:
                 say(f"to see the labels as they are read: python -m tasks.{self.task} check --data.root {root}")
             self.model.prepare(self.datamodule)
+        splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[str(self.subcommand)]
+        counts = [f"{len(self.datamodule.records(split)):,} {_SPLITS[split]}" for split in splits]
+        batch = self.datamodule.hparams["batch_size"]
+        say(f"{_machine(self.trainer, self.datamodule)}, batch {batch}, {' and '.join(counts)} images")
 
     def fit(self, model: TaskModule, **kwargs: Any) -> None:
         if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.hparams["root"]:
@@ -316,6 +360,8 @@ class _Cli(LightningCLI):
         self._stop_if_finished()
         self._guarded(self.trainer.fit, model, **{**kwargs, "ckpt_path": path})
         if not self.writes_nothing:
+            if self.trainer.is_global_zero:
+                write_curves(self.run_dir, self.best.monitor or "")
             if self.checkpoint and self.trainer.global_step == self.checkpoint["global_step"]:
                 self._end_again(model, self.checkpoint, **{**kwargs, "ckpt_path": path})
             best = self.best.best_model_path
@@ -331,12 +377,13 @@ class _Cli(LightningCLI):
             return
         with as_written(self.checkpoint_path):
             epochs: int = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+            over = time_was_over(trainer, checkpoint)
         steps: int = checkpoint["global_step"]
         run = self.checkpoint_path.parents[1]
-        all_done = epochs >= (trainer.max_epochs or 0) >= 0 or 0 <= trainer.max_steps <= steps
+        all_done = over or epochs >= (trainer.max_epochs or 0) >= 0 or 0 <= trainer.max_steps <= steps
         if all_done and (run / "metrics.json").is_file():
             done = f"{count_of(epochs, 'epoch')}, {count_of(steps, 'step')}"
-            how = "nothing is left to do; give a larger --trainer.max_epochs to go on"
+            how = "nothing is left to do; give a larger --epochs or --time to go on"
             print(printed(f"{self.checkpoint_path} is trained to its end ({done}): {how}"))
             print(printed(f"run: {run}"))
             raise SystemExit(0)
@@ -373,10 +420,11 @@ class _Cli(LightningCLI):
             last = self.run_dir / "checkpoints" / "last.ckpt"
             if self.trainer.is_global_zero and last.is_file() and self.subcommand == "fit":
                 saved = "saved" if self.last.saved_at_the_end else "the last whole checkpoint is kept"
-                teacher = "" if model.hparams.get("teacher") is None else f" --config {self.run_dir / 'config.yaml'}"
-                print(
-                    f"\ninterrupted, {saved}; go on with: python -m tasks.{self.task} fit --ckpt_path {last}{teacher}"
-                )
+                with contextlib.suppress(InputError):  # of a full disk
+                    write_curves(self.run_dir, self.best.monitor or "")
+                print(f"\ninterrupted, {saved}")
+                if self._runs is None:
+                    say_next([self.task, "fit", "--resume", self.run_dir, *self._teacher()])
             elif self.trainer.is_global_zero:
                 print("\ninterrupted")
             raise SystemExit(128 + (self.stop.signal or signal.SIGINT)) from None  # as a shell reports it
@@ -416,8 +464,7 @@ class _Cli(LightningCLI):
             for split in ("val", "test"):
                 value = figures.get(f"{split}/{name}")
                 if value is not None and math.isnan(value):
-                    images = {"val": "validation", "test": "test"}[split]
-                    print(f"{meaning} not measured: the {images} images have {self.model.head.unmeasured}")
+                    print(f"{meaning} not measured: the {_SPLITS[split]} images have {self.model.head.unmeasured}")
                 elif value is not None:
                     print(f"{meaning} {value:.3f}  ({split}/{name})")
         if self.datamodule.bad_images.reasons:
@@ -428,9 +475,49 @@ class _Cli(LightningCLI):
         if self.run_dir.is_dir():
             if (self.run_dir / "pictures").is_dir():
                 print(f"pictures: {self.run_dir / 'pictures'}")
+            for line in said_of_loggers(self.trainer.loggers):
+                print(printed(line))
+            if self._runs is None:
+                say_next(*self._next())
             print(f"run: {self.run_dir}")
 
+    def _teacher(self) -> list[str | Path]:
+        """How a resumed fit names its teacher, which a checkpoint may not do."""
+        return [] if self.model.hparams.get("teacher") is None else ["--config", self.run_dir / "config.yaml"]
 
+    def _next(self) -> list[list[str | Path]]:
+        """What can be done with this run, or with the checkpoint that it scored."""
+        if self.subcommand == "fit":
+            of: tuple[str, str | Path] = "--ckpt_path", self.run_dir
+        elif self.checkpoint_path:
+            of = "--ckpt_path", run_or_file(self.checkpoint_path)
+        else:
+            of = "--model.weights", str(self.model.hparams["weights"])
+        source, trainer = of[1], self.trainer
+        commands: list[list[str | Path]] = [["test", *of]] if self.subcommand != "test" else []
+        commands.append(["predict", "--weights", source, "--source", "photo.jpg"])
+        if self.subcommand == "fit":
+            length: list[str | Path] = []  # twice what there was
+            if trainer.max_steps != -1:
+                length += ["--trainer.max_steps", str(2 * trainer.max_steps)]
+            elif trainer.max_epochs not in (None, -1):
+                length += ["--epochs", str(2 * trainer.max_epochs)]
+            for timer in time_limits(trainer):
+                length += ["--time", f"{round(2 * (timer.time_elapsed() + (timer.time_remaining() or 0.0)))}s"]
+            commands.append(["fit", "--resume", source, *self._teacher(), *length])
+        commands.append(["export", *of])
+        return [[self.task, *words] for words in commands]
+
+
+def _machine(trainer: Trainer, data: Any) -> str:
+    """Device, precision and loading processes of a run."""
+    device, count = trainer.strategy.root_device, trainer.world_size
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else count_of(torch.get_num_threads(), "thread")
+    devices = f"device {device.type} ({name})" if count == 1 else f"{count} devices {device.type} ({name} each)"
+    return f"{devices}, precision {trainer.precision}, {count_of(data.num_workers, 'loading process')}"
+
+
+_SPLITS = {"train": "training", "val": "validation", "test": "test"}  # in words
 _BEGUN = {"config.yaml"}  # of a run that has come to no step and no figure
 
 # Lightning's remarks to programmers; each is on purpose here.

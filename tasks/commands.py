@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from backbone.errors import until_unread
 from backbone.names import printed
 from tasks.failures import explained
+from tasks.short_options import TaskHelp, short_help, translated
 
 if TYPE_CHECKING:
     from tasks.module import TaskModule
@@ -36,10 +37,12 @@ def main(
     args: Sequence[str] | None,
     more: Mapping[str, tuple[str, Command]] | None = None,
     check: Command | None = None,
+    of_task: TaskHelp | None = None,
 ) -> int:
     """Run one command of a task: fit, validate, test, predict, or one of its own in `more`; return the exit code.
 
-    `classes` imports its module and its data module, once a command needs them; `check` looks at its data.
+    `classes` imports its module and its data module, once a command needs them; `check` looks at its data; `of_task` is
+    its own part of the help.
     """
 
     def train(command: str) -> Command:
@@ -56,6 +59,10 @@ def main(
         return main(task, classes, predict, rest)
 
     def export(rest: list[str]) -> int:
+        if _asks_for_help(rest):
+            from tasks.deployment.arguments import export_arguments
+
+            export_arguments(task).parse_args(["--help"])
         from tasks.deployment.command import main
 
         return main(task, classes, rest)
@@ -75,7 +82,24 @@ def main(
         "benchmark": ("measure the milliseconds and the memory of exported files on this machine", benchmark),
         **(more or {}),
     }
-    return dispatch(f"python -m tasks.{task}", about, commands, args)
+
+    def in_long(name: str, command: Command) -> Command:
+        """The command, given long options alone; or its short help."""
+
+        def run_command(rest: list[str]) -> int:
+            if _asks_for_help(rest) and (text := short_help(task, name, of_task or TaskHelp())):
+                print(text)
+                return 0
+            return command(translated(task, name, rest))
+
+        return run_command
+
+    in_full = {name: (line, in_long(name, command)) for name, (line, command) in commands.items()}
+    return dispatch(f"python -m tasks.{task}", about, in_full, args)
+
+
+def _asks_for_help(args: Sequence[str]) -> bool:
+    return "-h" in args or "--help" in args
 
 
 def dispatch(prog: str, about: str, commands: Mapping[str, tuple[str, Command]], args: Sequence[str] | None) -> int:

@@ -71,6 +71,10 @@ class Head(nn.Module):
         """The result for each image in its own terms; `sizes` are the images' (height, width) px."""
         raise NotImplementedError
 
+    def drawn(self, image: np.ndarray, result: Any) -> tuple[np.ndarray, str]:
+        """An image, uint8 RGB (H, W, 3), with what is drawn of its result, and a caption of a few lines."""
+        return image, ""
+
     def answer(self, outputs: Any) -> dict[str, Tensor]:
         """What an exported file gives for the raw outputs of B images by name: tensors whose shapes B alone decides."""
         raise NotImplementedError

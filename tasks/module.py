@@ -1,6 +1,7 @@
 """Training, evaluation and checkpoint of one trunk with a head; every task's LightningModule is a thin subclass."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
@@ -19,11 +20,13 @@ from data.records import Split
 from tasks.head import Head
 from tasks.optim import (
     EMA,
+    WARM_UP,
     GivenLearningRate,
     build_optimizer,
     check_training,
     freeze,
     parameter_groups,
+    time_spent,
     total_steps,
     warmup_cosine,
 )
@@ -44,7 +47,7 @@ class TaskModule(LightningModule):
             `imagenet`, `coco`, a name that `python -m backbone weights` lists, or hub:OWNER/NAME[/FILE].
         numerics: Padding, epsilon, activation, mean and std; they come along with `weights` or a checkpoint.
         optimizer: RMSprop is the paper's; AdamW needs the fewest steps on small data.
-        lr: Peak of the learning rate.
+        lr: Peak learning rate.
         weight_decay: Never on norms, biases and depthwise filters.
         warmup_steps: Steps in which the rate rises; a fifth of the run at most.
         head_steps: Steps at the start in which the head alone learns; a fifth of the run at most.
@@ -82,7 +85,8 @@ class TaskModule(LightningModule):
         self.save_hyperparameters(logger=False)
         check_training(self.hparams)
         self.trunk: Any = trunk_from({name: self.hparams[name] for name in (*TRUNK_OPTIONS, "weights")})
-        self._head_steps: int | None = None  # known when the run's length is, and then kept by its checkpoints
+        self.head_steps: int | None = None  # known when the run's length is, and then kept by its checkpoints
+        self._time_spent = 0.0  # of --trainer.max_time
         self._prepared = False
 
     def attach(self, head: Head) -> None:
@@ -201,6 +205,8 @@ class TaskModule(LightningModule):
         count = len(batch["images"])
         self.log("train/loss", loss, prog_bar=True, batch_size=count)
         self.log_dict({f"train/loss_{name}": value for name, value in losses.items()}, batch_size=count)
+        rates = [group["lr"] for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
+        self.log("train/lr", max(rates), batch_size=count)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -258,7 +264,7 @@ class TaskModule(LightningModule):
     # --- what is trained, and how -----------------------------------------------------------------------------------
 
     def _head_alone(self) -> bool:
-        return self.global_step < (self._head_steps or 0)
+        return self.global_step < (self.head_steps or 0) and self._time_spent < WARM_UP
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all but a trunk that is frozen or waits, and norms that keep their statistics."""
@@ -275,18 +281,30 @@ class TaskModule(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let the trunk join in when the head has warmed up."""
-        if self._head_steps and self.trunk.training == self._head_alone():
+        if self.head_steps and self.trunk.training == self._head_alone():
             self.train()
 
     def configure_optimizers(self) -> Any:
         """Warm up, then follow a cosine to 0 at the last step of the run; the trunk has a rate of its own."""
         options, steps = self.hparams, total_steps(self.trainer)
-        if self._head_steps is None:  # a resumed run, of another length maybe, has it from its checkpoint
-            self._head_steps = min(options["head_steps"], steps // 5) if options["trunk_lr_mult"] > 0 else 0
+        self._time_spent = time_spent(self.trainer)  # of a resumed run the clock is restored by now
+        if self.head_steps is None:  # a resumed run, of another length maybe, has it from its checkpoint
+            self.head_steps = int(min(options["head_steps"], steps * WARM_UP)) if options["trunk_lr_mult"] > 0 else 0
         rates = options["trunk_lr_mult"], options["weight_decay"], options["layer_decay"]
         optimizer = build_optimizer(options["optimizer"], parameter_groups(self, self.trunk, *rates), options["lr"])
-        scheduler = warmup_cosine(optimizer, options["warmup_steps"], steps, self._head_steps)
+        spent = functools.partial(getattr, self, "_time_spent")
+        scheduler = warmup_cosine(optimizer, options["warmup_steps"], steps, self.head_steps, spent)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Look at the clock first, by which the rate falls too where the time is limited."""
+        self._time_spent = time_spent(self.trainer)
+        super().lr_scheduler_step(scheduler, metric)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Validate where the time is over, whatever the epoch; the limit's callback comes before this."""
+        if self.trainer.should_stop and self.trainer.check_val_every_n_epoch is not None:
+            self.trainer.check_val_every_n_epoch = 1
 
     def configure_callbacks(self) -> list[Callback]:
         """Average the weights, keep the rate asked for, share the list of bad images."""
@@ -299,13 +317,13 @@ class TaskModule(LightningModule):
         checkpoint["task"] = self.task
         checkpoint["trunk"] = self.trunk.settings
         checkpoint["head"] = self.head.state
-        checkpoint["head_steps"] = self._head_steps
+        checkpoint["head_steps"] = self.head_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take what was found with these weights."""
         self.trunk.settings = checkpoint["trunk"]
         self.head.state = checkpoint["head"]
-        self._head_steps = checkpoint["head_steps"]
+        self.head_steps = checkpoint["head_steps"]
 
 
 def evaluation_images(data: Any, split: Split, most: int) -> Iterator[Tensor]:

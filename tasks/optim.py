@@ -7,12 +7,15 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback, Timer, WeightAveraging
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from backbone.errors import check_options
+from tasks.processes import agreed
+
+WARM_UP = 0.2  # of a run at most, in steps and in time: a short one is not spent on warming up
 
 # RMSprop is the paper's optimizer (section 3.2); decay 0.9, momentum 0.9 and eps 1 are TensorFlow's SSD-MobileNet's.
 _OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
@@ -104,36 +107,70 @@ def build_optimizer(name: str, groups: Iterable[dict], lr: float) -> Optimizer:
     return optimizer_class([{**group, "lr": lr * group["lr_mult"]} for group in groups], **options)
 
 
-def total_steps(trainer: Trainer) -> int:
-    """Count the optimizer steps of the whole run; ValueError where it has no end.
+def total_steps(trainer: Trainer) -> float:
+    """Count the optimizer steps of the whole run, infinitely many where time alone ends it; ValueError without an end.
 
     Not `trainer.estimated_stepping_batches`: that starts the loader before a resumed run has its counters back, and
     its workers then replay epoch 0 (Lightning #21938).
     """
     if trainer.max_epochs in (None, -1):
-        if trainer.max_steps == -1:
-            raise ValueError("a run without an end has no learning rate to fall to: give max_epochs or max_steps")
-        return trainer.max_steps
+        if trainer.max_steps == -1 and not time_limits(trainer):
+            raise ValueError(
+                "a run without an end has no learning rate to fall to: give max_epochs, max_steps or max_time"
+            )
+        return math.inf if trainer.max_steps == -1 else trainer.max_steps
     batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches  # type: ignore[attr-defined]
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     steps = math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
     return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
 
-def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int, head_steps: int = 0) -> LambdaLR:
+def time_spent(trainer: Trainer) -> float:
+    """The part of `max_time` that has been trained, also before a resumption; on all processes the same. 0 without."""
+    parts = [0.0]
+    for timer in time_limits(trainer):
+        spent, left = timer.time_elapsed(), cast(float, timer.time_remaining())
+        parts.append(spent / (spent + left) if spent + left else 1.0)
+    return agreed(round(1e6 * max(parts))) / 1e6 if len(parts) > 1 else 0.0
+
+
+def time_was_over(trainer: Trainer, checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the training of a checkpoint took the time that this trainer is given, before it has begun."""
+    spent: float = checkpoint["callbacks"].get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
+    return any(spent >= cast(float, each.time_remaining()) for each in time_limits(trainer))
+
+
+def time_limits(trainer: Trainer) -> list[Timer]:
+    """What ends the training by time: of `max_time`, or of a config."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Trainer does not declare it
+    return [each for each in callbacks if isinstance(each, Timer) and each.time_remaining() is not None]
+
+
+def warmup_cosine(
+    optimizer: Optimizer,
+    warmup_steps: int,
+    total_steps: float,
+    head_steps: int = 0,
+    spent: Callable[[], float] = lambda: 0.0,
+) -> LambdaLR:
     """Raise the rates linearly over `warmup_steps`, then lower them to 0 along half a cosine; step it every batch.
 
-    In the first `head_steps` the trunk's rate is 0; its own warm-up follows.
+    In the first `head_steps` the trunk's rate is 0; its own warm-up follows. The steps come to their end with the part
+    of the time that is `spent`, where that is ahead of them: at 1 the rate is 0.
     """
-    warmup_steps = min(warmup_steps, total_steps // 5)  # a short run is not spent on warming up
+    warmup_steps = int(min(warmup_steps, total_steps * WARM_UP))
 
     def factor(step: int, wait: int) -> float:
-        if step < wait:
+        time = spent()
+        if step < wait and time < WARM_UP:
             return 0.0
-        if step - wait < warmup_steps:
-            return (step - wait + 1) / (warmup_steps + 1)
+        warm_by_time = time / WARM_UP - (1 if wait else 0)
+        warm = max((step - wait + 1) / (warmup_steps + 1), warm_by_time)
+        if warm < 1:
+            return warm
         start = wait + warmup_steps
-        return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - start) / max(1, total_steps - start)))
+        done = max((step - start) / max(1, total_steps - start), time)
+        return 0.5 + 0.5 * math.cos(math.pi * min(1.0, done))
 
     waits = [head_steps if group["of_trunk"] else 0 for group in optimizer.param_groups]
     return LambdaLR(optimizer, [functools.partial(factor, wait=wait) for wait in waits])

@@ -111,17 +111,22 @@ def resolve(
     given = parse(list(args))
     path, checkpoint = given.get("ckpt_path"), None
     if path is not None:
-        path = checkpoint_at(path, "last.ckpt" if command == "fit" else "best.ckpt")
-        checkpoint = read_checkpoint(path, task)
+        path, checkpoint = _read(path, task, command)
     named = "teacher" in (given.get("model") or {})
+    typed = given.get("trainer") or {}
     if "config" not in given and command == "fit":
         run_config = Path(path).resolve().parent.parent / "config.yaml" if path else CONFIGS / task / "sample.yaml"
         if run_config.is_file() and (path or not (given.get("data") or {}).get("root")):
             given = parse([command, "--config", str(run_config), *args[1:]])
+    trainer = dict(given.get("trainer") or {})
+    if path and typed.get("max_epochs") is not None and "max_time" not in typed:
+        given["trainer"] = trainer = {**trainer, "max_time": None}  # whoever goes on to more epochs wants them all
+    if command == "fit" and trainer.get("max_time") and trainer.get("max_epochs") is None:
+        given["trainer"] = trainer = {**trainer, "max_epochs": -1}  # the time alone ends it
     model, data = dict(given.get("model") or {}), dict(given.get("data") or {})
     if path is not None and not named:  # what the run's own config says came along with a checkpoint of whoever's
         model.pop("teacher", None)
-    runs = Path((given.get("trainer") or {}).get("default_root_dir") or "runs")
+    runs = Path(trainer.get("default_root_dir") or "runs")
     if path is None and model.get("weights"):  # a checkpoint brings its own
         model["weights"] = _fetched(model["weights"], model.get("width_mult"))
     if path is None and command != "fit" and not module_class.is_whole(model):
@@ -144,6 +149,26 @@ def resolve(
     module_class.resolve(command, model, data, runs)
     settings = {name: value for name, value in given.items() if name != "config"}
     return Resolved({**settings, "model": model, "data": data, "ckpt_path": path and str(path)}, checkpoint, path)
+
+
+def _read(path: str | Path, task: str, command: str) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that a path means to a command, and its contents; InputError where it cannot be used.
+
+    A run goes on from its last one, or from the one before where that is damaged; it is scored by its best.
+    """
+    if command != "fit":
+        path = checkpoint_at(path)
+        return path, read_checkpoint(path, task)
+    last, previous = checkpoint_at(path, "last.ckpt"), checkpoint_at(path, "previous.ckpt")
+    try:
+        found, checkpoint = last, read_checkpoint(last, task)
+    except InputError as error:
+        if previous == last or not previous.is_file():
+            raise
+        say(f"note: {error} Going on from {previous}.")
+        found, checkpoint = previous, read_checkpoint(previous, task)
+    say(f"resuming {found} (step {checkpoint.get('global_step')})")
+    return found, checkpoint
 
 
 def _fetched(word: str, width_mult: float | None) -> str:

@@ -92,10 +92,17 @@ def image_or_grey(open_image: Callable[[int], np.ndarray], key: int, size: tuple
 def contact_sheet(
     tiles: Sequence[np.ndarray], captions: Sequence[str], path: Path, *, columns: int, title: str
 ) -> None:
-    """Write a PNG of tiles (H, W, 3) uint8 RGB in rows of `columns`, captions under them, the title above.
+    """Write a PNG of what `sheet` draws. Raises InputError where the file cannot be written."""
+    drawn = sheet(tiles, captions, columns=columns, title=title)
+    with replacing(path) as beside:
+        drawn.save(beside, format="PNG", compress_level=1)  # photographs hardly get smaller by more, which takes long
+
+
+def sheet(tiles: Sequence[np.ndarray], captions: Sequence[str], *, columns: int, title: str) -> Image.Image:
+    """Tiles (H, W, 3) uint8 RGB in rows of `columns`, captions under them, the title above.
 
     A caption's lines are separated by newlines and wrapped to the tile's width; of absurdly many or long ones only a
-    part is drawn. Without tiles it is the title alone. Raises InputError where the file cannot be written.
+    part is drawn. Without tiles it is the title alone.
     """
     margin, size = 14, 15
     font, bold = _font(size), _font(20)
@@ -111,19 +118,18 @@ def contact_sheet(
 
     top = margin + len(heading) * 28
     height = top + sum(tile + text + 2 * margin for tile, text in row_heights) + margin
-    sheet = Image.new("RGB", (width, height), _PAPER)
-    draw = ImageDraw.Draw(sheet)
+    drawn = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(drawn)
     for k, text in enumerate(heading):
         draw.text((margin, margin + k * 28), text, font=bold, fill=_INK)
     for row, (tile_height, text_height) in zip(rows, row_heights, strict=True):
         for column, i in enumerate(row):
             left = margin + column * (cell + margin)
-            sheet.paste(Image.fromarray(np.ascontiguousarray(tiles[i])), (left, top))
+            drawn.paste(Image.fromarray(np.ascontiguousarray(tiles[i])), (left, top))
             for k, text in enumerate(wrapped[i]):
                 draw.text((left, top + tiles[i].shape[0] + 4 + k * step), text, font=font, fill=_INK)
         top += tile_height + text_height + 2 * margin
-    with replacing(path) as beside:
-        sheet.save(beside, format="PNG", compress_level=1)  # photographs hardly get smaller by more, which takes long
+    return drawn
 
 
 @functools.lru_cache

@@ -129,3 +129,41 @@ def save_figure(figure: "Figure", path: Path, *, tight: bool = True) -> None:
     around: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.2} if tight else {}
     with replacing(path) as beside:
         figure.savefig(beside, metadata={"Software": None}, **around)
+
+
+def write_curves(run: Path, monitor: str) -> None:
+    """Draw pictures/curves.png of a run's metrics.csv: losses and learning rate by step, the figure `monitor` by epoch.
+
+    Nothing where the file is not there, or has none of them yet; of a resumed run, what came since.
+    """
+    file = run / "metrics.csv"
+    if not file.is_file():
+        return
+    with file.open(newline="", encoding="utf-8") as lines:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+
+    def points(name: str, over: str) -> tuple[list[float], list[float]]:
+        found = [(row[over] + (over == "epoch"), row[name]) for row in rows if name in row]
+        return [x for x, _ in found], [y for _, y in found]
+
+    losses = sorted({name for row in rows for name in row if name.startswith("train/loss")})
+    losses = losses if len(losses) > 2 else losses[:1]  # one part is the whole
+    panels = [("loss", "step", losses), ("learning rate", "step", ["train/lr"]), (monitor, "epoch", [monitor])]
+    panels = [panel for panel in panels if any(points(name, panel[1])[0] for name in panel[2])]
+    if not panels:
+        return
+    from matplotlib.figure import Figure  # slow to import, and only needed here
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(4.6 * len(panels), 3.4), dpi=DPI, layout="constrained")
+    for axes, (title, over, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name in names:
+            xs, ys = points(name, over)
+            axes.plot(xs, ys, marker="o" if len(xs) < 30 else None, markersize=3, label=name.removeprefix("train/"))
+        axes.set(xlabel=over, title=title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(color="0.92")
+        if len(names) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    (run / "pictures").mkdir(exist_ok=True)
+    save_figure(figure, run / "pictures" / "curves.png")

@@ -87,3 +87,38 @@ def best_checkpoints(task: str, root: Path) -> list[Path]:
 def newest_checkpoint(task: str, root: Path) -> Path:
     """The best checkpoint of the newest run that has one; InputError where there is none."""
     return best_checkpoints(task, root)[0]
+
+
+def interrupted_run(task: str, root: Path) -> Path:
+    """The newest run that was stopped before its end, and from which no later run has gone on.
+
+    A `fit` has come to its end when it has written metrics.json. Raises InputError where there is no such run.
+    """
+    fits = [run for run in (root / task).glob("*") if not run.is_symlink() and _has_trained(run)]
+    fits.sort(key=run_order, reverse=True)
+    gone_on_from = {resumed_from(run) for run in fits}
+    finished = [run for run in fits if (run / "metrics.json").is_file()]
+    for run in fits:
+        if run not in finished and run.name not in gone_on_from:
+            return run
+    how = f"train with `python -m tasks.{task} fit`"
+    if finished:
+        how = f"the newest that came to its end is {finished[0]}, and goes on with --resume {finished[0]} --epochs N"
+    raise InputError(f"--resume: no run under {root / task} was interrupted; {how}.")
+
+
+def _has_trained(run: Path) -> bool:
+    return (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def resumed_from(run: Path) -> str | None:
+    """The name of the run from which this one went on, as the last lines of its config.yaml say; None for others."""
+    try:
+        text = (run / "config.yaml").read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.findall(rf"^{re.escape(RESUMED)}(.*)$", text, re.MULTILINE)
+    return Path(found[-1]).parents[1].name if found and len(Path(found[-1]).parts) > 2 else None
+
+
+RESUMED = "# resumed from: "  # a line of config.yaml, before the path of a checkpoint

@@ -31,11 +31,11 @@ from tasks.runs import AtomicCheckpointIO
 
 def trainer(folder, **settings):
     settings = {"max_epochs": 4, "limit_val_batches": 0, "logger": False, "enable_checkpointing": False, **settings}
+    settings.setdefault("enable_progress_bar", False)
     return Trainer(
         default_root_dir=folder,
         accelerator="cpu",
         num_sanity_val_steps=0,
-        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         plugins=[AtomicCheckpointIO()],

@@ -173,6 +173,11 @@ class ClassificationHead(Head):
             for labels, probabilities in zip(best.indices.tolist(), best.values.cpu().numpy(), strict=True)
         ]
 
+    def drawn(self, image: np.ndarray, result: Classified) -> tuple[np.ndarray, str]:
+        """The image, and its likeliest classes."""
+        likeliest = list(zip(result.names, result.probabilities.tolist(), strict=True))[:3]
+        return image, "\n".join(f"{name} {probability:.2f}" for name, probability in likeliest)
+
     def answer(self, outputs: Tensor) -> dict[str, Tensor]:
         """The calibrated probabilities (B, C)."""
         return {"probabilities": (outputs.float() / (self.temperature or 1.0)).softmax(1)}

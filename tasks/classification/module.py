@@ -25,7 +25,7 @@ class ClassificationModule(DistilledLogitsModule):
         dropout: Of the pooled features.
         label_smoothing: Part of each label that all classes share; not of a teacher's targets.
         class_weights: balanced gives each class equal weight in the labels' loss, by the numbers of its images.
-        lr: Peak of the learning rate.
+        lr: Peak learning rate.
         weight_decay: Never on norms, biases and depthwise filters.
 
     """

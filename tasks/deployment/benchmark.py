@@ -17,6 +17,7 @@ from backbone.errors import Arguments, InputError
 from backbone.files import write_whole
 from backbone.names import printed
 from tasks.deployment import latency
+from tasks.next_steps import say_next
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def main(task: str, classes: Classes, predict: "PredictCommand", args: list[str]
     parser = Arguments(
         prog=f"python -m tasks.{task} benchmark",
         description="Measure exported files on this machine, each in a process of its own: milliseconds of one image, "
-        "memory, size, and with --data.root the metric on its validation images. A checkpoint or weights that are "
+        "memory, size, and with --data the metric on its validation images. A checkpoint or weights that are "
         "named are measured too, in PyTorch as it trains.",
     )
     parser.add_argument("files", type=Path, nargs="*", metavar="F", help=", ".join(latency.RUNTIMES))
@@ -51,11 +52,15 @@ def main(task: str, classes: Classes, predict: "PredictCommand", args: list[str]
     parser.add_argument("--threads", nargs="+", default=["1", "all"], metavar="N", help=help)
     parser.add_argument("--runs", type=int, default=100, help="of one image, which are counted (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: a new folder in runs/{task}")
-    parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="a checkpoint to measure in PyTorch too")
-    parser.add_argument("--model.weights", dest="weights", type=Path, metavar="W", help="or weights that come whole")
+    parser.add_argument(
+        "--ckpt_path", type=Path, metavar="C.ckpt", help="a checkpoint to measure in PyTorch too (--weights C)"
+    )
+    parser.add_argument(
+        "--model.weights", dest="weights", type=Path, metavar="W", help="or whole weights (--weights W)"
+    )
     parser.add_argument("--eager", action="store_true", help="measure the newest run's best checkpoint in PyTorch too")
     help = "score the files on its validation images, in the classes of --ckpt_path or --model.weights"
-    parser.add_argument("--data.root", dest="root", metavar="DIR", help=help)
+    parser.add_argument("--data", "--data.root", dest="root", metavar="DIR", help=help)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # measure one in this process
     options, rest = parser.parse_known_args(args)
     if unknown := [word for word in rest if word.startswith("-") and not word.startswith(("--data.", "--model."))]:
@@ -167,8 +172,17 @@ def _benchmark(task: str, classes: Classes, options: Any, threads: Sequence[int]
         print(
             printed(f"{machine['cpu']}, {machine['cores']} cores; {options.runs} runs of one image; memory: {_MEMORY}.")
         )
+        _say_next(task, options.files, model)
         print(printed(f"run: {folder}"))
     return 0
+
+
+def _say_next(task: str, files: Sequence[Path], model: tuple[str, Path] | None) -> None:
+    onnx = [path for path in files if path.suffix == ".onnx"]
+    if onnx:
+        say_next(["run", onnx[0], "photo.jpg"])
+    elif not files and model:
+        say_next([task, "export", *model])
 
 
 def _model(task: str, options: Any) -> tuple[str, Path] | None:

@@ -13,7 +13,7 @@ import torch
 
 from backbone.accelerator import retain_freed_memory
 from backbone.download import digest_of
-from backbone.errors import Arguments, InputError
+from backbone.errors import InputError
 from backbone.files import replacing, room_beside, write_whole
 from backbone.names import printed
 from backbone.weights import find_weights, table
@@ -22,16 +22,17 @@ from data.records import Split
 from data.transforms import needed_in_evaluation
 from tasks.cli import Parser, check_classes, link_data, prepared
 from tasks.deployment import executorch_file, gate, onnx_file, qat
+from tasks.deployment.arguments import ENDINGS, export_arguments
 from tasks.deployment.artifact import open_artifact
 from tasks.deployment.graph import Deployed
 from tasks.module import TaskModule, evaluation_images
+from tasks.next_steps import say_next
 from tasks.options import resolve
 from tasks.runs import as_written
 
 _VERSIONS = {"onnx": ("onnx", "onnxruntime"), "executorch": ("executorch", "torchao")}
 REJECTED = 3  # the exit code where the file is worse than its network
 _CALIBRATION = 200  # training images
-_ENDINGS = {"onnx": ".onnx", "executorch": ".pte"}
 _FORMATS: dict[str, Any] = {"onnx": onnx_file, "executorch": executorch_file}
 _MAX_LOSS = {"float32": 0.001, "int8": 0.01}
 _RULE = (
@@ -53,24 +54,7 @@ class Resolved(NamedTuple):
 
 def main(task: str, classes: Callable[[], tuple[type[TaskModule], Any]], args: list[str]) -> int:
     """Run the command; return its exit code, 3 where the file was rejected. Raises InputError."""
-    parser = Arguments(
-        prog=f"python -m tasks.{task} export",
-        description="Write a model as one file that works alone: uint8 images in, the answer in the task's terms out. "
-        "It is run and scored on the validation images before it is called good. The model is that of --ckpt_path C, "
-        "or of --model.weights W where these come whole; by default the newest run's. The images are those of "
-        "--data.root DIR; by default those it was trained on. The options of `validate` that begin with --data. and "
-        "--model. count here too.",
-    )
-    parser.add_argument("--out", type=Path, metavar="F", help="default: TASK.onnx, TASK_int8.onnx, TASK.pte, ...")
-    parser.add_argument("--format", choices=list(_ENDINGS), help="default: as the ending of --out says, or onnx")
-    parser.add_argument("--int8", action="store_true", help="integers of 8 bits: a quarter of the size, and faster")
-    help = "fine-tune for the rounding of int8 in so many epochs first (default: %(default)s)"
-    parser.add_argument("--qat", type=int, default=0, metavar="EPOCHS", help=help)
-    if task == "detection":
-        help = "none: give the raw boxes and scores of all anchors (default: suppression is in the file)"
-        parser.add_argument("--nms", choices=("in_graph", "none"), default="in_graph", help=help)
-    help = "what the file may lose of the metric, as a part of the most it can be (default: 0.001, and 0.01 in int8)"
-    parser.add_argument("--max_loss", type=float, metavar="X", help=help)
+    parser = export_arguments(task)
     options, rest = parser.parse_known_args(args)
     retain_freed_memory()
     return _export(task, _checked(task, options), *resolved(*classes(), rest, parser.prog))
@@ -112,8 +96,8 @@ def resolved(module_class: type[TaskModule], datamodule_class: Any, args: Sequen
 def _checked(task: str, options: argparse.Namespace) -> argparse.Namespace:
     """The options, with what was not given found out. Raises InputError."""
     given = options.out.suffix.lower() if options.out else ""
-    kind = options.format or next((name for name, end in _ENDINGS.items() if end == given), "onnx")
-    options.format, ending = kind, _ENDINGS[kind]
+    kind = options.format or next((name for name, end in ENDINGS.items() if end == given), "onnx")
+    options.format, ending = kind, ENDINGS[kind]
     options.out = options.out or Path(f"{task}{'_int8' * options.int8}{ending}")
     if given not in ("", ending) or not options.out.suffix:
         raise InputError(f"--out is {str(options.out)!r}; a file of --format {kind} is called NAME{ending}.")
@@ -189,6 +173,10 @@ def _export(task: str, options: argparse.Namespace, module: TaskModule, data: An
         for name in (f"{out.name}.rejected", f"{out.name}.rejected.json"):
             out.with_name(name).unlink(missing_ok=True)
         print(printed(line))
+        commands: list[list[str | Path]] = [[task, "benchmark", out]]
+        if options.format == "onnx":
+            commands.append(["run", out, "photo.jpg"])
+        say_next(*commands)
         return 0
     line += f"; {options.out} is still the one of before" if options.out.exists() else ""
     reason = f"the file may lose {options.max_loss:g} (--max_loss)"
@@ -222,7 +210,7 @@ def _written(
     methods: list[str | None] = list(kind.CALIBRATIONS) if options.int8 else []
     if options.format == "onnx" or not options.int8:
         methods.insert(0, None)
-    files = {method: room / f"{method or 'float32'}{_ENDINGS[options.format]}" for method in methods}
+    files = {method: room / f"{method or 'float32'}{ENDINGS[options.format]}" for method in methods}
     for method, file in files.items():
         if options.format == "onnx" and method is None:
             onnx_file.write_onnx(network, file)

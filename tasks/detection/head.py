@@ -12,6 +12,7 @@ from backbone.errors import InputError
 from backbone.mobilenet import Numerics, conv_norm_act
 from data.balance import loss_weights
 from data.coco_classes import letters
+from data.folders import count_of
 from data.module import DataModule
 from data.readers.coco_fields import as_ids
 from data.records import Records, Split
@@ -24,6 +25,7 @@ from tasks.detection.postprocess import MAX_IOU, MIN_SCORE, Detected, class_scor
 from tasks.detection.report import write_report
 from tasks.detection.suppression import BY_OPERATOR, BY_ROUNDS, suppressed
 from tasks.head import Head
+from tasks.plotting import class_color, draw_boxes
 
 # TensorFlow's SSD-MobileNet (feature_map_generators.py): four extra maps, each half the size of the one before, at
 # width 1, where the trunk has 1,024 channels. Their norms are TensorFlow's too, whatever the trunk's weights had.
@@ -236,6 +238,13 @@ class DetectionHead(Head):
             names = [self.categories[number] for number in ids[labels].tolist()]
             results.append(DetectionResult(boxes, scores, names, ids[labels]))
         return results
+
+    def drawn(self, image: np.ndarray, result: DetectionResult) -> tuple[np.ndarray, str]:
+        """The image with its boxes, and how many there are."""
+        ids = list(self.categories)
+        labels = [f"{name} {score:.2f}" for name, score in zip(result.names, result.scores, strict=True)]
+        colors = [class_color(ids.index(number)) for number in result.category_ids.tolist()]
+        return draw_boxes(image, result.boxes_xyxy, labels, colors), count_of(len(labels), "object")
 
 
 def _by_anchor(x: Tensor, columns: int) -> Tensor:

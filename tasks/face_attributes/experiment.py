@@ -16,7 +16,6 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from backbone.__main__ import print_columns
@@ -27,20 +26,21 @@ from backbone.names import shown
 from data.attributes import AttributesDataModule
 from data.loading import input_size
 from tasks.__main__ import TABLE_12
-from tasks.cli import prepared, run
+from tasks.cli import TaskTrainer, prepared, run
 from tasks.commands import exit_code
 from tasks.distillation.module import check_distillation
 from tasks.distillation.teachers import build_teacher
 from tasks.face_attributes.module import FaceAttributesModule
+from tasks.next_steps import say_next
 from tasks.options import CONFIGS, LINKS, read_config
-from tasks.pooled import pooled_network
+from tasks.pooled import PooledNetwork, pooled_network
 from tasks.reporting import BLUE, DPI, ORANGE, markdown_table, save_figure, write_csv
 from tasks.run_folders import run_order
 from tasks.runs import read_checkpoint
 
 _PROG = "python -m tasks.face_attributes experiment"
 _CONFIGS = CONFIGS / "face_attributes"
-_CLASSES = {"model": FaceAttributesModule, "data": AttributesDataModule, "trainer": Trainer}
+_CLASSES = {"model": FaceAttributesModule, "data": AttributesDataModule, "trainer": TaskTrainer}
 _SET_HERE = {  # by students, steps and sweep, or for all runs alike
     "model": ["width_mult", "teacher", "cache", "cache_only", "numerics"],
     "data": ["image_size", "resolution_mult", "unlabelled_fraction"],
@@ -50,6 +50,7 @@ _SET_HERE["trainer"] += ["val_check_interval", "check_val_every_n_epoch"]
 _OF_TEACHER = ("teacher_weight", "temperature", "distance")  # options of the model that mean nothing without one
 _OF_NO_MATTER = ["data.num_workers", "data.max_bad_fraction", "trainer.enable_progress_bar"]  # to the figures
 _OF_NO_MATTER += ["model.teacher", "model.cache"]  # the teacher is compared by its digest
+_LOADING = 30e6  # mult-adds that take as long as all of a step but the network, for each image
 _TO_TRAIN = "its run's best.ckpt"  # the students' teacher while it is not there yet
 
 Arm = Literal["distilled", "labels"]
@@ -97,13 +98,14 @@ def main(args: list[str]) -> int:
     if missing := [name for name in ("teacher", "students", "steps") if not settings.get(name)]:
         raise InputError(f"{config} has no {missing[0]}; see {_CONFIGS / 'table12.yaml'}.")
     runs = plan(settings, {group: given.get(group, {}) for group in _CLASSES}, folder)
-    images, teacher = _check(runs, settings["teacher"], folder)
+    images, lengths, teacher = _check(runs, settings["teacher"], folder)
     _refuse_changes(runs, teacher, folder)
     code = 0
     try:
         for number, each in enumerate(runs, start=1):
             print(f"\n[{number}/{len(runs)}] {each.name}", flush=True)
-            if code := _make(each, folder):
+            left = sum(lengths[other.name] for other in runs[number - 1 :])
+            if code := _make(each, folder, left / lengths[each.name] if lengths[each.name] else 1.0):
                 break
     except KeyboardInterrupt as stop:
         code = exit_code(stop)
@@ -112,6 +114,9 @@ def main(args: list[str]) -> int:
         write_table(folder, [_row(each, folder / each.name, images[each.name]) for each in done])
     if code:
         print(f"stopped with {len(runs) - len(done)} of {len(runs)} runs left; the same command goes on from here")
+    elif best := _best_student(runs, folder):
+        task = "face_attributes"
+        say_next([task, "predict", "--weights", best, "--source", "face.jpg"], [task, "export", "--ckpt_path", best])
     print(f"experiment: {folder}")
     return code
 
@@ -177,12 +182,24 @@ def plan(settings: Mapping[str, Any], given: Options, folder: Path) -> list[Run]
     return list({each.name: each for each in runs}.values())  # a fraction of 1 is there already
 
 
-def _check(runs: Sequence[Run], teacher: Any, folder: Path) -> tuple[dict[str, tuple[int | None, int | None]], str]:
-    """How many images with and without labels each run trains on, and the teacher's digest.
+def _best_student(runs: Sequence[Run], folder: Path) -> Path | None:
+    """The run of the student that scored highest on the test images."""
+    tests = [
+        (each, found) for each in runs if each.arm != "teacher" and (found := _finished(folder / each.name, "test"))
+    ]
+    figures = {each.name: json.loads((test / "metrics.json").read_text("utf-8"))["test/map"] for each, test in tests}
+    return _finished(folder / max(figures, key=lambda name: figures[name] or 0.0), "val") if figures else None
+
+
+def _check(
+    runs: Sequence[Run], teacher: Any, folder: Path
+) -> tuple[dict[str, tuple[int | None, int | None]], dict[str, float], str]:
+    """How many images with and without labels each run trains on; how long it takes beside others; teacher's digest.
 
     Finds what is wrong with data, teacher and the options of any run, before the first of them is made.
     """
     images: dict[str, tuple[int | None, int | None]] = {}
+    lengths: dict[str, float] = dict.fromkeys((each.name for each in runs), 0.0)  # 0 where it is done
     known: dict[str, AttributesDataModule] = {}
     parser, digest = _parser({}), "trained here"
     for each in runs:
@@ -203,9 +220,19 @@ def _check(runs: Sequence[Run], teacher: Any, folder: Path) -> tuple[dict[str, t
             check_distillation(module.hparams, known[key].hparams["views"])
             if options["model"]["teacher"] != _TO_TRAIN:
                 module.prepare(known[key])
+            network = PooledNetwork(module.trunk, module.head.layers)
+            cost = total(count(network, torch.zeros(1, 3, *size, dtype=torch.uint8))).mult_adds + _LOADING
+            lengths[each.name] = cost * _images_seen(options, int(labelled.size))
         except InputError as error:
             raise InputError(f"{each.name}: {error}") from error
-    return images, digest
+    return images, lengths, digest
+
+
+def _images_seen(options: Options, count: int) -> int:
+    """How many images a run trains on, each as often as it is seen."""
+    steps, epochs = options["trainer"]["max_steps"], options["trainer"]["max_epochs"]
+    of_steps = steps * options["data"]["batch_size"] * (options["trainer"]["accumulate_grad_batches"] or 1)
+    return of_steps if epochs in (None, -1) else min(of_steps if steps > 0 else count * epochs, count * epochs)
 
 
 def _refuse_changes(runs: Sequence[Run], teacher: str, folder: Path) -> None:
@@ -230,8 +257,11 @@ def _refuse_changes(runs: Sequence[Run], teacher: str, folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ running
 
 
-def _make(each: Run, folder: Path) -> int:
-    """What is left of a run's `fit` and `test`; return the exit code."""
+def _make(each: Run, folder: Path, runs: float) -> int:
+    """What is left of a run's `fit` and `test`; return the exit code.
+
+    `runs` is how many times as long as this run it and those that follow take.
+    """
     own, options = folder / each.name, {group: dict(of) for group, of in each.options.items()}
     options["trainer"] |= {"devices": 1, "default_root_dir": str(own)}
     if options.get("model", {}).get("teacher") == _TO_TRAIN:
@@ -248,7 +278,7 @@ def _make(each: Run, folder: Path) -> int:
             checkpoint = Path(each.checkpoint or f"{_finished(own, 'val')}/checkpoints/best.ckpt")
         args = [command, "--config", str(config), *(["--ckpt_path", str(checkpoint)] if checkpoint else [])]
         try:
-            if code := run(FaceAttributesModule, AttributesDataModule, args):
+            if code := run(FaceAttributesModule, AttributesDataModule, args, runs):
                 return code
         except InputError as error:
             if not each.checkpoint:

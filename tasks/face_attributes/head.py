@@ -123,3 +123,8 @@ class AttributesHead(Head):
         """Every attribute's probability, and whether it is present."""
         probabilities = expit(outputs.double().cpu().numpy())  # as the thresholds were chosen
         return [FaceAttributes(self.names, row, row >= self.thresholds) for row in probabilities]
+
+    def drawn(self, image: np.ndarray, result: FaceAttributes) -> tuple[np.ndarray, str]:
+        """The image, and the attributes that are present."""
+        present = [name for name, has in zip(result.names, result.present, strict=True) if has]
+        return image, ", ".join(present) or "none of the attributes"

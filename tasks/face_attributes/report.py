@@ -162,7 +162,7 @@ def _draw_errors(
         notes += [f"teacher {expit(teacher[image, k]):.2f}"] if teacher is not None else []
         notes += [f"{errors[image] - 1} more wrong"] if errors[image] > 1 else []
         prediction = f"{names[k]} {expit(evaluated.logits[image, k]):.2f}, target {target}"
-        captions.append("\n".join([prediction, "; ".join(notes), shown(files[image])]))
+        captions.append("\n".join([prediction, *notes, shown(files[image])]))  # a line each: tiles are narrow
     total, predictions = int(errors.sum()), count_of(int((evaluated.targets >= 0).sum()), "prediction")
     title = f"Wrong: {total:,} of {predictions}" if total else f"No errors in {predictions}"
     if total > len(chosen):

@@ -9,6 +9,17 @@ import tasks.geolocalization
 from tasks import commands
 from tasks.geolocalization import partition
 from tasks.geolocalization.predict import PREDICT
+from tasks.short_options import TaskHelp
+
+_HELP = TaskHelp(
+    "DIR holds photographs with their positions in EXIF, or a CSV of path,latitude,longitude. "
+    "`check --data DIR` shows how it is read.",
+    {
+        "data.preset NAME": "columns of a known CSV: yfcc100m, osv5m, mp16, im2gps, ...",
+        "model.max_images N": "a cell of more images is split (default: 10000)",
+        "model.min_images N": "a cell of fewer is dropped, with its images (default: 50)",
+    },
+)
 
 
 def _classes() -> tuple[Any, Any]:
@@ -42,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command; see `python -m tasks.geolocalization --help`."""
     more = {"partition": ("divide the Earth into cells by where images were taken", partition.main)}
     about = tasks.geolocalization.__doc__ or ""
-    return commands.main("geolocalization", about, _classes, PREDICT, args, more, check=_check)
+    return commands.main("geolocalization", about, _classes, PREDICT, args, more, check=_check, of_task=_HELP)
 
 
 if __name__ == "__main__":

@@ -189,6 +189,12 @@ class GeolocalizationHead(Head):
             data=f"Scored on {count_of(len(positions), 'image')} of {root}.",
         )
 
+    def drawn(self, image: np.ndarray, result: Geolocation) -> tuple[np.ndarray, str]:
+        """The image, and where it is taken to be from."""
+        from tasks.geolocalization.maps import position_text  # here, as training needs no matplotlib
+
+        return image, f"{position_text(result.latlng)}\nhalf within {result.half_radius_km:,.0f} km"
+
     def answer(self, outputs: Tensor) -> dict[str, Tensor]:
         """The finest cells' probabilities (B, C), and the predicted places (B, 2) in degrees."""
         crops = outputs if outputs.ndim == 3 else outputs[:, None]

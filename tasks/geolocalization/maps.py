@@ -169,7 +169,13 @@ def draw_prediction(
         figure.text(0.01, y, sign, fontweight="bold", **style)
         figure.text(0.03, y, text, **style)
     ticks = {share: _percent(share) for share in (top / 100, top / 10, top)}
-    _color_bar(figure.add_axes((0.01, 0.045, 0.26, 0.016)), norm, colormap, "probability of a cell", ticks)
+    _color_bar(
+        figure.add_axes((0.01, 0.045, 0.26, 0.016)),
+        norm,
+        colormap,
+        "probability of a cell, up to the highest here",
+        ticks,
+    )
     save_figure(figure, path)
 
 

@@ -17,6 +17,7 @@ def main(args: list[str]) -> int:
     """Run the command; return its exit code. InputError where the images or an option cannot be used."""
     parser = Arguments(
         prog="python -m tasks.geolocalization partition",
+        usage="%(prog)s (--csv F | --root DIR) --out P.npz [options]",
         description="Divide the Earth into cells by where images were taken, as PlaNet does; print how many cells of "
         "which size there are, and how well a classifier over them could do at best; draw them on a map.",
     )

@@ -146,7 +146,7 @@ def test_a_finished_run_says_that_nothing_is_left_to_train_and_how_to_go_on(clas
     given = ["--data.root", str(classes_root), *QUIET, *EPOCHS]
     before = tree(whole)
     printed, run = completed(main, capsys, "fit", "--ckpt_path", str(whole), *given)
-    assert re.search(r"trained to its end \(3 epochs, 9 steps\).* --trainer\.max_epochs", printed)
+    assert re.search(r"trained to its end \(3 epochs, 9 steps\).* --epochs", printed)
     assert run == whole
     assert tree(whole) == before
     assert not Path("runs").exists()

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Save, same, trainer
+from helpers import Save, data_module, same, trainer
 from lightning.pytorch.callbacks import LambdaCallback
+from PIL import Image
+from sklearn.metrics import recall_score
 
 from backbone import InputError, normalize
 from data import imagenet
@@ -399,3 +401,46 @@ def test_class_weights_are_refused_where_no_labels_are_used_or_sampling_balances
         module, data = build(uneven_root, class_weights="balanced", **settings)
         with pytest.raises(InputError, match=message):
             trainer(tmp_path).fit(module, data)
+
+
+def recalls(root, seed, *, weighted=False, balanced=False):
+    """Of each class, of a linear classifier of the mean colour that is trained as a fit trains."""
+    options = {"augment": False, "balanced": balanced, "seed": seed}
+    data = data_module(ClassificationDataModule, root, "fit", **options)
+    torch.manual_seed(seed)
+    head = ClassificationHead({32: 3}, data.categories.values(), weighted=weighted)
+    head.start(data)
+    loader, optimizer = data.train_dataloader(), torch.optim.Adam(head.parameters(), 0.3)
+    samples = [loader.dataset[0, i] for i in range(len(loader.dataset))]  # opened once
+    for epoch in range(12):
+        loader.sampler.set_epoch(epoch)
+        order = [i for _, i in loader.sampler]
+        for start in range(0, len(order), 101):
+            batch = loader.collate_fn([samples[i] for i in order[start : start + 101]])
+            optimizer.zero_grad()
+            head.loss(head({32: batch["images"] / 16 - 8}), batch)["labels"].backward()
+            optimizer.step()
+    with torch.no_grad():
+        found = [(head({32: batch["images"] / 16 - 8}).argmax(1), batch["labels"]) for batch in data.val_dataloader()]
+    said, true = map(torch.cat, zip(*found, strict=True))
+    return recall_score(true, said, average=None)
+
+
+@pytest.mark.slow
+def test_of_100_to_1_the_rare_class_is_found_with_weights_and_with_balanced_sampling(tmp_path):
+    figures = {"plain": [], "weighted": [], "balanced": []}
+    for seed in range(3):
+        generator, root = np.random.default_rng(seed), tmp_path / str(seed)
+        for split, counts in (("train", (400, 4)), ("val", (60, 60))):
+            for name, count, red in zip(("often", "seldom"), counts, (115, 150), strict=True):
+                (root / split / name).mkdir(parents=True)
+                for i in range(count):
+                    color = tuple(generator.normal((red, 128, 128), 15).astype(int).tolist())
+                    Image.new("RGB", (32, 32), color).save(root / split / name / f"{i}.png")
+        for way, of_seed in figures.items():
+            of_seed.append(recalls(root, seed, **({} if way == "plain" else {way: True})))
+    mean = {way: np.mean(of_seeds, axis=0) for way, of_seeds in figures.items()}
+    assert mean["plain"][1] < 0.4  # of the rare class
+    for way in ("weighted", "balanced"):
+        assert mean[way].mean() > mean["plain"].mean() + 0.1  # the balanced accuracy
+        assert all(own[1] > plain[1] + 0.2 for own, plain in zip(figures[way], figures["plain"], strict=True))

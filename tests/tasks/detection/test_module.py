@@ -1,11 +1,16 @@
+import json
+
 import numpy as np
 import pytest
 import torch
-from helpers import same, trainer
+from helpers import data_module, same, trainer
 from lightning.pytorch.callbacks import Checkpoint
+from PIL import Image
+from torch.nn.functional import avg_pool2d
 
 from data.detection import DetectionDataModule
 from data.readers.coco_file import Detections
+from tasks.detection.head import DetectionHead
 from tasks.detection.metrics import evaluate, stack_detections
 from tasks.detection.module import DetectionModule
 
@@ -104,3 +109,68 @@ def test_it_overfits_eight_images(coco_root, tmp_path, loss):
         for batch in datamodule.train_dataloader():
             module.head.update(module(batch["images"]), batch)
     assert module.head.compute(datamodule.records("train"), "train")["map"] > 0.9
+
+
+def write_uneven(root, seed):
+    """Images with a square in the middle, for training 200 of one class and 2 of another, whose colours overlap."""
+    generator, classes = np.random.default_rng(seed), {1: "often", 2: "seldom"}
+    (root / "annotations").mkdir(parents=True)
+    for split, counts in (("train", (200, 2)), ("val", (30, 30))):
+        (root / split).mkdir()
+        content = {"images": [], "annotations": [], "categories": [{"id": k, "name": n} for k, n in classes.items()]}
+        for i, label in enumerate(np.repeat([1, 2], counts).tolist()):
+            pixels = np.full((64, 64, 3), 30, np.uint8)
+            pixels[8:56, 8:56] = generator.normal((90 + 50 * label, 128, 128), 15)
+            Image.fromarray(pixels).save(root / split / f"{i}.png")
+            content["images"].append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 64})
+            row = {"id": i, "image_id": i, "category_id": label, "bbox": [8, 8, 48, 48], "area": 2304, "iscrowd": 0}
+            content["annotations"].append(row)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def outputs_of(head, batch):
+    pixels = batch["images"] / 12 - 10
+    return head({16: avg_pool2d(pixels, 16), 32: avg_pool2d(pixels, 32)})
+
+
+def recalls(root, seed, *, weighted=False, balanced=False):
+    """Of each class, of a head on mean colours that is trained as a fit trains: whether the likeliest box says it."""
+    options = {"image_size": 64, "augment": False, "balanced": balanced, "seed": seed}
+    data = data_module(DetectionDataModule, root, "fit", **options)
+    torch.manual_seed(seed)
+    head = DetectionHead({16: 3, 32: 3}, data.categories, (64, 64), weighted=weighted)
+    head.start(data)
+    loader, optimizer = data.train_dataloader(), torch.optim.Adam(head.parameters(), 0.1)
+    samples = [loader.dataset[0, i] for i in range(len(loader.dataset))]  # opened once
+    for epoch in range(10):
+        loader.sampler.set_epoch(epoch)
+        order = [i for _, i in loader.sampler]
+        for start in range(0, len(order), 20):
+            batch = loader.collate_fn([samples[i] for i in order[start : start + 20]])
+            optimizer.zero_grad()
+            sum(head.loss(outputs_of(head, batch), batch).values()).backward()
+            optimizer.step()
+        optimizer.param_groups[0]["lr"] *= 0.9
+    right = {"often": [], "seldom": []}
+    with torch.no_grad():
+        for batch in data.val_dataloader():
+            found = head.eval().predict(outputs_of(head, batch), batch["sizes"].tolist())
+            for result, labels in zip(found, batch["labels"], strict=True):
+                name = ("often", "seldom")[labels[0]]
+                right[name].append(result.names[:1] == [name])
+    return np.array([np.mean(of_class) for of_class in right.values()])
+
+
+@pytest.mark.slow
+def test_of_100_to_1_the_rare_class_is_found_with_weights_and_with_balanced_sampling(tmp_path):
+    figures = {"plain": [], "weighted": [], "balanced": []}
+    for seed in range(3):
+        root = write_uneven(tmp_path / str(seed), seed)
+        for way, of_seed in figures.items():
+            of_seed.append(recalls(root, seed, **({} if way == "plain" else {way: True})))
+    mean = {way: np.mean(of_seeds, axis=0) for way, of_seeds in figures.items()}
+    assert mean["plain"][1] < 0.2  # of the rare class
+    for way in ("weighted", "balanced"):
+        assert mean[way].mean() > mean["plain"].mean() + 0.1
+        assert all(own[1] > plain[1] for own, plain in zip(figures[way], figures["plain"], strict=True))

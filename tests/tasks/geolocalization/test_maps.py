@@ -172,6 +172,20 @@ def test_a_prediction_shows_the_image_the_heat_the_cells_and_the_truth(figure, t
     assert "1" in [text.get_text() for text in near.texts]
 
 
+@pytest.mark.parametrize("highest", [0.8, 0.03])
+def test_the_heat_ends_at_the_images_own_highest_probability_and_the_bar_says_it(figure, tmp_path, highest):
+    cells = partition()
+    probabilities = highest * np.array([1, 0.5, 0.1, 0.02, 0.009])  # the last is below a hundredth of the best
+    maps.draw_prediction(tmp_path / "a.png", IMAGE, cells, (np.arange(5), probabilities), PARIS, 300.0, None, "a.jpg")
+    _, world, _, bar = figure[0].axes
+    assert bar.get_xticks().tolist() == pytest.approx([highest / 100, highest / 10, highest])
+    assert [text.get_text() for text in bar.get_xticklabels()][2] == f"{100 * highest:g} %"
+    heat = [one.get_facecolor() for one in world.collections if one.get_zorder() == 3]
+    colors = next(one for one in heat if len(one))  # the least likely first
+    assert colors[-1, :3].tolist() == pytest.approx(maps.colormaps["YlOrRd"](1.0)[:3])
+    assert len(np.unique(colors, axis=0)) == 4
+
+
 def test_the_way_to_the_truth_crosses_the_antimeridian_and_not_the_map(figure, tmp_path):
     draw(tmp_path / "a.png", partition(), FIJI, true=SAMOA)
     world = figure[0].axes[1]
