@@ -183,8 +183,6 @@ def _meant(task: str, command: str, name: str, value: str, args: Sequence[str]) 
         value = value or str(interrupted_run(task, _runs_folder(args)))
     elif name == "time":
         value = as_duration(value)
-    elif name == "precision" and value == "auto":
-        value = "null"
     elif name == "device" and (number := re.fullmatch(r"(?:cuda:)?([\d,]+)", value)):
         raise InputError(
             f"--device {value}: give auto, cpu, cuda or mps; which GPU says --trainer.devices [{number[1]}]."
