@@ -113,7 +113,7 @@ def test_positions_in_exif_are_read_only_to_compare_whatever_the_files_name(best
     [point, *_] = json.loads((run / "geojson" / "00000_two_lines_.geojson").read_text("utf-8"))["features"]
     assert point["properties"]["file"] == names[1]
 
-    assert main([*given, "--compare", "--top_k", "2", "--decode", "expected", "--crops", "5"]) == 0
+    assert main([*given, "--compare", "--top", "2", "--decode", "expected", "--crops", "5"]) == 0
     with_exif, without, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines()[1:4])
     assert with_exif["exif"][0] == pytest.approx(48.86, abs=1)
     assert with_exif["distance_km"] > 0
@@ -143,7 +143,7 @@ def test_a_partition_made_beforehand_is_trained_for_and_kept_when_the_run_goes_o
         (["fit", "--data.root", "{root}", "--model.partition", "no.npz"], "no.npz"),
         (["test", "--ckpt_path", "no.ckpt"], "no.ckpt"),
         (["predict", "--ckpt_path", "{best}", "--source", "no.jpg"], "no.jpg"),
-        (["predict", "--ckpt_path", "{best}", "--source", "x", "--top_k", "0"], "--top_k 0"),
+        (["predict", "--ckpt_path", "{best}", "--source", "x", "--top", "0"], "--top 0"),
         (["predict", "--ckpt_path", "{best}"], "--source"),
     ],
 )
