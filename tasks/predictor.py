@@ -116,7 +116,7 @@ class Predictor:
         the network sees at once; `options` are those of `head.predict`, such as `conf` and `top`. InputError, in the
         place of its result, where an image cannot be read.
         """
-        if isinstance(images, str | Path | Image | np.ndarray):
+        if isinstance(images, str | Path | Image | np.ndarray) or not isinstance(images, Iterable):
             array = self.open(images)
             [result] = self.answer([self.resized(array)], [_size(array)], **options)
             return result

@@ -227,9 +227,9 @@ def _frames(source: Path | int) -> Iterator[tuple[int, Callable[[], dict[str, An
     # A video is a stranger's: it is not to be read as the name of a stream or of other files, whatever it holds.
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "protocol_whitelist;file"
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     import cv2
 
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it warns of, the errors below say
     if isinstance(source, int):
         capture = cv2.VideoCapture(source)
     else:
