@@ -46,7 +46,7 @@ from tasks.runs import (
     StopBetweenSteps,
     as_written,
 )
-from tasks.short_options import SHORT
+from tasks.short_options import SHORT, wrong_value
 
 
 def run(
@@ -116,6 +116,8 @@ class Parser(LightningArgumentParser):
                 f"{refused[1]} is not imported: a config may name what is in {', '.join(_IMPORTED)}; what it names "
                 f"besides is run as code, and needs --allow_import {module} on the command line."
             )
+        if wrong := wrong_value(message):
+            raise InputError(wrong)
         hint = " The command's --help lists what there is."
         for dashes, word in re.findall(r"""(--|option ['"]|key ['"])([\w.-]+\w)""", message):
             near = nearest(word, names | set(SHORT) if dashes == "--" else names)

@@ -114,7 +114,7 @@ class Pace(Callback):
         elif not self._said and step - self._first >= _STEPS and now - self._from >= _SECONDS:
             self._said = True
             if bar := trainer.progress_bar_callback:
-                bar.print(self._sentence(trainer, pl_module), flush=True)
+                bar.print(self._sentence(trainer, pl_module))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note when it began."""
@@ -192,7 +192,7 @@ class EpochLines(ProgressBar):
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print a line; one process alone does."""
         if self._speaks:
-            print(*args, **kwargs)
+            print(*args, **kwargs, flush=True)  # a log is read while it grows
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an epoch's sums."""
@@ -224,7 +224,7 @@ class EpochLines(ProgressBar):
         words.append(f"{time.monotonic() - self._began:.1f} s")
         seconds = self._pace.seconds_left(trainer, pl_module)
         words += [f"{duration(seconds)} left"] if steps_left(trainer) and math.isfinite(seconds) else []
-        self.print("  ".join(words), flush=True)
+        self.print("  ".join(words))
 
 
 def progress_bar(monitor: str, pace: Pace) -> ProgressBar:

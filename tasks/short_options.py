@@ -206,6 +206,24 @@ def _meant(task: str, command: str, name: str, value: str, args: Sequence[str]) 
     return [(long, value) for long in long_options(command, name)]
 
 
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list, as [1, 2]"}
+
+
+def wrong_value(message: str) -> str | None:
+    """The sentence for jsonargparse's remark that a value is of none of an option's types; None for other remarks."""
+    found = re.search(r'Parser key "([\w.]+)": (.*) (?:Given|Got) value: (.*)\.$', message)
+    wanted: list[str] = []
+    for literals, kind in re.findall(r"Expected an? (?:typing\.Literal\[(.*?)\]|<class '([\w.]+)'>)", message):
+        words = re.split(", ", literals.replace("'", "")) if literals else [_KINDS.get(kind, "")]
+        wanted += [word for word in words if word and word not in wanted]
+    if not found or not wanted:
+        return None
+    name, _, value = found.groups()
+    short = next((f"--{short} ({name})" for short, of in SHORT.items() if name in of.long), f"--{name}")
+    either = f"{', '.join(wanted[:-1])} or {wanted[-1]}" if len(wanted) > 1 else wanted[0]
+    return f"{short} is {value}; it must be {either}."
+
+
 def _runs_folder(args: Sequence[str]) -> Path:
     """Where the run folders of a command are, by its arguments."""
     found = "runs"

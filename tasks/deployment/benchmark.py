@@ -172,17 +172,21 @@ def _benchmark(task: str, classes: Classes, options: Any, threads: Sequence[int]
         print(
             printed(f"{machine['cpu']}, {machine['cores']} cores; {options.runs} runs of one image; memory: {_MEMORY}.")
         )
-        _say_next(task, options.files, model)
+        times = [min(row["median_ms"] for row in rows[i : i + len(threads)]) for i in range(0, len(rows), len(threads))]
+        if command := next_command(task, options.files, times, model):
+            say_next(command)
         print(printed(f"run: {folder}"))
     return 0
 
 
-def _say_next(task: str, files: Sequence[Path], model: tuple[str, Path] | None) -> None:
-    onnx = [path for path in files if path.suffix == ".onnx"]
+def next_command(
+    task: str, files: Sequence[Path], times_ms: Sequence[float], model: tuple[str, Path] | None
+) -> list[str | Path]:
+    """What can be done with the fastest of the ONNX files, or where there is no file, with the model."""
+    onnx = [(ms, path) for path, ms in zip(files, times_ms, strict=False) if path.suffix == ".onnx"]
     if onnx:
-        say_next(["run", onnx[0], "photo.jpg"])
-    elif not files and model:
-        say_next([task, "export", *model])
+        return ["run", min(onnx)[1], "photo.jpg"]
+    return [] if files or not model else [task, "export", *model]
 
 
 def _model(task: str, options: Any) -> tuple[str, Path] | None:

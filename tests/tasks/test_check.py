@@ -1,6 +1,7 @@
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from data.detection import DetectionDataModule
 from data.face_pairs import FacePairsDataModule
 from data.geotagged import GeotaggedDataModule
 from data.records import SPLITS, Boxes, Records
+from tasks.cli import Parser
 from tasks.plotting import class_color
+from tasks.short_options import translated
 
 MODULES = {
     "detection": DetectionDataModule,
@@ -85,6 +88,19 @@ def test_splits_and_classes_are_those_of_a_fit(roots, task, number):
         for split, expected in classes.items():
             found = table(lines, "attribute" if "face" in task else "class")
             assert {name: row[split] for name, row in found.items()} == expected
+
+
+def test_a_fit_with_the_same_options_comes_next(roots, capsys):
+    root = roots["classification"][1]
+    assert check("classification", root, "--data.val_fraction", "0.25", "--data.seed", "3") == 0
+    line = capsys.readouterr().out.splitlines()[-1].removeprefix("next: python -m tasks.classification ")
+    command, *args = words = shlex.split(line)
+    assert words == ["fit", "--data", str(root), "--data.val_fraction", "0.25", "--data.seed", "3"]
+    parser = Parser()
+    parser.add_lightning_class_args(ClassificationDataModule, "data")
+    assert parser.parse_args(translated("classification", command, args), defaults=False).data.as_dict() == {
+        **{"root": str(root), "val_fraction": 0.25, "seed": 3}
+    }
 
 
 def test_neither_torch_nor_lightning_is_imported_and_the_pictures_lie_in_a_run_folder(roots, tmp_path):

@@ -13,7 +13,7 @@ from data.classification import ClassificationDataModule
 from tasks.classification.head import ClassificationHead, Classified
 from tasks.classification.module import ClassificationModule
 from tasks.detection.head import DetectionHead, DetectionResult
-from tasks.face_attributes.head import FaceAttributes, FaceAttributesHead
+from tasks.face_attributes.head import AttributesHead, FaceAttributes
 from tasks.geolocalization.head import GeolocalizationHead
 from tasks.loggers import ValidationImages, logger_of, said_of_loggers
 from tasks.module import evaluation_images
@@ -99,6 +99,6 @@ def test_captions_say_classes_attributes_and_places():
     classes = Classified(["a", "b", "c", "d"], np.array([0.5, 0.25, 0.125, 0.0625]))
     assert ClassificationHead.drawn(None, GREY, classes) == (GREY, "a 0.50\nb 0.25\nc 0.12")
     faces = FaceAttributes(("Hat", "Bald", "Smiling"), np.array([0.9, 0.1, 0.7]), np.array([True, False, True]))
-    assert FaceAttributesHead.drawn(None, GREY, faces) == (GREY, "Hat, Smiling")
+    assert AttributesHead.drawn(None, GREY, faces) == (GREY, "Hat, Smiling")
     place = SimpleNamespace(latlng=np.array([48.857, 2.352]), half_radius_km=1234.5)
     assert GeolocalizationHead.drawn(None, GREY, place) == (GREY, "48.86° N, 2.35° E\nhalf within 1,234 km")

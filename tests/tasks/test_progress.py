@@ -8,7 +8,8 @@ from helpers import trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 
-from tasks.progress import Bar, EpochLines, Pace, duration, progress_bar, steps_left, timers, validations_left
+from tasks.cli import ValidateLastEpoch
+from tasks.progress import Bar, EpochLines, Pace, duration, progress_bar, steps_left, validations_left
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,7 @@ class Note(Callback):
         {"max_epochs": 3},
         {"max_epochs": 3, "accumulate_grad_batches": 3, "limit_train_batches": 8},
         {"max_epochs": 4, "check_val_every_n_epoch": 2},
+        {"max_epochs": 3, "check_val_every_n_epoch": 2},
         {"max_epochs": 2, "val_check_interval": 0.5},
         {"max_steps": 12, "max_epochs": -1, "val_check_interval": 4, "check_val_every_n_epoch": None},
         {"max_steps": 10, "max_epochs": 100},
@@ -67,7 +69,7 @@ class Note(Callback):
 def test_what_is_left_is_what_then_comes(tmp_path, length):
     note = Note()
     given = {"limit_train_batches": 5, "limit_val_batches": 2, **length}
-    training = trainer(tmp_path, callbacks=[note], **given)
+    training = trainer(tmp_path, callbacks=[note, ValidateLastEpoch()], **given)
     training.fit(Module(), BoringDataModule())
     assert [steps for steps, _ in note.said] == [training.global_step - done for done in note.steps]
     for now, then, (_, said) in zip(note.validations, note.validations[1:], note.said, strict=False):
@@ -84,7 +86,7 @@ class Simulated:
         current = SimpleNamespace(processed=0)
         loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=current)))
         self.current = current
-        bar = SimpleNamespace(print=lambda line, **options: self.lines.append((self.trainer.global_step, line)))
+        bar = SimpleNamespace(print=lambda line: self.lines.append((self.trainer.global_step, line)))
         self.trainer = SimpleNamespace(
             **{"max_steps": -1, "max_epochs": epochs, "global_step": 0, "current_epoch": 0, "callbacks": []},
             **{"num_training_batches": per_epoch, "accumulate_grad_batches": 1, "val_check_batch": per_epoch},
@@ -146,14 +148,14 @@ def test_steps_of_the_head_alone_are_not_taken_for_those_of_all():
 def test_the_smaller_of_steps_and_time_is_said(monkeypatch, seconds, start):
     fit = Simulated(lambda number: 0.35, batches=0)
     timer = SimpleNamespace(time_remaining=lambda: 100 + seconds - fit.now)
-    monkeypatch.setattr("tasks.progress.timers", lambda trainer: [timer])
+    monkeypatch.setattr("tasks.progress.time_limits", lambda trainer: [timer])
     [(_, line)], _ = fit.run()
     assert line.startswith(start)
 
 
 def test_without_any_number_of_steps_the_time_alone_is_said(monkeypatch):
     fit = Simulated(lambda number: 0.5)
-    monkeypatch.setattr("tasks.progress.timers", lambda trainer: [SimpleNamespace(time_remaining=lambda: 600.0)])
+    monkeypatch.setattr("tasks.progress.time_limits", lambda trainer: [SimpleNamespace(time_remaining=lambda: 600.0)])
     pace, fit.trainer.max_epochs = Pace(clock=lambda: fit.now), -1
     pace.on_train_start(fit.trainer, fit.module)
     for _ in range(30):
@@ -192,13 +194,20 @@ def test_a_log_has_a_line_for_each_epoch_and_no_control_codes(tmp_path, capsys):
     assert not any("val/figure" in word for row in rows[::2] for word in row)
 
 
+@pytest.mark.parametrize("make", [lambda pace: Bar(), lambda pace: EpochLines("val/figure", pace), None])
+def test_the_time_is_said_once_beside_a_bar_and_among_lines_and_not_where_all_is_silent(
+    tmp_path, monkeypatch, capsys, make
+):
+    monkeypatch.setattr("tasks.progress._SECONDS", 0.0)
+    pace = Pace()
+    given = {"max_epochs": 3, "limit_train_batches": 10, "enable_progress_bar": bool(make)}
+    trainer(tmp_path, callbacks=[pace, *([make(pace)] if make else [])], **given).fit(Module(), BoringDataModule())
+    assert re.findall(r"about \d+ seconds: (.*), \S+ s each", capsys.readouterr().out) == (
+        ["3 epochs of 10 steps"] if make else []
+    )
+
+
 @pytest.mark.parametrize(("terminal", "kind"), [(True, Bar), (False, EpochLines)])
 def test_a_terminal_alone_has_a_bar(monkeypatch, terminal, kind):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     assert type(progress_bar("val/figure", Pace())) is kind
-
-
-def test_the_limit_of_a_time_is_found_among_the_callbacks(tmp_path):
-    [timer] = timers(trainer(tmp_path, max_time="00:00:02:00"))
-    assert timer.time_remaining() == 120
-    assert timers(trainer(tmp_path)) == []

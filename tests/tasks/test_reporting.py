@@ -7,6 +7,7 @@ import pytest
 from helpers import HOSTILE, harmless, largest_file, one_sentence, pixels
 from matplotlib.figure import Figure
 
+import tasks.reporting
 from data.folders import count_of
 from tasks.plotting import contact_sheet
 from tasks.reporting import (
@@ -17,6 +18,7 @@ from tasks.reporting import (
     markdown_table,
     save_figure,
     write_csv,
+    write_curves,
     write_json,
     write_model_card,
 )
@@ -144,3 +146,46 @@ def test_a_model_card_has_its_parts_by_heading_and_a_table_cell_no_bar(tmp_path)
     assert (tmp_path / "c.md").read_text().split("\n\n") == [
         *("# Model card: t", "M.", "## Data and licence", "D. L.", "## Figures", table + "\n")
     ]
+
+
+def curves(monkeypatch, run, text):
+    """Each panel's title and its lines' points, as they are drawn of a metrics.csv."""
+    figures = []
+    run.mkdir()
+    (run / "metrics.csv").write_text(text)
+    monkeypatch.setattr(tasks.reporting, "save_figure", lambda figure, path: figures.append((figure, path)))
+    write_curves(run, "val/map")
+    if not figures:
+        return {}
+    [(figure, path)] = figures
+    assert path == run / "pictures" / "curves.png"
+    axes = {panel.get_title(): panel for panel in figure.axes}
+    return {
+        title: {line.get_label(): np.transpose(line.get_data()).tolist() for line in panel.get_lines()}
+        for title, panel in axes.items()
+    }
+
+
+def test_curves_are_the_losses_and_the_rate_by_step_and_the_figure_by_epoch(tmp_path, monkeypatch):
+    head = "epoch,step,train/loss,train/loss_boxes,train/loss_classes,train/lr,val/map,val/other\n"
+    rows = "4,49,3.0,1.0,2.0,0.002,,\n4,49,,,,,0.25,7\n5,59,2.5,0.5,2.0,0.001,,\n6,69,,,,,0.5,7\n"
+    assert curves(monkeypatch, tmp_path / "run", head + rows) == {  # of a resumed run, which began in epoch 5
+        "loss": {"loss": [[49, 3], [59, 2.5]], "loss_boxes": [[49, 1], [59, 0.5]], "loss_classes": [[49, 2], [59, 2]]},
+        "learning rate": {"lr": [[49, 0.002], [59, 0.001]]},
+        "val/map": {"val/map": [[5, 0.25], [7, 0.5]]},
+    }
+
+
+def test_a_loss_of_one_part_is_drawn_once_and_what_is_not_there_not_at_all(tmp_path, monkeypatch):
+    text = "epoch,step,train/loss,train/loss_labels\n0,9,2.0,2.0\n0,19,nan,nan\n"
+    drawn = curves(monkeypatch, tmp_path / "run", text)
+    assert list(drawn) == ["loss"]
+    assert list(drawn["loss"]) == ["loss"]
+    assert curves(monkeypatch, tmp_path / "begun", "epoch,step\n") == {}
+    write_curves(tmp_path / "no such run", "val/map")
+
+
+def test_curves_are_a_picture(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,9,2.0\n0,19,1.0\n")
+    write_curves(tmp_path, "val/map")
+    assert (pixels(tmp_path / "pictures" / "curves.png") != 255).any()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import threading
@@ -20,6 +21,7 @@ from timm.models.efficientnet import _gen_mobilenet_v1 as timm_mobilenet_v1
 
 import backbone.weights
 from backbone import InputError
+from backbone.accelerator import best_precision
 from backbone.download import digest_of
 from data import imagenet
 from data.classification import ClassificationDataModule
@@ -73,6 +75,62 @@ def breeds_root(classes_root, tmp_path_factory):
         for old, new in (("bar", "beagle"), ("cross", "Siberian_husky"), ("disc", "toy_poodle")):
             (root / split / old).rename(root / split / new)
     return root
+
+
+def commands_in(printed):
+    """The command lines that come next, without `python -m tasks.classification`."""
+    lines = printed[printed.index("\nnext: ") + 7 :].splitlines()
+    words = [shlex.split(line) for line in lines if not line.startswith(("run: ", "experiment: "))]
+    assert [line[:3] for line in words] == [["python", "-m", "tasks.classification"]] * len(words)
+    return {line[3]: line[3:] for line in words}
+
+
+def test_a_log_has_a_line_an_epoch_what_the_machine_is_and_what_comes_next(classes_root, tmp_path, capsys):
+    elsewhere = tmp_path / "my runs"
+    given = ["--data.root", str(classes_root), *SMALL, "--trainer.default_root_dir", str(elsewhere)]
+    assert main(["fit", *given, "--trainer.max_epochs", "2", "--trainer.logger", "tensorboard"]) == 0
+    printed, errors = capsys.readouterr()
+    assert errors == ""
+    assert not re.search(r"[\r\x1b]", printed)
+    assert re.findall(r"(?m)^epoch (\d/2)  loss [\d.]+  val/top1 [\d.]+  [\d.]+ s", printed) == ["1/2", "2/2"]
+    machine = rf"device cpu \({torch.get_num_threads()} threads?\), precision {best_precision('cpu')}"
+    machine += ", 0 loading processes"
+    assert len(re.findall(rf"(?m)^{machine}, batch 4, 12 training and 6 validation images$", printed)) == 1
+    folder = Path(printed.splitlines()[-1].removeprefix("run: "))
+    text = (folder / "config.yaml").read_text()
+    assert len(re.findall(rf"(?m)^# ran on: {machine}$", text)) == 1
+    config = yaml.safe_load(text)["trainer"]
+    assert (config["precision"], config["accelerator"]) == (best_precision("cpu"), "auto")
+    assert (folder / "pictures" / "curves.png").is_file()
+    assert f"tensorboard --logdir {folder / 'tensorboard'}\n" in printed
+    commands = commands_in(printed)
+    assert list(commands) == ["test", "predict", "fit", "export"]
+    assert commands["fit"] == ["fit", "--resume", str(folder), "--epochs", "4"]
+    assert main(commands["test"]) == 0
+    tested = capsys.readouterr().out
+    assert list(commands_in(tested)) == ["predict", "export"]
+    assert commands["export"] == ["export", "--ckpt_path", str(folder)]
+    assert commands_in(tested)["export"] == ["export", "--ckpt_path", str(folder.relative_to(tmp_path))]  # from here
+
+
+def test_the_commands_in_short_options_are_understood(trained, classes_root, tmp_path, capsys):
+    shutil.copytree(trained, folder := tmp_path / "a run")
+    shutil.copy(next(Path(classes_root).glob("*/*/*.png")), "photo.jpg")
+    assert main(["fit", "--resume", str(folder), "--epochs", "3", *SHORT[2:]]) == 0
+    commands = commands_in(capsys.readouterr().out)
+    assert main(commands["fit"]) == 0
+    assert re.findall(r"(?m)^epoch (\d/6)", capsys.readouterr().out) == []  # as of the run that it goes on with
+    assert main(commands["predict"]) == 0
+
+
+def test_precision_auto_is_what_is_best_and_a_resumed_run_keeps_its_own(classes_root, capsys):
+    given = ["--data.root", str(classes_root), *SMALL, *SHORT]
+    _, folder = run(capsys, "fit", *given, *EXACT)
+    printed, resumed = run(capsys, "fit", "--ckpt_path", str(folder), "--trainer.max_epochs", "3")
+    assert "epoch" not in printed.partition("next: ")[0]  # enable_progress_bar is false
+    assert yaml.safe_load((resumed / "config.yaml").read_text())["trainer"]["precision"] == "32-true"
+    _, folder = run(capsys, "validate", "--ckpt_path", str(folder), "--trainer.precision", "auto")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["precision"] == best_precision("cpu")
 
 
 @pytest.mark.usefixtures("offline")
@@ -295,22 +353,22 @@ def test_predict_writes_json_lines_and_a_sheet_and_names_what_it_cannot_read(bes
     for name in ("broken.jpg", "cut.jpg"):
         (source / name).write_bytes(b"<html>")
     (source / "notes.txt").write_text("not an image")
-    assert main(["predict", "--ckpt_path", best, "--source", str(source), "--top_k", "2"]) == 0
+    assert main(["predict", "--ckpt_path", best, "--source", str(source), "--top", "2"]) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith(f"checkpoint: {best}\n")
+    score = next(float(row["val/top1"]) for row in rows_of(Path(best).parents[1] / "metrics.csv") if row["val/top1"])
+    assert printed.out.startswith(f"checkpoint: {best} (val/top1 {score:.3f})\n")
     assert "\n2 images, 2 could not be read: " in printed.out
     assert "broken.jpg: it is a web page" in printed.err
     folder = Path(printed.out.strip().splitlines()[-1].removeprefix("run: "))
     found = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert [row["file"] for row in found] == ["photos/bar.png", "photos/disc.png"]
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (config["ckpt_path"], config["source"], config["top_k"]) == (best, "photos", 2)
+    assert (config["ckpt_path"], config["source"], config["top"]) == (best, ["photos"], 2)
     classify = load(best)
     for row in found:
-        result = classify(row["file"], top_k=2)
+        result = classify(row["file"], top=2)
         assert [one["name"] for one in row["classes"]] == result.names
         assert [one["probability"] for one in row["classes"]] == pytest.approx(result.probabilities.tolist())
-        assert json.dumps(row) in printed.out
     assert Image.open(folder / "pictures" / "predictions_001.png").size[0] >= 640
 
 
@@ -318,8 +376,8 @@ def test_predict_takes_an_imagenet_classifier(imagenet_file, classes_root, capsy
     path, model = imagenet_file
     image = classes_root / "test" / "bar" / "test_00.png"
     assert main(["predict", "--model.weights", str(path), "--source", str(image)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    [row] = [json.loads(line) for line in lines if line.startswith("{")]
+    run_folder = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("run: "))
+    row = json.loads((run_folder / "predictions.jsonl").read_text())
     assert len(row["classes"]) == 5
     result = load(path)(image)  # at the 224 px of its training
     pixels = np.asarray(Image.open(image))[3:45, 11:53]  # the middle 42 px of 48 x 64
@@ -356,8 +414,8 @@ def test_load_classifies_a_path_an_array_and_an_image_alike_at_the_checkpoints_t
     ):
         with pytest.raises(InputError, match=message):
             classify(image)
-    with pytest.raises(InputError, match="top_k is 0"):
-        classify(path, top_k=0)
+    with pytest.raises(InputError, match="top is 0"):
+        classify(path, top=0)
 
 
 def test_predictions_of_a_test_are_what_load_says(best, classes_root, capsys):
@@ -398,7 +456,7 @@ def test_wrong_arguments_are_one_sentence_and_no_run(args, message, classes_root
     [
         (["--source", "nowhere"], "--source nowhere: there is no such file or folder"),
         (["--source", "."], "no image "),
-        (["--source", ".", "--top_k", "0"], "--top_k 0: give 1 or more"),
+        (["--source", ".", "--top", "0"], "--top 0: give 1 or more"),
         (["--source", "photo.png", "--runs", "photo.png"], "--runs photo.png cannot be written"),
         ([], "name images with --source"),
     ],

@@ -367,7 +367,7 @@ def test_a_resumed_run_is_balanced_as_an_uninterrupted_one(uneven_root, tmp_path
     resumed, data = start()
     trainer(tmp_path).fit(resumed, data, ckpt_path=path, weights_only=True)
     assert same(resumed.state_dict(), whole.state_dict())
-    plain, data = build(uneven_root, **DRAWING)
+    plain, data = build(uneven_root, **DRAWING, views=options.get("views", 0))
     trainer(tmp_path).fit(plain, data)
     assert not same(plain.state_dict(), whole.state_dict())
     weights = resumed.head.class_weights

@@ -162,8 +162,17 @@ def test_each_file_is_measured_at_one_thread_and_at_all(tmp_path, measured, monk
     ]
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines() if line.endswith("fastest")] == ["b.onnx", "b.onnx"]
+    assert printed.splitlines()[-2] == f"next: python -m tasks.run {files[0]} photo.jpg"
     assert run(files[0], "--threads", "all", 2, 4, "--runs", 7) == 0
     assert measured[4:] == [(str(files[0]), 4, 7), (str(files[0]), 2, 7)]
+
+
+def test_the_fastest_file_that_runs_alone_comes_next():
+    pte, slow, fast = (Path(name) for name in ("a.pte", "b.onnx", "c.onnx"))
+    model = ("--ckpt_path", Path("net.ckpt"))
+    assert benchmark.next_command("detection", [pte, slow, fast], [1.0, 3.0, 2.0], model) == ["run", fast, "photo.jpg"]
+    assert benchmark.next_command("detection", [pte], [1.0, 2.0], model) == []  # the second is the model
+    assert benchmark.next_command("detection", [], [2.0], model) == ["detection", "export", *model]
 
 
 def test_the_process_has_the_threads_in_its_environment(monkeypatch):

@@ -80,7 +80,12 @@ def test_the_file_gives_what_the_checkpoint_gives(trained, capsys):
     for name in ("net.onnx.rejected", "net.onnx.rejected.json"):
         Path(name).write_text("of an export before")
     assert export(classification, "--ckpt_path", trained, "--out", "net.onnx") == 0
-    assert "1.0000 in PyTorch, 1.0000 in the file (40 images)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1.0000 in PyTorch, 1.0000 in the file (40 images)" in printed
+    assert printed.splitlines()[-2:] == [
+        "next: python -m tasks.classification benchmark net.onnx",
+        "      python -m tasks.run net.onnx photo.jpg",
+    ]
     assert sorted(path.name for path in Path().iterdir()) == ["net.onnx", "net.onnx.json"]
     assert tree(trained.parent) == before
     model = onnx.load("net.onnx")

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 from pathlib import Path
@@ -8,6 +9,7 @@ import yaml
 from helpers import figures, refused, rows_of, same, tree
 
 from backbone import InputError
+from tasks.face_attributes import experiment
 from tasks.face_attributes.__main__ import main
 from tasks.face_attributes.experiment import plan, write_table
 from tasks.face_attributes.module import FaceAttributesModule
@@ -156,6 +158,31 @@ def test_the_table_has_a_line_for_each_run_and_its_pictures_follow_what_there_is
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"experiment.png", "unlabelled.png"}
     write_table(tmp_path / "few", rows[:1])
     assert {path.name for path in (tmp_path / "few" / "pictures").iterdir()} == {"experiment.png"}
+
+
+@pytest.mark.parametrize(
+    ("length", "images"),
+    [
+        ({"max_steps": 30, "max_epochs": -1}, 30 * 8 * 2),
+        ({"max_steps": 30, "max_epochs": None}, 30 * 8 * 2),
+        ({"max_steps": -1, "max_epochs": 5}, 5 * 100),
+        ({"max_steps": 30, "max_epochs": 5}, 480),
+        ({"max_steps": 40, "max_epochs": 5}, 500),
+    ],
+)
+def test_how_many_images_a_run_sees(length, images):
+    trainer = {"accumulate_grad_batches": 2, **length}
+    assert experiment._images_seen({"data": {"batch_size": 8}, "trainer": trainer}, 100) == images
+
+
+def test_the_student_that_scored_highest_is_the_best(tmp_path):
+    runs = [experiment.Run(name, arm, {}) for name, arm in (("t", "teacher"), ("a", "labels"), ("b", "distilled"))]
+    assert experiment._best_student(runs, tmp_path) is None
+    for name, figure in (("t", 0.9), ("a", 0.5), ("b", 0.6)):
+        for split, time in (("val", "2026-01-01_00-00-00"), ("test", "2026-01-01_00-00-01")):
+            (folder := tmp_path / name / "face_attributes" / time).mkdir(parents=True)
+            (folder / "metrics.json").write_text(json.dumps({f"{split}/map": figure}))
+    assert experiment._best_student(runs, tmp_path) == tmp_path / "b" / "face_attributes" / "2026-01-01_00-00-00"
 
 
 # -------------------------------------------------------------------------------------------------- the whole command
