@@ -22,7 +22,7 @@ examples:
   python -m backbone --width 0.5 --size 160      one network, by kind of layer and by stride
   python -m backbone --size 300x480 --classes 10
   python -m backbone trunks                      what our networks and timm's cost on this machine (--json)
-  python -m backbone weights                     the names that --model.weights takes, and what they are (--json)
+  python -m backbone weights                     the names that --weights takes, and what they are (--json)
 
 A mult-add is one multiplication with a weight and one addition (two FLOPs), in convolutions and fully connected layers.
 Params are all that is learnt, biases and batch norm included.
@@ -312,7 +312,7 @@ def print_weights(arguments: Sequence[str]) -> int:
     """`python -m backbone weights`: the table of published weights, and which of them are in the cache already."""
     from backbone.weights import cache_folder, cached_file, table
 
-    parser = Arguments("python -m backbone weights", description="List the weights that --model.weights knows by name.")
+    parser = Arguments("python -m backbone weights", description="List the weights that --weights knows by name.")
     parser.add_argument("--json", action="store_true", help="print a list of JSON objects, with addresses and digests")
     as_json = parser.parse_args(arguments).json
     rows = table()
@@ -329,7 +329,7 @@ def print_weights(arguments: Sequence[str]) -> int:
         lines.append([row.name, *shape, row.licence, row.project, digest, cached])
     print_columns(["Name", "Width", "px", "Trained on", "Published", "Licence", "From", "SHA-256", ""], lines, words=9)
     print(
-        "\n  --model.weights takes a name, imagenet or coco (the best of the width asked for), hub:OWNER/NAME[/FILE],\n"
+        "\n  --weights takes a name, imagenet or coco (the best of the width asked for), hub:OWNER/NAME[/FILE],\n"
         f"  or a file. What is named is fetched once, into {cache_folder()}."
     )
     return 0

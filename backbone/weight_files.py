@@ -62,7 +62,7 @@ def json_beside(path: Path, name: str) -> dict[str, Any]:
 
 def find_file(path: str | Path) -> Path:
     """The file of weights that a path, a folder as Hugging Face stores it, or a fetched name means; or InputError."""
-    path = find_weights(path, fetch=False).file  # of a name that `--model.weights` or `load` has fetched
+    path = find_weights(path, fetch=False).file  # of a name that `--weights` or `load` has fetched
     if path.is_file():
         return path
     if not path.exists():

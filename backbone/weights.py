@@ -1,6 +1,6 @@
 """Weights by name: those of backbone/weights.csv and of the Hugging Face hub, fetched once on an explicit word.
 
-`find_weights` alone opens a socket, and only where `--model.weights` or `load` names weights that are not in the cache.
+`find_weights` alone opens a socket, and only where `--weights` or `load` names weights that are not in the cache.
 """
 
 import csv
@@ -95,8 +95,8 @@ def _best(rows: dict[str, Row], task: str, width_mult: float | None) -> Row:
     if not found:
         nearest = min({row.width_mult for row in of_task}, key=lambda other: abs(other - width))
         raise InputError(
-            f"--model.weights {task}: nobody published weights of width {width:g}; the nearest are of width "
-            f"{nearest:g} (--model.width_mult {nearest:g})."
+            f"--weights {task}: nobody published weights of width {width:g}; the nearest are of width "
+            f"{nearest:g} (--width {nearest:g})."
         )
     return max(found, key=lambda row: row.published or 0.0)
 
@@ -138,7 +138,7 @@ def _wrong_member(row: Row, path: Path) -> str:
 def _refuse_to_fetch(name: str, address: str) -> NoReturn:
     raise InputError(
         f"weights {name} are not in the cache ({cache_folder()}), and here nothing is fetched; name them with "
-        f"--model.weights, or fetch {address} and give its path."
+        f"--weights, or fetch {address} and give its path."
     )
 
 

@@ -109,7 +109,7 @@ class ClassificationDataModule(WholeImageDataModule):
             raise InputError(
                 f"{self.root} has {images} of {', '.join(map(repr, unknown[:5]))}, and the model is trained for "
                 f"{count_of(len(known), 'class')} ({', '.join(known[:8])}{more}); take them away, name the classes "
-                "alike, or start from the trunk of a checkpoint alone with --model.weights."
+                "alike, or start from the trunk of a checkpoint alone with --weights."
             )
         return replace(records.with_columns(labels=new), classes=known)
 

@@ -40,7 +40,7 @@ _THREADS = 16  # they wait for the disk; where it is fast, they are no slower th
 progress = functools.partial(tqdm, disable=None, delay=2, leave=False)
 
 
-def existing_folder(root: str | Path, option: str = "--data.root") -> Path:
+def existing_folder(root: str | Path, option: str = "--data") -> Path:
     """The folder that an option names, as a path. Raises InputError where there is none."""
     path = Path(root)
     if not path.is_dir():

@@ -105,7 +105,7 @@ class GeotaggedDataModule(WholeImageDataModule):
         super().__init__(**options)
         self._columns = choose_columns(preset, path_column, latitude_column, longitude_column, group)
         if shards is not None and options.get("root") is None:
-            raise InputError("--data.shards needs --data.root, for validation and testing; give both.")
+            raise InputError("--data.shards needs --data, for validation and testing; give both.")
 
     @property
     def evaluated_size(self) -> Size:

@@ -67,7 +67,7 @@ def boxes_reader(root: Path, version: str = "") -> Callable[[], Records] | None:
         raise InputError(
             f"{root} has no labels in a known layout; looked for COCO "
             f"(annotations/instances_train{version or '*'}.json, or train/_annotations.coco.json, and the same of val "
-            f"and test), {_LOOKED_FOR}{'; ' * bool(lacking)}{lacking}; give the folder that has them as --data.root."
+            f"and test), {_LOOKED_FOR}{'; ' * bool(lacking)}{lacking}; give the folder that has them as --data."
         ) from None
     return None
 
@@ -103,7 +103,7 @@ def read_classes(root: Path, crop: Literal["full", "bbox"] = "full") -> Records:
     if lists := class_csv.lists(root):
         if not image_folder.has_classes(root):
             return replace(class_csv.read(root), layout="a CSV of labels")
-        note = f"{lists[0]} is not read, as there are class folders beside it; give it as --data.root if it is meant"
+        note = f"{lists[0]} is not read, as there are class folders beside it; give it as --data if it is meant"
         records = image_folder.read(root)
         return replace(records, notes=(*records.notes, note), layout="a folder for each class")
     records = replace(image_folder.read(root), layout="a folder for each class")

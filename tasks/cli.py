@@ -146,7 +146,7 @@ def check_classes(checkpoint: Mapping[str, Any] | None, data: Any) -> None:
         raise InputError(
             f"the checkpoint was trained for {_classes(theirs, ours)}, but the data under {data.hparams.root} have "
             f"{_classes(ours, theirs)}; give the data it was trained for, or start from its trunk alone with "
-            "--model.weights."
+            "--weights."
         )
 
 
@@ -303,7 +303,7 @@ class _Cli(LightningCLI):
         self.writes_nothing = bool(config.fast_dev_run)
         self.run_dir = root / self.task / "none"  # in a process that writes nothing
         if not (getattr(rank_zero_only, "rank", 0) or self.writes_nothing):
-            self.run_dir = self._run.enter_context(new_run(self.task, root, "--trainer.default_root_dir"))
+            self.run_dir = self._run.enter_context(new_run(self.task, root, "--out"))
         head = self.model.head
         self.best = BestCheckpoint(self.run_dir / "checkpoints", f"val/{head.monitor}", head.mode, self.checkpoint_path)
         self.stop = StopBetweenSteps()
@@ -355,7 +355,7 @@ class _Cli(LightningCLI):
                     each.resumed_from = self.checkpoint_path
             root = self.datamodule.hparams["root"]
             if root is not None and self.datamodule.records("train").layout:
-                say(f"to see the labels as they are read: python -m tasks.{self.task} check --data.root {root}")
+                say(f"to see the labels as they are read: python -m tasks.{self.task} check --data {root}")
             self.model.prepare(self.datamodule)
         splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[str(self.subcommand)]
         counts = [f"{len(self.datamodule.records(split)):,} {_SPLITS[split]}" for split in splits]
@@ -364,7 +364,7 @@ class _Cli(LightningCLI):
 
     def fit(self, model: TaskModule, **kwargs: Any) -> None:
         if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.hparams["root"]:
-            say("starting from random weights; ImageNet's, by --model.weights imagenet, need far fewer images")
+            say("starting from random weights; ImageNet's, by --weights imagenet, need far fewer images")
         path = self.checkpoint_path and str(self.checkpoint_path)
         self._stop_if_finished()
         self._guarded(self.trainer.fit, model, **{**kwargs, "ckpt_path": path})

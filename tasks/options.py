@@ -134,7 +134,7 @@ def resolve(
         print(f"checkpoint: {path}")
         checkpoint = read_checkpoint(path, task)
     if path is not None and command != "fit" and model.get("weights"):
-        say(f"note: --model.weights {model['weights']} is not used, as a checkpoint brings its own weights")
+        say(f"note: --weights {model['weights']} is not used, as a checkpoint brings its own weights")
     if path is not None and checkpoint is not None:
         path = Path(path).resolve()  # not `latest`, which soon is another run
         with as_written(path):

@@ -45,7 +45,7 @@ def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:
         what = f"a checkpoint of the task {found!r}" if found else "not a checkpoint of this project"
         raise InputError(
             f"{path} is {what}; `python -m tasks.{task}` needs one that its `fit` wrote. "
-            "Weights of other projects go in with --model.weights."
+            "Weights of other projects go in with --weights."
         )
     version = str(checkpoint.get("pytorch-lightning_version", ""))
     if not (all(isinstance(checkpoint.get(part), dict) for part in _PARTS) and re.match(r"\d+\.\d+", version)):

@@ -63,7 +63,7 @@ def read(root: Path) -> Records:
         taken = [one.split for one in named]
         if len(set(taken)) < len(taken) or not named:
             files = ", ".join(one.table.file.name for one in found[:4])
-            raise InputError(f"{root} has several lists of labels ({files}); give the one meant as --data.root.")
+            raise InputError(f"{root} has several lists of labels ({files}); give the one meant as --data.")
         found = named
     names, labels, splits, issues = [], [], [], list[Issue]()
     for one in found:

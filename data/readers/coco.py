@@ -160,7 +160,7 @@ def no_annotations(root: Path, splits: Sequence[Split], version: str) -> InputEr
     found = f" It has only {', '.join(there)}." if there else ""
     return NoAnnotations(
         f"{root} has no annotation file; looked for {', '.join(tried)}.{found} Put the COCO JSON there, or point "
-        "--data.root at the folder that holds it."
+        "--data at the folder that holds it."
     )
 
 

@@ -22,6 +22,6 @@ def built_in_sample(kind: str) -> Path:
     """The folder of a task's sample, `datasets/sample_<kind>`, which is drawn on first use."""
     folder = Path("datasets") / f"sample_{kind}"
     if not folder.is_dir():
-        say(f"no --data.root given: drawing the built-in sample into {folder}")
+        say(f"no --data given: drawing the built-in sample into {folder}")
         write_sample(kind, folder)
     return folder

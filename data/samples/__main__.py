@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Arguments(prog="python -m data.samples", description=about)
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for kind, (task, line) in SAMPLES.items():
-        description = f"Draw {line}. Train on it with: python -m tasks.{task} fit --data.root DIR"
+        description = f"Draw {line}. Train on it with: python -m tasks.{task} fit --data DIR"
         of_kind = kinds.add_parser(kind, help=line, description=description)
         of_kind.add_argument("folder", metavar="DIR", type=Path, help="folder to make; it must not exist or be empty")
     chosen = parser.parse_args(arguments)

@@ -21,7 +21,7 @@ class ClassificationModule(DistilledLogitsModule):
         categories: Label to name; the data say it.
         input_size: (height, width) in pixels; the data say it.
         head: A new one for the data's classes, or the 1,000-way ImageNet classifier that comes with `weights`; the
-            data's classes are then found among ImageNet's by name. `test --model.weights` without a checkpoint is so.
+            data's classes are then found among ImageNet's by name. `test --weights` without a checkpoint is so.
         dropout: Of the pooled features.
         label_smoothing: Part of each label that all classes share; not of a teacher's targets.
         class_weights: balanced gives each class equal weight in the labels' loss, by the numbers of its images.
@@ -81,7 +81,7 @@ class ClassificationModule(DistilledLogitsModule):
         if command != "fit" and cls.is_whole(model):
             model["head"] = "imagenet"
         if model.get("head") == "imagenet" and not model.get("weights") and not model.get("numerics"):
-            raise InputError("--model.head imagenet takes the classifier of --model.weights; name a file that has one.")
+            raise InputError("--model.head imagenet takes the classifier of --weights; name a file that has one.")
         super().resolve(command, model, data, runs)
         if command != "fit" and cls.is_whole(model):
             cls.see_as_trained(model, data)

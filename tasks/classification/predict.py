@@ -21,7 +21,7 @@ def _add_arguments(parser: Arguments) -> None:
 def load(path: str | Path, device: str = "cpu", trunk: str | None = None) -> "Predictor":
     """The predictor of a checkpoint, or of another project's ImageNet classifier; InputError where it is neither.
 
-    `path` is a file or what `--model.weights` takes: a name is fetched once, and then found in the cache. `trunk` is
+    `path` is a file or what `--weights` takes: a name is fetched once, and then found in the cache. `trunk` is
     needed for a classifier of timm's other networks: "timm:NAME".
     """
     from backbone import Preprocessing, trunk_settings

@@ -59,14 +59,14 @@ def main(task: str, classes: Classes, predict: "PredictCommand", args: list[str]
         "--model.weights", dest="weights", type=Path, metavar="W", help="or whole weights (--weights W)"
     )
     parser.add_argument("--eager", action="store_true", help="measure the newest run's best checkpoint in PyTorch too")
-    help = "score the files on its validation images, in the classes of --ckpt_path or --model.weights"
+    help = "score the files on its validation images, in the classes of --weights"
     parser.add_argument("--data", "--data.root", dest="root", metavar="DIR", help=help)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # measure one in this process
     options, rest = parser.parse_known_args(args)
     if unknown := [word for word in rest if word.startswith("-") and not word.startswith(("--data.", "--model."))]:
         parser.error(f"unrecognized arguments: {unknown[0]}")
     if rest and not options.root:
-        raise InputError(f"{rest[0].partition('=')[0]} says how --data.root is scored; give that too.")
+        raise InputError(f"{rest[0].partition('=')[0]} says how --data is scored; give that too.")
     threads = _threads(options.threads)
     if options.runs < 1:
         raise InputError(f"--runs {options.runs}: give 1 or more.")
@@ -132,14 +132,12 @@ def _benchmark(task: str, classes: Classes, options: Any, threads: Sequence[int]
         if path.suffix not in latency.RUNTIMES:
             raise InputError(f"{path} is no exported file: these end in {', '.join(latency.RUNTIMES)}.")
     if options.ckpt_path and options.weights:
-        raise InputError("--ckpt_path and --model.weights are both given; give one of them.")
+        raise InputError("--ckpt_path and --weights are both given; give one of them.")
     model = _model(task, options)
     if not options.files and not model:
         raise InputError("no file is named; give one that `export` wrote.")
     if options.root and not model:
-        raise InputError(
-            f"--data.root {options.root} is scored in a model's classes; name it by --ckpt_path or --model.weights."
-        )
+        raise InputError(f"--data {options.root} is scored in a model's classes; name it by --weights.")
     machine = _machine()
     if machine["busy"]:
         print(

@@ -78,9 +78,7 @@ def resolved(module_class: type[TaskModule], datamodule_class: Any, args: Sequen
 
     settings, checkpoint, path = resolve(module_class, ["validate", *args], parse)
     if checkpoint is None and not settings["data"].get("root"):
-        raise InputError(
-            f"--model.weights {settings['model']['weights']} has no images of its own; give --data.root DIR."
-        )
+        raise InputError(f"--weights {settings['model']['weights']} has no images of its own; give --data DIR.")
     given = parser.instantiate(parser.parse_object(settings))
     module, data = given["model"], given["data"]
     check_classes(checkpoint, data)
@@ -185,7 +183,7 @@ def _export(task: str, options: argparse.Namespace, module: TaskModule, data: An
     elif not telling:
         reason = (
             "the network itself finds so little in these images that they cannot show what the file loses; give it "
-            "others with --data.root"
+            "others with --data"
         )
     elif options.int8:
         reason += " and loses more; --qat 3 fine-tunes it" if not options.qat else " and loses more, fine-tuned too"

@@ -140,7 +140,7 @@ def _metric_of(head: Head, figures: dict[str, float]) -> str:
         if name in figures and np.isfinite(figures[name]) and figures[name] >= 0:
             return name
     raise InputError(
-        f"the validation images measure no {head.monitor}: they have no labels for it; give --data.root others."
+        f"the validation images measure no {head.monitor}: they have no labels for it; give --data others."
     )
 
 

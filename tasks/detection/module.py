@@ -19,7 +19,7 @@ class DetectionModule(TaskModule):
         categories: Original id to name; the data say it.
         input_size: (height, width) in pixels; the data say it.
         head: The paper's 1x1 predictors, or MobileNetV2's depthwise separable ones; pretrained is the detector that
-            comes with `weights`, as it is. `test --model.weights` without a checkpoint is so.
+            comes with `weights`, as it is. `test --weights` without a checkpoint is so.
         loss: Softmax with hard-negative mining (the paper's), or sigmoid focal loss.
         class_agnostic: Suppress overlapping boxes over all classes, not by class.
         class_weights: balanced gives each class equal weight in the loss, by the numbers of its boxes.
@@ -98,7 +98,7 @@ class DetectionModule(TaskModule):
             data.setdefault("image_size", list(detector.image_size))
         elif model.get("head") == "pretrained":
             raise InputError(
-                "--model.head pretrained is the detector of --model.weights as it is, for validate, test and predict; "
+                "--model.head pretrained is the detector of --weights as it is, for validate, test and predict; "
                 "`fit` takes its parts by itself, with --model.head ssd."
             )
         super().resolve(command, model, data, runs)

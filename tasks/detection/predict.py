@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def load(path: str | Path, device: str = "cpu") -> "Predictor":
     """The predictor of a checkpoint, or of another project's detector: an image in, a DetectionResult out.
 
-    `path` is a file or what `--model.weights` takes: a name is fetched once, and then found in the cache. An image is
+    `path` is a file or what `--weights` takes: a name is fetched once, and then found in the cache. An image is
     a path, a PIL image or an array. InputError where the file is neither.
     """
     from backbone.weights import find_weights

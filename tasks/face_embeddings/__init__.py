@@ -5,7 +5,7 @@ of its own.
 
     python -m tasks.face_attributes fit                     # the built-in sample: a teacher
     python -m tasks.face_embeddings fit                     # the built-in sample: learns from the newest of these
-    python -m tasks.face_embeddings fit --data.root DIR --model.teacher T.ckpt
+    python -m tasks.face_embeddings fit --data DIR --model.teacher T.ckpt
     python -m tasks.face_embeddings test --data.pairs pairs.txt --data.pairs_root lfw
 
 An embedding identifies a person: it is biometric data, in the European Union of a special category (GDPR, Article 9),

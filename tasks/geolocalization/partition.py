@@ -23,7 +23,7 @@ def main(args: list[str]) -> int:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", type=Path, metavar="F", help="table of images, of any size; none is opened")
-    source.add_argument("--root", type=Path, metavar="DIR", help="images, as for `fit --data.root`")
+    source.add_argument("--root", type=Path, metavar="DIR", help="images, as for `fit --data`")
     split = parser.add_argument_group(
         "which columns and which images",
         "As the options of `fit --data.` of these names; where they are the same, so are the training images, and no "

@@ -86,7 +86,7 @@ def test_a_task_means_the_best_weights_of_the_width(word, width, name):
     ("word", "width", "nearest"), [("imagenet", 0.35, "0.25"), ("imagenet", 2, "1.25"), ("coco", 0.5, "0.75")]
 )
 def test_a_width_that_nobody_published_names_the_nearest(word, width, nearest, offline):
-    with pytest.raises(InputError, match=rf"width {width:g}.*width_mult {nearest}\)"):
+    with pytest.raises(InputError, match=rf"width {width:g}.*--width {nearest}\)"):
         find_weights(word, width)
 
 

@@ -267,7 +267,7 @@ def test_a_root_that_is_neither_is_named(tmp_path):
     image_file(tmp_path / "a.png", 0)
     with pytest.raises(InputError, match=r"has neither attributes\.csv, .*, nor CelebA's list_attr_celeba\.txt; give"):
         _ = module(tmp_path).categories
-    with pytest.raises(InputError, match=r"--data.root .*none does not exist"):
+    with pytest.raises(InputError, match=r"--data .*none does not exist"):
         _ = module(tmp_path / "none").categories
     root = faces(tmp_path / "faces")
     data, _ = training_set(root / "attributes.csv")

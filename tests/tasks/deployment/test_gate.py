@@ -103,7 +103,7 @@ def test_an_embedding_that_is_turned_is_found_by_its_cosine(request):
 def test_images_without_labels_measure_nothing(request):
     module, network, data = setting("face_attributes", request)
     data.records("val")["attributes"][:] = -1
-    with one_sentence("--data.root"):
+    with one_sentence("--data"):
         judge([file_of(network)], module, module, network, data)
 
 
