@@ -88,7 +88,8 @@ def main(
     for arg in args:
         if new := _RENAMED.get(arg.partition("=")[0]):
             raise InputError(f"{arg.partition('=')[0]} is called {new}; write {new}.")
-    parser = Arguments(prog=f"python -m tasks.{task} predict", description=command.description)
+    prog = f"python -m tasks.{task} predict"
+    parser = Arguments(prog=prog, usage=f"{prog} [options]", description=command.description)
     add = parser.add_argument
     add(
         "--source",
