@@ -158,6 +158,8 @@ class ValidateLastEpoch(Callback):
         if trainer.max_epochs is not None and trainer.current_epoch == trainer.max_epochs - 1:
             trainer.check_val_every_n_epoch = 1
 
+    on_train_start = on_train_epoch_start  # which a run that is resumed within its last epoch does not come to
+
 
 class TaskTrainer(Trainer):
     """Lightning's trainer, with two options that a word says.

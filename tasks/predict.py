@@ -1,164 +1,453 @@
-"""`python -m tasks.<task> predict`, the same for every task: which images, one after the other, what is written.
+"""`python -m tasks.<task> predict`, the same for every task: which images, in batches, what is written.
 
 A task says its own options and what to write of a result; nothing heavy is imported before they are parsed.
 """
 
 import argparse
+import collections
 import contextlib
 import hashlib
 import json
 import os
-import re
+import shlex
 import sys
-from collections import Counter
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backbone.errors import Arguments, InputError
-from backbone.files import disk_error, not_written, replacing, sweep, write_whole
-from backbone.names import escaped, printed
+from backbone.files import disk_error, not_written, sweep, write_whole
+from backbone.names import printed
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tasks.module import TaskModule
-    from tasks.predictor import Predictor
+    from tasks.predictor import Predictor, Seen
+    from tasks.sources import Item, Sources
 
-_PRINTED = 20  # lines; those of more images are in the file alone
-_TILES = 60  # on a sheet
-_NAME_BYTES = 200  # of an image's name that go into names of files, which 255 bytes with all else bound
+_PRINTED = 20  # images of which a line is printed; then a bar
+_ON_SHEETS = 300  # images, the first ones
+_OF_SAMPLE = 20  # images of the built-in sample, where no others are named
+_WRITERS = 4  # threads that draw and write pictures
+_RENAMED = {"--min_score": "--conf", "--top_k": "--top"}
+FORMATS = ("jsonl", "csv")
 
 
 class Described(NamedTuple):
     """What is written of one image."""
 
     row: Mapping[str, Any]  # the line of predictions.jsonl, after the file's name
-    caption: str  # under its tile on the sheet, a few lines
-    tile: "np.ndarray | None" = None  # what the sheet shows; None: the image, uint8 (H, W, 3)
-    kept: Any = None  # on the disk, for `Finish`: what JSON can hold
+    line: str  # what is printed of it
+    caption: str = ""  # under its tile on the sheet, a few lines
+    kept: Any = None  # on the disk, for the files of the end: what JSON can hold
 
 
-Describe = Callable[[Path, "np.ndarray", int], Described]  # of an image, and how many rows are before its own
-# Of how many images, with the row and what was kept of each: writes the task's own files, gives lines to print. It
-# learns of them from the disk alone, as some may have been described by a call that was interrupted.
-Finish = Callable[[int, Iterator[tuple[dict[str, Any], Any]]], Sequence[str]]
+Rows = Iterable[tuple[dict[str, Any], Any]]  # each with what was kept of its image; may be gone through again
+OpenImage = Callable[[], "np.ndarray"]  # the image itself, uint8 RGB (H, W, 3)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A task's part of the command once the net is there.
+
+    `describe` gets an image, its (height, width) px, its result, and how many rows are before its own. `write`, called
+    in threads, writes the files of one image, before its row. The files of the end are made from the disk alone, as
+    some images may have been described by a call that was interrupted.
+    """
+
+    describe: "Callable[[Item, tuple[int, int], Any, int], Described]"
+    options: Mapping[str, Any] = field(default_factory=dict)  # of head.predict
+    write: "Callable[[Item, OpenImage, Any, int], None] | None" = None
+    found: Callable[[Mapping[str, Any]], Iterable[str]] = lambda row: ()  # the names in a row that are counted
+    finish: Callable[[int, Rows], Sequence[str]] = lambda count, rows: ()  # writes the task's own; lines to print
+    columns: Sequence[str] = ()  # of predictions.csv, after the file and the frame
+    table: Callable[[Mapping[str, Any]], Iterable[Sequence[object]]] = lambda row: ()  # the lines of a row there
+    formats: Mapping[str, Callable[[Rows], Path]] = field(default_factory=dict)  # other than jsonl and csv
 
 
 @dataclass(frozen=True)
 class PredictCommand:
-    """A task's part of the command; `start(options, predictor, run)` gives what each image and the end call."""
+    """A task's part of the command; `start(options, predictor, run)` gives the rest of it."""
 
     description: str
     add_arguments: Callable[[Arguments], None]
-    start: "Callable[[argparse.Namespace, Predictor, Path], tuple[Describe, Finish]]"
+    start: "Callable[[argparse.Namespace, Predictor, Path], Started]"
     load: "Callable[..., Predictor] | None" = None  # of a file and a device, where not every file is a .ckpt
-    sheets: bool = True  # contact sheets of all images under pictures/
+    sheets: bool = True  # contact sheets of the images under pictures/
+    formats: Sequence[str] = FORMATS
 
 
 def main(
     task: str, classes: "Callable[[], tuple[type[TaskModule], Any]]", command: PredictCommand, args: list[str]
 ) -> int:
     """Run the command; return its exit code. InputError where the source or the checkpoint cannot be used."""
+    for arg in args:
+        if new := _RENAMED.get(arg.partition("=")[0]):
+            raise InputError(f"{arg.partition('=')[0]} is called {new}; write {new}.")
     parser = Arguments(prog=f"python -m tasks.{task} predict", description=command.description)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--source",
-        type=Path,
-        metavar="FILE-or-FOLDER",
-        help="images; default, for a net trained on the built-in sample: its test images",
+        nargs="+",
+        metavar="S",
+        help="images, folders, globs, a list.txt, videos, 0 (a camera), - (paths on "
+        "standard input); default, for a net trained on the built-in sample: some of its test images",
     )
-    parser.add_argument("--ckpt_path", type=Path, metavar="C.ckpt", help="default: the best of the newest run")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
+    add(
+        "--weights",
+        "--model.weights",
+        dest="weights",
+        metavar="F",
+        help="a .ckpt, a run folder, or weights of others' "
+        "by file or name; default: the best checkpoint of the newest run",
+    )
+    add("--ckpt_path", type=Path, metavar="C.ckpt", help="the same, of ours")
     command.add_arguments(parser)
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
+    add("--batch", type=int, metavar="N", help="images at once (default: 16 on a CPU, 64 on a GPU)")
+    add("--every", type=int, default=1, metavar="N", help="of videos, each N-th frame (default: %(default)s)")
+    add(
+        "--format",
+        default="jsonl",
+        help=f"{', '.join(command.formats)}: beside predictions.jsonl, which is always written (default: %(default)s)",
+    )
+    add("--no-images", action="store_true", help="write no pictures")
+    add("--out", type=Path, metavar="DIR", help="a new or empty folder for the results (default: a new run folder)")
+    add(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where run folders are and go (default: %(default)s)",
+    )
+    add(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="go on with the newest prediction that was interrupted, or "
+        "with that one, with its options; the same command does so too",
+    )
     options = parser.parse_args(args)
-    if getattr(options, "top_k", 1) < 1:
-        raise InputError(f"--top_k {options.top_k}: give 1 or more.")
+    if options.resume is not None:
+        options = _resumed(task, parser, options)
+    for name in ("top", "batch", "every"):
+        if (value := getattr(options, name, None)) is not None and value < 1:
+            raise InputError(f"--{name} {value}: give 1 or more.")
+    if (conf := getattr(options, "conf", None)) is not None and not 0 <= conf <= 1:
+        raise InputError(f"--conf {conf}: give a number from 0 to 1.")
+    if options.format not in command.formats:
+        raise InputError(f"--format {options.format}: {task} can write {', '.join(command.formats)}; give one of them.")
+    if options.weights and options.ckpt_path:
+        raise InputError("--weights and --ckpt_path both name the net; give one of them.")
     _predict(task, *classes(), command, options)
     return 0
+
+
+def _resumed(task: str, parser: Arguments, options: argparse.Namespace) -> argparse.Namespace:
+    """The options of the prediction that is gone on with, as its config.yaml says them."""
+    import yaml
+
+    if options.source:  # the whole command, which finds its run by itself
+        return options
+    if options.resume:
+        run = Path(options.resume)
+        if not (run / "predictions.jsonl.part").is_file():
+            raise InputError(
+                f"--resume {run}: this is no folder of an interrupted prediction; leave the name out for "
+                "the newest one."
+            )
+    else:
+        parts = sorted((options.runs / task).glob("*/predictions.jsonl.part"))
+        if not parts:
+            raise InputError(
+                f"--resume: no prediction under {options.runs / task} was interrupted; name images with "
+                "--source, or the folder that --out named."
+            )
+        run = parts[-1].parent
+    given = [name for name, value in vars(options).items() if value != parser.get_default(name)]
+    if others := sorted(set(given) - {"resume", "runs"}):
+        raise InputError(f"--resume takes all options from {run}; leave out --{others[0]}.")
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_bytes())
+        types = {action.dest: action.type for action in parser._actions}
+        for name in set(vars(options)) - {"resume"}:
+            options.__dict__[name] = Path(config[name]) if types[name] is Path and config[name] else config[name]
+    except (OSError, yaml.YAMLError, LookupError, TypeError) as error:
+        raise InputError(f"{run / 'config.yaml'} is not as `predict` writes it; give the whole command.") from error
+    return options
+
+
+def _device(word: str) -> str:
+    """The device of torch's that a word means. InputError where it is not here."""
+    import torch
+
+    if word == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=(device := torch.device(word)))
+        return str(device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        has = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        has += ["mps"] if torch.backends.mps.is_available() else []
+        raise InputError(f"--device {word}: torch finds no such device here; give auto, {', '.join(has)}.") from None
 
 
 def _predict(
     task: str, module_class: "type[TaskModule]", datamodule_class: Any, command: PredictCommand, options: Any
 ) -> None:
-    import torch
     import yaml
 
     from backbone.accelerator import retain_freed_memory
     from backbone.download import digest_of
-    from backbone.weights import find_weights
     from data.bad_images import said_of_cut_short
     from data.folders import count_of
     from data.images import take_cut_short
-    from tasks.predictor import Predictor
-    from tasks.run_folders import checkpoint_at, newest_checkpoint
+    from tasks.outputs import Sheets, counted
+    from tasks.sources import find_sources
 
     retain_freed_memory()
     given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    weights = getattr(options, "weights", None)
-    file = weights or options.ckpt_path or newest_checkpoint(task, options.runs)
-    print(printed(f"{'weights' if weights else 'checkpoint'}: {file}"), flush=True)
-    load = command.load or (lambda path, device: Predictor.from_checkpoint(module_class, path, device))
-    trunk = getattr(options, "trunk", None)
-    if trunk and not options.weights:
-        raise InputError(f"--model.trunk {trunk} is the network of --model.weights; name these too, or leave it out.")
-    found = checkpoint_at(find_weights(file).file if weights else file)
-    predictor = load(found, device, **({"trunk": trunk} if trunk else {}))
-    images = images_at(options.source) if options.source else _sample_images(file, predictor, datamodule_class)
-    of_weights = "weights" if weights else "ckpt_path"
+    del given["resume"]
+    device = _device(options.device)
+    file, found, predictor = _loaded(task, module_class, command, options, device)
+    words = options.source
+    sources = find_sources(words) if words else _sample_images(file, predictor, datamodule_class)
     files = {name: path for name, path in vars(options).items() if isinstance(path, Path) and path.is_file()}
-    paths = b"\0".join(os.fsencode(path.absolute()) for path in images)
+    paths = b"\0".join(os.fsencode(path.absolute()) for path in sources.files)
     config = {  # all that decides the rows
         **given,
-        of_weights: str(file),
+        "weights": given["weights"] and str(file),
+        "ckpt_path": None if options.weights else str(file),
         "device": device,
-        "images": {"count": len(images), "sha256_of_paths": hashlib.sha256(paths).hexdigest()},
-        "sha256": {name: digest_of(path) for name, path in {**files, of_weights: found}.items()},
+        "images": {"count": len(sources.files), "sha256_of_paths": hashlib.sha256(paths).hexdigest()},
+        "sha256": {name: digest_of(path) for name, path in {**files, "checkpoint": found}.items()},
+        **({"started": time.time_ns()} if sources.camera is not None else {}),  # which cannot be gone on with
     }
-    options.images = images  # for a task that numbers them
-    with _rows_of_run(task, options.runs, yaml.safe_dump(config, encoding="utf-8")) as rows:
-        describe, finish = command.start(options, predictor, rows.run)
-        sheets = _Sheets(rows.run / "pictures")
-
-        def predict(path: Path) -> None:
-            image = predictor.open(path)
-            described = describe(path, image, rows.count)
-            rows.append({"file": str(path), **described.row}, described.kept)
-            if command.sheets:
-                sheets.add(image if described.tile is None else described.tile, f"{path.name}\n{described.caption}")
-
+    options.sources = sources  # for a task that numbers them
+    with _rows_of_run(task, options, yaml.safe_dump(config, encoding="utf-8")) as rows:
+        started = command.start(options, predictor, rows.run)
+        sheets = Sheets(rows.run / "pictures") if command.sheets and not options.no_images else None
         if rows.done:
-            print(f"going on with {rows.run}: {count_of(rows.count, 'image')} of {len(images):,} done", flush=True)
-        try:
-            unreadable = for_each([path for path in images if str(path) not in rows.done], predict, rows.count)
-        finally:
-            sheets.write()
-        own_lines = finish(rows.count, iter(rows))
+            total = f" of {count:,}" if (count := sources.count()) else ""
+            print(f"going on with {rows.run}: {count_of(rows.count, 'image')}{total} done", flush=True)
+        unreadable = _Run(started, predictor, sources, rows, sheets, options).go()
+        names = (name for row, _ in rows for name in started.found(row))
+        if told := counted(names):
+            print(printed(f"found: {told}"))
+        for line in started.finish(rows.count, rows):
+            print(printed(line))
+        if options.format == "csv":
+            print(f"table: {_write_table(rows, started)}")
+        elif options.format in started.formats:
+            print(f"{options.format}: {started.formats[options.format](rows)}")
         written = rows.finish()
-    if rows.count <= _PRINTED:
-        for row in written.read_text("utf-8").splitlines():
-            print(escaped(row))
-    for line in own_lines:
-        print(printed(line))
     left_out = f", {unreadable:,} could not be read" if unreadable else ""
     print(f"{count_of(rows.count, 'image')}{left_out}: {written}")
     if cut_short := sorted(take_cut_short()):
-        file, reason = cut_short[0]
-        print(printed(f"note: {said_of_cut_short(len(cut_short))}; the first is {file}: {reason}"))
-    if sheets.folder.is_dir():
-        print(f"pictures: {sheets.folder}")
+        name, reason = cut_short[0]
+        print(printed(f"note: {said_of_cut_short(len(cut_short))}; the first is {name}: {reason}"))
+    if (pictures := rows.run / "pictures").is_dir():
+        first = f" (sheets of the first {_ON_SHEETS} images)" if sheets and rows.count > _ON_SHEETS else ""
+        print(f"pictures: {pictures}{first}")
+    for line in _next(task, file, options):
+        print(printed(line))
     print(f"run: {rows.run}")
+
+
+def _loaded(
+    task: str, module_class: "type[TaskModule]", command: PredictCommand, options: Any, device: str
+) -> "tuple[Path, Path, Predictor]":
+    """The net as it was named, its file, and its predictor; a line says which it is and how good it was."""
+    from backbone.weights import find_weights, table
+    from tasks.predictor import Predictor
+    from tasks.run_folders import checkpoint_at, newest_checkpoint
+
+    file = Path(options.weights) if options.weights else options.ckpt_path or newest_checkpoint(task, options.runs)
+    trunk = getattr(options, "trunk", None)
+    if trunk and not options.weights:
+        raise InputError(f"--model.trunk {trunk} is the network of --weights; name these too, or leave it out.")
+    found, known = checkpoint_at(file), None
+    if options.weights and found == file:
+        known = find_weights(options.weights)
+        found = checkpoint_at(known.file)
+    load = command.load or (lambda path, device: Predictor.from_checkpoint(module_class, path, device))
+    predictor = load(found, device, **({"trunk": trunk} if trunk else {}))
+    figure = predictor.figure
+    if figure and found.name != "best.ckpt":
+        figure = f"its run's best: {figure}"
+    if known:
+        published = {row.name: row for row in table() if row.published is not None}
+        if row := published.get(known.name):
+            figure = f"{known.name}, published: {'mAP' if row.task == 'coco' else 'top-1'} {row.published:.1f} %"
+    said = found if found.suffix == ".ckpt" else file
+    kind = "checkpoint" if found.suffix == ".ckpt" else "weights"
+    print(printed(f"{kind}: {said}{f' ({figure})' if figure else ''}"), flush=True)
+    return (found if not options.weights else file), found, predictor
+
+
+class _Run:
+    """The way of all images: read ahead and in batches, written by threads, and their rows in order.
+
+    A row is on the disk once the files of its image are, and whatever stops the run, those that are done are kept.
+    """
+
+    def __init__(
+        self, started: Started, predictor: "Predictor", sources: "Sources", rows: "_Rows", sheets: Any, options: Any
+    ) -> None:
+        self.started, self.predictor, self.sources = started, predictor, sources
+        self.rows, self.sheets, self.options = rows, sheets, options
+        self.waiting: collections.deque[tuple[Future[Any], Item, Described, float]] = collections.deque()
+        self.number = rows.count  # of the next row
+        self.unreadable, self.first = 0, ""
+        self.batch = options.batch or (
+            1 if sources.camera is not None else 64 if predictor.module.device.type != "cpu" else 16
+        )
+
+    def go(self) -> int:
+        """Predict all that is not done; how many images could not be read. InputError where none could."""
+        from tasks.predictor import kept_if_small
+
+        needs_image = not self.options.no_images or getattr(self.options, "save_crops", False)
+        done, camera = self.rows.count, self.sources.camera is not None
+        self.told = _Progress(done, self.sources.count())
+        items = self.sources.items(self.rows.done.__contains__, self.options.every, self._unreadable)
+        seen = self.predictor.stream(
+            items,
+            batch=self.batch,
+            open_item=lambda item: self.predictor.open(item.path) if item.pixels is None else item.pixels,
+            keep=kept_if_small if needs_image else None,
+            **self.started.options,
+        )
+        with contextlib.closing(self.told), ThreadPoolExecutor(_WRITERS, "write") as self.pool:
+            try:
+                with contextlib.closing(seen):
+                    for one in seen:
+                        self._take(one)
+            except KeyboardInterrupt as stop:
+                if not camera or type(stop) is not KeyboardInterrupt:  # the end of a camera is that it is stopped
+                    raise
+            finally:
+                self._settle(0)
+                if self.sheets:
+                    self.sheets.write()
+        if not done and self.unreadable and not self.rows.count:
+            from data.folders import count_of
+
+            raise InputError(
+                f"{count_of(self.unreadable, 'image')}, of which none could be read; the first: {self.first}"
+            )
+        return self.unreadable
+
+    def _unreadable(self, error: Exception) -> None:
+        self.unreadable, self.first = self.unreadable + 1, self.first or str(error)
+        self.told.say(f"warning: {error}", sys.stderr)
+
+    def _take(self, seen: "Seen") -> None:
+        """Describe an image, let its files be written, and write the rows of those before it."""
+        if seen.error:
+            self._unreadable(seen.error)
+            return
+        number, self.number = self.number, self.number + 1
+        described = self.started.describe(seen.item, seen.size, seen.result, number)
+        self.waiting.append((self.pool.submit(self._write, seen, number), seen.item, described, seen.seconds))
+        self._settle(2 * self.batch)
+
+    def _write(self, seen: "Seen", number: int) -> "np.ndarray | None":
+        """Write the files of one image; its tile, where it comes on a sheet."""
+        from tasks.outputs import tile
+
+        def image() -> "np.ndarray":
+            item = seen.item
+            kept = seen.image if item.pixels is None else item.pixels
+            return self.predictor.open(item.path) if kept is None else kept
+
+        if self.started.write:
+            self.started.write(seen.item, image, seen.result, number)
+        return tile(image()) if self.sheets and number < _ON_SHEETS else None
+
+    def _settle(self, most: int) -> None:
+        """Write the rows of images whose files are there, in order, until no more than `most` wait."""
+        while self.waiting and (len(self.waiting) > most or self.waiting[0][0].done()):
+            shown = self.waiting[0][0].result()  # an interruption leaves it where it is
+            _, item, described, seconds = self.waiting.popleft()
+            frame = {} if item.frame is None else {"frame": item.frame, "seconds": item.seconds}
+            try:
+                self.rows.append({"file": str(item.path), **frame, **described.row}, described.kept)
+            except BaseException:
+                self.waiting.clear()  # no row is to come after one that is not whole
+                raise
+            self.told.count(item, described.line, seconds)
+            if shown is not None:
+                self.sheets.add(shown, f"{item.path.name}\n{described.caption}")
+
+
+class _Progress:
+    """A line for each image up to 20, then a bar; where there is no terminal, a line for each tenth of them."""
+
+    def __init__(self, done: int, total: int | None) -> None:
+        from tqdm import tqdm
+
+        self.total, self.number, self.start, self.first = total, done, time.perf_counter(), done
+        few = total is not None and total <= _PRINTED
+        self.bar = tqdm(initial=done, total=total, unit="image", disable=True if few else None)
+        self.tenths = 0 if few or not self.bar.disable else total or 0
+
+    def say(self, line: str, file: Any = None) -> None:
+        """Print a line above the bar."""
+        self.bar.write(printed(line), file=file or sys.stdout)
+
+    def count(self, item: "Item", line: str, seconds: float) -> None:
+        """One image more is done."""
+        self.number += 1
+        self.bar.update()
+        if self.number <= _PRINTED:
+            at = "" if item.frame is None else f", frame {item.frame} ({item.seconds} s)"
+            self.say(f"{item.path}{at}: {line}  ({1000 * seconds:.0f} ms)")
+        elif self.tenths and self.number * 10 // self.tenths > (self.number - 1) * 10 // self.tenths:
+            rate = (self.number - self.first) / (time.perf_counter() - self.start)
+            self.say(f"{self.number:,} of {self.total:,} images, {rate:.0f} images/s")
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()
+
+
+def _write_table(rows: Rows, started: Started) -> Path:
+    """Write predictions.csv: a line for each object, class or attribute, with its image."""
+    from tasks.reporting import write_csv
+
+    assert isinstance(rows, _Rows)
+    path = rows.run / "predictions.csv"
+    lines = ([row["file"], row.get("frame", ""), *line] for row, _ in rows for line in started.table(row))
+    write_csv(path, ["file", "frame", *started.columns], lines)
+    return path
+
+
+def _next(task: str, file: Path, options: Any) -> list[str]:
+    """What to do next, as whole commands."""
+    start = ["python", "-m", f"tasks.{task}"]
+    source = options.source or ["photo.jpg"]
+    surer = ["--conf", "0.5" if options.conf < 0.5 else "0.1"] if getattr(options, "conf", 0.0) else []
+    lines = []
+    if surer or not options.source:
+        lines.append([*start, "predict", "--weights", str(file), "--source", *source, *surer])
+    lines.append([*start, "export", "--weights", str(file)])
+    return [f"{'next: ' if not i else '      '}{shlex.join(line)}" for i, line in enumerate(lines)]
 
 
 class _Rows:
     """The rows of a run on the disk, each from when its image is done, and beside each what the task keeps for its end.
 
-    While they are open no other process adds to them. `done` are the files that have a row from a call before.
+    While they are open no other process adds to them. `done` are the images that have a row from a call before.
     """
 
     def __init__(self, run: Path, mode: str) -> None:
-        self.run, self.count, self.done = run, 0, set[str]()
+        self.run, self.count, self.done = run, 0, set[tuple[str, int | None]]()
         self.part, self.kept = run / "predictions.jsonl.part", run / "kept.jsonl.part"
         self._files = [path.open(mode, buffering=0) for path in (self.kept, self.part)]
         self.locked = _lock(self._files[1].fileno())
@@ -191,10 +480,10 @@ class _Rows:
                     break
                 if not all(line.endswith(b"\n") for line in lines):
                     break
-                self.done.add(row["file"])
+                self.done.add((row["file"], row.get("frame")))
                 ends = [end + len(line) for end, line in zip(ends, lines, strict=True)]
         self.count, last = len(self.done), self.part.stat().st_mtime
-        if any(Path(file).stat().st_ctime > last for file in self.done):
+        if any(Path(file).stat().st_ctime > last for file in {file for file, _ in self.done}):
             return False
         for file, end in zip(self._files, ends, strict=True):
             file.truncate(end)
@@ -214,18 +503,22 @@ class _Rows:
 
 
 @contextlib.contextmanager
-def _rows_of_run(task: str, root: Path, config: bytes) -> Iterator[_Rows]:
-    """The rows of the newest unfinished run of this config, or of a new run.
+def _rows_of_run(task: str, options: Any, config: bytes) -> Iterator[_Rows]:
+    """The rows of the newest unfinished run of this config, or of a new run; of `--out`, the rows in there.
 
     Where the body fails with no row, nothing of them is left; else a line says that they are kept. Raises InputError
-    where the disk is full or may not be written to.
+    where the disk is full or may not be written to, or `--out` holds something else.
     """
     from data.folders import count_of
     from tasks.run_folders import new_run
 
     with contextlib.ExitStack() as stack:
-        rows = _unfinished(root / task, config)
-        run = rows.run if rows else stack.enter_context(new_run(task, root, "--runs"))
+        if options.out is None:
+            rows = _unfinished(sorted((options.runs / task).glob("*"), reverse=True), config)
+            run = rows.run if rows else stack.enter_context(new_run(task, options.runs, "--runs"))
+        else:
+            rows = _unfinished([options.out], config)
+            run = rows.run if rows else stack.enter_context(_new_folder(options.out))
         try:
             if rows is None:
                 rows = _Rows(run, "xb")
@@ -247,14 +540,35 @@ def _rows_of_run(task: str, root: Path, config: bytes) -> Iterator[_Rows]:
                 rows.close()
 
 
-def _unfinished(folder: Path, config: bytes) -> _Rows | None:
-    """The rows of the newest run of this config that was interrupted and that no other process goes on with."""
-    for part in sorted(folder.glob("*/predictions.jsonl.part"), reverse=True):
-        # OSError: ended since it was listed, or not ours to write.
+@contextlib.contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """The folder that `--out` names, which is new or empty; where what is done with it fails and leaves it empty, no
+    folder is left that was not there. InputError where it is neither, or cannot be made.
+    """
+    missing = [path for path in (out, *out.parents) if not path.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise InputError(f"--out {out} is not empty, and not of this command interrupted; give a new folder.")
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made ({error.strerror or error}); give another folder.") from error
+    try:
+        yield out
+    except BaseException:
+        with contextlib.suppress(OSError):  # one that is not empty
+            for path in missing:
+                path.rmdir()
+        raise
+
+
+def _unfinished(folders: Iterable[Path], config: bytes) -> _Rows | None:
+    """The rows of the first run of this config that was interrupted and that no other process goes on with."""
+    for folder in folders:
+        # OSError: ended since it was listed, not ours to write, or no such run.
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            if (part.parent / "config.yaml").read_bytes() != config:
+            if not (folder / "predictions.jsonl.part").is_file() or (folder / "config.yaml").read_bytes() != config:
                 continue
-            rows = _Rows(part.parent, "rb+")
+            rows = _Rows(folder, "rb+")
             stack.callback(rows.close)
             if rows.locked and rows.recover():
                 sweep(rows.run)
@@ -275,119 +589,17 @@ def _lock(file: int) -> bool:
     return True
 
 
-def images_at(source: Path) -> list[Path]:
-    """The image at `source`, or the images right in that folder by their endings; InputError where there is none.
+def _sample_images(file: Path, predictor: "Predictor", datamodule_class: Any) -> "Sources":
+    """A few test images of the built-in sample, where the net was trained on it. InputError where it was not."""
+    from data.folders import say
+    from tasks.sources import Sources, places
 
-    What is called like an image and is a folder, a pipe, a socket or a device is passed over, and counted in a line; so
-    are images in a format that cannot be read. Hidden files do not count.
-    """
-    from data.folders import UNREADABLE_ENDINGS, count_of, how_to_read, is_foreign, no_image, unreadable_images
-    from data.images import IMAGE_ENDINGS
-
-    try:
-        if source.is_file():
-            if (ending := source.suffix.lower()) in UNREADABLE_ENDINGS:
-                raise InputError(
-                    f"--source {source}: {ending} is a kind of image that cannot be read: {how_to_read(ending)}."
-                )
-            return [source]
-        if not source.is_dir():
-            what = "this is neither a file nor a folder" if source.exists() else "there is no such file or folder"
-            raise InputError(f"--source {source}: {what}; name an image, or a folder of images.")
-        inside = sorted(path for path in source.iterdir() if not is_foreign(path.name))
-        found = [path for path in inside if path.suffix.lower() in IMAGE_ENDINGS]
-        images = [path for path in found if path.is_file() or not path.exists()]  # a link to nothing is told of later
-    except OSError as error:
-        raise InputError(f"--source {source} cannot be read ({error.strerror or error}); make it readable.") from error
-    if len(images) < len(found):
-        print(f"note: {count_of(len(found) - len(images), 'name')} in {source} of no regular file passed over")
-    unreadable = unreadable_images([Counter(path.suffix.lower() for path in inside)])
-    if not images:
-        raise InputError(f"--source {source}: this folder {no_image(unreadable)}; folders in it are not searched.")
-    for issue in unreadable:
-        print(f"note: {issue} ({source})")
-    return images
-
-
-def writable_names(names: Iterable[str]) -> list[str]:
-    """For each name one that a file's can be made of: no control characters, 200 bytes or a few more, no two alike."""
-    made: dict[str, None] = {}  # in order
-    counts = Counter[str]()
-    for name in names:
-        clipped = re.sub(r"[\x00-\x1f\x7f-\x9f]", "_", name)
-        while len(os.fsencode(clipped)) > _NAME_BYTES:
-            clipped = clipped[:-1]
-        unique = clipped
-        while unique in made:
-            counts[clipped] += 1
-            unique = f"{clipped}_{counts[clipped] + 1}"
-        made[unique] = None
-    return list(made)
-
-
-def _sample_images(file: Path, predictor: "Predictor", datamodule_class: Any) -> list[Path]:
-    """The test images of the built-in sample, where the net was trained on it. InputError where it was not."""
     if predictor.data_options.get("root", "other data") is not None:
         raise InputError(f"{file} was not trained on the built-in sample; name images with --source.")
     data = datamodule_class(root=None)
     data.setup("test")
     records = data.records("test")
-    return [records.path(position) for position in range(len(records))]
-
-
-def for_each(images: Sequence[Path], predict: Callable[[Path], None], done: int = 0) -> int:
-    """Call `predict` with each image, with a progress bar; return how many it could not read.
-
-    An image for which it raises ImageError is named on stderr and passed over. InputError where all are, and none was
-    `done` before.
-    """
-    from tqdm import tqdm
-
-    from data.folders import count_of
-    from data.images import ImageError
-
-    unreadable, first = 0, ""
-    with tqdm(images, initial=done, total=done + len(images), unit="image", disable=None) as bar:
-        for path in bar:
-            try:
-                predict(path)
-            except ImageError as error:
-                unreadable, first = unreadable + 1, first or str(error)
-                bar.write(f"warning: {error}", file=sys.stderr)
-    if not done and unreadable == len(images):
-        raise InputError(f"{count_of(len(images), 'image')}, of which none could be read; the first: {first}")
-    return unreadable
-
-
-class _Sheets:
-    """Contact sheets of 60 tiles, each written when it is full, so that no more than one is in memory.
-
-    A run that goes on begins a new sheet.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.number = max((int(path.stem.rpartition("_")[2]) for path in folder.glob("predictions_*.png")), default=0)
-        self.tiles: list[np.ndarray] = []
-        self.captions: list[str] = []
-
-    def add(self, tile: "np.ndarray", caption: str) -> None:
-        from tasks.plotting import fit
-
-        self.tiles.append(fit(tile, 220, 220)[0])
-        self.captions.append(caption)
-        if len(self.tiles) == _TILES:
-            self.write()
-
-    def write(self) -> None:
-        from tasks.plotting import contact_sheet
-
-        if not self.tiles:
-            return
-        number = self.number + 1
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.folder / f"predictions_{number:03}.png") as sheet:
-            contact_sheet(self.tiles, self.captions, sheet, columns=6, title=f"Predictions, sheet {number}")
-        self.number = number
-        self.tiles.clear()
-        self.captions.clear()
+    step = max(1, len(records) // _OF_SAMPLE)
+    files = [records.path(position) for position in range(0, len(records), step)][:_OF_SAMPLE]
+    say(f"no --source: {len(files)} of {len(records):,} test images of the built-in sample")
+    return Sources(files, places(PurePath(path.name) for path in files))

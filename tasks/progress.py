@@ -199,6 +199,8 @@ class EpochLines(ProgressBar):
         self._began, self._validated = time.monotonic(), False
         self._losses: list[Tensor] = []
 
+    on_train_start = on_train_epoch_start  # which a run that is resumed within an epoch does not come to
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """Keep the loss, on its device: to ask for its value would wait for it."""
         self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)

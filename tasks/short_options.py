@@ -122,8 +122,17 @@ _TO_PREDICT = {
 }
 
 
+_TO_EXPERIMENT = {
+    **dict.fromkeys(("epochs", "epoch", "time"), "--steps N"),
+    **dict.fromkeys(("size", "width", "imgsz", "image_size", "width_mult"), "--students, each of a width and a size"),
+    "resume": "leave it out: the same command goes on where it was stopped",
+}
+
+
 def foreign_words(command: str) -> Mapping[str, str]:
     """What other programs call options of this command, and what to use instead."""
+    if command == "experiment":
+        return {**_TO_TRAINING, **_TO_EXPERIMENT}
     return _TO_PREDICT if command == "predict" else _TO_TRAINING if command in TAKEN else {}
 
 
@@ -162,8 +171,11 @@ def _refuse(command: str, name: str, option: re.Match[str]) -> None:
     """Raise InputError for a word that is another program's, or that lacks its dashes."""
     word, value = f"{option[1]}{option[2]}", option[3]
     foreign = foreign_words(command)
-    if not option[1] and (value is None or len(name) == 1):
+    if not option[1] and (value is None or len(name) == 1 or Path(option[0]).exists()):
         return  # no option at all: a file, such as a=1.onnx
+    ours = re.match(r"--(\w+)", foreign.get(name, ""))
+    if command in TAKEN and ours and ours[1] in SHORT and ours[1] not in TAKEN[command]:
+        name = ours[1]  # which is no option of this command either
     if name in foreign and name not in TAKEN.get(command, ()):
         how = foreign[name] if foreign[name].startswith("leave") else f"use {foreign[name]}"
         raise InputError(f"{word} is not an option of `{command}`; {how}.")
@@ -174,7 +186,7 @@ def _refuse(command: str, name: str, option: re.Match[str]) -> None:
             )
         if name not in TAKEN[command]:
             of = [other for other, names in TAKEN.items() if name in names]
-            raise InputError(f"--{name} is not an option of `{command}`, but of `{of[0]}`; leave it out.")
+            raise InputError(f"{word} is not an option of `{command}`: leave it out; `{of[0]}` has --{name}.")
 
 
 def _meant(task: str, command: str, name: str, value: str, args: Sequence[str]) -> list[tuple[str, str]]:
@@ -183,8 +195,6 @@ def _meant(task: str, command: str, name: str, value: str, args: Sequence[str]) 
         value = value or str(interrupted_run(task, _runs_folder(args)))
     elif name == "time":
         value = as_duration(value)
-    elif name == "precision" and value == "auto":
-        value = "null"
     elif name == "device" and (number := re.fullmatch(r"(?:cuda:)?([\d,]+)", value)):
         raise InputError(
             f"--device {value}: give auto, cpu, cuda or mps; which GPU says --trainer.devices [{number[1]}]."

@@ -18,7 +18,7 @@ from tasks.classification.metrics import Scores, compare, evaluate, fit_temperat
 from tasks.classification.report import write_report
 from tasks.head import Head
 from tasks.pooled import PooledLinear
-from tasks.predictor import check_at_least_1
+from tasks.predictor import check_at_least_1, check_fraction
 
 
 class Classified(NamedTuple):
@@ -164,14 +164,18 @@ class ClassificationHead(Head):
             },
         )
 
-    def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], top_k: int = 5) -> list[Classified]:
-        """The `top_k` likeliest classes of each image."""
-        check_at_least_1("top_k", top_k)
-        best = (outputs.float() / (self.temperature or 1.0)).softmax(1).topk(min(top_k, len(self.names)))
-        return [
-            Classified([self.names[label] for label in labels], probabilities)
-            for labels, probabilities in zip(best.indices.tolist(), best.values.cpu().numpy(), strict=True)
-        ]
+    def predict(
+        self, outputs: Tensor, sizes: Sequence[tuple[int, int]], top: int = 5, conf: float = 0.0
+    ) -> list[Classified]:
+        """The `top` likeliest classes of each image, those of a probability of `conf` or more."""
+        check_at_least_1("top", top)
+        check_fraction("conf", conf)
+        best = (outputs.float() / (self.temperature or 1.0)).softmax(1).topk(min(top, len(self.names)))
+        results = []
+        for labels, probabilities in zip(best.indices.tolist(), best.values.cpu().numpy(), strict=True):
+            count = int((probabilities >= conf).sum())  # the best come first
+            results.append(Classified([self.names[label] for label in labels[:count]], probabilities[:count]))
+        return results
 
     def drawn(self, image: np.ndarray, result: Classified) -> tuple[np.ndarray, str]:
         """The image, and its likeliest classes."""

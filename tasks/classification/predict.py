@@ -2,23 +2,20 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backbone.errors import Arguments
-from tasks.predict import Describe, Described, Finish, PredictCommand
+from tasks.predict import Described, PredictCommand, Started
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tasks.predictor import Predictor
+    from tasks.sources import Item
 
 
 def _add_arguments(parser: Arguments) -> None:
-    parser.add_argument(
-        "--model.weights", dest="weights", metavar="W", help="another project's ImageNet classifier, a file or a name"
-    )
     parser.add_argument("--model.trunk", dest="trunk", metavar="timm:NAME", help="the network of timm's weights")
-    parser.add_argument("--top_k", type=int, default=5, help="classes for each image (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes for each image (default: %(default)s)")
+    parser.add_argument("--conf", type=float, default=0.0, metavar="P", help="least probability of what is written")
 
 
 def load(path: str | Path, device: str = "cpu", trunk: str | None = None) -> "Predictor":
@@ -44,17 +41,23 @@ def load(path: str | Path, device: str = "cpu", trunk: str | None = None) -> "Pr
     return Predictor(module.to(device), images.crop_fraction, images.interpolation)
 
 
-def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tuple[Describe, Finish]:
+def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> Started:
     if predictor.data_options.get("crop") == "bbox":
         print("note: this net was trained on images cut to the dog's box (--data.crop bbox); give it such images")
 
-    def describe(path: Path, image: "np.ndarray", number: int) -> Described:
-        result = predictor(image, top_k=options.top_k)
+    def describe(item: "Item", size: tuple[int, int], result: Any, number: int) -> Described:
         classes = list(zip(result.names, result.probabilities.tolist(), strict=True))
         row = {"classes": [{"name": name, "probability": p} for name, p in classes]}
-        return Described(row, "\n".join(f"{name} {p:.2f}" for name, p in classes[:3]))
+        best = [f"{name} {p:.2f}" for name, p in classes[:3]]
+        return Described(row, ", ".join(best) or "nothing", "\n".join(best))
 
-    return describe, lambda done, rows: ()
+    return Started(
+        describe,
+        {"top": options.top, "conf": options.conf},
+        found=lambda row: (one["name"] for one in row["classes"][:1]),
+        columns=("name", "probability"),
+        table=lambda row: ([one["name"], one["probability"]] for one in row["classes"]),
+    )
 
 
 PREDICT = PredictCommand(

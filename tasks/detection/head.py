@@ -26,6 +26,7 @@ from tasks.detection.report import write_report
 from tasks.detection.suppression import BY_OPERATOR, BY_ROUNDS, suppressed
 from tasks.head import Head
 from tasks.plotting import class_color, draw_boxes
+from tasks.predictor import check_fraction
 
 # TensorFlow's SSD-MobileNet (feature_map_generators.py): four extra maps, each half the size of the one before, at
 # width 1, where the trunk has 1,024 channels. Their norms are TensorFlow's too, whatever the trunk's weights had.
@@ -229,11 +230,12 @@ class DetectionHead(Head):
             self.predictions[position] = pixels, scores[known], label[known]
 
     def predict(
-        self, outputs: Outputs, sizes: Sequence[tuple[int, int]], min_score: float = 0.3, **options: Any
+        self, outputs: Outputs, sizes: Sequence[tuple[int, int]], conf: float = 0.3, **options: Any
     ) -> list[DetectionResult]:
-        """The objects that score over `min_score`; `class_agnostic=True` suppresses boxes over all classes."""
+        """The objects that score over `conf`; `class_agnostic=True` suppresses boxes over all classes."""
+        check_fraction("conf", conf)
         ids, results = as_ids(list(self.categories)), []
-        for found in self.detect(outputs, sizes, min_score=min_score, **options):
+        for found in self.detect(outputs, sizes, min_score=conf, **options):
             boxes, scores, labels = (value.cpu().numpy() for value in found)
             names = [self.categories[number] for number in ids[labels].tolist()]
             results.append(DetectionResult(boxes, scores, names, ids[labels]))

@@ -2,18 +2,18 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, TextIO
 
-from backbone.errors import Arguments, InputError
-from backbone.files import replacing
-from tasks.predict import Describe, Described, Finish, PredictCommand, writable_names
+from backbone.errors import Arguments
+from backbone.files import replacing, write_whole
+from tasks.outputs import counted, write_video
+from tasks.predict import FORMATS, Described, OpenImage, PredictCommand, Rows, Started
 
 if TYPE_CHECKING:
     from tasks.predictor import Predictor
-
-_LEAST_SCORE = 0.01  # in predictions.json: COCO's figures look at doubtful boxes too
+    from tasks.sources import Item
 
 
 def load(path: str | Path, device: str = "cpu") -> "Predictor":
@@ -34,62 +34,171 @@ def load(path: str | Path, device: str = "cpu") -> "Predictor":
 
 
 def _add_arguments(parser: Arguments) -> None:
-    parser.add_argument("--model.weights", dest="weights", type=Path, metavar="FILE", help="another project's detector")
     parser.add_argument(
-        "--min_score", type=float, default=0.3, help="least score of a drawn box (default: %(default)s)"
+        "--conf",
+        type=float,
+        default=0.3,
+        metavar="P",
+        help="least score of what is drawn and written, 0 to 1 "
+        "(default: %(default)s; for COCO's mAP of the results .01, or `test`)",
     )
     parser.add_argument(
         "--class_agnostic", action="store_true", help="suppress overlapping boxes over all classes, not by class"
     )
+    parser.add_argument("--save-crops", action="store_true", help="cut the objects out, into crops/CLASS/")
 
 
-def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tuple[Describe, Finish]:
+def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> Started:
     import numpy as np
     from PIL import Image
 
+    from data.folders import count_of
     from tasks.detection.metrics import coco_results, stack_detections
     from tasks.plotting import class_color, draw_boxes
+    from tasks.sources import writable_name
 
-    min_score = options.min_score
-    if not 0 <= min_score <= 1:
-        raise InputError(f"--min_score is {min_score}; it must be from 0 to 1.")
-    ids: list[int] = list(predictor.module.hparams["categories"])
+    categories: dict[int, str] = predictor.module.hparams["categories"]
+    ids = list(categories)
     suppression = {"class_agnostic": True} if options.class_agnostic else {}
-    image_ids, pictures = numbered(options.images), run / "pictures"
-    # They keep their ending, so that a.jpg and a.png beside each other have a picture each.
-    names = dict(zip(options.images, writable_names(path.name for path in options.images), strict=True))
+    image_ids = None if options.sources.videos else numbered(options.sources.files)
 
-    def describe(path: Path, image: np.ndarray, number: int) -> Described:
-        result = predictor(image, min_score=_LEAST_SCORE, **suppression)
-        classes = np.searchsorted(ids, result.category_ids)
-        found = stack_detections([result.boxes_xyxy], [result.scores], [classes])
-        rows = coco_results(found, np.array([image_ids[path]]), ids)
-        drawn = np.flatnonzero(result.scores >= min_score)
-        labels = [f"{result.names[i]} {result.scores[i]:.2f}" for i in drawn]
-        tile = draw_boxes(image, result.boxes_xyxy[drawn], labels, [class_color(k) for k in classes[drawn].tolist()])
-        pictures.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(tile).save(pictures / f"{names[path]}.jpg", quality=92)
-        objects = [
-            {"name": result.names[i], "score": float(result.scores[i]), "box_xyxy": result.boxes_xyxy[i].tolist()}
-            for i in drawn
-        ]
-        return Described({"objects": objects}, "", kept=[{**row, "file_name": path.name} for row in rows])
+    def describe(item: "Item", size: tuple[int, int], result: Any, number: int) -> Described:
+        image_id = item.number if image_ids is None else image_ids[item.path]
+        found = stack_detections([result.boxes_xyxy], [result.scores], [np.searchsorted(ids, result.category_ids)])
+        rows = coco_results(found, np.array([image_id]), ids)
+        names = {"file_name": item.file_name}
+        results = [{**row, "category_name": categories[row["category_id"]], **names} for row in rows]
+        columns = (result.names, result.category_ids.tolist(), result.scores.tolist(), result.boxes_xyxy.tolist())
+        keys = ("name", "category_id", "score", "box_xyxy")
+        objects = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
+        row = {"image_id": image_id, "height": size[0], "width": size[1], "objects": objects}
+        return Described(
+            row, counted(result.names) or "nothing", kept={"place": str(item.place), **names, "results": results}
+        )
 
-    def finish(done: int, rows: Iterator[tuple[dict[str, Any], Any]]) -> Sequence[str]:
-        results, count, between = run / "predictions.json", 0, "["
+    def write(item: "Item", image: OpenImage, result: Any, number: int) -> None:
+        boxes, classes = result.boxes_xyxy, np.searchsorted(ids, result.category_ids).tolist()
+        if not options.no_images:
+            labels = [f"{name} {score:.2f}" for name, score in zip(result.names, result.scores, strict=True)]
+            _save(draw_boxes(image(), boxes, labels, list(map(class_color, classes))), run / "pictures", item.place)
+        if options.save_crops and len(boxes):
+            pixels = image()
+            for i, (name, box) in enumerate(zip(result.names, boxes, strict=True), 1):
+                left, top = np.floor(box[:2]).astype(int).clip(0).tolist()
+                right, bottom = np.ceil(box[2:]).astype(int).clip(0).tolist()
+                crop = pixels[top:bottom, left:right]
+                if crop.size:
+                    _save(crop, run / "crops" / writable_name(name), item.place.with_name(f"{item.place.name}_{i}"))
+
+    def _save(pixels: np.ndarray, folder: Path, place: PurePath) -> None:
+        path = folder / f"{place}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, quality=92)
+
+    def finish(count: int, rows: Rows) -> Sequence[str]:
+        results = run / "predictions.json"
         with replacing(results) as beside, beside.open("w") as file:
-            for row, coco_rows in rows:
-                count += len(row["objects"])
-                for coco_row in coco_rows:
-                    file.write(between + json.dumps(coco_row))
-                    between = ", "
-            file.write("]" if between == ", " else "[]")
-        return [f"{count} objects of score {min_score:g} or more", f"COCO results: {results}"]
+            _write_list(file, (one for _, kept in rows for one in kept["results"]))
+        objects = sum(len(row["objects"]) for row, _ in rows)
+        lines = [f"{count_of(objects, 'object')} of score {options.conf:g} or more", f"COCO results: {results}"]
+        if options.save_crops:
+            lines.append(f"crops: {run / 'crops'}")
+        if options.sources.videos and not options.no_images:
+            lines += _videos(run / "pictures", rows)
+        return lines
 
-    return describe, finish
+    def table(row: Mapping[str, Any]) -> Iterator[Sequence[object]]:
+        for one in row["objects"]:
+            yield [one["name"], one["category_id"], one["score"], *one["box_xyxy"]]
+
+    return Started(
+        describe,
+        {"conf": options.conf, **suppression},
+        write,
+        found=lambda row: (one["name"] for one in row["objects"]),
+        finish=finish,
+        columns=("name", "category_id", "score", "x1", "y1", "x2", "y2"),
+        table=table,
+        formats={"coco": lambda rows: _coco(rows, run, categories), "yolo": lambda rows: _yolo(rows, run, categories)},
+    )
 
 
-def numbered(images: list[Path]) -> dict[Path, int]:
+def _write_list(file: TextIO, values: Iterable[Any]) -> None:
+    """Write a JSON list of values that need not all be in memory."""
+    between = "["
+    for value in values:
+        file.write(between + json.dumps(value))
+        between = ", "
+    file.write("]" if between == ", " else "[]")
+
+
+def _coco(rows: Rows, run: Path, categories: Mapping[int, str]) -> Path:
+    """Write a whole COCO file, to be read as labels: images, annotations, categories."""
+    results = (one for _, kept in rows for one in kept["results"])
+    images = (
+        {"id": row["image_id"], "file_name": kept["file_name"], "width": row["width"], "height": row["height"]}
+        for row, kept in rows
+    )
+    annotations = (
+        {
+            "id": i,
+            **{key: one[key] for key in ("image_id", "category_id", "bbox", "score")},
+            "area": one["bbox"][2] * one["bbox"][3],
+            "iscrowd": 0,
+        }
+        for i, one in enumerate(results, 1)
+    )
+    path = run / "coco.json"
+    with replacing(path) as beside, beside.open("w") as file:
+        for name, values in (('{"images": ', images), (', "annotations": ', annotations)):
+            file.write(name)
+            _write_list(file, values)
+        file.write(f', "categories": {json.dumps([{"id": i, "name": name} for i, name in categories.items()])}}}')
+    return path
+
+
+def _yolo(rows: Rows, run: Path, categories: Mapping[int, str]) -> Path:
+    """Write a text for each image, a line for each object: class, middle, width, height as fractions, score."""
+    import yaml
+
+    index = {number: i for i, number in enumerate(categories)}
+    for row, kept in rows:
+        lines = []
+        for one in row["objects"]:
+            x1, y1, x2, y2 = one["box_xyxy"]
+            middle = (x1 + x2) / 2 / row["width"], (y1 + y2) / 2 / row["height"]
+            parts = *middle, (x2 - x1) / row["width"], (y2 - y1) / row["height"], one["score"]
+            lines.append(f"{index[one['category_id']]} {' '.join(f'{part:.6f}' for part in parts)}\n")
+        path = run / "labels" / f"{kept['place']}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines))
+    names = list(categories.values())
+    write_whole(run / "classes.txt", "".join(f"{' '.join(name.split())}\n" for name in names))
+    hint = "# Put the images into images/ beside labels/; Ultralytics wants train: and val: here too.\n"
+    write_whole(run / "data.yaml", hint + yaml.safe_dump({"names": dict(enumerate(names))}, allow_unicode=True))
+    return run / "labels"
+
+
+def _videos(pictures: Path, rows: Rows) -> list[str]:
+    """Join the pictures of each video's frames to a video; what to say of it."""
+    frames: dict[str, list[tuple[Path, float]]] = {}
+    for row, kept in rows:
+        if "frame" in row:
+            frames.setdefault(row["file"], []).append((pictures / f"{kept['place']}.jpg", row["seconds"]))
+    lines = []
+    for read in frames.values():
+        paths, path = [path for path, _ in read], read[0][0].parent
+        path = path.with_name(f"{path.name}.mp4")
+        if all(one.is_file() for one in paths):  # else a call before this has joined them
+            duration = read[-1][1] - read[0][1]
+            if not write_video(paths, path, (len(read) - 1) / duration if duration > 0 else 10.0):
+                lines.append(f"note: OpenCV cannot write MP4 here; the frames are in {paths[0].parent}")
+                continue
+        lines.append(f"video: {path}")
+    return lines
+
+
+def numbered(images: Sequence[Path]) -> dict[Path, int]:
     """COCO names an image by its id, 000000000139.jpg; where any name is no number, they count from 1 in order."""
     if all(path.stem.isdecimal() for path in images) and len({int(path.stem) for path in images}) == len(images):
         return {path: int(path.stem) for path in images}
@@ -102,4 +211,5 @@ PREDICT = PredictCommand(
     _start,
     load,
     sheets=False,
+    formats=(*FORMATS, "coco", "yolo"),
 )

@@ -19,6 +19,7 @@ from tasks.face_attributes.provenance import Source, licences, sentence, source_
 from tasks.face_attributes.report import Evaluated, write_model_card, write_report
 from tasks.head import Head
 from tasks.pooled import PooledLinear
+from tasks.predictor import check_fraction
 
 
 class FaceAttributes(NamedTuple):
@@ -119,10 +120,14 @@ class AttributesHead(Head):
         """Keep the logits of the probabilities."""
         self.update(answer["probabilities"].double().logit(1e-12).float(), batch)
 
-    def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], **options: Any) -> list[FaceAttributes]:
-        """Every attribute's probability, and whether it is present."""
-        probabilities = expit(outputs.double().cpu().numpy())  # as the thresholds were chosen
-        return [FaceAttributes(self.names, row, row >= self.thresholds) for row in probabilities]
+    def predict(
+        self, outputs: Tensor, sizes: Sequence[tuple[int, int]], conf: float | None = None
+    ) -> list[FaceAttributes]:
+        """Every attribute's probability, and whether it is present: by its own threshold, or by `conf`."""
+        check_fraction("conf", conf or 0.0)
+        thresholds = self.thresholds if conf is None else conf
+        probabilities = expit(outputs.cpu().double().numpy())  # as the thresholds were chosen
+        return [FaceAttributes(self.names, row, row >= thresholds) for row in probabilities]
 
     def drawn(self, image: np.ndarray, result: FaceAttributes) -> tuple[np.ndarray, str]:
         """The image, and the attributes that are present."""

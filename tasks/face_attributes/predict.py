@@ -2,14 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tasks.predict import Describe, Described, Finish, PredictCommand
+from backbone.errors import Arguments
+from tasks.predict import Described, PredictCommand, Started
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tasks.predictor import Predictor
+    from tasks.sources import Item
 
 
 def load(path: str | Path, device: str = "cpu") -> "Predictor":
@@ -23,21 +23,32 @@ def load(path: str | Path, device: str = "cpu") -> "Predictor":
     return Predictor.from_checkpoint(FaceAttributesModule, path, device)
 
 
-def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tuple[Describe, Finish]:
-    def describe(path: Path, image: "np.ndarray", number: int) -> Described:
-        result = predictor(image)
+def _add_arguments(parser: Arguments) -> None:
+    parser.add_argument(
+        "--conf", type=float, metavar="P", help="least probability of a present attribute (default: each one's own)"
+    )
+
+
+def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> Started:
+    def describe(item: "Item", size: tuple[int, int], result: Any, number: int) -> Described:
         probabilities = dict(zip(result.names, result.probabilities.tolist(), strict=True))
         present = [name for name, has in zip(result.names, result.present, strict=True) if has]
-        caption = ", ".join(f"{name} {probabilities[name]:.2f}" for name in present)
-        return Described({"attributes": probabilities, "present": present}, caption or "none")
+        line = ", ".join(f"{name} {probabilities[name]:.2f}" for name in present) or "none"
+        return Described({"attributes": probabilities, "present": present}, line, line)
 
-    return describe, lambda done, rows: ()
+    return Started(
+        describe,
+        {"conf": options.conf},
+        found=lambda row: row["present"],
+        columns=("name", "probability", "present"),
+        table=lambda row: ([name, p, name in row["present"]] for name, p in row["attributes"].items()),
+    )
 
 
 PREDICT = PredictCommand(
     "Describe images of one face each; write every attribute's probability as predictions.jsonl, and sheets of the "
     "images.",
-    lambda parser: None,
+    _add_arguments,
     _start,
     load,
 )

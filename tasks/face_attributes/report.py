@@ -158,10 +158,10 @@ def _draw_errors(
     for image, k in tqdm(chosen, "worst errors", disable=None, delay=2, leave=False):
         tiles.append(fit(image_or_grey(open_image, image), 240, 240)[0])
         target = "yes" if evaluated.targets[image, k] else "no"
-        notes = [f"yes from {thresholds[k]:.2f}"]
+        notes = [f"yes from {thresholds[k]:.2f}, target {target}"]
         notes += [f"teacher {expit(teacher[image, k]):.2f}"] if teacher is not None else []
         notes += [f"{errors[image] - 1} more wrong"] if errors[image] > 1 else []
-        prediction = f"{names[k]} {expit(evaluated.logits[image, k]):.2f}, target {target}"
+        prediction = f"{names[k]} {expit(evaluated.logits[image, k]):.2f}"
         captions.append("\n".join([prediction, *notes, shown(files[image])]))  # a line each: tiles are narrow
     total, predictions = int(errors.sum()), count_of(int((evaluated.targets >= 0).sum()), "prediction")
     title = f"Wrong: {total:,} of {predictions}" if total else f"No errors in {predictions}"

@@ -131,6 +131,6 @@ class EmbeddingHead(Head):
         rows = zip(*(part.numpy() for part in parts), strict=True)
         self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
 
-    def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], **options: Any) -> list[np.ndarray]:
+    def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """The embedding of each image, float32 (D,) of length 1."""
         return list(F.normalize(outputs.float()).cpu().numpy())

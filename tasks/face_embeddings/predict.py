@@ -1,20 +1,20 @@
 """What `python -m tasks.face_embeddings predict` writes: embeddings, and how far they are from one more image's."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import Arguments
 from backbone.files import replacing
-from tasks.predict import Describe, Described, Finish, PredictCommand
+from tasks.predict import Described, PredictCommand, Rows, Started
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tasks.predictor import Predictor
+    from tasks.sources import Item
 
 _PRINTED = 20  # of the nearest
+_VERDICTS = {None: "", True: ", one person", False: ", two people"}
 
 
 def load(path: str | Path, device: str = "cpu") -> "Predictor":
@@ -33,23 +33,25 @@ def _add_arguments(parser: Arguments) -> None:
     parser.add_argument("--against", type=Path, metavar="FILE", help="an image to compare them with")
 
 
-def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tuple[Describe, Finish]:
+def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> Started:
     import numpy as np
 
     other = None if options.against is None else predictor(options.against)
     threshold: Any = predictor.head.threshold
 
-    def describe(path: Path, image: "np.ndarray", number: int) -> Described:
-        embedding = predictor(image)
+    def describe(item: "Item", size: tuple[int, int], embedding: Any, number: int) -> Described:
         row: dict[str, Any] = {"row": number}
+        line = f"row {number}"
         if other is not None:
             distance = float(np.square(embedding - other).sum())
             row |= {"against": str(options.against), "squared_distance": distance}
+            line = f"{distance:.3g}"
             if threshold is not None:
                 row["one_person"] = distance <= threshold
-        return Described(row, "", kept=embedding.tolist())
+            line += _VERDICTS[row.get("one_person")]
+        return Described(row, line, kept=embedding.tolist())
 
-    def finish(done: int, rows: Iterator[tuple[dict[str, Any], Any]]) -> Sequence[str]:
+    def finish(done: int, rows: Rows) -> Sequence[str]:
         nearest: list[tuple[float, str]] = []
         with replacing(run / "embeddings.npy") as beside, beside.open("wb") as file:  # by rows: all may outgrow memory
             for row, embedding in rows:
@@ -58,16 +60,18 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(np.asarray(embedding, "<f4").tobytes())
                 if other is not None:
-                    verdict = {None: "", True: ", one person", False: ", two people"}[row.get("one_person")]
                     distance = row["squared_distance"]
-                    nearest.append((distance, f"{distance:.3g}{verdict}: {row['file']}"))
+                    nearest.append((distance, f"{distance:.3g}{_VERDICTS[row.get('one_person')]}: {row['file']}"))
                     nearest = sorted(nearest)[:_PRINTED]
         printed = [line for _, line in nearest]
         if printed and threshold is not None:
             printed.append(f"one person up to {threshold:.3g}, as chosen on the validation pairs")
         return [*printed, f"embeddings: {run / 'embeddings.npy'}"]
 
-    return describe, finish
+    columns = ("row", "against", "squared_distance", "one_person")
+    return Started(
+        describe, finish=finish, columns=columns, table=lambda row: [[row.get(name, "") for name in columns]]
+    )
 
 
 PREDICT = PredictCommand(

@@ -20,7 +20,7 @@ from tasks.geolocalization.loss import cross_entropy, haversine_labels
 from tasks.geolocalization.metrics import Ranks, evaluate, rank_cells
 from tasks.head import Head
 from tasks.pooled import PooledLinear
-from tasks.predictor import check_at_least_1
+from tasks.predictor import check_at_least_1, check_fraction
 
 DRAWN_CELLS = 100  # of an image, the likeliest: what is kept for its map
 
@@ -212,15 +212,20 @@ class GeolocalizationHead(Head):
         """As `update`, of a file's probabilities and places."""
         self._keep(answer["probabilities"].numpy(), answer["latlng"].double().numpy(), batch)
 
-    def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]], top_k: int = 5) -> list[Geolocation]:
-        """Where each image was taken, with its `top_k` likeliest cells."""
-        check_at_least_1("top_k", top_k)
+    def predict(
+        self, outputs: Tensor, sizes: Sequence[tuple[int, int]], top: int = 5, conf: float = 0.0
+    ) -> list[Geolocation]:
+        """Where each image was taken, with its `top` likeliest cells, those of a probability of `conf` or more."""
+        check_at_least_1("top", top)
+        check_fraction("conf", conf)
         (probabilities, latlng), finest = self._decode(outputs), self.hierarchy.finest
-        best, radius = top_cells(probabilities, top_k), self.hierarchy.half_radius_km(probabilities, latlng)
-        return [
-            Geolocation(at, float(km), cells, finest.latlng[cells], row[cells], s2.tokens(finest.ids[cells]), row)
-            for at, km, cells, row in zip(latlng, radius, best, probabilities, strict=True)
-        ]
+        best, radius = top_cells(probabilities, top), self.hierarchy.half_radius_km(probabilities, latlng)
+        results = []
+        for at, km, likeliest, row in zip(latlng, radius, best, probabilities, strict=True):
+            cells = likeliest[row[likeliest] >= conf]
+            points = finest.latlng[cells], row[cells], s2.tokens(finest.ids[cells])
+            results.append(Geolocation(at, float(km), cells, *points, row))
+        return results
 
 
 def _advice(partition: Partition) -> str:

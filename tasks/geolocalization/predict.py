@@ -2,23 +2,25 @@
 
 import argparse
 import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import Arguments
-from tasks.predict import Describe, Described, Finish, PredictCommand, writable_names
+from tasks.predict import Described, OpenImage, PredictCommand, Started
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tasks.geolocalization.hierarchy import Decode
     from tasks.predictor import Predictor
+    from tasks.sources import Item
 
 _MAPS = 20  # drawn for the first images; of more, the JSON lines, the GeoJSON and the sheets tell
 
 
 def _add_arguments(parser: Arguments) -> None:
-    parser.add_argument("--top_k", type=int, default=5, help="cells for each image (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="cells for each image (default: %(default)s)")
+    parser.add_argument("--conf", type=float, default=0.0, metavar="P", help="least probability of a cell in it")
     parser.add_argument("--crops", type=int, choices=(1, 5), help="of each image, averaged (default: as trained)")
     parser.add_argument(
         "--decode", choices=("best", "f_star", "expected"), help="how cells become a position (default: as trained)"
@@ -52,7 +54,7 @@ def _adjusted(predictor: "Predictor", crops: int | None, decode: "Decode | None"
     return predictor
 
 
-def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tuple[Describe, Finish]:
+def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> Started:
     import numpy as np
 
     from data.readers.exif_folder import exif_position
@@ -64,40 +66,57 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> tu
 
     head: Any = _adjusted(predictor, options.crops, options.decode).head
     finest = head.hierarchy.finest
-    stems = dict(zip(options.images, writable_names(path.stem for path in options.images), strict=True))
+    drawing = threading.Lock()  # matplotlib is not made for threads
 
-    def describe(path: Path, image: "np.ndarray", number: int) -> Described:
-        result = predictor(image, top_k=options.top_k)
+    def position(item: "Item") -> Any:
+        return exif_position(item.path) if options.compare and item.frame is None else None
+
+    def describe(item: "Item", size: tuple[int, int], result: Any, number: int) -> Described:
         cells = zip(result.cells_latlng.tolist(), result.cells_probability.tolist(), result.tokens, strict=True)
         row: dict[str, Any] = {
             **_degrees(result.latlng),
             "half_radius_km": round(result.half_radius_km, 3),
             "cells": [{**_degrees(at), "probability": round(p, 6), "cell": token} for at, p, token in cells],
         }
-        sure = f"{result.cells_probability[0]:.2f}, half within {result.half_radius_km:,.0f} km"
-        caption = f"{position_text(result.latlng)}\n{sure}"
-        true, position = None, exif_position(path) if options.compare else None
-        if isinstance(position, tuple):
-            true = np.array(position)
-            distance = float(haversine_km(true, result.latlng))
-            row |= {"exif": [round(degrees, 6) for degrees in position], "distance_km": round(distance, 3)}
-            caption += f"\n{distance:,.0f} km off"
-        elif position is not None:
-            row["exif"] = position
-        name = f"{number:05}_{stems[path]}"
-        for folder in ("geojson", "pictures"):
-            (run / folder).mkdir(parents=True, exist_ok=True)
-        where = result.latlng, result.half_radius_km
-        collection = feature_collection(finest, result.cells, result.cells_probability, *where, path.name)
-        text = json.dumps(collection, ensure_ascii=False)
-        (run / "geojson" / f"{name}.geojson").write_bytes(text.encode("utf-8", "backslashreplace"))
-        if number < _MAPS:
-            drawn = top_cells(result.probabilities[None], DRAWN_CELLS)[0]
-            shown = image, finest, (drawn, result.probabilities[drawn]), *where, true, path.name
-            draw_prediction(run / "pictures" / f"{name}.png", *shown)
-        return Described(row, caption)
+        best = f"{result.probabilities.max():.2f}, half within {result.half_radius_km:,.0f} km"
+        lines = [position_text(result.latlng), best]
+        true = position(item)
+        if isinstance(true, tuple):
+            distance = float(haversine_km(np.array(true), result.latlng))
+            row |= {"exif": [round(degrees, 6) for degrees in true], "distance_km": round(distance, 3)}
+            lines.append(f"{distance:,.0f} km off")
+        elif true is not None:
+            row["exif"] = true
+        return Described(row, ", ".join(lines), "\n".join(lines))
 
-    return describe, lambda done, rows: ()
+    def write(item: "Item", image: OpenImage, result: Any, number: int) -> None:
+        where, name = (result.latlng, result.half_radius_km), item.path.name
+        collection = feature_collection(finest, result.cells, result.cells_probability, *where, name)
+        text = json.dumps(collection, ensure_ascii=False)
+        path = run / "geojson" / f"{item.place}.geojson"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("utf-8", "backslashreplace"))
+        if number < _MAPS and not options.no_images:
+            drawn = top_cells(result.probabilities[None], DRAWN_CELLS)[0]
+            true = position(item)
+            shown = (
+                finest,
+                (drawn, result.probabilities[drawn]),
+                *where,
+                np.array(true) if isinstance(true, tuple) else None,
+            )
+            path = run / "pictures" / f"{item.place}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with drawing:
+                draw_prediction(path, image(), *shown, name)
+
+    def table(row: Mapping[str, Any]) -> Iterator[Sequence[object]]:
+        for one in row["cells"]:
+            place = [row[name] for name in ("latitude", "longitude", "half_radius_km")]
+            yield [*place, *(one[name] for name in ("cell", "latitude", "longitude", "probability"))]
+
+    columns = ("latitude", "longitude", "half_radius_km", "cell", "cell_latitude", "cell_longitude", "probability")
+    return Started(describe, {"top": options.top, "conf": options.conf}, write, columns=columns, table=table)
 
 
 def _degrees(latlng: Any) -> dict[str, float]:

@@ -1,7 +1,10 @@
 """What a person types is what the real parsers take: short options, others' words, help, --resume and --time."""
 
+import csv
 import importlib
+import os
 import re
+import signal
 import subprocess
 import sys
 from itertools import count
@@ -33,7 +36,7 @@ VALUES = {
     "width": ("0.25", 0.25),
     "workers": ("auto", "auto"),
     "device": ("cpu", "cpu"),
-    "precision": ("auto", None),
+    "precision": ("auto", "auto"),
     "resume": ("a/run", "a/run"),
     "out": ("elsewhere", "elsewhere"),
     "logger": ("true", True),
@@ -132,7 +135,11 @@ def test_a_checkpoint_of_ours_is_no_file_of_weights(command, tmp_path):
     assert translated("detection", "fit", ["--weights", "best.ckpt"]) == ["--model.weights", "best.ckpt"]
 
 
-def test_values_and_long_options_stay_as_they_are():
+def test_values_and_long_options_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("image=1.jpg").touch()
+    args = ["--source", "a.jpg", "image=1.jpg"]
+    assert translated("detection", "predict", args) == args
     args = [
         "--data.root",
         "epochs=3",
@@ -221,6 +228,7 @@ def test_what_other_programs_take_is_answered_with_ours(given, ours, capsys):
         (["predict", "--imgsz", "3"], "leave it out"),
         (["predict", "--conf-thres=.3"], "--conf P"),
         (["check", "--dataset", "x"], "--data DIR"),
+        (["check", "--imgsz", "3"], "--imgsz is not an option of `check`: leave it out; `fit` has --size"),
         (["fit", "--weigths", "x"], "Did you mean --weights?"),
         (["fit", "--data.batch-size", "3"], "Did you mean --data.batch_size?"),
         (["fit", "--val-fraction", "3"], "Did you mean --data.val_fraction?"),
@@ -369,26 +377,27 @@ def test_without_any_run_it_says_how_to_train(tmp_path):
 @pytest.mark.slow
 def test_a_run_goes_on_with_what_it_was_started_with_until_its_end(classes_root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    main, stop_at = MAINS["classification"].main, 7
+    main = MAINS["classification"].main
 
     def stop(self, trainer, *_):
-        if trainer.global_step == stop_at:
-            raise KeyboardInterrupt
+        if trainer.global_step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
 
     quick = "--size 32 --width 0.25 --batch 4 --workers 0 --epochs 3 --seed 3 --lr 0.003"
     with monkeypatch.context() as patch:
         patch.setattr(cli.ValidateLastEpoch, "on_train_batch_start", stop, raising=False)
-        assert main(["fit", "--data", str(classes_root), *quick.split()]) == 130
+        rarely = "--trainer.check_val_every_n_epoch=10"
+        assert main(["fit", "--data", str(classes_root), *quick.split(), rarely]) == 130
     [stopped] = Path("runs/classification").glob("2*")
-    last = stopped / "checkpoints" / "last.ckpt"
-    last.write_bytes(last.read_bytes()[:1000])  # so that it goes on from the one before, of the first epoch's end
     capsys.readouterr()
     assert main(["fit", "--resume"]) == 0
     printed = capsys.readouterr().out
-    assert f"resuming {stopped / 'checkpoints' / 'previous.ckpt'} (step 3)" in printed
+    assert f"resuming {stopped / 'checkpoints' / 'last.ckpt'} (step 8)" in printed  # within the last of three epochs
     [resumed] = set(Path("runs/classification").glob("2*")) - {stopped}
     assert printed.endswith(f"run: {resumed}\n")
     assert resumed_from(resumed) == stopped.name
+    rows = csv.DictReader((resumed / "metrics.csv").read_text().splitlines())
+    assert sum(bool(row["val/top1"]) for row in rows) == 2  # at the end of the last epoch, and of the best's
     settings = [yaml.safe_load((run / "config.yaml").read_text()) for run in (stopped, resumed)]
     assert settings[1]["data"].pop("classes") == {"0": "bar", "1": "cross", "2": "disc"}  # the checkpoint's
     assert settings[0]["data"].pop("classes") is None
@@ -401,6 +410,10 @@ def test_a_run_goes_on_with_what_it_was_started_with_until_its_end(classes_root,
     assert read_checkpoint(longer / "checkpoints" / "last.ckpt", "classification")["global_step"] == 12
     assert main(["fit", "--resume", str(longer), "--time", "1s"]) == 0  # of an end by epochs, whatever the time
     assert "trained to its end" in capsys.readouterr().out
+    last = stopped / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert main(["fit", "--resume", str(stopped)]) == 0
+    assert f"resuming {last.with_name('previous.ckpt')} (step 6)" in capsys.readouterr().out
 
 
 @pytest.mark.slow

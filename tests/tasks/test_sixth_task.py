@@ -18,7 +18,7 @@ from tasks.commands import main
 from tasks.head import Head
 from tasks.module import TaskModule
 from tasks.pooled import PooledLinear
-from tasks.predict import Described, PredictCommand
+from tasks.predict import Described, PredictCommand, Started
 from tasks.predictor import Predictor
 
 
@@ -74,10 +74,7 @@ class CountingModule(TaskModule):
 
 
 def start(options, predictor, run):
-    def describe(path, image, number):
-        return Described({"count": (count := predictor(image))}, f"{count:.1f} discs")
-
-    return describe, lambda done, rows: []
+    return Started(lambda item, size, count, number: Described({"count": count}, f"{count:.1f} discs"))
 
 
 def run(*args):

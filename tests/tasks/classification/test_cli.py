@@ -353,22 +353,22 @@ def test_predict_writes_json_lines_and_a_sheet_and_names_what_it_cannot_read(bes
     for name in ("broken.jpg", "cut.jpg"):
         (source / name).write_bytes(b"<html>")
     (source / "notes.txt").write_text("not an image")
-    assert main(["predict", "--ckpt_path", best, "--source", str(source), "--top_k", "2"]) == 0
+    assert main(["predict", "--ckpt_path", best, "--source", str(source), "--top", "2"]) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith(f"checkpoint: {best}\n")
+    score = next(float(row["val/top1"]) for row in rows_of(Path(best).parents[1] / "metrics.csv") if row["val/top1"])
+    assert printed.out.startswith(f"checkpoint: {best} (val/top1 {score:.3f})\n")
     assert "\n2 images, 2 could not be read: " in printed.out
     assert "broken.jpg: it is a web page" in printed.err
     folder = Path(printed.out.strip().splitlines()[-1].removeprefix("run: "))
     found = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert [row["file"] for row in found] == ["photos/bar.png", "photos/disc.png"]
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (config["ckpt_path"], config["source"], config["top_k"]) == (best, "photos", 2)
+    assert (config["ckpt_path"], config["source"], config["top"]) == (best, ["photos"], 2)
     classify = load(best)
     for row in found:
-        result = classify(row["file"], top_k=2)
+        result = classify(row["file"], top=2)
         assert [one["name"] for one in row["classes"]] == result.names
         assert [one["probability"] for one in row["classes"]] == pytest.approx(result.probabilities.tolist())
-        assert json.dumps(row) in printed.out
     assert Image.open(folder / "pictures" / "predictions_001.png").size[0] >= 640
 
 
@@ -376,8 +376,8 @@ def test_predict_takes_an_imagenet_classifier(imagenet_file, classes_root, capsy
     path, model = imagenet_file
     image = classes_root / "test" / "bar" / "test_00.png"
     assert main(["predict", "--model.weights", str(path), "--source", str(image)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    [row] = [json.loads(line) for line in lines if line.startswith("{")]
+    run_folder = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("run: "))
+    row = json.loads((run_folder / "predictions.jsonl").read_text())
     assert len(row["classes"]) == 5
     result = load(path)(image)  # at the 224 px of its training
     pixels = np.asarray(Image.open(image))[3:45, 11:53]  # the middle 42 px of 48 x 64
@@ -414,8 +414,8 @@ def test_load_classifies_a_path_an_array_and_an_image_alike_at_the_checkpoints_t
     ):
         with pytest.raises(InputError, match=message):
             classify(image)
-    with pytest.raises(InputError, match="top_k is 0"):
-        classify(path, top_k=0)
+    with pytest.raises(InputError, match="top is 0"):
+        classify(path, top=0)
 
 
 def test_predictions_of_a_test_are_what_load_says(best, classes_root, capsys):
@@ -456,7 +456,7 @@ def test_wrong_arguments_are_one_sentence_and_no_run(args, message, classes_root
     [
         (["--source", "nowhere"], "--source nowhere: there is no such file or folder"),
         (["--source", "."], "no image "),
-        (["--source", ".", "--top_k", "0"], "--top_k 0: give 1 or more"),
+        (["--source", ".", "--top", "0"], "--top 0: give 1 or more"),
         (["--source", "photo.png", "--runs", "photo.png"], "--runs photo.png cannot be written"),
         ([], "name images with --source"),
     ],

@@ -88,7 +88,7 @@ def test_a_classifier_s_answer_is_calibrated():
     network, pixels = Deployed(module, (64, 64)), images(2, (64, 64))
     with torch.no_grad():
         [probabilities] = network(pixels)
-        results = module.head.predict(module(pixels.permute(0, 3, 1, 2)), [(64, 64)] * 2, top_k=3)
+        results = module.head.predict(module(pixels.permute(0, 3, 1, 2)), [(64, 64)] * 2, top=3)
     for row, result in zip(probabilities.numpy(), results, strict=True):
         own = dict(zip(module.head.names, row, strict=True))
         assert np.allclose([own[name] for name in result.names], result.probabilities, atol=1e-5)

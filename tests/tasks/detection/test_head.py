@@ -119,7 +119,7 @@ def test_category_ids_of_any_size_come_out_of_predict():
     torch.manual_seed(0)
     head = DetectionHead({16: 16, 32: 16}, {5: "dog", 2**64: "cat"}, (96, 96)).eval()
     outputs = head({16: torch.randn(1, 16, 6, 6), 32: torch.randn(1, 16, 3, 3)})
-    [result] = head.predict(outputs, [(96, 96)], min_score=0.0)
+    [result] = head.predict(outputs, [(96, 96)], conf=0.0)
     names = {5: "dog", 2**64: "cat"}
     assert set(result.category_ids.tolist()) == set(names)
     assert [names[number] for number in result.category_ids.tolist()] == result.names

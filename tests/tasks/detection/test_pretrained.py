@@ -65,7 +65,7 @@ def test_the_file_as_it_is_computes_what_it_was_written_from(original, file, ima
     ids = torch.tensor(list(COCO_CLASSES)) - 1
     torch.testing.assert_close(found.class_logits, expected.class_logits[..., ids], atol=1e-4, rtol=0)
     torch.testing.assert_close(found.box_codes, expected.box_codes, atol=1e-4, rtol=0)
-    result = detect(np.zeros((50, 80, 3), np.uint8), min_score=0.0)
+    result = detect(np.zeros((50, 80, 3), np.uint8), conf=0.0)
     assert {COCO_CLASSES[number] for number in result.category_ids.tolist()} == set(result.names)
 
 

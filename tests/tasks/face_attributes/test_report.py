@@ -150,9 +150,9 @@ def test_the_surest_errors_have_prediction_and_target_in_their_captions(tmp_path
     # from the threshold's logit, -1.10, the second attribute is wrong by 6.1 and by 4.9, the first by 4 and by 3, of
     # which the last is in an image that has come already
     assert sheet.call_args.args[1] == [
-        "Smiling 0.99, target no\nyes from 0.25\nteacher 0.50\n1 more wrong\nimages/1.jpg",
-        "Smiling 0.00, target yes\nyes from 0.25\nteacher 0.50\nimages/3.jpg",
-        "Hat 0.98, target no\nyes from 0.50\nteacher 0.50\nimages/0.jpg",
+        "Smiling 0.99\nyes from 0.25, target no\nteacher 0.50\n1 more wrong\nimages/1.jpg",
+        "Smiling 0.00\nyes from 0.25, target yes\nteacher 0.50\nimages/3.jpg",
+        "Hat 0.98\nyes from 0.50, target no\nteacher 0.50\nimages/0.jpg",
     ]
 
 

@@ -77,9 +77,9 @@ def test_a_checkpoint_predicts_in_a_fresh_process_without_the_data_or_a_network(
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    first, row, *_ = done.stdout.splitlines()
-    assert first == f"checkpoint: {best}"
-    row = json.loads(row)
+    assert done.stdout.startswith(f"checkpoint: {best} (val/geoscore ")
+    [file] = (tmp_path / "runs" / "geolocalization").glob("*/predictions.jsonl")
+    row = json.loads(file.read_text())
     result = load(best)(tmp_path / "image.jpg")
     assert (row["latitude"], row["longitude"]) == pytest.approx(tuple(result.latlng), abs=1e-5)
     assert [cell["cell"] for cell in row["cells"]] == result.tokens
@@ -88,7 +88,7 @@ def test_a_checkpoint_predicts_in_a_fresh_process_without_the_data_or_a_network(
     [point, *cells] = json.loads(geojson.read_text())["features"]
     assert point["geometry"]["coordinates"] == pytest.approx([row["longitude"], row["latitude"]], abs=1e-5)
     assert len(cells) == 5
-    assert (run / "pictures" / "00000_image.png").stat().st_size > 10_000
+    assert (run / "pictures" / "image.png").stat().st_size > 10_000
 
 
 def test_positions_in_exif_are_read_only_to_compare_whatever_the_files_name(best, places_root, tmp_path, capsys):
@@ -106,15 +106,13 @@ def test_positions_in_exif_are_read_only_to_compare_whatever_the_files_name(best
     assert {Path(row["file"]).name for row in rows} == set(names)
     assert not any({"exif", "distance_km"} & set(row) for row in rows)
     for kind, ending in (("geojson", ".geojson"), ("pictures", ".png")):
-        written = sorted(path.name for path in (run / kind).iterdir() if path.name[0] == "0")
-        assert written == [
-            f"{stem}{ending}" for stem in ("00000_two_lines_", "00001_without", "00002_" + "\u00e9" * 100)
-        ]
-    [point, *_] = json.loads((run / "geojson" / "00000_two_lines_.geojson").read_text("utf-8"))["features"]
+        written = {path.name for path in (run / kind).iterdir()} - {"predictions_001.png"}
+        assert written == {f"{stem}{ending}" for stem in ("two_lines_", "without", "\u00e9" * 100)}
+    [point, *_] = json.loads((run / "geojson" / "two_lines_.geojson").read_text("utf-8"))["features"]
     assert point["properties"]["file"] == names[1]
 
-    assert main([*given, "--compare", "--top_k", "2", "--decode", "expected", "--crops", "5"]) == 0
-    with_exif, without, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines()[1:4])
+    assert main([*given, "--compare", "--top", "2", "--decode", "expected", "--crops", "5"]) == 0
+    with_exif, without, _ = map(json.loads, (last_run(capsys) / "predictions.jsonl").read_text("utf-8").splitlines())
     assert with_exif["exif"][0] == pytest.approx(48.86, abs=1)
     assert with_exif["distance_km"] > 0
     assert len(with_exif["cells"]) == 2
@@ -143,7 +141,7 @@ def test_a_partition_made_beforehand_is_trained_for_and_kept_when_the_run_goes_o
         (["fit", "--data.root", "{root}", "--model.partition", "no.npz"], "no.npz"),
         (["test", "--ckpt_path", "no.ckpt"], "no.ckpt"),
         (["predict", "--ckpt_path", "{best}", "--source", "no.jpg"], "no.jpg"),
-        (["predict", "--ckpt_path", "{best}", "--source", "x", "--top_k", "0"], "--top_k 0"),
+        (["predict", "--ckpt_path", "{best}", "--source", "x", "--top", "0"], "--top 0"),
         (["predict", "--ckpt_path", "{best}"], "--source"),
     ],
 )

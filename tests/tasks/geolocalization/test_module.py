@@ -107,7 +107,7 @@ def test_a_checkpoint_predicts_as_the_module_does(trained, places_root):
     fine, coarse = (level.softmax(2).mean(1)[0].numpy() for level in logits.split(net.head.hierarchy.sizes, 2))
     image = images.image("test", 0)
     np.testing.assert_allclose(plain(image).probabilities, fine, atol=1e-6)
-    result, finest = five(image, top_k=3), net.head.hierarchy.finest
+    result, finest = five(image, top=3), net.head.hierarchy.finest
     product = fine * coarse[net.head.hierarchy.partitions[1].lookup_ids(finest.ids)]
     np.testing.assert_allclose(result.probabilities, product / product.sum(), atol=1e-6)
     np.testing.assert_array_equal(result.latlng, finest.latlng[product.argmax()])
