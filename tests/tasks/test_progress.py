@@ -144,7 +144,7 @@ def test_steps_of_the_head_alone_are_not_taken_for_those_of_all():
     assert line.startswith("about 2 minutes: 10 epochs of 20 steps, 0.2 s each")
 
 
-@pytest.mark.parametrize(("seconds", "start"), [(30, "about 30 seconds, as --trainer.max_time"), (900, "about 70")])
+@pytest.mark.parametrize(("seconds", "start"), [(30, "about 30 seconds, as --time"), (900, "about 70")])
 def test_the_smaller_of_steps_and_time_is_said(monkeypatch, seconds, start):
     fit = Simulated(lambda number: 0.35, batches=0)
     timer = SimpleNamespace(time_remaining=lambda: 100 + seconds - fit.now)
@@ -162,7 +162,7 @@ def test_without_any_number_of_steps_the_time_alone_is_said(monkeypatch):
         fit.now += 0.5
         fit.trainer.global_step += 1
         pace.on_train_batch_end(fit.trainer, fit.module)
-    assert fit.lines == [(15, "about 10 minutes, as --trainer.max_time says: some 1,200 steps, 0.5 s each")]
+    assert fit.lines == [(15, "about 10 minutes, as --time says: some 1,200 steps, 0.5 s each")]
 
 
 def test_of_several_runs_the_time_of_all_is_said():

@@ -107,7 +107,7 @@ def test_the_file_gives_what_the_checkpoint_gives(trained, capsys):
     assert facts["source"] == {"file": "net.ckpt", "sha256": command.digest_of(trained)}
     pixels = np.stack([noise(i) for i in range(60, 63)])
     for image, row in zip(pixels, artifact.run(pixels)["probabilities"], strict=True):
-        result = predictor(image, top_k=3)
+        result = predictor(image, top=3)
         assert np.allclose([row[CLASSES.index(name)] for name in result.names], result.probabilities, atol=1e-5)
 
 
