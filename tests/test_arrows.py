@@ -1,6 +1,7 @@
 """Imports go one way, in no circles, and say what they import."""
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -23,6 +24,11 @@ COMPUTED = {"tasks/distillation/teachers.py": "the user's own module, as --model
 
 def relative(path):
     return path.relative_to(ROOT).as_posix()
+
+
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text())
 
 
 def imported(tree):
@@ -50,7 +56,7 @@ def imports(node):
 def test_imports_go_from_task_to_shared_to_data_to_backbone(path):
     room, *rest = path.relative_to(ROOT).parts
     task = rest[0] if room == "tasks" and len(rest) > 1 else None
-    for name in imported(ast.parse(path.read_text())):
+    for name in imported(parsed(path)):
         top, _, second = name.partition(".")
         assert top not in FORBIDDEN[room], name
         if room == "tasks" and top == "tasks" and rest != ["__main__.py"]:
@@ -61,7 +67,7 @@ def test_imports_go_from_task_to_shared_to_data_to_backbone(path):
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_nothing_is_imported_by_a_computed_name(path):
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if imports(node)]
+    calls = [node for node in ast.walk(parsed(path)) if imports(node)]
     computed = [ast.unparse(node) for node in calls if not isinstance(node.args[0], ast.Constant)]
     assert not computed or relative(path) in COMPUTED, computed
 
@@ -70,7 +76,7 @@ def test_there_are_no_circles():
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
     graph = {}
     for name, path in modules.items():
-        named = {other for other in imported(ast.parse(path.read_text())) if other in modules and other != name}
+        named = {other for other in imported(parsed(path)) if other in modules and other != name}
         # of `from package import module` the module is meant, and not what the package offers to the outside
         graph[name] = {other for other in named if not any(one.rpartition(".")[0] == other for one in named)}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules

@@ -20,7 +20,8 @@ DATA = {  # the fixture that gives a task small data
 QUICK = ["--data.num_workers", "0", "--data.batch_size", "2", "--trainer.enable_progress_bar", "false"]
 QUICK += ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
 ONCE = ["--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1"]
-SMALL = ["--data.image_size", "32"]  # but a detector needs room for its anchors
+SMALL = ["--data.image_size", "32"]
+ROOM = ["--data.image_size", "96"]  # which a detector needs for its anchors
 CELLS = {"max_images": "2", "min_images": "1"}  # a dozen images fill no cell of thousands
 FEWER = dict.fromkeys(("sample", "planet", "own_images"), CELLS) | {"hierarchy": CELLS | {"max_images": "[2, 3, 6]"}}
 
@@ -75,7 +76,7 @@ def test_config_trains_validates_and_leaves_a_whole_run(config, request, checkpo
     root = str(request.getfixturevalue(DATA[task]))
     config_says = yaml.safe_load(config.read_text())
     given = ["--config", str(config), "--data.root", root, *QUICK, *ONCE]
-    given += [] if task == "detection" else SMALL
+    given += ROOM if task == "detection" else SMALL
     for name, value in (few := FEWER.get(config.stem, {}) if task == "geolocalization" else {}).items():
         given += [f"--model.{name}", value]
     if teacher := teacher_for(config):

@@ -223,6 +223,7 @@ class Shuffled(ClassificationDataModule):
         self._splits["train"] = images.with_columns(labels=np.roll(images["labels"], 2))
 
 
+@pytest.mark.slow
 def test_with_a_teacher_alone_the_labels_of_mixed_images_change_nothing(classes_root, teacher, tmp_path, monkeypatch):
     for weight, alike in ((1.0, True), (0.5, False)):  # the second, or the first would show nothing
         settings = {"teacher": teacher, "teacher_weight": weight, "mixup_alpha": 0.5, "cutmix_alpha": 1.0}
@@ -354,6 +355,7 @@ def uneven_root(write_classes, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"class_weights": "balanced"}, {"balanced": True, "views": 3}])
 def test_a_resumed_run_is_balanced_as_an_uninterrupted_one(uneven_root, tmp_path, options):
     def start():
@@ -375,6 +377,7 @@ def test_a_resumed_run_is_balanced_as_an_uninterrupted_one(uneven_root, tmp_path
     assert "class_weights" not in "".join(resumed.state_dict())
 
 
+@pytest.mark.slow
 def test_a_cache_has_the_logits_of_every_image_that_is_drawn_again(uneven_root, teacher, tmp_path):
     options = {"teacher": teacher, "balanced": True, "views": 3, "lr": 1e-7}
     _, losses = distilled(uneven_root, tmp_path, **options)

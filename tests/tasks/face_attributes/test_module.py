@@ -45,6 +45,7 @@ def fit(root, folder, **settings):
     return module
 
 
+@pytest.mark.slow
 def test_with_a_teacher_alone_the_labels_change_nothing(faces_root, teacher, tmp_path):
     def weights(**settings):
         return fit(faces_root, tmp_path, teacher=teacher, **settings).state_dict()
