@@ -243,7 +243,7 @@ def test_what_is_known_of_the_shards_photographers_is_said(tmp_path, places_root
     ):
         module(scored, shards=pattern).setup("fit")
         assert words in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"--data\.shards needs --data\.root"):
+    with pytest.raises(InputError, match=r"--data\.shards needs --data,"):
         GeotaggedDataModule(shards=shards)
 
 
