@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tasks.sources import Item, Sources
 
 _PRINTED = 20  # images of which a line is printed; then a bar
-_ON_SHEETS = 300  # images, the first ones
+_ON_SHEETS = 120  # images, the first ones
 _OF_SAMPLE = 20  # images of the built-in sample, where no others are named
 _WRITERS = 4  # threads that draw and write pictures
 _RENAMED = {"--min_score": "--conf", "--top_k": "--top"}
