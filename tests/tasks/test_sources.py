@@ -30,12 +30,14 @@ INSIDE = {"in/a/c.png": "a/c", "in/a/d/e.png": "a/d/e", "in/b.png": "b"}
 
 def test_a_folder_is_taken_to_its_bottom_and_its_tree_is_kept():
     assert named("in") == INSIDE
-    assert named("in", "in/b.png", "./in") == INSIDE  # each image once
+    assert named("in", "in/b.png", str(Path("in").absolute())) == INSIDE  # each image once
     assert named("in/b.png", "other") == {"in/b.png": "b", "other/b.png": "b_2"}
 
 
 def test_a_glob_that_the_shell_left_keeps_the_folders_from_its_first_wildcard_on():
     assert named("in/**/*.png") == INSIDE
+    Path("in/empty").mkdir()
+    assert named("in/**") == INSIDE
     assert named("*/b.png") == {"in/b.png": "in/b", "other/b.png": "other/b"}
     Path("x[1].png").write_bytes(Path("in/b.png").read_bytes())
     assert named("x[1].png") == {"x[1].png": "x[1]"}
