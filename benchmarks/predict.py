@@ -10,7 +10,6 @@ its own each measures the peak memory. Without weights the net is an untrained o
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import io
 import os
 import resource
@@ -26,9 +25,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from tasks.classification import predict as classification
+from tasks.detection import predict as detection
 from tasks.predictor import Predictor
 
 ROUNDS = 3
+COMMANDS: dict[str, Any] = {"classification": classification, "detection": detection}
 
 
 def main() -> None:
@@ -69,7 +71,7 @@ def main() -> None:
 def predictor_of(options: Any) -> Predictor:
     """The net that is measured."""
     if options.weights:
-        predictor: Predictor = importlib.import_module(f"tasks.{options.task}.predict").load(options.weights)
+        predictor: Predictor = COMMANDS[options.task].load(options.weights)
         return predictor
     torch.manual_seed(0)
     if options.task == "detection":
@@ -119,7 +121,7 @@ def predicted(options: Any, predictor: Predictor, folder: Path, option: str) -> 
     with tempfile.TemporaryDirectory() as out:
         net = Path(out) / "net.ckpt"
         net.touch()
-        command = dataclasses.replace(importlib.import_module(f"tasks.{options.task}.predict").PREDICT, load=load)
+        command = dataclasses.replace(COMMANDS[options.task].PREDICT, load=load)
         args = ["--source", str(folder), "--ckpt_path", str(net), "--batch", str(options.batch), "--runs", out]
         args += ["--no-images"] if "no-images" in option else []
         with contextlib.redirect_stdout(io.StringIO()):
