@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tasks.sources import Item, Sources
 
 _PRINTED = 20  # images of which a line is printed; then a bar
-_ON_SHEETS = 300  # images, the first ones
+_ON_SHEETS = 60  # images, the first ones
 _OF_SAMPLE = 20  # images of the built-in sample, where no others are named
 _WRITERS = 4  # threads that draw and write pictures
 _RENAMED = {"--min_score": "--conf", "--top_k": "--top"}
@@ -253,7 +253,7 @@ def _predict(
         name, reason = cut_short[0]
         print(printed(f"note: {said_of_cut_short(len(cut_short))}; the first is {name}: {reason}"))
     if (pictures := rows.run / "pictures").is_dir():
-        first = f" (sheets of the first {_ON_SHEETS} images)" if sheets and rows.count > _ON_SHEETS else ""
+        first = f" (a sheet of the first {_ON_SHEETS} images)" if sheets and rows.count > _ON_SHEETS else ""
         print(f"pictures: {pictures}{first}")
     for line in _next(task, file, options):
         print(printed(line))

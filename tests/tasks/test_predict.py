@@ -568,3 +568,163 @@ def test_a_process_that_is_stopped_or_killed_loses_no_row_and_the_same_command_c
     assert files == Counter(str(path) for path in Path("all").glob("*.png"))
     assert set(files.values()) == {1}
     assert len(files) == 300
+
+
+@pytest.mark.parametrize("task", list(NETS))
+def test_batches_of_any_size_give_what_one_image_at_a_time_gives(task, photos):
+    torch.manual_seed(0)
+    module = NETS[task]()
+    predictor = Predictor(module, None if task == "detection" else 0.875)
+    images = [predictor.pixels(predictor.open(path)) for path in sorted(photos.glob("*.png"))]
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = 1.0
+    with torch.no_grad():  # by statistics of these images, as otherwise an untrained net gives the same for all
+        module.train()(torch.cat(images))
+    module.eval()
+    options = {"conf": 0.02} if task == "detection" else {}
+    paths = sorted(photos.glob("*.png"))
+    alone = [predictor(path, **options) for path in paths]
+    assert task != "detection" or sum(len(one.scores) for one in alone)
+    for batch in (1, 3, 16):
+        seen = list(predictor.stream(sorted(photos.iterdir()), batch=batch, **options))  # one cannot be read
+        assert [one.item.name for one in seen if one.error] == ["002_broken.jpg"]
+        for results in ([one.result for one in seen if not one.error], predictor(paths, batch=batch, **options)):
+            for result, expected in zip(results, alone, strict=True):
+                for one, other in zip(
+                    *(part if isinstance(part, tuple) else [part] for part in (result, expected)), strict=True
+                ):
+                    if isinstance(other, list):
+                        assert one == other
+                    else:
+                        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_an_iterator_is_read_a_batch_ahead_and_its_results_come_in_order(photos, net_of):
+    predictor, taken = Predictor(net_of("classification"), 0.875), []
+
+    def images():
+        for i in range(1000):
+            taken.append(i)
+            yield np.full((40, 40, 3), i % 256, np.uint8)
+
+    results = predictor(images(), batch=2)
+    for i in range(3):
+        expected = predictor(np.full((40, 40, 3), i, np.uint8))
+        np.testing.assert_allclose(next(results).probabilities, expected.probabilities, rtol=1e-4)
+    assert len(taken) < 40
+    results.close()
+    with one_sentence("002_broken.jpg"):
+        predictor(sorted(photos.iterdir()))
+
+
+def test_conf_and_top_bound_what_is_given(photos, net_of):
+    classify = Predictor(net_of("classification"), 0.875)
+    both = classify("photos/000.png")
+    for conf in (0.0, *both.probabilities.tolist(), 0.99):
+        likely = [name for name, p in zip(both.names, both.probabilities, strict=True) if p >= conf]
+        assert classify("photos/000.png", conf=conf).names == likely
+    assert classify("photos/000.png", top=1).names == both.names[:1]
+    detect = Predictor(net_of("detection"), None)
+    found = detect("photos/000.png", conf=0.0)
+    least = float(np.median(found.scores))
+    some = detect("photos/000.png", conf=least)
+    np.testing.assert_array_equal(some.boxes_xyxy, found.boxes_xyxy[found.scores > least])
+
+
+def test_what_is_written_has_the_threshold_and_all_formats_hold_the_same_objects(photos, predict):
+    (photos / "deep").mkdir()
+    image_file(photos / "deep" / "000.png", 3)
+    objects = {}
+    for kind in ("coco", "yolo", "csv"):
+        assert predict("detection", "--conf", "0.02", "--format", kind, "--out", kind, batch="3")[0] == 0
+        rows = lines(Path(kind) / "predictions.jsonl")
+        objects[kind] = [(row, one) for row in rows for one in row["objects"]]
+    expected = objects["coco"]
+    assert len(expected) > 20
+    assert min(one["score"] for _, one in expected) > 0.02
+    content = json.loads(Path("coco/coco.json").read_text())
+    assert content["categories"] == [{"id": 2, "name": "disc"}, {"id": 5, "name": "bar"}]
+    assert {one["file_name"] for one in content["images"]} == {f"{i:03}.png" for i in range(COUNT)} | {"deep/000.png"}
+    assert {(one["width"], one["height"]) for one in content["images"]} == {Image.open("photos/000.png").size}
+    results = json.loads(Path("coco/predictions.json").read_text())
+    assert {(one["category_id"], one["category_name"]) for one in results} <= {(2, "disc"), (5, "bar")}
+    table = Path("csv/predictions.csv").read_text().splitlines()
+    assert len(content["annotations"]) == len(results) == len(table) - 1 == len(expected)
+    for (row, one), annotation, line in zip(expected, content["annotations"], table[1:], strict=True):
+        x1, y1, x2, y2 = one["box_xyxy"]
+        assert (annotation["image_id"], annotation["category_id"]) == (row["image_id"], one["category_id"])
+        assert annotation["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.01)
+        assert line.startswith(f"{row['file']},,{one['name']},{one['category_id']},")
+    written = []
+    for row in lines(Path("yolo/predictions.jsonl")):
+        place = Path(row["file"]).relative_to("photos").with_suffix(".txt")
+        for text in (Path("yolo/labels") / place).read_text().splitlines():
+            label, x, y, w, h, score = map(float, text.split())
+            width, height = row["width"], row["height"]
+            box = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+            written.append((("disc", "bar")[int(label)], box, score))
+    for (_, one), (name, box, score) in zip(objects["yolo"], written, strict=True):
+        assert (name, score) == (one["name"], pytest.approx(one["score"], abs=1e-5))
+        assert box == pytest.approx(one["box_xyxy"], abs=0.01)
+    assert Path("yolo/classes.txt").read_text() == "disc\nbar\n"
+    assert Path("coco/pictures/deep/000.jpg").is_file()
+
+
+def test_crops_are_the_pixels_of_the_boxes_and_no_images_writes_no_pictures(predict):
+    assert predict("detection", "--conf", "0.02", "--save-crops", "--no-images", "--out", "out")[0] == 0
+    assert not Path("out/pictures").exists()
+    count = 0
+    for row in lines(Path("out/predictions.jsonl")):
+        for i, one in enumerate(row["objects"], 1):
+            x1, y1, x2, y2 = one["box_xyxy"]
+            crop = Image.open(f"out/crops/{one['name']}/{Path(row['file']).stem}_{i}.jpg")
+            assert crop.size == (int(np.ceil(x2)) - int(x1), int(np.ceil(y2)) - int(y1))
+            count += 1
+    assert count > 20
+
+
+def test_out_is_new_or_empty_or_the_unfinished_run_of_this_command(predict, capsys):
+    assert predict("detection", "--out", "out", at=3) == (130, 3)
+    assert predict("detection", "--out", "out", "--conf", "0.5") == (2, 0)
+    assert "--out out is not empty" in capsys.readouterr().err
+    assert predict("detection", "--out", "out") == (0, COUNT - 3)
+    assert len(lines(Path("out/predictions.jsonl"))) == COUNT
+    assert predict("detection", "--out", "out") == (2, 0)
+    assert not Path("runs").exists()
+
+
+def test_resume_alone_takes_all_options_of_the_newest_interrupted_run(predict, net_of, capsys):
+    from tasks.predict import main as command
+
+    assert predict("detection", "--conf", "0.02", at=3) == (130, 3)
+    [run] = runs("detection")
+    predictor = Stopping(net_of("detection"), None)
+    part = dataclasses.replace(importlib.import_module("tasks.detection.predict").PREDICT, load=lambda *_: predictor)
+    with one_sentence("leave out --conf"):
+        command("detection", lambda: (None, None), part, ["--resume", "--conf", "0.5"])
+    assert command("detection", lambda: (None, None), part, ["--resume"]) == 0
+    assert predictor.made == COUNT - 3
+    assert capsys.readouterr().out.rstrip().endswith(f"run: {run}")
+    assert len(lines(run / "predictions.jsonl")) == COUNT
+    with one_sentence("no prediction under runs/detection was interrupted"):
+        command("detection", lambda: (None, None), part, ["--resume"])
+
+
+@pytest.mark.parametrize(
+    ("task", "args", "message"),
+    [
+        ("detection", ["--min_score", "0.2"], "--conf"),
+        ("classification", ["--top_k=3"], "--top"),
+        ("classification", ["--format", "coco"], "jsonl, csv"),
+        ("classification", ["--conf", "1.5"], "--conf 1.5"),
+        ("detection", ["--device", "warp"], "--device warp"),
+        ("detection", ["--weights", "net.ckpt"], "--weights and --ckpt_path"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence_and_no_run(task, args, message, predict, capsys):
+    assert predict(task, *args) == (2, 0)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
+    assert not Path("runs").exists()
