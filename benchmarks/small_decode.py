@@ -43,7 +43,7 @@ def main() -> None:
                 start = time.perf_counter()
                 image = open_image(file, at_least=at_least)
                 seconds[way] += time.perf_counter() - start
-                predictions.append(classify(image, top_k=1).names[0])
+                predictions.append(classify(image, top=1).names[0])
                 right[way] += predictions[-1] == names[label]
             same += predictions[0] == predictions[1]
     count = len(images)

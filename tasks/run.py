@@ -55,11 +55,11 @@ class ImageError(InputError):
 class Model:
     """An exported file as a function: an image in, its row out, as `predict` writes it.
 
-    `threads` of onnxruntime, 0: one for each core. Objects of `min_score` or more are told, and the `top_k` likeliest
+    `threads` of onnxruntime, 0: one for each core. Objects of `conf` or more are told, and the `top` likeliest
     classes or cells. Raises InputError where the file is not an exported one.
     """
 
-    def __init__(self, file: str | Path, threads: int = 0, min_score: float = 0.3, top_k: int = 5) -> None:
+    def __init__(self, file: str | Path, threads: int = 0, conf: float = 0.3, top: int = 5) -> None:
         try:
             with Path(file).open("rb") as opened:
                 head = opened.read(8)
@@ -110,7 +110,7 @@ class Model:
             raise InputError(
                 f"{file} gives raw boxes for a suppression of your own; export without --nms none for here."
             )
-        self.task, self.min_score, self.top_k = task, min_score, top_k
+        self.task, self.conf, self.top = task, conf, top
 
     def __call__(self, file: str | Path) -> dict[str, Any]:
         """The row of an image. Raises ImageError."""
@@ -154,7 +154,7 @@ def _row(model: Model, size: tuple[int, ...], first: Any, *others: Any) -> dict[
     """What is printed of one image, from its outputs in the order of `_OUTPUTS`."""
     if model.task == "detection":
         scores, labels, count = others
-        found = int((scores[:count] >= model.min_score).sum())  # the best come first
+        found = int((scores[:count] >= model.conf).sum())  # the best come first
         boxes = first[:found] * (size[1], size[0], size[1], size[0])
         rows = zip(labels[:found].tolist(), scores[:found].tolist(), boxes.round(2).tolist(), strict=True)
         return {"objects": [{"name": model.names[k], "score": round(p, 6), "box_xyxy": box} for k, p, box in rows]}
@@ -163,7 +163,7 @@ def _row(model: Model, size: tuple[int, ...], first: Any, *others: Any) -> dict[
         return {"attributes": attributes, "present": list(itertools.compress(model.names, others[0]))}
     if model.task == "face_embeddings":
         return {"embedding": first.tolist()}
-    best = [(i, round(float(first[i]), 6)) for i in (-first).argsort(kind="stable")[: model.top_k].tolist()]
+    best = [(i, round(float(first[i]), 6)) for i in (-first).argsort(kind="stable")[: model.top].tolist()]
     if model.task == "classification":
         return {"classes": [{"name": model.names[i], "probability": p} for i, p in best]}
 
@@ -450,7 +450,7 @@ def _run(options: argparse.Namespace) -> None:
         raise InputError(f"--draw {folder} is a file; name a folder.")
     found = [] if camera else list(_found(options.sources))
     targets = list(_targets(folder, (inside for _, inside in found))) if folder else [None] * len(found)
-    model = Model(options.file, options.threads, options.min_score, options.top_k)
+    model = Model(options.file, options.threads, options.conf, options.top)
     if folder and model.task == "face_embeddings":
         raise InputError(f"{options.file} gives embeddings, of which there is nothing to draw; leave --draw out.")
     import numpy as np
@@ -496,14 +496,14 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("file", metavar="F.onnx", type=Path, help="what `python -m tasks.<task> export` wrote")
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="an image, a folder, camera or camera:1")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="write each image with its boxes or names here")
-    parser.add_argument("--min_score", type=float, default=0.3, help="of an object (default: %(default)s)")
-    parser.add_argument("--top_k", type=int, default=5, help="classes or cells for each image (default: %(default)s)")
+    parser.add_argument("--conf", type=float, default=0.3, help="least score of an object (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=5, help="classes or cells of an image (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=_BATCH, help="images at once (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="of onnxruntime (default: one for each core)")
     options = parser.parse_args(args)
     try:
-        if not 0 <= options.min_score <= 1 or options.top_k < 1 or options.batch < 1:
-            raise InputError("--min_score must be from 0 to 1, --top_k and --batch 1 or more.")
+        if not 0 <= options.conf <= 1 or options.top < 1 or options.batch < 1:
+            raise InputError("--conf must be from 0 to 1, --top and --batch 1 or more.")
         if not 0 <= options.threads <= (cores := os.cpu_count() or 1):
             raise InputError(f"--threads is {options.threads}; it must be from 0 to {cores}, the cores that there are.")
         _run(options)

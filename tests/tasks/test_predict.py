@@ -246,7 +246,7 @@ def test_a_kill_after_the_last_image_leaves_only_the_end_to_be_made(predict, mon
         raise Terminated
 
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.predict._Rows.finish", killed)
+        patched.setattr("tasks.prediction_rows.RowsOfRun.finish", killed)
         assert predict("detection") == (143, COUNT)
     [run] = runs("detection")
     (run / "predictions.json").write_text("[")
@@ -422,7 +422,7 @@ def test_a_run_that_ends_while_it_is_looked_at_is_not_gone_on_with(predict, monk
             (first / "predictions.jsonl.part").rename(first / "predictions.jsonl")
         return True
 
-    monkeypatch.setattr("tasks.predict._lock", lock)
+    monkeypatch.setattr("tasks.prediction_rows._lock", lock)
     assert predict("classification") == (0, COUNT)
     assert len(runs("classification")) == 2
     assert len(lines(first / "predictions.jsonl")) == 3

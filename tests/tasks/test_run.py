@@ -238,16 +238,16 @@ def test_a_row_of_each_task(tmp_path, capsys, task):
 
 def test_objects_of_the_least_score_and_no_padding(tmp_path, capsys):
     file, image = write_onnx(tmp_path / "f.onnx", "detection"), save(tmp_path / "a.png", (204, 102, 0))
-    [row], _ = rows(capsys, file, image, "--min_score", "0.41")
+    [row], _ = rows(capsys, file, image, "--conf", "0.41")
     assert [one["name"] for one in row["objects"]] == ["red"]
-    [row], _ = rows(capsys, file, image, "--min_score", "0")  # blue, of 0, is no object
+    [row], _ = rows(capsys, file, image, "--conf", "0")  # blue, of 0, is no object
     assert [one["name"] for one in row["objects"]] == ["red", "green"]
 
 
 @pytest.mark.parametrize(("task", "key"), [("classification", "classes"), ("geolocalization", "cells")])
 def test_the_likeliest_are_as_many_as_asked(tmp_path, capsys, task, key):
     file, image = write_onnx(tmp_path / "f.onnx", task), save(tmp_path / "a.png", (51, 102, 204))
-    [row], _ = rows(capsys, file, image, "--top_k", "2")
+    [row], _ = rows(capsys, file, image, "--top", "2")
     assert [round(1.4 * one["probability"], 3) for one in row[key]] == [0.8, 0.4]
     assert [one.get("name", one.get("cell")) for one in row[key]] == [
         ["blue", "48"][key == "cells"],
@@ -307,7 +307,7 @@ def test_a_bad_image_is_named_and_passed_over(tmp_path, capsys):
 def test_names_are_printed_and_drawn_without_what_a_terminal_obeys(tmp_path, capsys):
     names = ["\x1b]0;owned\x07\n\u202e", "é" * 5000, "\ud800"]
     file = write_onnx(tmp_path / "f.onnx", "detection", names=names)
-    args = file, save(tmp_path / "a.png"), "--min_score", "0.1", "--draw", tmp_path / "drawn"
+    args = file, save(tmp_path / "a.png"), "--conf", "0.1", "--draw", tmp_path / "drawn"
     assert run.main([*map(str, args)]) == 0
     printed = capsys.readouterr().out
     assert printed.isascii()
@@ -370,8 +370,8 @@ def test_files_that_cannot_be_run(tmp_path, capsys, name):
     [
         (["absent.jpg"], "absent.jpg"),
         (["empty"], "empty"),
-        (["a.png", "--min_score", "1.1"], "min_score"),
-        (["a.png", "--top_k", "0"], "top_k"),
+        (["a.png", "--conf", "1.1"], "conf"),
+        (["a.png", "--top", "0"], "top"),
         (["a.png", "--batch", "-1"], "batch"),
         (["a.png", "--threads", "100000"], "--threads"),
         (["a.png", "--draw", "a.png"], "is a file"),
@@ -479,7 +479,7 @@ def test_frames_of_a_camera(tmp_path, capsys, monkeypatch):
     blue, green = (np.full((30, 40, 3), color, np.uint8) for color in ((255, 0, 0), (0, 255, 0)))  # BGR
     camera(monkeypatch, [blue, green])
     file = write_onnx(tmp_path / "f.onnx", "classification")
-    seen, said = rows(capsys, file, "camera", "--top_k", "1", "--draw", tmp_path / "drawn")
+    seen, said = rows(capsys, file, "camera", "--top", "1", "--draw", tmp_path / "drawn")
     assert [row["classes"][0]["name"] for row in seen] == ["blue", "green"]
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {row["file"] for row in seen}
     assert said.startswith("2 images, ")

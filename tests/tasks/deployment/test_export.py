@@ -267,14 +267,14 @@ def test_a_detector_s_file_finds_what_the_checkpoint_finds(coco_root, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
     answer = artifact.run(pixels)
     for i, image in enumerate(pixels):
-        found, count = predictor(image, min_score=0.01), int(answer["count"][i])
+        found, count = predictor(image, conf=0.01), int(answer["count"][i])
         assert count == len(found.scores) > 10
         assert np.allclose(answer["scores"][i, :count], found.scores, atol=1e-5)
         assert np.allclose(answer["boxes_xyxy"][i, :count] * 96, found.boxes_xyxy, atol=0.05)
         assert [artifact.metadata["names"][k] for k in answer["labels"][i, :count]] == found.names
-    runner = Model("detection.onnx", min_score=0.01)
+    runner = Model("detection.onnx", conf=0.01)
     for file in sorted(coco_root.glob("val/*.png")):  # 128 x 96 px, resized by other code
-        found, objects = predictor(file, min_score=0.01), runner(file)["objects"]
+        found, objects = predictor(file, conf=0.01), runner(file)["objects"]
         assert [one["name"] for one in objects] == found.names
         assert np.allclose([one["score"] for one in objects], found.scores, atol=1e-5)
         assert np.allclose([one["box_xyxy"] for one in objects], found.boxes_xyxy, atol=0.05)
