@@ -22,7 +22,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 def duration(seconds: float) -> str:
     """In words, as exact as an estimate is: "50 seconds", "4 minutes", "2 h 10 min", "3 days 4 h"."""
     if seconds < 95:
-        return f"{max(1, round(seconds) if seconds < 20 else 10 * round(seconds / 10))} seconds"
+        return count_of(max(1, round(seconds) if seconds < 20 else 10 * round(seconds / 10)), "second")
     if seconds < 90 * _MINUTE:
         return f"{round(seconds / _MINUTE)} minutes"
     if seconds < 2 * _DAY:

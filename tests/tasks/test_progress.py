@@ -15,7 +15,7 @@ from tasks.progress import Bar, EpochLines, Pace, duration, progress_bar, steps_
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        *((0.2, "1 seconds"), (7.4, "7 seconds"), (43, "40 seconds"), (94, "90 seconds"), (96, "2 minutes")),
+        *((0.2, "1 second"), (7.4, "7 seconds"), (43, "40 seconds"), (94, "90 seconds"), (96, "2 minutes")),
         *((89.4 * 60, "89 minutes"), (91 * 60, "1 h 30 min"), (3600 * 7.01, "7 h"), (3600 * 47.9, "47 h 50 min")),
         *((86400 * 3 + 3600 * 4, "3 days 4 h"), (86400 * 2, "2 days")),
     ],
