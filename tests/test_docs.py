@@ -29,6 +29,8 @@ def shown():
         for line in blocks(page):
             for command in line.split(" && "):
                 lines.setdefault(command, page.name)
+        for line in re.findall(r"`(python -m [^`]*)`", page.read_text()):  # [...] is what may be added
+            lines.setdefault(" ".join(re.sub(r"\[.*\]", "", line).split()), page.name)
     for config in CONFIGS:
         for line in config.read_text().splitlines():
             if line.startswith("# python -m "):
@@ -77,6 +79,7 @@ def test_pages_show_commands():
     assert len(MODULES) > 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", MODULES)
 def test_shown_command_is_taken_by_its_parser(line, parse_alone):
     _, _, module, *args = shlex.split(line.split(" | ")[0])
@@ -119,3 +122,11 @@ def test_links_lead_to_files_and_headings(page):
 def test_readme_is_short():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) < 120
+
+
+@pytest.mark.parametrize("line", ["python -m backbone", "python -m backbone weights", "python -m tasks"])
+def test_shown_command_that_needs_nothing_runs(line, capsys):
+    assert any(f"`{line}`" in page.read_text() or line in SHOWN for page in PAGES)
+    _, _, module, *args = line.split()
+    assert main_of(module)(args) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 20
