@@ -99,6 +99,19 @@ def not_written(error: OSError) -> str:
     return f"cannot be written ({error.strerror}); {remedy}, or name a folder on another disk."
 
 
+def lock(file: int) -> bool | None:
+    """Whether this open file is now locked by us, until it is closed; False: another has it, None: no locks here."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows; a file system without locks
+        return None
+    return True
+
+
 def _flush_names(folder: Path) -> None:
     """Write a folder's list of names to the disk, so that a loss of power does not take a rename back."""
     with contextlib.suppress(OSError):  # Windows opens no folder

@@ -38,7 +38,7 @@ from tasks.options import LINKS, UNREADABLE, load_config, read_config, resolve, 
 from tasks.processes import EndTogether, end_with_parent, use_devices_of_torchrun
 from tasks.progress import Pace, progress_bar
 from tasks.reporting import write_curves
-from tasks.run_folders import RESUMED, new_run, point_latest
+from tasks.run_folders import RESUMED, in_use, new_run, point_latest
 from tasks.runs import (
     AtomicCheckpointIO,
     BestCheckpoint,
@@ -304,6 +304,7 @@ class _Cli(LightningCLI):
         self.run_dir = root / self.task / "none"  # in a process that writes nothing
         if not (getattr(rank_zero_only, "rank", 0) or self.writes_nothing):
             self.run_dir = self._run.enter_context(new_run(self.task, root, "--out"))
+            self._run.enter_context(in_use(self.run_dir))
         head = self.model.head
         self.best = BestCheckpoint(self.run_dir / "checkpoints", f"val/{head.monitor}", head.mode, self.checkpoint_path)
         self.stop = StopBetweenSteps()

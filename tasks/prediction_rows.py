@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import InputError
-from backbone.files import disk_error, not_written, sweep, write_whole
+from backbone.files import disk_error, lock, not_written, sweep, write_whole
 from data.folders import count_of
 from tasks.run_folders import new_run
 
@@ -23,7 +23,7 @@ class RowsOfRun:
         self.run, self.count, self.done = run, 0, set[tuple[str, int | None]]()
         self.part, self.kept = run / "predictions.jsonl.part", run / "kept.jsonl.part"
         self._files = [path.open(mode, buffering=0) for path in (self.kept, self.part)]
-        self.locked = _lock(self._files[1].fileno())
+        self.locked = lock(self._files[1].fileno())
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], Any]]:
         with self.part.open("rb") as part, self.kept.open("rb") as kept:
@@ -147,14 +147,3 @@ def _unfinished(folders: Iterable[Path], config: bytes) -> RowsOfRun | None:
                 stack.pop_all()
                 return rows
     return None
-
-
-def _lock(file: int) -> bool:
-    """Whether this open file is now locked by us; until it is closed, no other process's can be."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):  # Windows; another's, or a file system without locks
-        return False
-    return True

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from backbone.errors import InputError
-from backbone.files import sweep
+from backbone.files import lock, sweep
 
 
 @contextlib.contextmanager
@@ -42,6 +42,20 @@ def new_run(task: str, root: Path, option: str) -> Iterator[Path]:
             for path in (folder, *missing):
                 path.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def in_use(run: Path) -> Iterator[bool]:
+    """Hold a run folder while it is trained; False where another process does, as far as the file system can tell."""
+    try:
+        handle = os.open(run, os.O_RDONLY)
+    except OSError:  # Windows opens no folder
+        yield True
+        return
+    try:
+        yield lock(handle) is not False
+    finally:
+        os.close(handle)
 
 
 def run_order(run: Path) -> tuple[str, int]:
@@ -92,7 +106,8 @@ def newest_checkpoint(task: str, root: Path) -> Path:
 def interrupted_run(task: str, root: Path) -> Path:
     """The newest run that was stopped before its end, and from which no later run has gone on.
 
-    A `fit` has come to its end when it has written metrics.json. Raises InputError where there is no such run.
+    A `fit` has come to its end when it has written metrics.json; one that goes on now is passed over. Raises InputError
+    where there is no such run.
     """
     fits = [run for run in (root / task).glob("*") if not run.is_symlink() and _has_trained(run)]
     fits.sort(key=run_order, reverse=True)
@@ -100,7 +115,9 @@ def interrupted_run(task: str, root: Path) -> Path:
     finished = [run for run in fits if (run / "metrics.json").is_file()]
     for run in fits:
         if run not in finished and run.name not in gone_on_from:
-            return run
+            with in_use(run) as free:
+                if free:
+                    return run
     how = f"train with `python -m tasks.{task} fit`"
     if finished:
         how = f"the newest that came to its end is {finished[0]}, and goes on with --resume {finished[0]} --epochs N"

@@ -422,7 +422,7 @@ def test_a_run_that_ends_while_it_is_looked_at_is_not_gone_on_with(predict, monk
             (first / "predictions.jsonl.part").rename(first / "predictions.jsonl")
         return True
 
-    monkeypatch.setattr("tasks.prediction_rows._lock", lock)
+    monkeypatch.setattr("tasks.prediction_rows.lock", lock)
     assert predict("classification") == (0, COUNT)
     assert len(runs("classification")) == 2
     assert len(lines(first / "predictions.jsonl")) == 3

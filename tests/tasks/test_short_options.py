@@ -18,7 +18,7 @@ from helpers import one_sentence
 from backbone.errors import Arguments, InputError, nearest
 from tasks import cli
 from tasks.deployment import command as export_command
-from tasks.run_folders import RESUMED, interrupted_run, resumed_from
+from tasks.run_folders import RESUMED, in_use, interrupted_run, resumed_from
 from tasks.runs import read_checkpoint
 from tasks.short_options import SHORT, TAKEN, as_duration, foreign_words, long_options, translated
 
@@ -371,6 +371,14 @@ def test_a_run_from_which_another_has_gone_on_does_not_go_on_again(tmp_path):
     third = make_run(tmp_path, "2026-01-01_00-00-04", finished=True, resumed_from=second.name)
     with one_sentence(str(third)):
         interrupted_run("detection", tmp_path)
+
+
+def test_a_run_that_goes_on_now_is_passed_over(tmp_path):
+    first, second = (make_run(tmp_path, f"2026-01-01_00-00-0{i}") for i in (1, 2))
+    with in_use(second) as ours, in_use(second) as free:
+        assert (ours, free) == (True, False)
+        assert interrupted_run("detection", tmp_path) == first
+    assert interrupted_run("detection", tmp_path) == second
 
 
 def test_without_any_run_it_says_how_to_train(tmp_path):
