@@ -9,6 +9,7 @@ built with the epoch it starts in. A run with 2 workers then equals one with 0, 
 import os
 import shutil
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -264,11 +265,22 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
+def _end_by_the_main_process() -> None:
+    """End where SIGTERM comes from the process that has started this one, and no other's."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 def start_worker(worker_id: int) -> None:
     """Workers are the parallelism; threads inside them would fight the training step for the same cores.
 
-    Ctrl-C reaches every process of the terminal: the main one alone decides when to stop, and then ends its workers.
+    Ctrl-C reaches every process of the terminal, and SIGTERM from `timeout` or a scheduler every process of the group:
+    the main one alone decides when to stop, and then ends its workers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # which macOS and Windows lack
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_the_main_process, daemon=True).start()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

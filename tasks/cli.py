@@ -285,19 +285,41 @@ class _Cli(LightningCLI):
         if command == "fit":
             settings["ckpt_path"] = None  # config.yaml says what is trained, from the start or resumed
         self.config = parser.parse_object({"subcommand": command, command: settings})
+        self._check(command, self.config[command])
+
+    def _check(self, command: str, given: Namespace) -> None:
+        """Raise InputError for options that the trainer would refuse later, and in other words."""
+        trainer, seed = given.trainer, given.seed_everything
+        if trainer.max_epochs == -1 and trainer.max_steps == -1 and not trainer.max_time:
+            raise InputError(
+                "--trainer.max_epochs -1 has no end for the learning rate to fall to; give --epochs or --time."
+            )
+        for name in ("max_epochs", "max_steps", "accumulate_grad_batches"):
+            if trainer[name] == 0:
+                raise InputError(f"--trainer.{name} is 0; it must be 1 or more.")
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise InputError(f"--seed is {seed}; it must be from 0 to {2**32 - 1}.")
+        there = {
+            "cuda": torch.cuda.is_available(),
+            "gpu": torch.cuda.is_available() or torch.backends.mps.is_available(),
+        }
+        there["mps"] = torch.backends.mps.is_available()
+        if not there.get(trainer.accelerator, True):
+            raise InputError(
+                f"--device {trainer.accelerator}: torch finds no such device here; auto takes what there is."
+            )
+        if self.checkpoint and command == "fit" and trainer.max_epochs is not None:
+            with as_written(self.checkpoint_path):
+                done: int = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+            if 0 < trainer.max_epochs < done:
+                had = count_of(done, "epoch")
+                raise InputError(f"--epochs {trainer.max_epochs}: {self.checkpoint_path} has had {had}; give more.")
 
     def _parse_ckpt_path(self) -> None:
         """Keep Lightning from letting the checkpoint override the command line."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config: Namespace = self._get(self.config_init, "trainer")
-        if config.max_epochs == -1 and config.max_steps == -1 and not config.max_time:
-            raise InputError(
-                "--trainer.max_epochs -1 has no end for the learning rate to fall to; give --epochs or --time."
-            )
-        for name in ("max_epochs", "max_steps", "accumulate_grad_batches"):
-            if config[name] == 0:
-                raise InputError(f"--trainer.{name} is 0; it must be 1 or more.")
         root = Path(config.get("default_root_dir") or "runs")
         config["default_root_dir"] = str(root)
         self.writes_nothing = bool(config.fast_dev_run)
@@ -498,14 +520,14 @@ class _Cli(LightningCLI):
     def _next(self) -> list[list[str | Path]]:
         """What can be done with this run, or with the checkpoint that it scored."""
         if self.subcommand == "fit":
-            of: tuple[str, str | Path] = "--ckpt_path", self.run_dir
+            source: str | Path = self.run_dir
         elif self.checkpoint_path:
-            of = "--ckpt_path", run_or_file(self.checkpoint_path)
+            source = run_or_file(self.checkpoint_path)
         else:
-            of = "--model.weights", str(self.model.hparams["weights"])
-        source, trainer = of[1], self.trainer
+            source = str(self.model.hparams["weights"])
+        of, trainer = ("--weights", source), self.trainer
         commands: list[list[str | Path]] = [["test", *of]] if self.subcommand != "test" else []
-        commands.append(["predict", "--weights", source, "--source", "photo.jpg"])
+        commands.append(["predict", *of, "--source", "photo.jpg"])
         if self.subcommand == "fit":
             length: list[str | Path] = []  # twice what there was
             if trainer.max_steps != -1:

@@ -16,7 +16,7 @@ from backbone.weights import find_weights
 from data.folders import say
 from data.loading import input_size
 from tasks.module import TaskModule, rebuilt
-from tasks.run_folders import checkpoint_at, newest_checkpoint
+from tasks.run_folders import checkpoint_at, in_use, newest_checkpoint
 from tasks.runs import as_written, read_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -159,6 +159,10 @@ def _read(path: str | Path, task: str, command: str) -> tuple[Path, dict[str, An
     if command != "fit":
         path = checkpoint_at(path)
         return path, read_checkpoint(path, task)
+    run = Path(path) if Path(path).is_dir() else Path(path).resolve().parent.parent
+    with in_use(run) as free:
+        if not free:
+            raise InputError(f"{path} is being trained by another process; wait for its end, or stop it.")
     last, previous = checkpoint_at(path, "last.ckpt"), checkpoint_at(path, "previous.ckpt")
     try:
         found, checkpoint = last, read_checkpoint(last, task)

@@ -182,21 +182,6 @@ def _resumed(task: str, parser: Arguments, options: argparse.Namespace) -> argpa
     return options
 
 
-def _device(word: str) -> str:
-    """The device of torch's that a word means. InputError where it is not here."""
-    import torch
-
-    if word == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=(device := torch.device(word)))
-        return str(device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        has = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        has += ["mps"] if torch.backends.mps.is_available() else []
-        raise InputError(f"--device {word}: torch finds no such device here; give auto, {', '.join(has)}.") from None
-
-
 def _predict(
     task: str, module_class: "type[TaskModule]", datamodule_class: Any, command: PredictCommand, options: Any
 ) -> None:
@@ -209,12 +194,13 @@ def _predict(
     from data.images import take_cut_short
     from tasks.outputs import Sheets, counted
     from tasks.prediction_rows import rows_of_run
+    from tasks.predictor import device_of
     from tasks.sources import find_sources
 
     retain_freed_memory()
     given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     del given["resume"]
-    device = _device(options.device)
+    device = device_of(options.device)
     file, found, predictor = _loaded(task, module_class, command, options, device)
     words = options.source
     sources = find_sources(words) if words else _sample_images(file, predictor, datamodule_class)
@@ -429,8 +415,9 @@ def _write_table(rows: "RowsOfRun", started: Started) -> Path:
 
 def _next(task: str, file: Path, options: Any) -> list[list[str | Path]]:
     """What can be done next, as the words of commands."""
-    again: list[str | Path] = [task, "predict", "--weights", file, "--source", *(options.source or ["photo.jpg"])]
-    conf = getattr(options, "conf", None)
+    words = [f"./{word}" if word[0] == "-" and word != "-" else word for word in options.source or ["photo.jpg"]]
+    again: list[str | Path] = [task, "predict", "--weights", file, "--source", *words]
+    conf = None if "-" in words else getattr(options, "conf", None)  # standard input is read by now
     if conf:
         again += ["--conf", "0.5" if conf < 0.5 else "0.1"]
     return [*([again] if conf or not options.source else []), [task, "export", "--weights", file]]

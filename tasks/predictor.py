@@ -1,12 +1,14 @@
 """Images in, the task's results out: a checkpoint as a function, for Python and for `predict`."""
 
 import collections
+import contextlib
 import copy
+import io
 import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +36,7 @@ _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else o
 _KEPT_BYTES = 8 * 10**6  # of a decoded image: a larger one is decoded again where it is drawn
 
 OneImage = str | Path | Image | np.ndarray
+_ONE = str, Path, Image, np.ndarray, torch.Tensor, bytes, Mapping, io.IOBase  # the last four are refused as an image
 
 
 class Seen(NamedTuple):
@@ -74,9 +77,9 @@ class Predictor:
         self._of_thread = threading.local()  # transforms hold state while they work
 
     @classmethod
-    def from_checkpoint(cls, module_class: type[TaskModule], path: str | Path, device: str = "cpu") -> "Predictor":
+    def from_checkpoint(cls, module_class: type[TaskModule], path: str | Path, device: str = "auto") -> "Predictor":
         """The predictor of a checkpoint of the module's task, with its EMA weights; or InputError."""
-        module, checkpoint = module_class.from_checkpoint(path, device)
+        module, checkpoint = module_class.from_checkpoint(path, device_of(device))
         options = checkpoint["datamodule_hyper_parameters"]
         predictor = cls(module, options.get("central_fraction"), options.get("interpolation", "bilinear"))
         predictor.data_options = options
@@ -113,11 +116,13 @@ class Predictor:
         """The result for a path, a PIL image or a uint8 RGB (H, W, 3) array; a list of them for a list of these.
 
         For any other iterable an iterator of results, in order, which reads a batch or so ahead. `batch` is how many
-        the network sees at once; `options` are those of `head.predict`, such as `conf` and `top`. InputError, in the
-        place of its result, where an image cannot be read.
+        the network sees at once; `options` are those of `head.predict`, such as `conf` and `top`. InputError where an
+        image cannot be read, which ends an iterator after the results of those before it.
         """
-        if isinstance(images, str | Path | Image | np.ndarray) or not isinstance(images, Iterable):
-            array = self.open(images)
+        if batch is not None:
+            check_at_least_1("batch", batch)
+        if isinstance(images, _ONE) or not isinstance(images, Iterable):
+            array = self.open(images)  # type: ignore[arg-type]  # what is no image is refused there
             [result] = self.answer([self.resized(array)], [_size(array)], **options)
             return result
         results = self._results(self.stream(images, batch=batch, **options))
@@ -178,6 +183,20 @@ class Predictor:
             yield seen if seen.error else seen._replace(result=next(results), seconds=share)
 
 
+def device_of(word: str) -> str:
+    """The device of torch's that a word means: auto, cpu, cuda, cuda:1, mps. InputError where it is not here."""
+    if word == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    with contextlib.suppress(RuntimeError, AssertionError, NotImplementedError):
+        device = torch.device(word)
+        if str(device) == "cpu" or device.type in ("cuda", "mps"):
+            torch.zeros(1, device=device)
+            return str(device)
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    raise InputError(f"device {word}: torch finds no such device here; give auto, {' or '.join(here)}.")
+
+
 def kept_if_small(image: np.ndarray) -> np.ndarray | None:
     """The image, where one for each place of the queues fits into memory."""
     return image if image.nbytes <= _KEPT_BYTES else None
@@ -197,11 +216,11 @@ def _best_figure(checkpoint: dict[str, Any], monitor: str) -> str:
 
 def check_at_least_1(name: str, value: int) -> None:
     """Raise InputError where a number of results, `top`, is below 1."""
-    if value < 1:
-        raise InputError(f"{name} is {value}; it must be 1 or more.")
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} is {value}; it must be a whole number, 1 or more.")
 
 
 def check_fraction(name: str, value: float) -> None:
     """Raise InputError where a threshold, `conf`, is not from 0 to 1."""
-    if not 0 <= value <= 1:
+    if not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
         raise InputError(f"{name} is {value}; it must be from 0 to 1.")

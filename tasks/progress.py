@@ -150,7 +150,7 @@ class Pace(Callback):
         length, validations = duration(seconds), count_of(self._validations_in_all, "validation")
         line = f"about {length}: {self._of}, {each:.2g} s each, and {validations}"
         if limit < left:
-            line = f"about {length}, as --time says: some {limit / each:,.0f} steps, {each:.2g} s each"
+            line = f"about {length}, as --time says: some {limit / each:,.0f} more steps, {each:.2g} s each"
         return line if self._runs == 1 else f"{line}; with the runs that follow about {duration(seconds * self._runs)}"
 
 

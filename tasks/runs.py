@@ -33,7 +33,7 @@ def read_checkpoint(path: str | Path, task: str) -> dict[str, Any]:
     if path.is_dir():
         raise InputError(f"{path} is a folder without checkpoints/best.ckpt; give a run folder, or a .ckpt in one.")
     if not path.is_file():
-        raise InputError(f"The checkpoint {path} does not exist; give the path of a .ckpt that `fit` wrote.")
+        raise InputError(f"The checkpoint {path} does not exist; give a run folder, or a .ckpt that `fit` wrote.")
     try:
         checkpoint = load_torch(path)
     except Exception as error:  # torch raises whatever the bytes happen to mean as a pickle

@@ -218,6 +218,8 @@ def wrong_value(message: str) -> str | None:
         wanted += [word for word in words if word and word not in wanted]
     if not found or not wanted:
         return None
+    if len(wanted) > 1:
+        wanted = [word for word in wanted if word != _KINDS["bool"]]
     name, _, value = found.groups()
     short = next((f"--{short} ({name})" for short, of in SHORT.items() if name in of.long), f"--{name}")
     either = f"{', '.join(wanted[:-1])} or {wanted[-1]}" if len(wanted) > 1 else wanted[0]

@@ -33,6 +33,7 @@ class Item(NamedTuple):
     path: Path
     place: PurePath  # its name and folders among the results, without an ending; no two alike
     number: int  # from 1, in order
+    file_name: str  # its path within what was named as the source, or the whole one where two would have the same
     frame: int | None = None
     seconds: float | None = None
     pixels: np.ndarray | None = None  # uint8 RGB (H, W, 3)
@@ -41,11 +42,6 @@ class Item(NamedTuple):
     def key(self) -> Key:
         """What tells it from the others."""
         return str(self.path), self.frame
-
-    @property
-    def file_name(self) -> str:
-        """Its path within what was named as the source; of a frame, that of its picture."""
-        return str(self.place.parent / self.path.name if self.frame is None else f"{self.place}.jpg")
 
 
 @dataclass(frozen=True)
@@ -68,9 +64,11 @@ class Sources:
     def items(self, done: Callable[[Key], bool], every: int, failed: Callable[[ImageError], None]) -> Iterator[Item]:
         """All images but those that are done, of videos each `every`th frame; calls `failed` with unreadable videos."""
         number = itertools.count(1)
-        for path, place in zip(self.files, self.places, strict=True):
+        within = [str(place.parent / path.name) for path, place in zip(self.files, self.places, strict=True)]
+        often = Counter(within)
+        for path, place, name in zip(self.files, self.places, within, strict=True):
             if self.camera is None and not is_video(path):
-                item = Item(path, place, next(number))
+                item = Item(path, place, next(number), name if often[name] == 1 else str(path))
                 if not done(item.key):
                     yield item
                 continue
@@ -78,7 +76,8 @@ class Sources:
                 for frame, read in _frames(path if self.camera is None else self.camera):
                     if frame % every:
                         continue
-                    item = Item(path, place / f"{frame:06}", next(number), frame)
+                    picture = place / f"{frame:06}"
+                    item = Item(path, picture, next(number), f"{picture}.jpg", frame)
                     if not done(item.key):
                         yield item._replace(**read())
             except ImageError as error:
@@ -185,6 +184,8 @@ def _listed(data: bytes, folder: Path, source: str) -> list[tuple[Path, PurePath
     paths = [Path(os.fsdecode(line)) for line in lines if line.strip()]
     if not paths:
         raise InputError(f"{source} is empty; write the path of an image into each line.")
+    if not any((folder / path).exists() or path.exists() for path in paths):
+        raise InputError(f"{source} names no file that is there, first {paths[0]}; write a path into each line.")
     found = []
     for path in paths:
         beside = folder / path

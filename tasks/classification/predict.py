@@ -18,7 +18,7 @@ def _add_arguments(parser: Arguments) -> None:
     parser.add_argument("--conf", type=float, default=0.0, metavar="P", help="least probability of what is written")
 
 
-def load(path: str | Path, device: str = "cpu", trunk: str | None = None) -> "Predictor":
+def load(path: str | Path, device: str = "auto", trunk: str | None = None) -> "Predictor":
     """The predictor of a checkpoint, or of another project's ImageNet classifier; InputError where it is neither.
 
     `path` is a file or what `--weights` takes: a name is fetched once, and then found in the cache. `trunk` is
@@ -28,7 +28,7 @@ def load(path: str | Path, device: str = "cpu", trunk: str | None = None) -> "Pr
     from backbone.weights import find_weights
     from data import imagenet
     from tasks.classification.module import ClassificationModule
-    from tasks.predictor import Predictor
+    from tasks.predictor import Predictor, device_of
     from tasks.run_folders import checkpoint_at
 
     file = checkpoint_at(find_weights(path).file)
@@ -38,7 +38,7 @@ def load(path: str | Path, device: str = "cpu", trunk: str | None = None) -> "Pr
     images = Preprocessing.from_dict(numerics)
     names, side = dict(enumerate(imagenet.class_names())), images.image_size
     module = ClassificationModule(names, (side, side), head="imagenet", trunk=trunk, weights=str(file))
-    return Predictor(module.to(device), images.crop_fraction, images.interpolation)
+    return Predictor(module.to(device_of(device)), images.crop_fraction, images.interpolation)
 
 
 def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> Started:

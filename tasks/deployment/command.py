@@ -185,6 +185,11 @@ def _export(task: str, options: argparse.Namespace, module: TaskModule, data: An
             "the network itself finds so little in these images that they cannot show what the file loses; give it "
             "others with --data"
         )
+    elif not options.int8 and difference is not None and difference.small:
+        reason += (
+            " and loses more, though its outputs are PyTorch's: the network tells the images so little apart that "
+            "rounding decides; train it for longer"
+        )
     elif options.int8:
         reason += " and loses more; --qat 3 fine-tunes it" if not options.qat else " and loses more, fine-tuned too"
         if verdict.images * options.max_loss < 1:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tasks.sources import Item
 
 
-def load(path: str | Path, device: str = "cpu") -> "Predictor":
+def load(path: str | Path, device: str = "auto") -> "Predictor":
     """The predictor of a checkpoint, or of another project's detector: an image in, a DetectionResult out.
 
     `path` is a file or what `--weights` takes: a name is fetched once, and then found in the cache. An image is
@@ -24,13 +24,13 @@ def load(path: str | Path, device: str = "cpu") -> "Predictor":
     """
     from backbone.weights import find_weights
     from tasks.detection.module import DetectionModule
-    from tasks.predictor import Predictor
+    from tasks.predictor import Predictor, device_of
     from tasks.run_folders import checkpoint_at
 
     file = checkpoint_at(find_weights(path).file)
     if file.suffix == ".ckpt":
         return Predictor.from_checkpoint(DetectionModule, file, device)
-    return Predictor(DetectionModule.as_it_comes(file).to(device), central_fraction=None)
+    return Predictor(DetectionModule.as_it_comes(file).to(device_of(device)), central_fraction=None)
 
 
 def _add_arguments(parser: Arguments) -> None:
@@ -161,7 +161,10 @@ def _yolo(rows: Rows, run: Path, categories: Mapping[int, str]) -> Path:
     """Write a text for each image, a line for each object: class, middle, width, height as fractions, score."""
     import yaml
 
+    from data.folders import count_of, say
+
     index = {number: i for i, number in enumerate(categories)}
+    renamed = []
     for row, kept in rows:
         lines = []
         for one in row["objects"]:
@@ -170,8 +173,12 @@ def _yolo(rows: Rows, run: Path, categories: Mapping[int, str]) -> Path:
             parts = *middle, (x2 - x1) / row["width"], (y2 - y1) / row["height"], one["score"]
             lines.append(f"{index[one['category_id']]} {' '.join(f'{part:.6f}' for part in parts)}\n")
         path = run / "labels" / f"{kept['place']}.txt"
+        if "frame" not in row and path.stem != Path(row["file"]).stem:
+            renamed.append(f"{row['file']} has {path.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines))
+    if renamed:
+        say(f"note: the labels of {count_of(len(renamed), 'image')} have another name, as one was taken: {renamed[0]}")
     names = list(categories.values())
     write_whole(run / "classes.txt", "".join(f"{' '.join(name.split())}\n" for name in names))
     hint = "# Put the images into images/ beside labels/; Ultralytics wants train: and val: here too.\n"

@@ -2,7 +2,7 @@
 
 The paper's figure for 1.0 MobileNet-224 is a mean AP of 88.7 % (Table 12), its teacher's 86.9 %, on data of its own.
 
-    python -m tasks.face_attributes fit                      # the built-in sample, from labels
+    python -m tasks.face_attributes fit  # the built-in sample, from labels
     python -m tasks.face_attributes fit --data DIR --model.teacher T.ckpt --data.unlabelled IMAGES
 """
 

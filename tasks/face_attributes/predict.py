@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tasks.sources import Item
 
 
-def load(path: str | Path, device: str = "cpu") -> "Predictor":
+def load(path: str | Path, device: str = "auto") -> "Predictor":
     """The predictor of a checkpoint: an image of a face in, the probability of each attribute out.
 
     InputError where the file is not a checkpoint of this task.

@@ -3,8 +3,8 @@
 The paper's figure for 1.0 MobileNet-160 with FaceNet for a teacher is 79.4 % (Table 14), FaceNet's own 83 %, on data
 of its own.
 
-    python -m tasks.face_attributes fit                     # the built-in sample: a teacher
-    python -m tasks.face_embeddings fit                     # the built-in sample: learns from the newest of these
+    python -m tasks.face_attributes fit  # the built-in sample: a teacher
+    python -m tasks.face_embeddings fit  # the built-in sample: learns from the newest of these
     python -m tasks.face_embeddings fit --data DIR --model.teacher T.ckpt
     python -m tasks.face_embeddings test --data.pairs pairs.txt --data.pairs_root lfw
 

@@ -17,7 +17,7 @@ _PRINTED = 20  # of the nearest
 _VERDICTS = {None: "", True: ", one person", False: ", two people"}
 
 
-def load(path: str | Path, device: str = "cpu") -> "Predictor":
+def load(path: str | Path, device: str = "auto") -> "Predictor":
     """The predictor of a checkpoint: an image of a face in, its embedding out, float32 (D,) of length 1.
 
     The squared distance of two embeddings, 0 to 4, is small where the faces are alike; `head.threshold` is the largest
@@ -41,7 +41,7 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> St
 
     def describe(item: "Item", size: tuple[int, int], embedding: Any, number: int) -> Described:
         row: dict[str, Any] = {"row": number}
-        line = f"row {number}"
+        line = f"row {number} of embeddings.npy"
         if other is not None:
             distance = float(np.square(embedding - other).sum())
             row |= {"against": str(options.against), "squared_distance": distance}

@@ -31,7 +31,7 @@ def _add_arguments(parser: Arguments) -> None:
 
 
 def load(
-    path: str | Path, device: str = "cpu", *, crops: int | None = None, decode: "Decode | None" = None
+    path: str | Path, device: str = "auto", *, crops: int | None = None, decode: "Decode | None" = None
 ) -> "Predictor":
     """A checkpoint as a function of an image, which gives a `Geolocation`; `crops` (1 or 5) and `decode` as trained.
 

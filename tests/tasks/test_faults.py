@@ -1,5 +1,6 @@
 """Faults injected into whole commands: what a signal, a stranger's file or a number beyond all bounds leaves behind."""
 
+import multiprocessing
 import os
 import re
 import resource
@@ -19,6 +20,7 @@ from lightning.pytorch import Trainer
 
 from tasks.classification.__main__ import main
 from tasks.distillation import cache as teacher_cache
+from tasks.run_folders import in_use
 
 pytestmark = pytest.mark.slow  # whole commands
 
@@ -99,6 +101,36 @@ def test_two_signals_at_once_lose_nothing_and_the_code_is_the_firsts(classes_roo
     assert main([*given, "--ckpt_path", str(latest())]) == 0
     assert same(weights(latest())["state_dict"], weights(whole)["state_dict"])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # as before the command
+
+
+def test_what_a_fit_cannot_be_is_said_before_anything_is_drawn_or_written(whole, capsys):
+    for args, message in (
+        (["--seed", "-1"], "--seed is -1"),
+        (["--epochs", "0"], "max_epochs is 0"),
+        (["--device", "mps"], "--device mps"),
+        (["--resume", str(whole), "--epochs", "1"], "--epochs 1: .* has had 3 epochs"),
+    ):
+        refused(main, ["fit", *args], message, capsys)
+    with in_use(whole):
+        refused(main, ["fit", "--resume", str(whole), "--epochs", "9"], "by another process", capsys)
+    assert not Path("runs").exists()
+    assert not Path("datasets").exists()
+
+
+def test_a_signal_to_all_processes_of_the_group_stops_between_steps(classes_root, monkeypatch, capsys):
+    def stop(self, trainer, *_):
+        if trainer.global_step == 2:
+            loading = [str(child.pid) for child in multiprocessing.active_children()]
+            assert len(loading) == 2
+            # By another process, as torch's workers take it from theirs for the end.
+            subprocess.run(["kill", "-TERM", *loading, str(os.getpid())], check=True)
+            time.sleep(0.5)
+
+    monkeypatch.setattr("tasks.cli.ValidateLastEpoch.on_train_batch_start", stop, raising=False)
+    given = ["fit", "--data.root", str(classes_root), *SMALL, *QUIET, *EPOCHS, "--data.num_workers", "2"]
+    assert main(given) == 128 + signal.SIGTERM
+    assert "interrupted, saved" in capsys.readouterr().out
+    assert weights(latest())["global_step"] in (2, 3)
 
 
 def test_a_signal_that_python_drops_counts_all_the_same(classes_root, capfd, monkeypatch):

@@ -600,6 +600,19 @@ def test_batches_of_any_size_give_what_one_image_at_a_time_gives(task, photos):
                         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("given", [{"batch": 0}, {"batch": -1}, {"batch": 1.5}, {"top": 1.5}, {"conf": "a"}])
+def test_what_makes_no_sense_in_python_is_refused_before_any_image_is_read(given, photos, net_of):
+    predictor = Predictor(net_of("classification"), 0.875)
+    with one_sentence(next(iter(given))):
+        predictor(sorted(photos.glob("*.png")), **given)
+
+
+@pytest.mark.parametrize("image", [b"bytes", {"a": 1}, torch.zeros(3, 4, 4), 3])
+def test_what_is_no_image_is_refused_at_once(image, net_of):
+    with one_sentence("type"):
+        Predictor(net_of("classification"), 0.875)(image)
+
+
 def test_an_iterator_is_read_a_batch_ahead_and_its_results_come_in_order(photos, net_of):
     predictor, taken = Predictor(net_of("classification"), 0.875), []
 
@@ -718,7 +731,7 @@ def test_resume_alone_takes_all_options_of_the_newest_interrupted_run(predict, n
         ("classification", ["--top_k=3"], "--top"),
         ("classification", ["--format", "coco"], "jsonl, csv"),
         ("classification", ["--conf", "1.5"], "--conf 1.5"),
-        ("detection", ["--device", "warp"], "--device warp"),
+        ("detection", ["--device", "warp"], "device warp"),
         ("detection", ["--weights", "net.ckpt"], "--weights and --ckpt_path"),
     ],
 )

@@ -49,8 +49,20 @@ def test_a_list_names_files_from_its_folder_or_the_working_one_and_nothing_else(
     Path("in/list.txt").write_bytes(b"a/c.png\r\nother/b.png\n\n0\n-\n*/b.png\n")
     found = list(named("in/list.txt"))
     assert found == ["in/a/c.png", "other/b.png", "in/0", "in/-", "in/*/b.png"]
-    Path("up.txt").write_text("../x/secret.png\n")
-    assert named("up.txt") == {"../x/secret.png": "secret"}
+    Path("in/up.txt").write_text("../other/b.png\n")
+    assert named("in/up.txt") == {"in/../other/b.png": "b"}
+    Path("in/notes.txt").write_text("hello\n")
+    with one_sentence("notes.txt"):
+        find_sources(["in/notes.txt"])
+
+
+def test_two_images_of_one_name_in_two_sources_have_their_whole_paths_as_file_names():
+    found = find_sources(["in", "other"])
+    items = list(found.items(lambda key: False, 1, lambda error: None))
+    names = [item.file_name for item in items]
+    assert len(set(names)) == len(names)
+    assert {"in/b.png", "other/b.png"} <= set(names)
+    assert all(item.file_name in (str(item.path), str(item.place.parent / item.path.name)) for item in items)
 
 
 @pytest.mark.parametrize("data", [b"in/b.png\nother/b.png\n", b"in/b.png\0other/b.png\0"])
