@@ -109,8 +109,8 @@ def test_a_log_has_a_line_an_epoch_what_the_machine_is_and_what_comes_next(class
     assert main(commands["test"]) == 0
     tested = capsys.readouterr().out
     assert list(commands_in(tested)) == ["predict", "export"]
-    assert commands["export"] == ["export", "--ckpt_path", str(folder)]
-    assert commands_in(tested)["export"] == ["export", "--ckpt_path", str(folder.relative_to(tmp_path))]  # from here
+    assert commands["export"] == ["export", "--weights", str(folder)]
+    assert commands_in(tested)["export"] == ["export", "--weights", str(folder.relative_to(tmp_path))]  # from here
 
 
 def test_the_commands_in_short_options_are_understood(trained, classes_root, tmp_path, capsys):
@@ -146,7 +146,7 @@ def test_fit_needs_nothing_but_the_data_root_and_reaches_no_network(classes_root
 def test_a_run_leaves_what_the_readme_promises(trained):
     files = {"config.yaml", "checkpoints", "metrics.csv", "metrics.json", "predictions.csv", "per_class.csv"}
     assert {path.name for path in trained.iterdir()} == files | {"confused_pairs.csv", "pictures"}
-    pictures = {"confusion_matrix.png", "calibration.png", "worst_errors.png", "most_confused.png"}
+    pictures = {"curves.png", "confusion_matrix.png", "calibration.png", "worst_errors.png", "most_confused.png"}
     assert {path.name for path in (trained / "pictures").iterdir()} == pictures
     highest = max(float(row["val/top1"]) for row in rows_of(trained / "metrics.csv") if row["val/top1"])
     assert figures(trained)["val/top1"] == pytest.approx(highest)
@@ -429,7 +429,7 @@ def test_predictions_of_a_test_are_what_load_says(best, classes_root, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--data.root", "nowhere"], "--data.root nowhere does not exist"),
+        (["--data.root", "nowhere"], "--data nowhere does not exist"),
         (["--data.root", "."], "<class>/"),  # where nothing is
         (["--data.crop", "bbox"], "--data.crop is bbox, but .* has no boxes"),
         (["--data.crop", "middle"], "crop"),
@@ -438,11 +438,11 @@ def test_predictions_of_a_test_are_what_load_says(best, classes_root, capsys):
         (["--model.layer_decay", "0"], "--model.layer_decay is 0.0"),
         (["--model.label_smoothing", "-0.1"], "--model.label_smoothing is -0.1"),
         (["--model.mixup_alpha", "-1"], "--model.mixup_alpha is -1.0"),
-        (["--model.head", "imagenet"], "--model.head imagenet takes the classifier of --model.weights"),
+        (["--model.head", "imagenet"], "--model.head imagenet takes the classifier of --weights"),
         (["--model.weights", "none.pth"], "none.pth"),
         (["--trainer.accumulate_grad_batches", "0"], "--trainer.accumulate_grad_batches is 0; it must be 1 or more"),
         (["--trainer.max_epochs", "0"], "--trainer.max_epochs is 0"),
-        (["--trainer.default_root_dir", __file__], "--trainer.default_root_dir .* cannot be written"),
+        (["--trainer.default_root_dir", __file__], "--out .* cannot be written"),
         (["--model.layer_deacy", "0.5"], "Did you mean --model.layer_decay"),
     ],
 )
@@ -575,7 +575,7 @@ def test_class_folders_and_files_with_hostile_names_train_and_test_without_harm(
     assert tree(root) == before
     for folder in (trained, tested):
         harmless(folder / "pictures")
-        assert len(list((folder / "pictures").glob("*.png"))) == 4
+        assert len(list((folder / "pictures").glob("*.png"))) == (5 if folder == trained else 4)  # of a fit its curves
         for file in folder.glob("*_*.csv"):
             rows = rows_of(file)
             assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "@", "\x1b"))]

@@ -53,7 +53,7 @@ def test_fit_needs_nothing_but_the_data_root_and_reaches_no_network(coco_root, c
 def test_a_run_leaves_what_the_readme_promises(trained):
     files = {"config.yaml", "checkpoints", "metrics.csv", "metrics.json", "predictions.json", "ap_by_class.csv"}
     assert {path.name for path in trained.iterdir()} == files | {"pictures"}
-    pictures = {"precision_recall.png", "detections.png", "worst_errors.png"}
+    pictures = {"curves.png", "precision_recall.png", "detections.png", "worst_errors.png"}
     assert {path.name for path in (trained / "pictures").iterdir()} == pictures
     highest = max(float(row["val/map"]) for row in rows_of(trained / "metrics.csv") if row["val/map"])
     assert figures(trained)["val/map"] == pytest.approx(highest)

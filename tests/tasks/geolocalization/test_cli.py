@@ -136,7 +136,7 @@ def test_a_partition_made_beforehand_is_trained_for_and_kept_when_the_run_goes_o
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["fit", "--data.root", "missing"], "--data.root missing"),
+        (["fit", "--data.root", "missing"], "--data missing"),
         (["fit", "--data.root", "{root}", *SMALL], r"12 images make 0 cells.*--model\.max_images"),
         (["fit", "--data.root", "{root}", "--model.partition", "no.npz"], "no.npz"),
         (["test", "--ckpt_path", "no.ckpt"], "no.ckpt"),
