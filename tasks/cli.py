@@ -537,7 +537,8 @@ class _Cli(LightningCLI):
             for timer in time_limits(trainer):
                 length += ["--time", f"{round(2 * (timer.time_elapsed() + (timer.time_remaining() or 0.0)))}s"]
             commands.append(["fit", "--resume", source, *self._teacher(), *length])
-        commands.append(["export", *of])
+        data = [] if self.subcommand == "fit" or self.checkpoint_path else ["--data", self.datamodule.hparams["root"]]
+        commands.append(["export", *of, *data])  # others' weights know no images to be scored on
         return [[self.task, *words] for words in commands]
 
 

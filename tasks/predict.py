@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from backbone.errors import Arguments, InputError
 from backbone.names import printed
 from tasks.next_steps import say_next
+from tasks.run_folders import checkpoint_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -251,7 +252,7 @@ def _loaded(
     """The net as it was named, its file, and its predictor; a line says which it is and how good it was."""
     from backbone.weights import find_weights, table
     from tasks.predictor import Predictor
-    from tasks.run_folders import checkpoint_at, newest_checkpoint
+    from tasks.run_folders import newest_checkpoint
 
     file = Path(options.weights) if options.weights else options.ckpt_path or newest_checkpoint(task, options.runs)
     trunk = getattr(options, "trunk", None)
@@ -420,7 +421,9 @@ def _next(task: str, file: Path, options: Any) -> list[list[str | Path]]:
     conf = None if "-" in words else getattr(options, "conf", None)  # standard input is read by now
     if conf:
         again += ["--conf", "0.5" if conf < 0.5 else "0.1"]
-    return [*([again] if conf or not options.source else []), [task, "export", "--weights", file]]
+    # Others' weights know no images to be scored on.
+    data = [] if checkpoint_at(file).suffix == ".ckpt" else ["--data", "DIR"]
+    return [*([again] if conf or not options.source else []), [task, "export", "--weights", file, *data]]
 
 
 def _sample_images(file: Path, predictor: "Predictor", datamodule_class: Any) -> "Sources":

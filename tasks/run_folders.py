@@ -93,7 +93,7 @@ def best_checkpoints(task: str, root: Path) -> list[Path]:
     if not found:
         raise InputError(
             f"There is no checkpoint under {root / task}; train one with `python -m tasks.{task} fit`, "
-            "or name one with --ckpt_path."
+            "or name one with --weights."
         )
     return found
 
