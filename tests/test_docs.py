@@ -124,6 +124,7 @@ def test_readme_is_short():
     assert len(lines) < 120
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["python -m backbone", "python -m backbone weights", "python -m tasks"])
 def test_shown_command_that_needs_nothing_runs(line, capsys):
     assert any(f"`{line}`" in page.read_text() or line in SHOWN for page in PAGES)
