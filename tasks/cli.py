@@ -299,11 +299,8 @@ class _Cli(LightningCLI):
                 raise InputError(f"--trainer.{name} is 0; it must be 1 or more.")
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
             raise InputError(f"--seed is {seed}; it must be from 0 to {2**32 - 1}.")
-        there = {
-            "cuda": torch.cuda.is_available(),
-            "gpu": torch.cuda.is_available() or torch.backends.mps.is_available(),
-        }
-        there["mps"] = torch.backends.mps.is_available()
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        there = {"cuda": cuda, "mps": mps, "gpu": cuda or mps}
         if not there.get(trainer.accelerator, True):
             raise InputError(
                 f"--device {trainer.accelerator}: torch finds no such device here; auto takes what there is."

@@ -33,7 +33,6 @@ _PRINTED = 20  # images of which a line is printed; then a bar
 _ON_SHEETS = 60  # images, the first ones
 _OF_SAMPLE = 20  # images of the built-in sample, where no others are named
 _WRITERS = 4  # threads that draw and write pictures
-_RENAMED = {"--min_score": "--conf", "--top_k": "--top"}
 FORMATS = ("jsonl", "csv")
 
 
@@ -85,9 +84,6 @@ def main(
     task: str, classes: "Callable[[], tuple[type[TaskModule], Any]]", command: PredictCommand, args: list[str]
 ) -> int:
     """Run the command; return its exit code. InputError where the source or the checkpoint cannot be used."""
-    for arg in args:
-        if new := _RENAMED.get(arg.partition("=")[0]):
-            raise InputError(f"{arg.partition('=')[0]} is called {new}; write {new}.")
     prog = f"python -m tasks.{task} predict"
     parser = Arguments(prog=prog, usage=f"{prog} [options]", description=command.description)
     add = parser.add_argument
@@ -291,9 +287,7 @@ class _Run:
         self.waiting: collections.deque[tuple[Future[Any], Item, Described, float]] = collections.deque()
         self.number = rows.count  # of the next row
         self.unreadable, self.first = 0, ""
-        self.batch = options.batch or (
-            1 if sources.camera is not None else 64 if predictor.module.device.type != "cpu" else 16
-        )
+        self.batch = options.batch or (1 if sources.camera is not None else predictor.default_batch)
 
     def go(self) -> int:
         """Predict all that is not done; how many images could not be read. InputError where none could."""

@@ -30,7 +30,6 @@ from data.transforms import (
 from tasks.module import TaskModule
 
 _NO_BOXES = np.zeros((0, 4)), np.zeros(0, dtype=np.int64), np.zeros((0, 4))
-_BATCH = {"cpu": 16}  # of images, where none is asked for; else 64
 _MOST_THREADS = 16
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _KEPT_BYTES = 8 * 10**6  # of a decoded image: a larger one is decoded again where it is drawn
@@ -85,6 +84,11 @@ class Predictor:
         predictor.data_options = options
         predictor.figure = _best_figure(checkpoint, f"val/{module.head.monitor}")
         return predictor
+
+    @property
+    def default_batch(self) -> int:
+        """How many images the network sees at once, where nothing else is asked for."""
+        return 16 if self.module.device.type == "cpu" else 64
 
     def open(self, image: OneImage) -> np.ndarray:
         """An image as uint8 RGB (H, W, 3), a large JPEG no larger than needed. InputError where it cannot be read."""
@@ -149,7 +153,7 @@ class Predictor:
         `open_item` gives an item's image, `self.open` where it is None; `keep`, called in the thread too, gives what of
         an image is handed on. At most two batches of images and one for each thread are in memory.
         """
-        batch = batch or _BATCH.get(self.module.device.type, 64)
+        batch = batch or self.default_batch
         open_item = open_item or self.open
 
         def prepared(item: Any) -> tuple[Seen, np.ndarray | None]:

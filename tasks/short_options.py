@@ -103,8 +103,8 @@ _TO_TRAINING = {
     **dict.fromkeys(("conf", "conf_thres", "iou", "iou_thres", "top", "source", "save_crops"), _ONE_OF_PREDICT),
 }
 _TO_PREDICT = {
-    **dict.fromkeys(("conf_thres", "conf_threshold", "score_thr", "threshold"), "--conf P"),
-    **dict.fromkeys(("topk",), "--top K"),
+    **dict.fromkeys(("conf_thres", "conf_threshold", "min_score", "score_thr", "threshold"), "--conf P"),
+    **dict.fromkeys(("topk", "top_k"), "--top K"),
     **dict.fromkeys(
         ("imgsz", "img_size", "img", "image_size", "size"),
         "leave it out: images are resized to what the network has seen",
