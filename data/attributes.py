@@ -59,8 +59,8 @@ class AttributesDataModule(WholeImageDataModule):
 
     def read(self) -> Records:
         """The data set with the attributes to learn; splits that nobody says are drawn, by person where known."""
-        records = read_attributes(self.root)
-        if self.hparams["root"] is None:
+        records = self.from_shards("attributes") or read_attributes(self.root)
+        if self.source is None:
             records = celeba.without_terms(records)
         self.licence = celeba.LICENCE if celeba.LICENCE in records.notes else ""
         records = assign_splits(records, **self.split_options, source=self.root)

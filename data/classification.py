@@ -14,19 +14,20 @@ from backbone.errors import InputError, check_options
 from data import imagenet
 from data.folders import count_of, existing_folder, say
 from data.images import image_size, open_image
-from data.layouts import read_classes
+from data.layouts import cropped, read_classes
 from data.module import WholeImageDataModule
+from data.readers import shards
 from data.records import SPLITS, UNSPLIT, Records, Split
 from data.splits import assign_splits
 
 
 def open_cropped(records: Records, position: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
     """The image at `position`, uint8 RGB (H, W, 3), cut to its box where it has one. Raises ImageError."""
-    path = records.path(position)
+    path, content = records.path(position), shards.content_of(records, position)
     box = records.columns["crop_xyxy"][position] if "crop_xyxy" in records.columns else None
     if box is None or np.isnan(box).any():
-        return open_image(path, at_least=at_least)
-    height, width = image_size(path)
+        return open_image(path, at_least=at_least, content=content)
+    height, width = image_size(path, content=content)
     x1, y1 = np.floor(np.clip(box[:2], 0, (width - 1, height - 1)))
     x2, y2 = np.ceil(np.clip(box[2:], (x1 + 1, y1 + 1), (width, height)))
     if at_least is not None:  # what must be so large is the box, not the image
@@ -34,7 +35,7 @@ def open_cropped(records: Records, position: int, at_least: tuple[int, int] | No
             min(height, int(at_least[0] * height / (y2 - y1))),
             min(width, int(at_least[1] * width / (x2 - x1))),
         )
-    image = open_image(path, at_least=at_least)
+    image = open_image(path, at_least=at_least, content=content)
     across, down = image.shape[1] / width, image.shape[0] / height  # below 1 where decoded smaller
     rows = slice(int(y1 * down), max(int(y1 * down) + 1, round(y2 * down)))
     return image[rows, int(x1 * across) : max(int(x1 * across) + 1, round(x2 * across))]
@@ -127,7 +128,10 @@ class ClassificationDataModule(WholeImageDataModule):
 
     def read(self) -> Records:
         """Read the folder in whichever layout it has; what it leaves open of splits is drawn by class."""
-        return _read(self.root, self.hparams["crop"], self.split_options)
+        records = self.from_shards("classes")
+        if records is None:
+            return _read(self.root, self.hparams["crop"], self.split_options)
+        return _assigned(cropped(records, self.hparams["crop"], self.root), self.split_options, self.root)
 
     def describe(self, records: Records) -> str:
         """How many images of how many classes."""
@@ -214,8 +218,11 @@ def _check_training(records: Records, root: Path) -> None:
 
 
 def _read(root: Path, crop: Literal["full", "bbox"], split_options: dict[str, Any]) -> Records:
-    records = read_classes(root, crop)
-    if (records["split"] != UNSPLIT).any():
+    return _assigned(read_classes(root, crop), split_options, root)
+
+
+def _assigned(records: Records, split_options: dict[str, Any], root: Path) -> Records:
+    if (records.columns.get("split", np.array([UNSPLIT])) != UNSPLIT).any():
         # a data set with splits of its own has a test split, or is tested on its validation images
         split_options = {**split_options, "test_fraction": 0.0}
     return assign_splits(records, **split_options, source=root, strata=records["labels"])

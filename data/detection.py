@@ -18,6 +18,7 @@ from data.images import ImageError, open_image
 from data.layouts import boxes_reader
 from data.loading import sample_seed
 from data.module import DataModule, collate_images
+from data.readers import shards
 from data.readers.box_checks import clip_boxes
 from data.readers.boxes import LOST
 from data.readers.coco import SplitFiles, classes_of, find_splits, read, with_classes
@@ -30,7 +31,12 @@ from data.transforms import Transform, apply_with_boxes, build_detection_eval, b
 def open_annotated(records: Records, position: int, at_least: tuple[int, int] | None = None) -> np.ndarray:
     """The image at a position, uint8 RGB (H, W, 3), on the pixels that its annotations count. Raises ImageError."""
     height, width = records["sizes"][position].tolist()
-    return open_image(records.path(position), annotated_size=(height, width) if height else None, at_least=at_least)
+    return open_image(
+        records.path(position),
+        annotated_size=(height, width) if height else None,
+        at_least=at_least,
+        content=shards.content_of(records, position),
+    )
 
 
 def _without_shared(train: Records, val: Records, files: SplitFiles) -> Records:
@@ -269,6 +275,8 @@ class DetectionDataModule(DataModule):
 
     @functools.cached_property
     def _reader(self) -> Callable[[], Records] | None:
+        if self.hparams["root"] is None and self.hparams["shards"]:
+            return lambda: shards.read(self.hparams["shards"], "boxes")
         return boxes_reader(self.root, str(self.hparams["version"]))
 
     @functools.cached_property

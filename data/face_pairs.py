@@ -124,8 +124,8 @@ class FacePairsDataModule(WholeImageDataModule):
 
     def read(self) -> Records:
         """All images, with splits, and with the people on them where these are known."""
-        records = read_faces(self.root)
-        if self.hparams["root"] is None:
+        records = self.from_shards("faces") or read_faces(self.root)
+        if self.source is None:
             records = celeba.without_terms(records)
         return assign_splits(records, **self.split_options, source=self.root)
 
@@ -160,7 +160,7 @@ class FacePairsDataModule(WholeImageDataModule):
     def _train(self) -> FaceRecords:
         records, listed = self.all_records, self._listed
         more = self.hparams["unlabelled"]
-        if more is None and self.hparams["root"] is None:
+        if more is None and self.source is None:
             more = str(self.root / "unlabelled")
         train = records.of_split("train")
         if more is not None:

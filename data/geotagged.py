@@ -1,4 +1,4 @@
-"""Images with the place where each was taken: a CSV, a folder with positions in the EXIF, or tar shards to train on.
+"""Images with the place where each was taken: a CSV, a folder with positions in the EXIF, or tar shards.
 
 A place is told by more than the view: one walk, one camera, one hour's light. So no photographer, sequence or place is
 in two splits where a column says whose an image is; elsewhere no day, and what looks like an image that is scored is
@@ -12,11 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from backbone.errors import InputError
 from data.folders import count_of
-from data.images import open_image
 from data.layouts import read_places
 from data.module import Size, WholeImageDataModule
 from data.readers import shards
@@ -54,12 +52,6 @@ def training_records(read: Records, assigned: Records, source: str | Path) -> Re
     return replace(kept, notes=(*kept.notes, note)) if removed else kept
 
 
-def open_geotagged(records: Records, position: int, at_least: Size | None = None) -> np.ndarray:
-    """The image at `position`, in a shard or a file, uint8 RGB (H, W, 3). Raises ImageError."""
-    content = shards.image_bytes(records, position) if "member" in records.columns else None
-    return open_image(records.path(position), at_least=at_least, content=content)
-
-
 def size_for_crops(size: Size) -> Size:
     """The (height, width) px that five crops of `size` are cut from."""
     return round(size[0] * 8 / 7), round(size[1] * 8 / 7)
@@ -75,8 +67,9 @@ class GeotaggedDataModule(WholeImageDataModule):
         longitude_column: The same of the longitude.
         group: The same of the photographer, the sequence or the place: no two splits have one. Without it a column of
             such a name; without that images of one day stay together, and what looks like a scored one is not used.
-        shards: Tar shards to train on, local files as DIR/train-{000000..000123}.tar: a `key.jpg` and a `key.json` with
-            latitude and longitude for each image. `root` is then for validation, but for its test split.
+        shards: Tar shards that `python -m data.shard` has written: their folder or URL, or DIR/train-{000..123}.tar.
+            Without that command's index a `key.jpg` and a `key.json` with latitude and longitude for each image. With
+            `root` too it is they that are trained on, and `root` is for validation, but for its test split.
         mirror: Mirror half of the training images; writing and the side of the road that one drives on are then lost.
         hue: Shift the hue of half of them; soil, leaves and roofs then tell less.
         crops: In evaluation the middle as one crop, or as five of 7/8 its side, its corners and centre.
@@ -85,7 +78,7 @@ class GeotaggedDataModule(WholeImageDataModule):
 
     sample = "places"
     targets = ("latlng",)
-    opened = staticmethod(open_geotagged)
+    beside_root = True
     categories: dict[int, str] = {}  # noqa: RUF012  # there are none: what a place is, the partition says
 
     def __init__(
@@ -96,7 +89,6 @@ class GeotaggedDataModule(WholeImageDataModule):
         latitude_column: str | None = None,
         longitude_column: str | None = None,
         group: str | None = None,
-        shards: str | None = None,
         mirror: bool = False,
         hue: bool = False,
         crops: Literal[1, 5] = 1,
@@ -104,8 +96,6 @@ class GeotaggedDataModule(WholeImageDataModule):
     ) -> None:
         super().__init__(**options)
         self._columns = choose_columns(preset, path_column, latitude_column, longitude_column, group)
-        if shards is not None and options.get("root") is None:
-            raise InputError("--data.shards needs --data, for validation and testing; give both.")
 
     @property
     def evaluated_size(self) -> Size:
@@ -114,7 +104,11 @@ class GeotaggedDataModule(WholeImageDataModule):
 
     @cached_property
     def _unsplit(self) -> Records:
-        return read_places(self.root, self._columns)
+        records = self.from_shards("places")
+        if records is None:
+            return read_places(self.root, self._columns)
+        groups = records.columns.get("group", records.file_names)
+        return records.with_columns(group=np.where(groups == b"", records.file_names, groups))
 
     def read(self) -> Records:
         """All records of the data set, with a column `split`. Raises InputError."""
@@ -128,9 +122,13 @@ class GeotaggedDataModule(WholeImageDataModule):
     @cached_property
     def _train(self) -> Records:
         pattern: str | None = self.hparams["shards"]
-        if pattern is None:
+        if pattern is None or not self.hparams["root"]:
             return self._of_root
-        records, scored = shards.read(pattern), self.all_records
+        records, scored = shards.read(pattern, "places"), self.all_records
+        if "split" in records.columns:
+            records = records.take(records["split"] <= 0)
+        if "group" not in records.columns:
+            records = records.with_columns(group=np.zeros(len(records), "S1"))
         summary = (*(f"{pattern}: {issue}" for issue in records.issues), _overlap(records, scored, pattern, self.root))
         return replace(records, issues=scored.issues, notes=(*scored.notes, *summary))
 
@@ -142,7 +140,7 @@ class GeotaggedDataModule(WholeImageDataModule):
         if chosen == "train":
             return self._train if split == "train" else self._of_root
         records = super().select(split)
-        if split == "val" and self.hparams["shards"] is not None:
+        if split == "val" and self.hparams["root"] and self.hparams["shards"]:
             return replace(joined([self._of_root, records]), issues=records.issues)
         return records
 
@@ -154,11 +152,6 @@ class GeotaggedDataModule(WholeImageDataModule):
     def train_latlng(self) -> np.ndarray:
         """Where the training images were taken, float64 (N, 2): what a partition is built from."""
         return self._train["latlng"]
-
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled, augmented, from where the trainer stands; of shards, what lies together is read together."""
-        runs = None if self.hparams["shards"] is None else shards.shard_sizes(self._train)
-        return self.loader(self.dataset("train", train=self.hparams["augment"]), shuffle=True, runs=runs)
 
     def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> Any:
         """Leaves the places where they are looked up; Apple's GPU has no float64."""

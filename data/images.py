@@ -141,15 +141,33 @@ def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
     return image
 
 
-def image_size(path: str | Path, annotated_size: tuple[int, int] | None = None) -> tuple[int, int]:
+def read_file(path: str | Path) -> bytes:
+    """The bytes of an image's file. Raises ImageError where it is missing, empty, changing or cannot be read."""
+    _check_kind(path)
+    try:
+        with Path(path).open("rb") as file:
+            before, content, after = os.stat(file.fileno()), file.read(), os.stat(file.fileno())  # noqa: PTH116
+    except OSError as error:
+        raise ImageError(path, _reason(path, error)) from error
+    if not content:
+        raise ImageError(path, "it is empty (0 bytes)")
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or len(content) != after.st_size:
+        raise ImageError(path, "it changed while it was read")
+    return content
+
+
+def image_size(
+    path: str | Path, annotated_size: tuple[int, int] | None = None, *, content: bytes | None = None
+) -> tuple[int, int]:
     """(height, width) of the upright image, in px, from the header alone. Raises ImageError.
 
-    It does so as well where `open_image` would for the sake of the `annotated_size`.
+    It does so as well where `open_image` would for the sake of the `annotated_size`; `content` is as of that.
     """
-    _check_kind(path)
+    if content is None:
+        _check_kind(path)
     limit = memory_limit()
     try:
-        with _opened(path) as image:
+        with _opened(path, content) as image:
             if image.format == "PNG":  # as in `open_image`
                 _check_memory(path, image, image.size, limit)
             _turn(path, image, annotated_size)
@@ -158,7 +176,7 @@ def image_size(path: str | Path, annotated_size: tuple[int, int] | None = None) 
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(path, _reason(path, error)) from error
+        raise ImageError(path, _reason(path, error, content)) from error
 
 
 def read_exif(path: str | Path) -> tuple[dict[int, Any], dict[int, Any]]:

@@ -18,6 +18,7 @@ from data.readers import (
     geotagged_csv,
     image_folder,
     imagenet_lists,
+    shards,
     stanford_dogs,
     voc,
     yolo,
@@ -44,6 +45,8 @@ def boxes_reader(root: Path, version: str = "") -> Callable[[], Records] | None:
     `version` is that of COCO's files. Raises InputError with the layouts that were looked for where there is none.
     A CSV or COCO's JSON as the root is read alone.
     """
+    if shards.is_there(root):
+        return lambda: shards.read(str(root), "boxes")
     if root.is_file() and root.suffix.lower() in (".yaml", ".yml", ".data"):
         return lambda: replace(yolo.read(root), layout="YOLO")
     if root.is_file() and root.suffix.lower() == ".csv":
@@ -87,6 +90,8 @@ def read_classes(root: Path, crop: Literal["full", "bbox"] = "full") -> Records:
     Where there are two class folders with images or more, these are the classes, whatever CSV lies beside them; it is
     read where it is `root` itself, or where there are not.
     """
+    if shards.is_there(root):
+        return cropped(shards.read(str(root), "classes"), crop, root)
     if root.is_file():
         return replace(class_csv.read(root), layout="a CSV of labels")
     if stanford_dogs.is_stanford_dogs(root):
@@ -113,8 +118,20 @@ def read_classes(root: Path, crop: Literal["full", "bbox"] = "full") -> Records:
     return records
 
 
+def cropped(records: Records, crop: Literal["full", "bbox"], source: Path) -> Records:
+    """The images of shards with the boxes that they are cut to, or whole. Raises InputError where there are none."""
+    if crop == "bbox" and "crop_xyxy" not in records.columns:
+        raise InputError(
+            f"--data.crop is bbox, but {source} has no boxes, as Stanford Dogs' shards have; leave it out."
+        )
+    columns = {name: rows for name, rows in records.columns.items() if crop == "bbox" or name != "crop_xyxy"}
+    return replace(records, columns=columns)
+
+
 def read_attributes(root: Path) -> Records:
     """Images with attributes: a CSV, a folder with one, or CelebA's. Raises InputError for another layout."""
+    if shards.is_there(root):
+        return shards.read(str(root), "attributes")
     if root.is_file() or (root / CSV_NAME).exists():
         return replace(attribute_csv.read(root), layout="a CSV of attributes")
     if celeba.is_celeba(root):
@@ -129,6 +146,8 @@ def read_attributes(root: Path) -> Records:
 
 def read_faces(root: Path) -> Records:
     """Whatever `read_attributes` reads, or else all images of the folder, of which nobody knows who is on which."""
+    if shards.is_there(root):
+        return shards.read(str(root), "faces")
     if root.is_file() or (root / CSV_NAME).exists() or celeba.is_celeba(root):
         return read_attributes(root)
     return Records(root, list_images(root), layout="a folder of images")
@@ -136,6 +155,8 @@ def read_faces(root: Path) -> Records:
 
 def read_places(root: Path, columns: Columns = Columns()) -> Records:  # noqa: B008  # it is immutable
     """Images with places: a CSV, a folder with one, or a folder of images with positions in their EXIF."""
+    if shards.is_there(root):
+        return shards.read(str(root), "places")
     if geotagged_csv.csv_files(root):
         return replace(geotagged_csv.read(root, columns), layout="a CSV of positions")
     return replace(exif_folder.read(root), layout="positions in the EXIF")

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ _PREFETCHED = 2  # batches that each loading process is ahead: DataLoader's defa
 _TARGETS = 16 << 10  # bytes beside an image's pixels: each tensor takes a page of 4 KiB at least
 _AGAIN = 1_000_003  # a prime, so that an image that is drawn several times has all of a few fixed views in turn
 _TOGETHER, _MIXED = 100, 1000  # of images of 100 kB, 10 MB are read in one go and a worker's order is within 100 MB
+_GROUP = 4  # shards, of 256 MB each 1 GB: what is held on the local disk while it is trained on, and the next fetched
 
 
 class EpochSampler(DistributedSampler):
@@ -45,7 +47,6 @@ class EpochSampler(DistributedSampler):
     one that another has too, since without a batch it would sit out what all do together; by index, it counts once.
     `start` leaves out that many items of this rank once, in the epoch the sampler is built with: a resume in mid-epoch.
     Its length stays that of a whole epoch, since Lightning counts the batches before `start` as done.
-    `runs`, int64 (S,), are the numbers of items that lie together on a disk: an order then takes them near each other.
     `draws`, float64 (size,), say instead how often an order has each item: so often, rounded up or down at random. One
     that comes again comes with another number for the epoch, _AGAIN higher, and is so augmented in another way.
     """
@@ -62,27 +63,20 @@ class EpochSampler(DistributedSampler):
         rank: int = 0,
         num_replicas: int = 1,
         start: int = 0,
-        runs: np.ndarray | None = None,
         draws: np.ndarray | None = None,
     ) -> None:
         super().__init__(range(size), num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]  # only its length is used
         self.size = size
         self.epoch = self.first_epoch = epoch  # set_epoch(), which Lightning calls, is inherited
         self.start = start
-        self.runs = runs
         self.draws = draws
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order, mine = np.arange(self.size), self._dealt()
         if self.shuffle:
             generator = np.random.default_rng((self.seed, self.epoch))
-            if self.draws is not None:
-                order = drawn(self.draws, generator)
-            else:
-                order = generator.permutation(self.size) if self.runs is None else shuffled_runs(self.runs, generator)
+            order = generator.permutation(self.size) if self.draws is None else drawn(self.draws, generator)
             order = np.resize(order, len(self) * self.num_replicas)  # repeats from the beginning
-            if self.runs is not None:  # what lies together is one device's
-                mine = slice(self.rank * len(self), (self.rank + 1) * len(self))
         epochs = np.full(len(order), self.epoch)
         if self.draws is not None:
             epochs += _AGAIN * _times_before(order)
@@ -99,21 +93,123 @@ class EpochSampler(DistributedSampler):
         return slice(self.rank % (min(self.size, self.num_replicas) or 1), None, self.num_replicas)
 
 
-def shuffled_runs(runs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """An order of runs.sum() items, int64, that is random, but reads a disk in pieces of _TOGETHER that lie together.
+class ShardSampler(DistributedSampler):
+    """Yields batches, lists of (epoch, index), of items in shards of `sizes`, int64 (S,): each item once an epoch.
 
-    Such pieces of the runs, int64 (S,), in any order; of _MIXED items in that order then any before any other.
+    The shards in an order of (seed, epoch) are cut into a part for each rank, equal to within one item, and a part into
+    equally many batches, all of `batch_size` or few less: none is padded or dropped. Only where a rank has fewer items
+    than batches does it take some that another has too. A rank goes through its part in groups of some shards, each of
+    which it needs once; before a group is begun, `ahead` is told the shards of it and of the next.
+    `start` and `draws` are as EpochSampler's, but `start` counts batches, and draws are made within a group.
     """
-    starts = np.cumsum(runs) - runs
-    pieces = [
-        np.arange(first, min(first + _TOGETHER, start + length))
-        for start, length in zip(starts.tolist(), runs.tolist(), strict=True)
-        for first in range(start, start + length, _TOGETHER)
-    ]
-    order = np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])
-    for start in range(0, len(order), _MIXED):
-        generator.shuffle(order[start : start + _MIXED])
-    return order
+
+    def __init__(
+        self,
+        sizes: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int = 0,
+        rank: int = 0,
+        num_replicas: int = 1,
+        start: int = 0,
+        draws: np.ndarray | None = None,
+        ahead: Callable[[list[int]], None] | None = None,
+    ) -> None:
+        super().__init__(range(int(sizes.sum())), num_replicas, rank, True, seed)  # type: ignore[arg-type]
+        self.sizes = sizes
+        self.batch_size = batch_size
+        self.epoch = self.first_epoch = epoch
+        self.start = start
+        self.draws = draws
+        self.ahead = ahead
+
+    def __len__(self) -> int:
+        return -(-int(self.sizes.sum()) // (self.num_replicas * self.batch_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first, last = self._part()
+        steps = len(self)
+        step = min(self.start, steps) if self.epoch == self.first_epoch else 0
+        ends = (np.arange(steps + 1) * (last - first) // max(steps, 1)).tolist()
+        skipped, groups, waiting = ends[step], self.groups(), list[tuple[int, int]]()
+        for number, group in enumerate(groups):
+            count = int((group[:, 2] - group[:, 1]).sum())
+            if skipped >= count:
+                skipped -= count
+                continue
+            if self.ahead:
+                self.ahead([int(shard) for near in groups[number : number + 2] for shard in near[:, 0]])
+            # a generator for each group, so that a resumed epoch can leave groups out
+            epochs, order = self._mixed(group, np.random.default_rng((self.seed, self.epoch, self.rank, number)))
+            waiting += zip(epochs[skipped:].tolist(), order[skipped:].tolist(), strict=True)
+            skipped = begun = 0
+            while step < steps and begun + ends[step + 1] - ends[step] <= len(waiting):
+                size = ends[step + 1] - ends[step]
+                yield waiting[begun : begun + size]
+                begun, step = begun + size, step + 1
+            waiting = waiting[begun:]
+
+    def groups(self) -> list[np.ndarray]:
+        """What this rank goes through, in groups of rows (shard, first, last): last is the item behind the last one.
+
+        A group has at least _GROUP shards and at least _MIXED items, unless nothing more is left.
+        """
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.sizes))
+        ends = np.cumsum(self.sizes[order])
+        begins, (first, last) = ends - self.sizes[order], self._part()
+        inside = np.maximum(begins, first) < np.minimum(ends, last)
+        starts = (np.cumsum(self.sizes) - self.sizes)[order] - begins  # from a place in the order to an item
+        rows = np.stack([order, np.maximum(begins, first) + starts, np.minimum(ends, last) + starts], 1)[inside]
+        groups, begun, held = [], 0, 0
+        for row, count in enumerate((rows[:, 2] - rows[:, 1]).tolist(), 1):
+            held += count
+            if row - begun >= _GROUP and held >= _MIXED:
+                groups.append(rows[begun:row])
+                begun, held = row, 0
+        return [*groups, rows[begun:]] if begun < len(rows) else groups
+
+    def _part(self) -> tuple[int, int]:
+        """The first of this rank's places in the order of all items, and that behind its last: one for each batch."""
+        size, steps = int(self.sizes.sum()), len(self)
+        first, last = (size * rank // self.num_replicas for rank in (self.rank, self.rank + 1))
+        if last - first < steps:
+            first = max(min(first, size - steps), 0)
+            last = first + min(steps, size)
+        return first, last
+
+    def _mixed(self, group: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The epochs and items of a group, int64, in an order that is random, but reads a disk in pieces.
+
+        Pieces of _TOGETHER items in any order; of _MIXED items in that order then any before any other.
+        """
+        pieces = [
+            np.arange(begin, min(begin + _TOGETHER, last))
+            for _, first, last in group.tolist()
+            for begin in range(first, last, _TOGETHER)
+        ]
+        order = np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])
+        epochs = np.full(len(order), self.epoch)
+        if self.draws is not None:
+            draws = self.draws[order]
+            order = order[drawn(draws * (len(draws) / draws.sum()), generator)]
+            return epochs + _AGAIN * _times_before(order), order
+        for begin in range(0, len(order), _MIXED):
+            generator.shuffle(order[begin : begin + _MIXED])
+        return epochs, order
+
+
+@dataclass(eq=False)
+class _InBatches(Dataset):
+    """The samples of a whole batch at once, as a sampler of batches asks for them."""
+
+    samples: Any
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, items: list[Any]) -> list[Any]:
+        return [self.samples[item] for item in items]
 
 
 def drawn(draws: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -150,34 +246,42 @@ def make_loader(
     runs: np.ndarray | None = None,
     draws: np.ndarray | None = None,
     samples: Sequence[tuple[int, int]] | None = None,
+    timeout: float | None = None,
 ) -> DataLoader:
-    """The DataLoader of one split, for this process's share of it; `runs` and `draws` as EpochSampler's.
+    """The DataLoader of one split, for this process's share of it; `draws` as EpochSampler's.
 
     With `shuffle` it begins where the trainer stands, and drops a last, smaller batch unless it is the only one. With
-    `samples`, (epoch, index), it has these in that order instead, all of them in every process.
+    `runs`, the numbers of images in each shard, int64 (S,), it has the batches of ShardSampler.
+    With `samples`, (epoch, index), it has these in that order instead, all of them in every process.
+    A loading process that gives nothing for `timeout` s, by default TIMEOUT, is given up.
     """
-    epoch, start = training_position(trainer, batch_size) if shuffle and trainer else (0, 0)
+    epoch, start = training_position(trainer, batch_size if runs is None else 1) if shuffle and trainer else (0, 0)
+    of_trainer: dict[str, Any] = {"rank": trainer.global_rank, "num_replicas": trainer.world_size} if trainer else {}
     sampler: Any = samples
-    if samples is None:
+    if runs is not None:
+        sampler = ShardSampler(
+            runs, batch_size=batch_size, seed=seed, epoch=epoch, start=start, draws=draws, **of_trainer
+        )
+    elif samples is None:
         sampler = EpochSampler(
             len(dataset),  # type: ignore[arg-type]
             seed=seed,
             shuffle=shuffle,
             epoch=epoch,
-            rank=trainer.global_rank if trainer else 0,
-            num_replicas=trainer.world_size if trainer else 1,
             start=start,
-            runs=runs,
             draws=draws,
+            **of_trainer,
         )
+    batches: dict[str, Any] = {"batch_size": batch_size, "drop_last": shuffle and len(sampler) > batch_size}
+    if runs is not None:  # no `batch_sampler`: Lightning knows nothing of it, and would neither tell it the epoch
+        dataset, batches = _InBatches(dataset), {"batch_size": None}
     return DataLoader(
         dataset,
-        batch_size=batch_size,
+        **batches,
         sampler=sampler,
         num_workers=num_workers,
-        timeout=TIMEOUT if num_workers else 0,
+        timeout=(timeout or TIMEOUT) if num_workers else 0,
         collate_fn=collate,
-        drop_last=shuffle and len(sampler) > batch_size,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         worker_init_fn=start_worker,

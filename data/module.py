@@ -16,12 +16,14 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from backbone.errors import InputError, check_options
+from data import shard_cache
 from data.bad_images import BadImages
 from data.balance import balanced_draws
 from data.folders import count_of, existing_folder, say
 from data.images import ImageError, memory_limit, open_image, take_cut_short
 from data.loading import fitting_workers, input_size, make_loader, sample_seed, worker_count
 from data.overview import counts_in_words
+from data.readers import shards
 from data.records import SPLITS, UNSPLIT, Records, Split, joined
 from data.samples import built_in_sample
 from data.transforms import (
@@ -38,8 +40,8 @@ Open = Callable[[Records, int, Size | None], np.ndarray]  # the image at a posit
 
 
 def open_whole(records: Records, position: int, at_least: Size | None = None) -> np.ndarray:
-    """The image at `position`, uint8 RGB (H, W, 3). Raises ImageError."""
-    return open_image(records.path(position), at_least=at_least)
+    """The image at `position`, in a shard or a file, uint8 RGB (H, W, 3). Raises ImageError."""
+    return open_image(records.path(position), at_least=at_least, content=shards.content_of(records, position))
 
 
 @dataclass(eq=False)
@@ -105,9 +107,12 @@ class DataModule(LightningDataModule):
 
     Args:
         root: Folder of the data set, or its list; without one, the built-in sample, which is drawn once.
+        shards: Tar shards that `python -m data.shard` has written, in the place of `root` and with their own splits:
+            their folder or URL (s3://, gs://, https://), or some of them as DIR/train-{000000..000123}.tar.
+        shard_cache_gb: GB of shards that this machine keeps of those it has fetched; the longest unused go first.
         image_size: Side of the square input in px, or [height, width].
         resolution_mult: The paper's resolution multiplier; 1 keeps `image_size` as it is.
-        batch_size: Images in a batch, on each device.
+        batch_size: Images in a batch, of all devices together: rate and steps are the same on any number of them.
         num_workers: Processes that load and augment; auto takes what the machine has.
         val_fraction: Part of the training images set aside where the data have no validation split.
         test_fraction: The same for testing.
@@ -122,12 +127,15 @@ class DataModule(LightningDataModule):
     sample: ClassVar[str]  # the kind of built-in sample that stands in where no root is given
     targets: ClassVar[tuple[str, ...]] = ()  # columns of the records that a batch has
     opened: ClassVar[Any] = staticmethod(open_whole)  # an Open
+    beside_root: ClassVar[bool] = False  # whether shards may be trained on while a root is scored
     collate: ClassVar[Any] = staticmethod(collate)
 
     def __init__(
         self,
         *,
         root: str | None = None,
+        shards: str | None = None,
+        shard_cache_gb: float = shard_cache.LIMIT_GB,
         image_size: int | list[int] = 224,
         resolution_mult: float = 1.0,
         batch_size: int = 32,
@@ -146,6 +154,12 @@ class DataModule(LightningDataModule):
         self.input_size = input_size(image_size, resolution_mult)  # (height, width) px
         self.num_workers = worker_count(num_workers)
         self.bad_images = BadImages(max_bad_fraction)
+        if shards is not None and root is not None and not self.beside_root:
+            raise InputError(
+                f"--data.shards {shard_cache.shown(shards)} has validation and test images of its own, and there is "
+                f"--data.root {root}; give one of the two, and --data.root null for a config's."
+            )
+        shard_cache.set_limit(shard_cache_gb)
         self._all: Records | None = None
         self._splits: dict[str, Records] = {}
 
@@ -193,13 +207,28 @@ class DataModule(LightningDataModule):
     def root(self) -> Path:
         """The folder of the data set, or its list. Raises InputError where there is none."""
         root: str | None = self.hparams["root"]
+        if root is None and self.hparams["shards"] is not None:
+            return Path(shard_cache.shown(self.hparams["shards"]))  # for sentences
         if root is None:
             return built_in_sample(self.sample)
         return Path(root) if Path(root).is_file() else existing_folder(root)
 
     @property
+    def source(self) -> str | None:
+        """What the user gave as data; None for the built-in sample."""
+        return self.hparams["root"] or self.hparams["shards"]
+
+    def from_shards(self, targets: str) -> Records | None:
+        """All images of `--data.shards` with these targets; None where the data are those of the root."""
+        return (
+            None if self.hparams["root"] or not self.hparams["shards"] else shards.read(self.hparams["shards"], targets)
+        )
+
+    @property
     def folder(self) -> Path:
         """The folder that reports name the images from."""
+        if self.hparams["root"] is None and self.hparams["shards"] is not None:
+            return self.all_records.folder
         return self.root.parent if self.root.is_file() else self.root
 
     @property
@@ -208,6 +237,15 @@ class DataModule(LightningDataModule):
         if self._all is None:
             self._all = self.read()
         return self._all
+
+    @property
+    def _devices(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def device_batch(self) -> int:
+        """Images in a batch on each of several devices."""
+        return -(-int(self.hparams["batch_size"]) // self._devices)
 
     @property
     def categories(self) -> dict[int, str]:
@@ -230,6 +268,13 @@ class DataModule(LightningDataModule):
         """Find and check what `stage` needs; print what was found, a line for each split."""
         wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
         first = not self._splits
+        devices = self._devices
+        if stage == "fit" and (batch := self.hparams["batch_size"]) % devices:
+            near = max(batch // devices, 1) * devices
+            raise InputError(
+                f"--data.batch_size {batch} is of all devices together, and {devices} cannot share it evenly; give "
+                f"{near} or {near + devices}."
+            )
         memory_limit()  # a mistake in it is told before the start
         for split in wanted.get(stage, ()):
             if split in self._splits:
@@ -243,12 +288,13 @@ class DataModule(LightningDataModule):
             self._splits[split] = records
             counts = f" ({counts_in_words(records)})" if split == "train" and records.classes else ""
             layout = f", read as {records.layout}" if records.layout else ""
-            say(f"{split}: {self.describe(records)}{counts} in {records.folder}{layout}")
+            where = shard_cache.shown(records.url) if records.url else records.folder
+            say(f"{split}: {self.describe(records)}{counts} in {where}{layout}")
             self.bad_images.start(split, records, len(records))
         if first:  # and not in the validation after a fit, whose loaders have what room there was
             self.num_workers = fitting_workers(
                 self.hparams["num_workers"],
-                batch_size=self.hparams["batch_size"],
+                batch_size=self.device_batch,
                 image_size=max(self.input_size, self.evaluated_size),
                 sizes=[len(records) for records in self._splits.values()],
                 processes=self.trainer.num_devices if self.trainer else 1,
@@ -278,9 +324,25 @@ class DataModule(LightningDataModule):
         return type(self).opened(self._splits[split], position, None)
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled, augmented, from where the trainer stands: its epoch, and within it after a resume."""
-        draws = balanced_draws(self._splits["train"]) if self.hparams.get("balanced") else None
-        return self.loader(self.dataset("train", train=self.hparams["augment"]), shuffle=True, draws=draws)
+        """Shuffled, augmented, from where the trainer stands: its epoch, and within it after a resume.
+
+        Of images in shards, those that lie together are read together.
+        """
+        records = self._splits["train"]
+        given: dict[str, Any] = {"draws": balanced_draws(records)} if self.hparams.get("balanced") else {}
+        if "member" in records.columns and (records["member"][:, 2] >= 0).all():  # else some are files
+            given["runs"] = shards.shard_sizes(records)
+        loader = self.loader(self.dataset("train", train=self.hparams["augment"]), shuffle=True, **given)
+        if records.url:
+            sampler: Any = loader.sampler
+            sizes = records["member"][np.cumsum(given["runs"]) - 1, 1:].sum(axis=1)  # bytes: where the last image ends
+            sampler.ahead = shard_cache.fetcher(
+                records.url,
+                shards.shard_names(records),
+                largest=max(int(sizes[group[:, 0]].sum()) for group in sampler.groups()),
+                processes=self.trainer.num_devices if self.trainer else 1,
+            )
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         """In the records' order, not augmented; on several devices each once, as `EpochSampler` deals them out."""
@@ -292,14 +354,15 @@ class DataModule(LightningDataModule):
 
     def loader(self, dataset: Any, *, shuffle: bool, **given: Any) -> DataLoader:
         """The loader of a dataset; `given` as `make_loader` takes it."""
+        remote = any(records.url for records in self._splits.values())
         return make_loader(
             dataset,
             seed=self.hparams["seed"],
             shuffle=shuffle,
-            batch_size=self.hparams["batch_size"],
+            batch_size=self.device_batch,
             collate=type(self).collate,
             trainer=self.trainer,
-            **{"num_workers": self.num_workers, **given},
+            **{"num_workers": self.num_workers, "timeout": shard_cache.PATIENCE_S if remote else None, **given},
         )
 
 
@@ -361,7 +424,7 @@ class WholeImageDataModule(DataModule):
         """
         dataset = self.dataset("train", train=self.hparams["augment"])
         samples = [(view, int(position)) for position in positions]
-        few = {"num_workers": 0} if len(samples) <= self.hparams["batch_size"] else {}  # workers would not pay
+        few = {"num_workers": 0} if len(samples) <= self.device_batch else {}  # workers would not pay
         return self.loader(dataset, shuffle=False, samples=samples, **few)
 
     def train_keys(self) -> list[str]:
@@ -402,6 +465,7 @@ def with_unlabelled(records: Records, unlabelled: Records) -> Records:
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "views": (lambda value: value >= 0, "0 (a new one every epoch) or more"),
+    "shard_cache_gb": (lambda value: value > 0, "above 0"),
     "batch_size": (lambda value: value >= 1, "1 or more"),
     "num_workers": (lambda value: value == "auto" or value >= 0, "auto, or 0 or more"),
     "val_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),

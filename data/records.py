@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from backbone.errors import InputError
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # in the order of CelebA's numbers 0, 1, 2
 UNSPLIT = -1  # in a column `split`: no list says which split the image is of
@@ -85,7 +87,8 @@ class Records:
     UNSPLIT), `group` bytes (images of one group are in one split), and the targets: `labels` int64, `attributes` int8
     (N, K) (1, 0, -1 unknown), `latlng` float64 (N, 2), `identities` int64 (-1 unknown), `crop_xyxy` float32 (N, 4) px
     (NaN: the whole image), `image_ids` int64 (object where one is larger), `sizes` int64 (N, 2) (height, width the
-    annotations were made on; 0 unknown).
+    annotations were made on; 0 unknown). Of images in shards `member` int64 (N, 3) has the length of the shard's part
+    of the file name, and the image's offset and size there; -1 of one that is a file.
     """
 
     folder: Path  # file_names are relative to it
@@ -98,6 +101,7 @@ class Records:
     notes: tuple[str, ...] = ()  # sentences for the user: what was set aside, the data's terms
     grouped_by: str = "image"  # what has a `group` of its own, for sentences: "person", "day", "creator_id"
     layout: str = ""  # what `data/layouts.py` took the data for: "Pascal VOC"
+    url: str = ""  # where the shards in `folder`, which is then their cache, are fetched from
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -140,13 +144,19 @@ def positions_in(listed: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def joined(parts: Sequence[Records]) -> Records:
     """All parts as one, in their order, in the folder that holds all of theirs, with the columns that all have.
 
-    The classes are the first part's; whether those of the others are the same is for the caller to check.
+    The classes are the first part's; whether those of the others are the same is for the caller to check. Raises
+    InputError where some are in shards far away, and others elsewhere.
     """
+    if any("member" in part.columns for part in parts):
+        parts = [part if "member" in part.columns else part.with_columns(member=_no_member(part)) for part in parts]
     folders = [os.path.abspath(part.folder) for part in parts]  # noqa: PTH100  # resolve() would follow links
     folder = os.path.commonpath(folders)
     starts = [b"" if own == folder else os.fsencode(f"{os.path.relpath(own, folder)}/") for own in folders]
     names = [np.char.add(start, part.file_names) for start, part in zip(starts, parts, strict=True)]
     shared = [name for name in parts[0].columns if all(name in part.columns for part in parts)]
+    if len(set(folders)) > 1 and any(part.url for part in parts):
+        raise InputError("shards that are fetched cannot be joined with other images; copy them to the local disk.")
+    parts = [_moved(part, len(start)) for part, start in zip(parts, starts, strict=True)]
     return Records(
         parts[0].folder if len(set(folders)) == 1 else Path(folder),
         np.concatenate(names),
@@ -157,7 +167,21 @@ def joined(parts: Sequence[Records]) -> Records:
         tuple(issue for part in parts for issue in part.issues),
         tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         layout=parts[0].layout,
+        url=parts[0].url,
     )
+
+
+def _no_member(records: Records) -> np.ndarray:
+    return np.full((len(records), 3), -1)
+
+
+def _moved(records: Records, by: int) -> Records:
+    """The records whose names are so many bytes longer in front."""
+    if not by or "member" not in records.columns:
+        return records
+    member = records["member"].copy()
+    member[member[:, 2] >= 0, 0] += by
+    return records.with_columns(member=member)
 
 
 def _joined_boxes(parts: Sequence[Boxes | None]) -> Boxes | None:

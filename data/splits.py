@@ -108,9 +108,13 @@ def assign_splits(
     (`by` says of what, if not `grouped_by`), else single files; with `find_copies` files of the same bytes are drawn
     together, as far as enough is left to draw from. Those under two `labels` are counted in a note. With `strata`,
     int64 (N,), every class has its part: at least one image of two or more. A part for which there are too few stays
-    empty: who needs it must ask. Where not one could be drawn, images of no split are left so.
+    empty: who needs it must ask. Where not one could be drawn, images of no split are left so. Images in shards that
+    say their splits are as they are: nothing more is drawn of them.
     """
     check_fractions(val_fraction, test_fraction)
+    in_shards = "member" in records.columns
+    if in_shards and "split" in records.columns:  # decided when they were written
+        return records
     by = by or records.grouped_by
     split = records.columns.get("split", np.full(len(records), UNSPLIT, np.int8)).copy()
     unsplit = split == UNSPLIT
@@ -120,7 +124,9 @@ def assign_splits(
     lacking = {s: f for s, f in wanted.items() if f > 0 and not (split == SPLITS.index(s)).any()}
     notes = list(records.notes)
     files = records.file_names[train]
-    compared = find_copies and len(files) <= MOST_COMPARED and (lacking or "labels" in records.columns)
+    compared = (
+        find_copies and not in_shards and len(files) <= MOST_COMPARED and (lacking or "labels" in records.columns)
+    )
     same = same_bytes(records.folder, files) if compared else np.unique(files, return_inverse=True)[1]
     copies = (
         f"{(count := len(np.unique(files)) - len(np.unique(same))):,} of the files of {source} are copies of others"

@@ -80,6 +80,44 @@ def save_checkpoint(path, module, data):
     return path
 
 
+def fit_eager_and_compiled(build, folder, monkeypatch, backend="eager"):
+    """Fit what `build(compile=...)` gives both ways, and compare; the path of the compiled one's checkpoint."""
+    calls, compile_by = [], torch.compile
+
+    def quickly(function):  # inductor takes a minute, and what is traced and kept is the same for all backends
+        made = compile_by(function, backend=backend)
+        return lambda images: calls.append(len(images)) or made(images)
+
+    monkeypatch.setattr(torch, "compile", quickly)
+    states = []
+    for compile in (False, True):
+        torch.compiler.reset()
+        module, data = build(compile=compile)
+        data.setup("fit")
+        module.prepare(data)
+        training, _ = fitted(folder, module, data, max_epochs=1, limit_val_batches=1.0)
+        assert bool(calls) == compile
+        training.save_checkpoint(folder / "compiled.ckpt")
+        states.append(torch.load(folder / "compiled.ckpt", weights_only=True)["state_dict"])
+    eager, compiled = states
+    assert eager.keys() == compiled.keys()
+    for name, value in eager.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-3)
+    module.train()
+    for batch, side in ((1, 32), (3, 32), (5, 64)):  # where images cannot be read, and where another size is given
+        images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(batch))
+        maps, expected = module._features(images), module.trunk.features(images)
+        assert maps.keys() == expected.keys()
+        for stride, each in expected.items():
+            torch.testing.assert_close(maps[stride], each, rtol=1e-3, atol=1e-3)
+    calls.clear()
+    again = type(module).from_checkpoint(folder / "compiled.ckpt")[0]
+    with torch.inference_mode():
+        again(torch.zeros(2, 3, *data.input_size, dtype=torch.uint8))
+    assert not calls  # evaluation is eager
+    return folder / "compiled.ckpt"
+
+
 class Save(Callback):
     """Save a checkpoint where asked, and stop there."""
 
@@ -105,7 +143,7 @@ def same(state, other):
 
 def data_module(kind, root, *stages, **options):
     """The data of a task, of small images, set up for these stages."""
-    data = kind(root=str(root), **{"image_size": 32, "batch_size": 4, "num_workers": 0, **options})
+    data = kind(root=root and str(root), **{"image_size": 32, "batch_size": 4, "num_workers": 0, **options})
     for stage in stages:
         data.setup(stage)
     return data

@@ -81,7 +81,7 @@ def read(root: Path) -> Records:
     if not sum(map(len, names)):
         raise InputError(f"{found[0].table.file} has no images with labels; each line after the first is an image.")
     source = found[0].table.file if len(found) == 1 else root
-    classes, which = _classes(np.concatenate(labels))
+    classes, which = classes_of(np.concatenate(labels))
     records = Records(
         Path(os.path.normpath(found[0].table.file.parent)),
         np.concatenate(names),
@@ -119,7 +119,7 @@ def _place(file: Path, lines: list[int]) -> Callable[[int], str]:
     return lambda row: f"{file.name}, line {lines[row]}"
 
 
-def _classes(words: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+def classes_of(words: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
     """The names of the classes in order, and the label of each word, int64 (N,)."""
     found, which = np.unique(words, return_inverse=True)
     names = [word.decode(errors="replace") for word in found.tolist()]

@@ -8,7 +8,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from data.readers.box_checks import like_corners, refuse_other_forms, with_plain
 from data.readers.coco_fields import FieldList, as_ids
 from data.records import Boxes, Issue, Records, issue_of
 
+_PIECE = 1 << 17  # bytes of a results file that are Python's objects at once: more of them, and every step is slower
+_BETWEEN = re.compile(rb"}\s*,\s*{")
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of surrogate pairs that no file's name has
 
 
@@ -30,6 +33,74 @@ class Detections(NamedTuple):
     labels: np.ndarray  # int64 (M,) from 0
     xywh: np.ndarray  # float64 (M, 4) px of the annotated size
     scores: np.ndarray  # float64 (M,)
+
+
+class ResultColumns(NamedTuple):
+    """A results file whose objects have the four fields and no other, in plain numbers; equal to `as_json`."""
+
+    image_ids: np.ndarray  # int64 (M,)
+    category_ids: np.ndarray  # int64 (M,)
+    xywh: np.ndarray  # float64 (M, 4)
+    scores: np.ndarray  # float64 (M,)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """The same as COCO results."""
+        columns = zip(*(column.tolist() for column in self), strict=True)
+        return [dict(zip(_RESULT, row, strict=True)) for row in columns]
+
+
+_RESULT = ("image_id", "category_id", "bbox", "score")
+
+
+def read_results(path: Path) -> Any:
+    """The content of a results file for `parse_results`, as columns where it is plain; else, and errors, `read_json`.
+
+    It is read in pieces: five million results as Python's objects are 4 GB, and take three times as long.
+    """
+    try:
+        pieces = [_columns(piece) for piece in _pieces(path)]
+    except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError):  # whatever it is instead
+        return read_json(path)
+    return ResultColumns(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The list in a file as shorter lists of its objects; ValueError where it is none.
+
+    A cut that is not between two objects of the list itself, but in a text or deeper, leaves a piece that is no JSON.
+    """
+    with path.open("rb") as file:
+        text = file.read(_PIECE).lstrip()
+        if not text.startswith(b"["):
+            raise ValueError("no list")
+        while block := file.read(_PIECE):
+            text += block
+            if between := _BETWEEN.search(text, len(text) - _PIECE):
+                yield text[: between.start() + 1] + b"]"
+                text = b"[" + text[between.end() - 1 :]
+            elif len(text) > 4 * _PIECE:
+                raise ValueError("objects too large")
+        yield text
+
+
+def _columns(piece: bytes) -> ResultColumns:
+    """The columns of a list of results; ValueError and others where one is not plain."""
+    rows = json.loads(piece)
+    image_ids, category_ids, boxes, scores = ([row[field] for row in rows] for field in _RESULT)
+    sides = list(chain.from_iterable(boxes))
+    kinds = {type(one) for one in boxes} - {list} | set(map(type, chain(image_ids, category_ids))) - {int}
+    kinds |= set(map(type, chain(sides, scores))) - {int, float}
+    if kinds or set(map(len, rows)) - {len(_RESULT)} or set(map(len, boxes)) - {4}:
+        raise ValueError("other fields, or types")
+    columns = ResultColumns(
+        np.array(image_ids, np.int64),
+        np.array(category_ids, np.int64),
+        np.array(sides, np.float64).reshape(-1, 4),
+        np.array(scores, np.float64),
+    )
+    if not (np.isfinite(columns.xywh).all() and np.isfinite(columns.scores).all()):
+        raise ValueError("not finite")
+    return columns
 
 
 def read_json(path: Path) -> Any:
@@ -104,11 +175,16 @@ def parse_annotations(
 
 
 def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> tuple[Detections, tuple[Issue, ...]]:
-    """COCO results as detections in the images of `truth`, and what is odd about them.
+    """COCO results, as JSON or `ResultColumns`, as detections in the images of `truth`, and what is odd about them.
 
     Raises InputError as `parse_annotations`, for boxes in another form too, and for ids that `truth`, which messages
     call `truth_name`, does not have.
     """
+    if isinstance(content, ResultColumns):
+        images, labels = _positions(content[0], truth["image_ids"]), _positions(content[1], as_ids(truth.class_ids))
+        if images is not None and labels is not None:
+            return _checked(Detections(images, labels, *content[2:]), truth, name, "results[{}]".format, ())
+        content = content.as_json()  # to say which is unknown
     if not isinstance(content, Sequence) or isinstance(content, str):
         raise InputError(
             f"{name} is not COCO results: its top level is of type {type(content).__name__}; give a list of objects "
@@ -119,11 +195,27 @@ def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> t
     images = results.positions("image_id", truth["image_ids"], f"the {len(truth)} images of {truth_name}")
     among = f"the {len(ids)} categories of {truth_name} ({few})"
     labels = results.positions("category_id", as_ids(ids), among)
-    sizes = truth["sizes"][images]
-    (xywh, _), scores = results.boxes(sizes), results.numbers("score")
-    issues = [*results.issues, *like_corners(xywh, sizes, results.at)]
-    refuse_other_forms(xywh, sizes, name)
-    return Detections(images, labels, xywh, scores), tuple(issues)
+    (xywh, _), scores = results.boxes(truth["sizes"][images]), results.numbers("score")
+    return _checked(Detections(images, labels, xywh, scores), truth, name, results.at, results.issues)
+
+
+def _checked(
+    found: Detections, truth: Records, name: str, at: Callable[[int], str], issues: Sequence[Issue]
+) -> tuple[Detections, tuple[Issue, ...]]:
+    """The detections, with what is odd about their boxes after the other issues; InputError for another form."""
+    sizes = truth["sizes"][found.images]
+    odd = like_corners(found.xywh, sizes, at)
+    refuse_other_forms(found.xywh, sizes, name)
+    return found, (*issues, *odd)
+
+
+def _positions(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
+    """Where the ids (M,) int64 stand in `ids`, int64 (M,); None where one does not, or they are no int64."""
+    if ids.dtype != np.int64 or not len(ids):
+        return None
+    order = np.argsort(ids)
+    at = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)]
+    return at if np.array_equal(ids[at], wanted) else None
 
 
 def _odd_ids(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -1,4 +1,5 @@
 import gc
+import itertools
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from helpers import completed, figures, fit_in_two_processes, one_sentence
 from torch.utils.data import Dataset, DistributedSampler
 
 from data import loading
-from data.loading import EpochSampler, fitting_workers, make_loader, sample_seed
+from data.loading import EpochSampler, ShardSampler, fitting_workers, make_loader, sample_seed
 from tasks.detection.__main__ import main as detection
 
 
@@ -66,25 +67,98 @@ def test_start_skips_once_and_leaves_the_length_of_an_epoch():
     assert len(list(resumed)) == 10
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 3])
-def test_items_that_lie_together_are_drawn_near_each_other(replicas):
-    runs = np.array([2500, 30, 1, 900, 2500, 69])
+def in_shards(sizes, replicas=1, **settings):
+    """The batches of each rank."""
+    settings = {"batch_size": 16, "seed": 1, "num_replicas": replicas, **settings}
+    return [list(ShardSampler(np.array(sizes), rank=rank, **settings)) for rank in range(replicas)]
 
-    def draw(epoch, start=0):
-        settings = {"seed": 1, "shuffle": True, "epoch": epoch, "num_replicas": replicas, "runs": runs, "start": start}
-        return [indices(EpochSampler(6000, rank=rank, **settings)) for rank in range(replicas)]
 
-    shares = draw(0)
-    order = np.concatenate(shares)
-    assert sorted(order.tolist()) == list(range(6000))
-    assert {len(share) for share in shares} == {6000 // replicas}
-    assert draw(0) == shares != draw(1)
-    assert draw(0, start=77) == [share[77:] for share in shares]
-    for start in range(0, 6000, 1000):  # what a disk reads for a window: about ten pieces of 100, from anywhere
-        window = np.sort(order[start : start + 1000])
-        assert 5 < (np.diff(window) > 1).sum() < 15
-        assert np.ptp(window) > 3000
-        assert abs(np.corrcoef(order[start : start + 1000], np.arange(1000))[0, 1]) < 0.15
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize("replicas", [1, 2, 3, 5])
+@pytest.mark.parametrize("sizes", [[1], [7], [3, 0, 1, 1], [40, 1, 300, 17, 90, 2, 55], [1] * 61, [2500, 30, 4100]])
+def test_shards_give_every_item_once_in_equally_many_batches_on_every_rank(sizes, replicas, batch_size):
+    size = sum(sizes)
+    ranks = in_shards(sizes, replicas, batch_size=batch_size, epoch=4)
+    items = [[index for batch in batches for _, index in batch] for batches in ranks]
+    assert {epoch for batches in ranks for batch in batches for epoch, _ in batch} == {4}
+    steps = -(-size // (replicas * batch_size))
+    assert {len(batches) for batches in ranks} == {steps}
+    assert len(ShardSampler(np.array(sizes), batch_size=batch_size, seed=1, num_replicas=replicas)) == steps
+    lengths = [len(batch) for batches in ranks for batch in batches]
+    assert min(lengths) >= 1
+    assert max(lengths) <= batch_size
+    assert {i for own in items for i in own} == set(range(size))
+    if size // replicas >= steps:  # enough for every rank to have one in each batch
+        assert sorted(i for own in items for i in own) == list(range(size))
+        assert max(map(len, items)) - min(map(len, items)) <= 1
+        assert max(lengths) - min(lengths) <= 1 + (size % replicas > 0)
+    else:
+        assert sum(map(len, items)) < size + replicas * steps
+        assert all(len(set(own)) == len(own) for own in items)
+
+
+SIZES = [900, 700, 30, 1, 1200, 640, 69, 800, 333, 1000, 450, 2]
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_rank_needs_few_shards_at_a_time_each_once_and_is_told_of_the_next(replicas):
+    needed, shard_of = [], np.repeat(np.arange(len(SIZES)), SIZES)
+    for rank in range(replicas):
+        told = []
+        settings = {"batch_size": 16, "seed": 1, "rank": rank, "num_replicas": replicas}
+        sampler = ShardSampler(np.array(SIZES), ahead=told.append, **settings)
+        shards = shard_of[[index for batch in sampler for _, index in batch]].tolist()
+        groups = sampler.groups()
+        for group in groups:
+            count = (group[:, 2] - group[:, 1]).sum()
+            assert set(shards[:count]) == set(group[:, 0])
+            assert group is groups[-1] or (len(group) >= 4 and count >= 1000)
+            shards = shards[count:]
+        assert not shards
+        names = [group[:, 0].tolist() for group in groups] + [[]]
+        assert told == [names[i] + names[i + 1] for i in range(len(groups))]
+        needed += itertools.chain(*names)
+    assert set(needed) == set(range(len(SIZES)))
+    assert len(needed) <= len(SIZES) + replicas - 1  # a shard at the boundary of two ranks is needed by both
+
+
+def test_shards_are_mixed_by_pieces_that_lie_together():
+    """What a disk reads for a window of 1000: ten pieces of 100, from any shard of the group."""
+    (batches,) = in_shards([1500] * 8)
+    order = np.array([index for batch in batches for _, index in batch])
+    for start in range(0, 12000, 1000):
+        window = order[start : start + 1000]
+        assert 5 < (np.diff(np.sort(window)) > 1).sum() < 10
+        assert len(set(window // 1500)) > 2
+        assert abs(np.corrcoef(window, np.arange(1000))[0, 1]) < 0.15
+    orders = [in_shards(SIZES, seed=seed, epoch=epoch)[0] for seed in range(2) for epoch in range(2)]
+    assert orders[0] == in_shards(SIZES, seed=0, epoch=0)[0]
+    assert len({tuple(i for batch in batches for _, i in batch) for batches in orders}) == 4
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("draws", [None, np.resize([0.5, 1.5], sum(SIZES))])
+def test_an_epoch_of_shards_goes_on_at_any_batch(replicas, draws):
+    whole = in_shards(SIZES, replicas, epoch=2, draws=draws)
+    for start in (0, 1, 57, len(whole[0]) - 1, len(whole[0]), len(whole[0]) + 5):
+        resumed = in_shards(SIZES, replicas, epoch=2, draws=draws, start=start)
+        assert resumed == [batches[start:] for batches in whole]
+    sampler = ShardSampler(np.array(SIZES), batch_size=16, seed=1, epoch=1, start=57, draws=draws)
+    sampler.set_epoch(2)
+    assert replicas > 1 or list(sampler) == whole[0]
+
+
+def test_items_of_shards_are_drawn_as_often_as_asked_for():
+    sizes, draws = [300] * 8, np.tile(np.repeat([0.25, 2.5], [250, 50]), 8) / 0.625
+    counts = np.zeros(2400)
+    for epoch in range(200):
+        (batches,) = in_shards(sizes, draws=draws, epoch=epoch)
+        items = [item for batch in batches for item in batch]
+        assert len(set(items)) == len(items) == 2400  # one that comes again has another number for the epoch
+        drawn = np.bincount([index for _, index in items], minlength=2400)
+        assert (np.abs(drawn - draws) < 1).all()
+        counts += drawn
+    assert np.abs(counts / 200 - draws).max() < 5 * 0.5 / np.sqrt(200)
 
 
 DRAWS = np.repeat([0.5, 41.7, 0.2, 1.172], [100, 2, 50, 50])  # their sum is their number, 202
@@ -134,7 +208,9 @@ def test_drawn_items_are_dealt_to_ranks_without_overlap_and_a_resume_goes_on(rep
 
 
 def test_lightning_leaves_the_sampler_in_place_because_it_is_a_distributed_one():
-    assert isinstance(EpochSampler(1, seed=0, shuffle=True), DistributedSampler)
+    for runs in (None, np.array([1])):
+        loader = make_loader(Drawn(1), seed=0, shuffle=True, batch_size=2, num_workers=0, collate=list, runs=runs)
+        assert isinstance(loader.sampler, DistributedSampler)
 
 
 def test_sample_seeds_never_meet():
@@ -157,10 +233,11 @@ class Drawn(Dataset):
         return np.random.default_rng(sample_seed(0, *item)).random(), torch.get_num_threads()
 
 
+@pytest.mark.parametrize("runs", [None, np.array([3, 5])])
 @pytest.mark.parametrize("draws", [None, np.array([2.5, 2.5, *[0.5] * 6])])
-def test_two_workers_draw_what_none_draws_and_the_global_generator_is_left_alone(draws):
+def test_two_workers_draw_what_none_draws_and_the_global_generator_is_left_alone(draws, runs):
     def draw(num_workers):
-        given = {"batch_size": 2, "num_workers": num_workers, "collate": list, "draws": draws}
+        given = {"batch_size": 2, "num_workers": num_workers, "collate": list, "draws": draws, "runs": runs}
         loader = make_loader(Drawn(8), seed=0, shuffle=True, **given)
         epochs = []
         for epoch in range(2):

@@ -77,7 +77,7 @@ def test_what_has_no_place_is_left_out_and_counted(tmp_path):
     assert records["latlng"][2].tolist() == [1, -160]
     assert [(issue.count, issue.first[-9:-4]) for issue in records.issues] == [(3, "00002"), (1, "00005"), (1, "00006")]
     with pytest.raises(InputError, match=r"no image with a place \(8 images\); write key\.json"):
-        shards.read(write_shards(tmp_path / "bare", [8], positions=lambda i: None))
+        shards.read(write_shards(tmp_path / "bare", [8], positions=lambda i: None), "places")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,9 @@ def test_shards_that_cannot_be_read_are_refused(tmp_path):
         with pytest.raises(InputError, match=r"train-001\.tar is not a tar archive, or it is cut off"):
             shards.read(pattern)
     second.unlink()
-    for wrong in (pattern, str(tmp_path), "https://example.org/train-{000..001}.tar", "pipe:cat a.tar"):
+    with pytest.raises(InputError, match=r"has no index\.json of"):
+        shards.read(str(tmp_path))
+    for wrong in (pattern, str(tmp_path / "*.zip.tar"), "pipe:cat a.tar"):
         with pytest.raises(InputError, match=r"is not a file .*name local files"):
             shards.read(wrong)
     with pytest.raises(ImageError, match=r"train-001\.tar/00003\.png: its shard cannot be read"):
@@ -127,3 +129,58 @@ def test_shards_of_several_folders(tmp_path):
     assert records.folder == tmp_path
     assert names(records) == [f"{name}/train-000.tar/0000{i}.png" for name in "ab" for i in range(2)]
     assert image_bytes(records, 0) == image_bytes(records, 2) != image_bytes(records, 3)
+
+
+def test_members_are_read_in_one_pass(tmp_path):
+    """A path, an open file and one that cannot seek give all images with their JSON; one without its end is named."""
+    members = [
+        ("d/2.JSON", b'{"file": "b.jpg"}'),
+        ("d/2.JPG", b"two" * 1000),
+        ("1.png", b"one"),
+        ("3.json", b"{}"),
+        ("4.cls", b"4"),
+        ("4.jpg", b""),
+    ]
+    write_tar(tmp_path / "a.tar", members)
+    whole = (tmp_path / "a.tar").read_bytes()
+    stream = io.BufferedReader(io.BytesIO(whole))
+    stream.seekable = lambda: False
+    expected = [
+        ("d/2", "d/2.jpg", b"two" * 1000, {"file": "b.jpg"}),
+        ("1", "1.png", b"one", {}),
+        ("4", "4.jpg", b"", {}),
+    ]
+    for source in (str(tmp_path / "a.tar"), tmp_path / "a.tar", stream):
+        assert list(shards.members(source)) == expected
+    ends = whole.index(b"3.json")  # where a header begins
+    for length in (ends, ends + 100, 1024 + 700, 512, 0):
+        (tmp_path / "cut.tar").write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"cut\.tar is not a tar archive, or it is cut off"):
+            list(shards.members(tmp_path / "cut.tar"))
+
+
+@pytest.mark.parametrize("label", ["cls", "json label", "json class"])
+def test_others_shards_with_classes(tmp_path, label):
+    """Labels from a text or a JSON, numbers in the order of their values; what has none is counted."""
+    words = ["10", "9", "10", "2"]
+    parts = {
+        "cls": lambda word: [("cls", f"{word}\n".encode())],
+        "json label": lambda word: [("json", json.dumps({"label": int(word)}).encode()), ("cls", b"7")],
+        "json class": lambda word: [("json", json.dumps({"class": word, "label": 3}).encode())],
+    }[label]
+    for split, chosen in (("train", words), ("val", words[:1])):
+        members = [(f"{i}.jpg", b"image") for i in range(9, 10)]
+        for i, word in enumerate(chosen):
+            members += [(f"{i}.jpg", b"image"), *((f"{i}.{ending}", content) for ending, content in parts(word))]
+        write_tar(tmp_path / f"{split}-000.tar", members)
+    records = shards.read(f"{tmp_path}/*.tar", "classes")
+    assert records.classes == ("2", "9", "10")
+    assert records["labels"].tolist() == [2, 1, 2, 0, 2]
+    assert records["split"].tolist() == [0, 0, 0, 0, 1]
+    assert [(issue.count, issue.first) for issue in records.issues] == [(2, "train-000.tar/9.jpg")]
+    assert "split" not in shards.read(f"{tmp_path}/train-*.tar", "classes").columns  # so that some are set aside
+    assert len(shards.read(f"{tmp_path}/*.tar", "faces")) == 7
+    with pytest.raises(InputError, match="boxes of shards are read with the index"):
+        shards.read(f"{tmp_path}/*.tar", "boxes")
+    with pytest.raises(InputError, match=r"no image with a place \(7 images\)"):
+        shards.read(f"{tmp_path}/*.tar", "places")
