@@ -35,4 +35,5 @@ def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
 
 def _bins(probability: np.ndarray) -> np.ndarray:
     """The bin of each, int64 (N,): edges[k] < probability <= edges[k + 1], and 0 in the first."""
-    return np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), probability, side="left") - 1, 0, BINS - 1)
+    place = np.searchsorted(np.linspace(0, 1, BINS + 1), probability, side="left") - 1
+    return np.clip(place, 0, BINS - 1, out=place)  # in place, as N may be ten million

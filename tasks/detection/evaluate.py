@@ -41,7 +41,7 @@ def main(args: list[str]) -> int:
     options = parser.parse_args(args)
     annotations, results, figures_file = options.annotations, options.results, options.json
     from data.readers.coco import classes_beside  # here, so that --help answers at once
-    from data.readers.coco_file import parse_annotations, parse_results, read_json
+    from data.readers.coco_file import parse_annotations, parse_results, read_json, read_results
     from tasks.detection.metrics import evaluate, format_figures, measured
     from tasks.reporting import write_json
 
@@ -50,7 +50,7 @@ def main(args: list[str]) -> int:
             raise InputError(f"--json {figures_file}: there is no folder {figures_file.parent}; create it first.")
         if figures_file.is_dir() or any(figures_file.resolve() == file.resolve() for file in (annotations, results)):
             raise InputError(f"--json {figures_file} is a folder or one of the input files; name a file to write.")
-    contents = read_json(annotations), read_json(results)
+    contents = read_json(annotations), read_results(results)
 
     def parsed(classes: dict[int, str]) -> "tuple[Records, Detections, tuple[Issue, ...]]":
         truth = parse_annotations(contents[0], str(annotations), classes, for_scoring=True)

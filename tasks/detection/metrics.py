@@ -61,14 +61,15 @@ def stack_detections(
     boxes_xyxy: Sequence[np.ndarray], scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]
 ) -> Detections:
     """The boxes (N, 4) of each image, with corners in its own px, as columns."""
-    counts = [len(boxes) for boxes in boxes_xyxy]
-    corners = np.concatenate([np.zeros((0, 4)), *boxes_xyxy])  # float64
-    return Detections(
-        np.repeat(np.arange(len(counts)), counts),
-        np.concatenate([np.zeros(0, np.int64), *labels]),
-        np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
-        np.concatenate([np.zeros(0), *scores]),
-    )
+    columns = ([np.zeros((0, 4)), *boxes_xyxy], [np.zeros(0), *scores], [np.zeros(0, np.int64), *labels])
+    return detections_of(np.array([len(boxes) for boxes in boxes_xyxy], np.int64), *map(np.concatenate, columns))
+
+
+def detections_of(counts: np.ndarray, boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> Detections:
+    """The boxes of N images, of which each has `counts` (N,), one image after the other: (M, 4), (M,), (M,)."""
+    corners = boxes_xyxy.astype(np.float64)
+    corners[:, 2:] -= corners[:, :2]
+    return Detections(np.repeat(np.arange(len(counts)), counts), labels, corners, scores.astype(np.float64))
 
 
 def coco_results(detections: Detections, image_ids: np.ndarray, class_ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from hotcoco.primitives import bbox_iou
 from tqdm import tqdm
 
-from backbone.files import write_whole
+from backbone.files import replacing
 from backbone.names import shown
 from data.readers.coco_file import Detections
 from data.records import Records
@@ -28,6 +28,7 @@ KINDS = ("missed", "wrong class", "false positive", "badly localised", "second b
 
 _SHEET_IMAGES = 12
 _SHEET_ERRORS = 24
+_WRITTEN = 10_000  # results that are Python's objects at once
 
 OpenImage = Callable[[int], np.ndarray]  # the image at a position of the truth, uint8 RGB (H, W, 3)
 
@@ -66,8 +67,7 @@ def write_report(
     best = (best_f1, min_score) if any_object else (None, None)
     figures = {**measured(scores.figures), **figures, "best_f1": best[0], "best_f1_score": best[1]}
     flat = write_json(folder / "metrics.json", {f"{split}/{name}": value for name, value in figures.items()})
-    results = coco_results(detections, truth["image_ids"], truth.class_ids)
-    write_whole(folder / "predictions.json", json.dumps(results, allow_nan=False) + "\n")
+    _write_results(folder / "predictions.json", detections, truth)
     _write_ap_by_class(folder / "ap_by_class.csv", scores, names, scenes)
     drawn = Shown(scenes, min_score, legible(names, "class"), files, open_or_grey)
     _plot_precision_recall(pictures / "precision_recall.png", scores, drawn.names)
@@ -134,12 +134,12 @@ def match(scene: Scene) -> Match:
     ious = bbox_iou(detected, true, scene.is_crowd)  # of a crowd, the share of the detected box that lies in it
     taken = np.full(len(scene.scores), -1)
     free = ~scene.is_crowd
-    for d in range(len(scene.scores)):
-        near = (scene.true_class == scene.detected_class[d]) & (ious[d] >= MATCH_IOU)
-        if (near & free).any():
-            taken[d] = int(np.argmax(np.where(near & free, ious[d], -1.0)))
+    near = (scene.true_class == scene.detected_class[:, None]) & (ious >= MATCH_IOU)  # (D, G)
+    for d in np.flatnonzero(near.any(axis=1)).tolist():  # few of a hundred boxes are near anything
+        if (near[d] & free).any():
+            taken[d] = int(np.argmax(np.where(near[d] & free, ious[d], -1.0)))
             free[taken[d]] = False
-        elif (near & scene.is_crowd).any():
+        elif (near[d] & scene.is_crowd).any():
             taken[d] = -2
     return Match(taken, ious)
 
@@ -207,6 +207,17 @@ def worst(errors: Sequence[DetectionError], scenes: Sequence[Scene], count: int)
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
+
+
+def _write_results(path: Path, detections: Detections, truth: Records) -> None:
+    """Write COCO results by parts: five million as Python's objects would be 4 GB."""
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for start in range(0, len(detections.scores), _WRITTEN):
+            part = Detections(*(column[start : start + _WRITTEN] for column in detections))
+            text = json.dumps(coco_results(part, truth["image_ids"], truth.class_ids), allow_nan=False)
+            file.write(", " * (start > 0) + text[1:-1])
+        file.write("]\n")
 
 
 def _write_ap_by_class(path: Path, scores: CocoScores, names: Sequence[str], scenes: Sequence[Scene]) -> None:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 from tqdm import tqdm
 
 from backbone.errors import InputError
@@ -73,13 +72,28 @@ def _of_one(logits: np.ndarray, truth: np.ndarray, threshold: float) -> dict[str
     """The scores of one attribute on the images (N,) of which it is known."""
     probability = expit(logits)
     decided = probability >= threshold
+    positives, yes, hits = np.count_nonzero(truth), np.count_nonzero(decided), np.count_nonzero(decided & truth)
+    negatives = len(truth) - positives
     row = dict.fromkeys(_COMPARED, np.nan)
     row |= {"accuracy": _mean(decided == truth), "ece": calibration_error(probability, truth)}
-    if truth.any() and not truth.all():  # scikit-learn's are 0 or a warning without both
-        row["ap"] = float(average_precision_score(truth, logits))
-        row["balanced_accuracy"] = float(balanced_accuracy_score(truth, decided))
-        row["f1"] = float(f1_score(truth, decided))
+    if positives and negatives:
+        row["ap"] = _average_precision(logits, truth)
+        row["balanced_accuracy"] = (hits / positives + 1 - (yes - hits) / negatives) / 2
+        row["f1"] = 2 * hits / (yes + positives)
     return {**row, "base_rate": _mean(truth)}
+
+
+def _average_precision(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Precision at each distinct logit, weighted by the recall gained there: scikit-learn's definition.
+
+    Written here, as scikit-learn checks and copies its input for each figure: of 200,000 x 40 that takes longer than
+    the figures.
+    """
+    order = np.argsort(-logits)
+    ranked, right = logits[order], np.cumsum(truth[order])
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # the last of each run of equals
+    gained = np.diff(right[ends], prepend=0)
+    return float(np.sum(gained * (right[ends] / (ends + 1))) / right[-1])
 
 
 def choose_thresholds(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

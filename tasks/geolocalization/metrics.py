@@ -13,7 +13,7 @@ import numpy as np
 
 from backbone.errors import InputError
 from tasks.calibration import calibration_error
-from tasks.geolocalization.cells import Partition, own_cell_km
+from tasks.geolocalization.cells import Partition
 from tasks.geolocalization.sphere import haversine_km
 
 THRESHOLDS_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent
@@ -24,6 +24,7 @@ TABLE_11 = {  # of the MobileNet paper: per cent of Im2GPS's 237 images within T
 }
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.1)  # of the images that are predicted, in `selective`
 
+_CHUNK = 1 << 17  # images whose cells and distances are computed at once: ten million take what is returned, and little
 _TOP = 5
 _LEAST = float(np.finfo(np.float32).smallest_subnormal)  # a probability that float32 lost: 103 nats, not infinity
 
@@ -31,9 +32,9 @@ _LEAST = float(np.finfo(np.float32).smallest_subnormal)  # a probability that fl
 class Ranks(NamedTuple):
     """What `rank_cells` keeps of the probabilities of N images, which for many would not fit into memory."""
 
-    rank: np.ndarray  # (N,) int64: how many cells come before the own one; -1 where that was dropped
+    rank: np.ndarray  # (N,) integers: how many cells come before the own one; -1 where that was dropped
     probability: np.ndarray  # (N,) of the own cell; NaN where that was dropped
-    best: np.ndarray  # (N,) int64: the cell of the highest probability
+    best: np.ndarray  # (N,) integers: the cell of the highest probability
     confidence: np.ndarray  # (N,) the highest probability
 
 
@@ -67,7 +68,9 @@ def rank_cells(probabilities: np.ndarray, labels: np.ndarray) -> Ranks:
 
     Raises InputError for probabilities that are not in 0..1, as after a training that went wrong.
     """
-    in_range = ((probabilities >= 0) & (probabilities <= 1 + 1e-5)).all(axis=1)  # False for NaN too
+    best = probabilities.argmax(axis=1)  # the first of equals, or of NaN
+    confidence = np.take_along_axis(probabilities, best[:, None], axis=1)[:, 0]
+    in_range = (probabilities.min(axis=1) >= 0) & (confidence <= 1 + 1e-5)  # False for NaN too
     if not in_range.all():
         raise InputError(
             f"the probabilities of {(~in_range).sum()} of {len(labels)} images are not in 0..1; train again, with a "
@@ -75,20 +78,25 @@ def rank_cells(probabilities: np.ndarray, labels: np.ndarray) -> Ranks:
         )
     covered, cells = labels >= 0, np.maximum(labels, 0)[:, None]
     own = np.take_along_axis(probabilities, cells, axis=1)  # (N, 1)
-    ahead = (probabilities > own) | ((probabilities == own) & (np.arange(probabilities.shape[1]) < cells))
-    best = probabilities.argmax(axis=1)  # the first of equals
-    confidence = np.take_along_axis(probabilities, best[:, None], axis=1)[:, 0].astype(np.float64)
-    rank = np.where(covered, ahead.sum(axis=1), -1)
-    return Ranks(rank, np.where(covered, own[:, 0].astype(np.float64), np.nan), best, confidence)
+    rank = np.count_nonzero(probabilities > own, axis=1)
+    tied = np.flatnonzero(np.count_nonzero(probabilities >= own, axis=1) > rank + 1)  # few: the own cell is one itself
+    before = np.arange(probabilities.shape[1]) < cells[tied]
+    rank[tied] += np.count_nonzero((probabilities[tied] == own[tied]) & before, axis=1)
+    probability = np.where(covered, own[:, 0].astype(np.float64), np.nan)
+    return Ranks(np.where(covered, rank, -1), probability, best, confidence.astype(np.float64))
 
 
 def evaluate(latlng: np.ndarray, truth: np.ndarray, ranks: Ranks, cells: Partition) -> Scores:
     """Score the positions (N, 2) predicted against the true ones (N, 2), in degrees; `ranks` are of their own cells."""
-    labels = cells.lookup(truth)
+    points, most = cells.latlng, cells.counts.argmax()
+    labels, (distance, oracle, baseline) = np.empty(len(truth), np.int32), np.empty((3, len(truth)))
+    for start in range(0, len(truth), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        own = labels[rows] = cells.lookup(truth[rows])
+        distance[rows] = haversine_km(latlng[rows], truth[rows])
+        oracle[rows] = np.where(own < 0, np.inf, haversine_km(truth[rows], points[own]))
+        baseline[rows] = haversine_km(points[most], truth[rows])
     covered = labels >= 0
-    distance = haversine_km(latlng, truth)
-    oracle = own_cell_km(cells, truth)
-    baseline = haversine_km(cells.latlng[cells.counts.argmax()], truth)
     right = ranks.rank == 0
     top = (ranks.rank >= 0) & (ranks.rank < _TOP)
 
@@ -123,11 +131,12 @@ def selective(distance_km: np.ndarray, confidence: np.ndarray) -> list[dict[str,
     taken `from`, and their `nearness`. There are no rows without images.
     """
     rows = []
-    surest = np.sort(confidence)[::-1]
-    for share in SHARES if len(surest) else ():
-        limit = surest[int(np.ceil(share * len(surest))) - 1]
+    limits: list[float] = []
+    if len(confidence):
+        limits = np.sort(confidence)[[-int(np.ceil(share * len(confidence))) for share in SHARES]].tolist()
+    for share, limit in zip(SHARES, limits, strict=False):
         taken = distance_km[confidence >= limit]
-        rows.append({"share": share, "images": float(len(taken)), "from": float(limit), **nearness(taken)})
+        rows.append({"share": share, "images": float(len(taken)), "from": limit, **nearness(taken)})
     return rows
 
 

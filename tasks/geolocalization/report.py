@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ def write_report(
     split: str,
     scores: Scores,
     half_radius_km: np.ndarray,
-    likeliest: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    likeliest: Mapping[int, tuple[np.ndarray, np.ndarray]],
     partition: Partition,
     files: Sequence[str],
     open_image: Callable[[int], np.ndarray],
@@ -64,9 +64,9 @@ def write_report(
 ) -> None:
     """Write the results of a run into `folder`.
 
-    Half of the probability lies within `half_radius_km` (N,) of a prediction, `likeliest` gives an image's likeliest
-    cells (K,) with their probabilities (K,), best first, `files` names the N images and `open_image` gives the one at a
-    position. `model` and `data` are sentences for the model card.
+    Half of the probability lies within `half_radius_km` (N,) of a prediction. `likeliest` has of the images that can
+    be drawn the likeliest cells (K,) with their probabilities (K,), best first; `files` names the N images and
+    `open_image` gives the one at a position. `model` and `data` are sentences for the model card.
 
     Beside the figures of `scores`, `metrics.json` has `ceiling_*` of the nearest point of any cell, which no prediction
     of a cell's point can beat, and `within_half_radius`.
@@ -89,11 +89,12 @@ def write_report(
     draw_errors_map(pictures / "errors_map.png", scores.truth, scores.latlng, distance)
     order = np.argsort(distance, kind="stable")
     _draw_near_to_far(pictures / "near_to_far.png", order, scores, files, open_image)
-    for name, at in (("nearest", 0), ("median", (len(order) - 1) // 2), ("farthest", len(order) - 1)):
-        k = int(order[at])
-        title, image = f"The {name} of {count_of(len(order), 'image')}: {files[k]}", image_or_grey(open_image, k)
+    drawable = [k for k in order.tolist() if k in likeliest]
+    for name, at in (("nearest", 0), ("median", (len(drawable) - 1) // 2), ("farthest", -1)):
+        k = drawable[at]
+        title, image = f"The {name} of {count_of(len(drawable), 'image')}: {files[k]}", image_or_grey(open_image, k)
         where = scores.latlng[k], float(half_radius_km[k]), scores.truth[k]
-        draw_prediction(pictures / f"prediction_{name}.png", image, partition, likeliest(k), *where, title)
+        draw_prediction(pictures / f"prediction_{name}.png", image, partition, likeliest[k], *where, title)
 
 
 def partition_figures(partition: Partition, leaves: np.ndarray) -> str:
