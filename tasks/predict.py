@@ -23,6 +23,7 @@ from tasks.run_folders import checkpoint_at
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
     from tasks.module import TaskModule
     from tasks.prediction_rows import RowsOfRun
@@ -78,6 +79,12 @@ class PredictCommand:
     load: "Callable[..., Predictor] | None" = None  # of a file and a device, where not every file is a .ckpt
     sheets: bool = True  # contact sheets of the images under pictures/
     formats: Sequence[str] = FORMATS
+    # of --shards
+    row: Callable[[Any, tuple[int, int]], Mapping[str, Any]] = lambda result, size: {}  # of an image's (height, width)
+    fields: "Callable[[Sequence[str]], Mapping[str, pa.DataType]]" = lambda names: {}  # of a row; by the head's names
+    of_results: Sequence[str] = ()  # the options that decide rows
+    # takes these, and gives those of head.predict
+    adjust: "Callable[[Predictor, Mapping[str, Any]], Mapping[str, Any]] | None" = None
 
 
 def main(
@@ -129,10 +136,21 @@ def main(
         help="go on with the newest prediction that was interrupted, or "
         "with that one, with its options; the same command does so too",
     )
+    add(
+        "--shards",
+        metavar="S",
+        help="instead of images tar shards, as --data.shards names them; writes a Parquet file for each into --out, "
+        "and goes on where it was stopped",
+    )
+    add("--shard", metavar="i/n", help="of --shards every n-th from number i on, 0 to n - 1: one of n jobs")
+    add("--engine", choices=("local", "ray"), default="local", help="ray: on the processes of --workers")
+    add("--workers", type=int, default=2, metavar="N", help="processes of --engine ray (default: %(default)s)")
     options = parser.parse_args(args)
-    if options.resume is not None:
+    if options.shards is None and (options.shard or options.engine == "ray"):
+        raise InputError("--shard and --engine are of --shards; name shards with it.")
+    if options.resume is not None and options.shards is None:
         options = _resumed(task, parser, options)
-    for name in ("top", "batch", "every"):
+    for name in ("top", "batch", "every", "workers"):
         if (value := getattr(options, name, None)) is not None and value < 1:
             raise InputError(f"--{name} {value}: give 1 or more.")
     if (conf := getattr(options, "conf", None)) is not None and not 0 <= conf <= 1:
@@ -141,6 +159,14 @@ def main(
         raise InputError(f"--format {options.format}: {task} can write {', '.join(command.formats)}; give one of them.")
     if options.weights and options.ckpt_path:
         raise InputError("--weights and --ckpt_path both name the net; give one of them.")
+    if options.shards is not None:
+        from tasks.predict_shards import Engine, one_by_one, predict_all
+
+        outcomes: Engine = one_by_one
+        if options.engine == "ray":
+            from tasks.ray_engine import outcomes
+        predict_all(task, classes, command, options, outcomes)
+        return 0
     _predict(task, *classes(), command, options)
     return 0
 
@@ -425,7 +451,7 @@ def _sample_images(file: Path, predictor: "Predictor", datamodule_class: Any) ->
     from data.folders import say
     from tasks.sources import Sources, places
 
-    if predictor.data_options.get("root", "other data") is not None:
+    if predictor.data_options.get("root", "other data") is not None or predictor.data_options.get("shards"):
         raise InputError(f"{file} was not trained on the built-in sample; name images with --source.")
     data = datamodule_class(root=None)
     data.setup("test")

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import copy
+import functools
 import io
 import itertools
 import os
@@ -153,38 +154,52 @@ class Predictor:
         `open_item` gives an item's image, `self.open` where it is None; `keep`, called in the thread too, gives what of
         an image is handed on. At most two batches of images and one for each thread are in memory.
         """
-        batch = batch or self.default_batch
-        open_item = open_item or self.open
+        answer = functools.partial(self.answer, **options)
+        return stream(items, open_item or self.open, self.resized, answer, batch or self.default_batch, keep)
 
-        def prepared(item: Any) -> tuple[Seen, np.ndarray | None]:
-            try:
-                array = open_item(item)
-            except ImageError as error:
-                return Seen(item, (0, 0), None, error), None
-            return Seen(item, _size(array), None, image=keep(array) if keep else None), self.resized(array)
 
-        threads = min(_CORES, _MOST_THREADS)
-        waiting = collections.deque[Future[tuple[Seen, np.ndarray | None]]]()
-        pool, rest = ThreadPoolExecutor(threads, "decode"), iter(items)
+def stream(
+    items: Iterable[Any],
+    open_item: Callable[[Any], np.ndarray],
+    resized: Callable[[np.ndarray], np.ndarray],
+    answer: Callable[[Sequence[np.ndarray], Sequence[tuple[int, int]]], Sequence[Any]],
+    batch: int,
+    keep: Callable[[np.ndarray], np.ndarray | None] | None = None,
+) -> Generator[Seen]:
+    """As `Predictor.stream`, of any network: `answer` gives the results of resized images of these sizes."""
+
+    def prepared(item: Any) -> tuple[Seen, np.ndarray | None]:
         try:
-            waiting.extend(pool.submit(prepared, item) for item in itertools.islice(rest, batch + threads))
-            while waiting:
-                group: list[tuple[Seen, np.ndarray | None]] = []
-                while waiting and len(group) < batch:
-                    group.append(waiting.popleft().result())
-                    waiting.extend(pool.submit(prepared, item) for item in itertools.islice(rest, 1))
-                yield from self._seen(group, options)
-        finally:
-            pool.shutdown(cancel_futures=True)
+            array = open_item(item)
+        except ImageError as error:
+            return Seen(item, (0, 0), None, error), None
+        return Seen(item, _size(array), None, image=keep(array) if keep else None), resized(array)
 
-    def _seen(self, group: Sequence[tuple[Seen, np.ndarray | None]], options: dict[str, Any]) -> Iterator[Seen]:
-        start = time.perf_counter()
-        read = [(seen.size, resized) for seen, resized in group if resized is not None]
-        sizes, arrays = [size for size, _ in read], [resized for _, resized in read]
-        results = iter(self.answer(arrays, sizes, **options) if read else [])
-        share = (time.perf_counter() - start) / max(1, len(read))
-        for seen, _ in group:
-            yield seen if seen.error else seen._replace(result=next(results), seconds=share)
+    threads = min(_CORES, _MOST_THREADS)
+    waiting = collections.deque[Future[tuple[Seen, np.ndarray | None]]]()
+    pool, rest = ThreadPoolExecutor(threads, "decode"), iter(items)
+    try:
+        waiting.extend(pool.submit(prepared, item) for item in itertools.islice(rest, batch + threads))
+        while waiting:
+            group: list[tuple[Seen, np.ndarray | None]] = []
+            while waiting and len(group) < batch:
+                group.append(waiting.popleft().result())
+                waiting.extend(pool.submit(prepared, item) for item in itertools.islice(rest, 1))
+            yield from _seen(group, answer)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _seen(
+    group: Sequence[tuple[Seen, np.ndarray | None]],
+    answer: Callable[[Sequence[np.ndarray], Sequence[tuple[int, int]]], Sequence[Any]],
+) -> Iterator[Seen]:
+    start = time.perf_counter()
+    read = [(seen.size, resized) for seen, resized in group if resized is not None]
+    results = iter(answer([resized for _, resized in read], [size for size, _ in read]) if read else [])
+    share = (time.perf_counter() - start) / max(1, len(read))
+    for seen, _ in group:
+        yield seen if seen.error else seen._replace(result=next(results), seconds=share)
 
 
 def device_of(word: str) -> str:

@@ -1,6 +1,7 @@
 """What `python -m tasks.classification predict` writes of an image: its likeliest classes."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,8 @@ from backbone.errors import Arguments
 from tasks.predict import Described, PredictCommand, Started
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tasks.predictor import Predictor
     from tasks.sources import Item
 
@@ -46,9 +49,8 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> St
         print("note: this net was trained on images cut to the dog's box (--data.crop bbox); give it such images")
 
     def describe(item: "Item", size: tuple[int, int], result: Any, number: int) -> Described:
-        classes = list(zip(result.names, result.probabilities.tolist(), strict=True))
-        row = {"classes": [{"name": name, "probability": p} for name, p in classes]}
-        best = [f"{name} {p:.2f}" for name, p in classes[:3]]
+        row = _row(result, size)
+        best = [f"{one['name']} {one['probability']:.2f}" for one in row["classes"][:3]]
         return Described(row, ", ".join(best) or "nothing", "\n".join(best))
 
     return Started(
@@ -60,9 +62,23 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> St
     )
 
 
+def _row(result: Any, size: tuple[int, int]) -> dict[str, Any]:
+    classes = zip(result.names, result.probabilities.tolist(), strict=True)
+    return {"classes": [{"name": name, "probability": p} for name, p in classes]}
+
+
+def _fields(names: Sequence[str]) -> "dict[str, pa.DataType]":
+    import pyarrow as pa
+
+    return {"classes": pa.list_(pa.struct({"name": pa.string(), "probability": pa.float32()}))}
+
+
 PREDICT = PredictCommand(
     "Classify images; write the likeliest classes as predictions.jsonl, and sheets of the images.",
     _add_arguments,
     _start,
     load,
+    row=_row,
+    fields=_fields,
+    of_results=("top", "conf"),
 )

@@ -12,6 +12,8 @@ from tasks.outputs import counted, write_video
 from tasks.predict import FORMATS, Described, OpenImage, PredictCommand, Rows, Started
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tasks.predictor import Predictor
     from tasks.sources import Item
 
@@ -68,10 +70,7 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> St
         rows = coco_results(found, np.array([image_id]), ids)
         names = {"file_name": item.file_name}
         results = [{**row, "category_name": categories[row["category_id"]], **names} for row in rows]
-        columns = (result.names, result.category_ids.tolist(), result.scores.tolist(), result.boxes_xyxy.tolist())
-        keys = ("name", "category_id", "score", "box_xyxy")
-        objects = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
-        row = {"image_id": image_id, "height": size[0], "width": size[1], "objects": objects}
+        row = {"image_id": image_id, **_row(result, size)}
         return Described(
             row, counted(result.names) or "nothing", kept={"place": str(item.place), **names, "results": results}
         )
@@ -121,6 +120,24 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> St
         table=table,
         formats={"coco": lambda rows: _coco(rows, run, categories), "yolo": lambda rows: _yolo(rows, run, categories)},
     )
+
+
+def _row(result: Any, size: tuple[int, int]) -> dict[str, Any]:
+    columns = (result.names, result.category_ids.tolist(), result.scores.tolist(), result.boxes_xyxy.tolist())
+    keys = ("name", "category_id", "score", "box_xyxy")
+    objects = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
+    return {"height": size[0], "width": size[1], "objects": objects}
+
+
+def _fields(names: Sequence[str]) -> "dict[str, pa.DataType]":
+    import pyarrow as pa
+
+    found = {"name": pa.string(), "category_id": pa.int64(), "score": pa.float32(), "box_xyxy": pa.list_(pa.float32())}
+    return {"height": pa.int32(), "width": pa.int32(), "objects": pa.list_(pa.struct(found))}
+
+
+def _options(predictor: "Predictor", given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not False}  # else it is as it was trained
 
 
 def _write_list(file: TextIO, values: Iterable[Any]) -> None:
@@ -219,4 +236,8 @@ PREDICT = PredictCommand(
     load,
     sheets=False,
     formats=(*FORMATS, "coco", "yolo"),
+    row=_row,
+    fields=_fields,
+    of_results=("conf", "class_agnostic"),
+    adjust=_options,
 )

@@ -1,6 +1,7 @@
 """What `python -m tasks.face_attributes predict` writes of an image: every attribute's probability."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,8 @@ from backbone.errors import Arguments
 from tasks.predict import Described, PredictCommand, Started
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tasks.predictor import Predictor
     from tasks.sources import Item
 
@@ -31,10 +34,9 @@ def _add_arguments(parser: Arguments) -> None:
 
 def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> Started:
     def describe(item: "Item", size: tuple[int, int], result: Any, number: int) -> Described:
-        probabilities = dict(zip(result.names, result.probabilities.tolist(), strict=True))
-        present = [name for name, has in zip(result.names, result.present, strict=True) if has]
-        line = ", ".join(f"{name} {probabilities[name]:.2f}" for name in present) or "none"
-        return Described({"attributes": probabilities, "present": present}, line, line)
+        row = _row(result, size)
+        line = ", ".join(f"{name} {row['attributes'][name]:.2f}" for name in row["present"]) or "none"
+        return Described(row, line, line)
 
     return Started(
         describe,
@@ -45,10 +47,24 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> St
     )
 
 
+def _row(result: Any, size: tuple[int, int]) -> dict[str, Any]:
+    present = [name for name, has in zip(result.names, result.present, strict=True) if has]
+    return {"attributes": dict(zip(result.names, result.probabilities.tolist(), strict=True)), "present": present}
+
+
+def _fields(names: Sequence[str]) -> "dict[str, pa.DataType]":
+    import pyarrow as pa
+
+    return {"attributes": pa.struct(dict.fromkeys(names, pa.float32())), "present": pa.list_(pa.string())}
+
+
 PREDICT = PredictCommand(
     "Describe images of one face each; write every attribute's probability as predictions.jsonl, and sheets of the "
     "images.",
     _add_arguments,
     _start,
     load,
+    row=_row,
+    fields=_fields,
+    of_results=("conf",),
 )

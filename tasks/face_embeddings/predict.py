@@ -10,6 +10,8 @@ from backbone.files import replacing
 from tasks.predict import Described, PredictCommand, Rows, Started
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tasks.predictor import Predictor
     from tasks.sources import Item
 
@@ -74,6 +76,12 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> St
     )
 
 
+def _fields(names: Sequence[str]) -> "dict[str, pa.DataType]":
+    import pyarrow as pa
+
+    return {"embedding": pa.list_(pa.float32())}
+
+
 PREDICT = PredictCommand(
     "Embed images of one face each; write embeddings.npy, float32 (N, D) of length 1, and a line of predictions.jsonl "
     "for each. With --against, the squared distance (0 to 4) of each from one more image.",
@@ -81,4 +89,6 @@ PREDICT = PredictCommand(
     _start,
     load,
     sheets=False,
+    row=lambda result, size: {"embedding": result.tolist()},
+    fields=_fields,
 )

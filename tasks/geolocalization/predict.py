@@ -11,6 +11,8 @@ from backbone.errors import Arguments
 from tasks.predict import Described, OpenImage, PredictCommand, Started
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tasks.geolocalization.hierarchy import Decode
     from tasks.predictor import Predictor
     from tasks.sources import Item
@@ -72,12 +74,7 @@ def _start(options: argparse.Namespace, predictor: "Predictor", run: Path) -> St
         return exif_position(item.path) if options.compare and item.frame is None else None
 
     def describe(item: "Item", size: tuple[int, int], result: Any, number: int) -> Described:
-        cells = zip(result.cells_latlng.tolist(), result.cells_probability.tolist(), result.tokens, strict=True)
-        row: dict[str, Any] = {
-            **_degrees(result.latlng),
-            "half_radius_km": round(result.half_radius_km, 3),
-            "cells": [{**_degrees(at), "probability": round(p, 6), "cell": token} for at, p, token in cells],
-        }
+        row = _row(result, size)
         best = f"{result.probabilities.max():.2f}, half within {result.half_radius_km:,.0f} km"
         lines = [position_text(result.latlng), best]
         true = position(item)
@@ -123,10 +120,36 @@ def _degrees(latlng: Any) -> dict[str, float]:
     return {"latitude": round(float(latlng[0]), 6), "longitude": round(float(latlng[1]), 6)}
 
 
+def _row(result: Any, size: tuple[int, int]) -> dict[str, Any]:
+    cells = zip(result.cells_latlng.tolist(), result.cells_probability.tolist(), result.tokens, strict=True)
+    return {
+        **_degrees(result.latlng),
+        "half_radius_km": round(result.half_radius_km, 3),
+        "cells": [{**_degrees(at), "probability": round(p, 6), "cell": token} for at, p, token in cells],
+    }
+
+
+def _fields(names: Sequence[str]) -> "dict[str, pa.DataType]":
+    import pyarrow as pa
+
+    degrees = {"latitude": pa.float64(), "longitude": pa.float64()}
+    cell = pa.struct({**degrees, "probability": pa.float32(), "cell": pa.string()})
+    return {**degrees, "half_radius_km": pa.float32(), "cells": pa.list_(cell)}
+
+
+def _options(predictor: "Predictor", given: Mapping[str, Any]) -> dict[str, Any]:
+    _adjusted(predictor, given.get("crops"), given.get("decode"))
+    return {name: given[name] for name in ("top", "conf")}
+
+
 PREDICT = PredictCommand(
     "Say where images were taken, from what is seen in them; write positions with their probability as "
     "predictions.jsonl, maps, and a GeoJSON file for each. What EXIF says is not looked at.",
     _add_arguments,
     _start,
     load,
+    row=_row,
+    fields=_fields,
+    of_results=("top", "conf", "crops", "decode"),
+    adjust=_options,
 )

@@ -21,6 +21,7 @@ import pytest
 import torch
 import yaml
 from helpers import image_file, one_sentence, tree
+from nets import NETS
 from PIL import Image
 
 from tasks.commands import Terminated, main
@@ -36,40 +37,6 @@ OWN_FILES = {
     "face_embeddings": {"embeddings.npy"},
     "geolocalization": set(),
 }
-
-
-def classification():
-    from tasks.classification.module import ClassificationModule
-
-    return ClassificationModule({0: "bar", 1: "disc"}, (32, 32), width_mult=0.25)
-
-
-def detection():
-    from tasks.detection.module import DetectionModule
-
-    return DetectionModule({2: "disc", 5: "bar"}, (96, 96), width_mult=0.25)
-
-
-def face_embeddings():
-    from tasks.face_embeddings.module import FaceEmbeddingsModule
-
-    module = FaceEmbeddingsModule((32, 32), 8, width_mult=0.25)
-    module.head.threshold = 0.5
-    return module
-
-
-def geolocalization():
-    from tasks.geolocalization import s2
-    from tasks.geolocalization.cells import partitions_of
-    from tasks.geolocalization.module import GeolocalizationModule
-
-    latlng = np.random.default_rng(0).uniform((-60, -180), (60, 180), (100, 2))
-    module = GeolocalizationModule((32, 32), width_mult=0.25)
-    module.head.take(partitions_of(s2.leaf_ids(latlng), [20], min_images=1))
-    return module
-
-
-NETS = {net.__name__: net for net in (classification, detection, face_embeddings, geolocalization)}
 
 
 class Stopping(Predictor):
