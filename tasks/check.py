@@ -21,7 +21,7 @@ from data.bad_images import BadImages
 from data.copies import MOST_COMPARED
 from data.folders import count_of, existing_folder
 from data.images import open_image, take_cut_short
-from data.readers import celeba
+from data.readers import celeba, shards
 from data.readers.box_checks import clip_boxes
 from data.readers.boxes import LOST, MISSING
 from data.records import NAMED, SPLITS, UNSPLIT, Issue, Records, issue_of
@@ -272,7 +272,8 @@ def _tile(records: Records, row: int) -> tuple[np.ndarray, str]:
     height, width = records["sizes"][row].tolist() if "sizes" in records.columns else (0, 0)
     annotated = (height, width) if height else None  # the pixels as they were annotated, turned or not
     try:
-        image = open_image(records.path(row), annotated_size=annotated, at_least=(_TILE, _TILE))
+        content = shards.content_of(records, row)
+        image = open_image(records.path(row), annotated_size=annotated, at_least=(_TILE, _TILE), content=content)
     except InputError:
         return np.full((_TILE, _TILE, 3), 160, np.uint8), f"{name}\ncannot be read"
     tile, _ = fit(image, _TILE, _TILE)

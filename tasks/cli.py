@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, cast
 import torch
 from jsonargparse import SUPPRESS, Namespace, set_loader, set_parsing_settings
 from lightning.fabric.connector import _PRECISION_INPUT
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -27,24 +28,27 @@ from backbone.accelerator import best_precision, retain_freed_memory
 from backbone.errors import InputError, nearest
 from backbone.files import copy_whole, write_whole
 from backbone.names import escaped, printed, shown
+from backbone.weights import find_weights
 from data.bad_images import said_of_cut_short
 from data.folders import count_of, say
+from tasks.devices import job_step, queue_again, queued_again, use_started_devices
 from tasks.failures import explained
 from tasks.loggers import ValidationImages, logger_of, said_of_loggers
 from tasks.module import TaskModule
 from tasks.next_steps import run_or_file, say_next
 from tasks.optim import time_limits, time_was_over
 from tasks.options import LINKS, UNREADABLE, load_config, read_config, resolve, verbatim
-from tasks.processes import EndTogether, end_with_parent, use_devices_of_torchrun
+from tasks.processes import EndTogether, SameData, end_with_parent
 from tasks.progress import Pace, progress_bar
 from tasks.reporting import write_curves
-from tasks.run_folders import RESUMED, in_use, new_run, point_latest
+from tasks.run_folders import JOB, RESUMED, in_use, new_run, point_latest, resumed_path, run_of_job
 from tasks.runs import (
     AtomicCheckpointIO,
     BestCheckpoint,
     LastCheckpoint,
     StopBetweenSteps,
     as_written,
+    keep_rows,
 )
 from tasks.short_options import SHORT, wrong_value
 
@@ -144,7 +148,7 @@ def check_classes(checkpoint: Mapping[str, Any] | None, data: Any) -> None:
     ours, theirs = data.categories, (checkpoint or {}).get("hyper_parameters", {}).get("categories")
     if theirs is not None and ours != theirs:
         raise InputError(
-            f"the checkpoint was trained for {_classes(theirs, ours)}, but the data under {data.hparams.root} have "
+            f"the checkpoint was trained for {_classes(theirs, ours)}, but the data under {data.source} have "
             f"{_classes(ours, theirs)}; give the data it was trained for, or start from its trunk alone with "
             "--weights."
         )
@@ -197,6 +201,7 @@ class _SaveConfig(SaveConfigCallback):
             words = [f"{name} {value}" for name, value in (provenance or {}).items() if value]
             text += f"# weights: {', '.join(words)}\n" if words else ""
             text += f"{RESUMED}{self.resumed_from}\n" if self.resumed_from else ""
+            text += f"{JOB}{job_step()}\n" if job_step() else ""
             # Not in place of each auto above: another machine, where the run is resumed, has others.
             text += f"# ran on: {_machine(trainer, cast(Any, trainer).datamodule)}\n"
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -217,6 +222,8 @@ class _Cli(LightningCLI):
         self._module_class = module_class
         self._arguments = list(args)
         with contextlib.ExitStack() as self._run:  # which removes the run folder where it has come to nothing
+            self.run_dir, self.checkpoint_path = Path(), None
+            self._together = self._run.enter_context(EndTogether(self._kept))
             super().__init__(
                 module_class,
                 datamodule_class,
@@ -281,7 +288,20 @@ class _Cli(LightningCLI):
             return given[given.subcommand].as_dict()
 
         command = self._arguments[0]
-        settings, self.checkpoint, self.checkpoint_path = resolve(self._module_class, self._arguments, parse)
+
+        def resolved() -> Any:
+            args, run = self._arguments, None
+            if command == "fit" and queued_again():
+                runs = (parse(args).get("trainer") or {}).get("default_root_dir") or "runs"
+                run = run_of_job(job_step() or "", self.task, Path(runs))
+            if run:
+                say(f"the job was queued again: going on with its own run {run}")
+            return run, resolve(self._module_class, [*args, *(["--ckpt_path", str(run)] if run else [])], parse)
+
+        # Of processes on several machines the first alone, as its disk may be another than theirs.
+        self._own_run, (settings, self.checkpoint, self.checkpoint_path) = self._together.from_first(resolved)
+        if self.checkpoint_path is None and settings["model"].get("weights"):  # this machine needs them too
+            find_weights(settings["model"]["weights"], settings["model"].get("width_mult"))
         if command == "fit":
             settings["ckpt_path"] = None  # config.yaml says what is trained, from the start or resumed
         self.config = parser.parse_object({"subcommand": command, command: settings})
@@ -322,15 +342,15 @@ class _Cli(LightningCLI):
         self.writes_nothing = bool(config.fast_dev_run)
         self.run_dir = root / self.task / "none"  # in a process that writes nothing
         if not (getattr(rank_zero_only, "rank", 0) or self.writes_nothing):
-            self.run_dir = self._run.enter_context(new_run(self.task, root, "--out"))
+            self.run_dir = self._own_run or self._run.enter_context(new_run(self.task, root, "--out"))
             self._run.enter_context(in_use(self.run_dir))
+            self._together.run = self.run_dir
         head = self.model.head
         self.best = BestCheckpoint(self.run_dir / "checkpoints", f"val/{head.monitor}", head.mode, self.checkpoint_path)
         self.stop = StopBetweenSteps()
         self.last = LastCheckpoint(self.run_dir / "checkpoints", self.stop)
-        together = self._run.enter_context(EndTogether(self.run_dir, self._kept))
         callbacks = config.get("callbacks") or []
-        config["callbacks"] = [together, *(callbacks if isinstance(callbacks, list) else [callbacks])]
+        config["callbacks"] = [self._together, SameData(), *(callbacks if isinstance(callbacks, list) else [callbacks])]
         config["callbacks"] += [self.best, self.last, self.stop, ValidateLastEpoch()]
         if config.get("enable_progress_bar") is not False:
             pace = Pace(self._runs or 1.0)
@@ -340,8 +360,16 @@ class _Cli(LightningCLI):
                 given = logger_of(given, self.run_dir)
             given = [] if given in (None, True) else given if isinstance(given, list) else [given]
             config["logger"] = [CSVLogger(root, name=self.task, version=self.run_dir.name), *given]
+            if self._own_run and self.checkpoint and self.run_dir == self._own_run:
+                with as_written(self.checkpoint_path):  # the step as it is logged, which a resumption puts up by one
+                    logged = self.checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+                keep_rows(config["logger"][0], logged)
             config["callbacks"].append(ValidationImages())
         config["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO()]
+        if job_step() and not any(isinstance(each, ClusterEnvironment) for each in config["plugins"]):
+            config["plugins"].append(
+                SLURMEnvironment(auto_requeue=False)
+            )  # which would save within a step: see runs.py
         accelerator = config.accelerator
         if accelerator in ("auto", "gpu"):
             mps = torch.backends.mps.is_available()
@@ -350,13 +378,15 @@ class _Cli(LightningCLI):
             retain_freed_memory()
         if config.get("precision") in (None, "auto") or (config.precision == "16-mixed" and accelerator == "cpu"):
             config["precision"] = best_precision(accelerator)
+        if accelerator == "cuda" and config.get("benchmark") is None and not config.get("deterministic"):
+            config["benchmark"] = True  # all batches have one size, for which cuDNN then finds the fastest algorithms
         self.config[self.subcommand]["trainer"]["precision"] = config["precision"]  # as it decides the figures
-        use_devices_of_torchrun(config)
+        use_started_devices(config)
         try:
             trainer = super().instantiate_trainer(**kwargs)
             # Lightning's own handler of SIGTERM calls a collective operation, in whatever else is going on. Ours is in
             # runs.py.
-            subprocess_script._launch_process_observer = together.observe  # type: ignore[assignment]
+            subprocess_script._launch_process_observer = self._together.observe  # type: ignore[assignment]
             end_with_parent()
             trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
             return trainer
@@ -372,7 +402,7 @@ class _Cli(LightningCLI):
         if self.subcommand == "fit":
             for each in self.trainer.callbacks:  # type: ignore[attr-defined]  # Trainer does not declare it
                 if isinstance(each, _SaveConfig):
-                    each.resumed_from = self.checkpoint_path
+                    each.resumed_from = resumed_path(self._own_run) if self._own_run else self.checkpoint_path
             root = self.datamodule.hparams["root"]
             if root is not None and self.datamodule.records("train").layout:
                 say(f"to see the labels as they are read: python -m tasks.{self.task} check --data {root}")
@@ -383,7 +413,7 @@ class _Cli(LightningCLI):
         say(f"{_machine(self.trainer, self.datamodule)}, batch {batch}, {' and '.join(counts)} images")
 
     def fit(self, model: TaskModule, **kwargs: Any) -> None:
-        if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.hparams["root"]:
+        if self.checkpoint is None and model.hparams["weights"] is None and self.datamodule.source:
             say("starting from random weights; ImageNet's, by --weights imagenet, need far fewer images")
         path = self.checkpoint_path and str(self.checkpoint_path)
         self._stop_if_finished()
@@ -452,7 +482,9 @@ class _Cli(LightningCLI):
                 with contextlib.suppress(InputError):  # of a full disk
                     write_curves(self.run_dir, self.best.monitor or "")
                 print(f"\ninterrupted, {saved}")
-                if self._runs is None:
+                if job_step() and self.stop.signal == signal.SIGUSR1:
+                    say(queue_again())
+                elif self._runs is None:
                     say_next([self.task, "fit", "--resume", self.run_dir, *self._teacher()])
             elif self.trainer.is_global_zero:
                 print("\ninterrupted")

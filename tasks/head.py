@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from data.module import DataModule
 from data.records import Records, Split
+from tasks.kept import Kept
 
 
 class Head(nn.Module):
@@ -30,7 +31,7 @@ class Head(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.predictions: dict[int, Any] = {}  # what `update` keeps of each image, by its position in the split
+        self.predictions = Kept()  # what `update` keeps of each image, by its position in the split
 
     @property
     def state(self) -> dict[str, Any]:
@@ -87,9 +88,3 @@ class Head(nn.Module):
     def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any], names: Sequence[str]) -> None:
         """As `update`, but of a file's answer for the batch; `names` are those of the file's labels."""
         raise NotImplementedError
-
-    def take_predictions(self) -> tuple[np.ndarray, list[Any]]:
-        """The positions, int64 (N,) ascending, and what `update` kept of each; `predictions` is empty afterwards."""
-        kept, self.predictions = self.predictions, {}
-        positions = sorted(kept)
-        return np.array(positions, dtype=np.int64), [kept[position] for position in positions]

@@ -1,6 +1,7 @@
 """Options of training, parameter groups, the rate's course, and the average of the weights, for every task."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, Timer, WeightAveraging
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from backbone.errors import check_options
 from tasks.processes import agreed
@@ -101,9 +103,13 @@ def _is_row(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Sequential) and _is_row(part) for part in inner)
 
 
-def build_optimizer(name: str, groups: Iterable[dict], lr: float) -> Optimizer:
-    """Build "sgd", "rmsprop" or "adamw" over `parameter_groups`, each at `lr` times its `lr_mult`."""
+def build_optimizer(name: str, groups: Iterable[dict], lr: float, fused: bool = False) -> Optimizer:
+    """Build "sgd", "rmsprop" or "adamw" over `parameter_groups`, each at `lr` times its `lr_mult`.
+
+    `fused` steps in one kernel where torch has one, which it has not of RMSprop.
+    """
     optimizer_class, options = _OPTIMIZERS[name]
+    options = {**options, "fused": True} if fused and name != "rmsprop" else options
     return optimizer_class([{**group, "lr": lr * group["lr_mult"]} for group in groups], **options)
 
 
@@ -197,6 +203,22 @@ def freeze(module: nn.Module) -> None:
     module.eval().requires_grad_(False)
 
 
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+@torch.no_grad()
+def move_average(averaged: list[Tensor], current: list[Tensor], decay: float, count: int) -> None:
+    """Move an average of `count` values, in place, towards the current ones; one of none, and integers, are copied."""
+    moved = [bool(count) and each.is_floating_point() for each in averaged]
+    for moves in {*moved}:
+        ours, theirs = ([*itertools.compress(each, (one == moves for one in moved))] for each in (averaged, current))
+        if moves:
+            torch._foreach_lerp_(ours, theirs, 1 - min(decay, (1 + count) / (10 + count)))
+        else:  # the first values, and counters of the norms
+            torch._foreach_copy_(ours, theirs)
+
+
 class EMA(WeightAveraging):
     """Exponential moving average of the weights; validated, saved as `state_dict` and left in the model at the end.
 
@@ -205,18 +227,25 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        self._swapped = False
+        super().__init__()
+        self._decay, self._swapped = decay, False
 
-        @torch.no_grad()
-        def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-            n = int(count)
-            weight = 1 - min(decay, (1 + n) / (10 + n))
-            if averaged[0].is_floating_point():  # AveragedModel calls once for each dtype
-                torch._foreach_lerp_(averaged, current, weight)
-            else:  # counters of the norms
-                torch._foreach_copy_(averaged, current)
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the average to the module's device, and keep its counter, which is read in every step, on the CPU.
 
-        super().__init__(multi_avg_fn=average)
+        Lightning makes the average before it moves the module, and all weights would go to the CPU in every step.
+        """
+        average = cast(AveragedModel, self._average_model)
+        average.module.to(pl_module.device)
+        average.n_averaged = average.n_averaged.cpu()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Average once for each optimizer step, without waiting for the device."""
+        if trainer.global_step > self._latest_update_step:
+            average = cast(AveragedModel, self._average_model)
+            move_average(_tensors(average.module), _tensors(pl_module), self._decay, int(average.n_averaged))
+            average.n_averaged += 1
+            self._latest_update_step = trainer.global_step
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore average and live weights for training; a test needs only `state_dict`, which is the average."""

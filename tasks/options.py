@@ -23,7 +23,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 LINKS = ("categories", "input_size")  # what the data tell the model, never the command line or a checkpoint
 UNREADABLE = (yaml.YAMLError, UnicodeError)
 _load_yaml = get_loader("yaml")
-_OF_THE_MACHINE = ("num_workers",)  # what a checkpoint says of another machine
+_OF_THE_MACHINE = ("num_workers", "shard_cache_gb")  # what a checkpoint says of another machine
 
 
 _VERBATIM = (  # paths that no word of YAML stands for
@@ -98,6 +98,11 @@ class Resolved(NamedTuple):
     checkpoint_path: Path | None
 
 
+def has_source(data: Mapping[str, Any]) -> bool:
+    """Whether options of the data name some, and not the built-in sample."""
+    return bool(data.get("root") or data.get("shards"))
+
+
 def resolve(
     module_class: type[TaskModule], args: Sequence[str], parse: Callable[[list[str]], dict[str, Any]]
 ) -> Resolved:
@@ -116,7 +121,7 @@ def resolve(
     typed = given.get("trainer") or {}
     if "config" not in given and command == "fit":
         run_config = Path(path).resolve().parent.parent / "config.yaml" if path else CONFIGS / task / "sample.yaml"
-        if run_config.is_file() and (path or not (given.get("data") or {}).get("root")):
+        if run_config.is_file() and (path or not has_source(given.get("data") or {})):
             given = parse([command, "--config", str(run_config), *args[1:]])
     trainer = dict(given.get("trainer") or {})
     if path and typed.get("max_epochs") is not None and "max_time" not in typed:
@@ -142,6 +147,8 @@ def resolve(
             if not named:
                 _leave_out_teacher(command, model, path)
             trained_on = _saved(checkpoint, "datamodule_hyper_parameters", _OF_THE_MACHINE)
+            if has_source(data) and not (data.get("root") and data.get("shards")):  # in the place of either
+                trained_on |= {"root": None, "shards": None}
             data = {**trained_on, **_given(data)}
             ours, theirs = (input_size(of["image_size"], of["resolution_mult"]) for of in (data, trained_on))
         if ours != theirs:

@@ -1,8 +1,10 @@
 """What the processes of a run on several devices tell each other."""
 
 import contextlib
+import dataclasses
 import json
 import os
+import pickle
 import secrets
 import signal
 import socket
@@ -10,21 +12,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from backbone.errors import InputError
 from backbone.names import printed
+from tasks.devices import started
 from tasks.failures import explained
 
 Value = TypeVar("Value")
 
 _CONNECT_S = 60.0
+_MEET_S = 180.0  # that those started on several machines have to import what they need
+_PIECE = 4 << 20  # bytes of a value in torch's store, which takes no larger ones than 8 MiB
 _HEARD_S = 3.0  # that a process has to end by itself once another has failed
 _GRACE_S = 25.0  # that one has to stop between two steps once its parent is gone
 _FIRST = "MOBILENET_TASKS_FIRST_PROCESS"  # in the environment of those that the first one starts
@@ -38,12 +47,17 @@ def gather(mine: Mapping[Any, Value]) -> dict[Any, Value]:
     Processes may hold different numbers of entries, none included; one that several hold, as after a sampler that pads
     its shards, counts once.
     """
-    shards: list[Any] = [dict(mine)]
-    if dist.is_available() and dist.is_initialized():
-        shards = [None] * dist.get_world_size()
-        dist.all_gather_object(shards, dict(mine))
-    merged = {key: value for shard in shards for key, value in shard.items()}
+    merged = {key: value for part in of_all(dict(mine)) for key, value in part.items()}
     return {key: merged[key] for key in sorted(merged)}
+
+
+def of_all(mine: Value) -> list[Value]:
+    """What each process has, by its number, on every process; in one process, its own."""
+    parts: list[Any] = [mine]
+    if dist.is_available() and dist.is_initialized():
+        parts = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, mine)
+    return parts
 
 
 def agreed(number: int) -> int:
@@ -54,24 +68,6 @@ def agreed(number: int) -> int:
     largest = torch.tensor(number, device=device)
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest)
-
-
-def use_devices_of_torchrun(options: Any) -> None:
-    """Let the trainer's options be those of the processes that torchrun has started, where they leave it open.
-
-    Without this each of them would train alone. Raises InputError where they contradict it.
-    """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if options.devices == "auto":
-        options.devices, options.num_nodes = local, world // local
-    devices = int(options.devices) if str(options.devices).isdecimal() else local
-    if devices * options.num_nodes != world:
-        raise InputError(
-            f"torchrun has started {world} processes, but --trainer.devices {options.devices} and --trainer.num_nodes "
-            f"{options.num_nodes} are other numbers of them; leave both out."
-        )
 
 
 def end_with_parent() -> None:
@@ -103,23 +99,83 @@ class ShareBadImages(Callback):
         bad_images.note(gather(bad_images.reasons).items(), gather(bad_images.cut_short).items())
 
 
+class SameData(Callback):
+    """Refuse to train or to score where the processes have not read the same: another copy, another list of it."""
+
+    _compared = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compare what this process has read with what the others have. Raises InputError, on every process."""
+        if trainer.world_size == 1 or self._compared:
+            return
+        self._compared = True  # of what is learned since, the last digits may be a machine's own
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        splits = [name for name in ("train", "val", "test") if name in data._splits]
+        mine = {f"{name} images": _fingerprint(data.records(name)) for name in splits}
+        mine["parts of the head's state"] = _fingerprint(cast(Any, pl_module).head.state)
+        everyone = gather({trainer.global_rank: (socket.gethostname(), mine)})
+        first_host, first = everyone[0]
+        for rank, (host, theirs) in everyone.items():
+            for name, (count, digest) in first.items():
+                if theirs.get(name, (0, ""))[1] != digest:
+                    other = theirs.get(name, (0, ""))[0]
+                    raise InputError(
+                        f"process {rank} on {host} has other {name} ({other:,}) than process 0 on {first_host} "
+                        f"({count:,}); give every machine the same copy of the data and of its lists."
+                    )
+
+
+def _fingerprint(value: Any) -> tuple[int, str]:
+    """How many entries a value has, and a digest of all that is in it, but for the folder that it is in."""
+    digest = sha256()
+
+    def add(part: Any) -> None:
+        if dataclasses.is_dataclass(part):
+            part = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        if isinstance(part, Mapping):
+            for name in sorted(part, key=str):
+                if name not in ("folder", "issues", "notes"):
+                    digest.update(f"{name}:".encode())
+                    add(part[name])
+        elif isinstance(part, torch.Tensor):
+            add(part.detach().cpu().numpy())
+        elif isinstance(part, np.ndarray) and part.dtype != object:
+            digest.update(f"{part.dtype} {part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).view(np.uint8).data if part.size else b"")
+        elif isinstance(part, list | tuple | np.ndarray):
+            digest.update(f"{len(part)} of".encode())
+            for each in part:
+                add(each)
+        else:
+            digest.update(f"{part!r};".encode())
+
+    add(value)
+    return len(value), digest.hexdigest()
+
+
 class EndTogether(Callback):
     """Where one of several processes fails or is gone, the others end within seconds, and the first says why.
 
     Without it the others would wait in their next collective operation, for half an hour. Each process holds a
     connection to the first one: it breaks when a process is gone, whatever ended it, and takes its last sentence
     before. `with` tells the others how the body ended; `kept` gives what to add for the user. In one process, nothing
-    is opened.
+    is opened. Those that torchrun or SLURM has started meet at the beginning of `with`, before anything is read; those
+    that Lightning starts in `setup`. `run` is the folder to remove where nothing has come into it.
     """
 
-    def __init__(self, run: Path, kept: Callable[[], str]) -> None:
-        self._run, self._kept = run, kept
+    run: Path | None = None
+
+    def __init__(self, kept: Callable[[], str]) -> None:
+        self._kept = kept
+        self._store: Any = None  # torch's, of processes that have met; the first one may serve it
+        self._shared = 0  # values that have gone through it
         self._rank = 0
         self._peers: dict[int, socket.socket] = {}
         self._children: list[Any] = []  # of the first process, where it started the others
         self._ended: set[int] = set()  # peers that have said how they ended, or are gone
         self._heard: tuple[str, int] | None = None  # the sentence and the exit code of who failed first
         self._lock = threading.Lock()
+        self._said = False  # by one of this process's threads
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Connect, once the processes can reach each other."""
@@ -128,13 +184,57 @@ class EndTogether(Callback):
         if self._children:
             trainer.strategy.launcher.procs.clear()  # type: ignore[union-attr]  # Lightning kills them at a signal
         self._rank = trainer.global_rank
+        self._connect(trainer.world_size, trainer.strategy.broadcast)
+
+    def _meet(self) -> None:
+        """Connect the processes that torchrun or SLURM has started. Raises InputError where some do not come."""
+        found = started()
+        if found is None or found.world == 1:
+            return
+        self._rank = found.rank
+        if found.by == "SLURM":  # which names the machines, and Lightning the first one's address and port
+            cluster = SLURMEnvironment(auto_requeue=False)
+            os.environ.update(MASTER_ADDR=cluster.main_address, MASTER_PORT=str(cluster.main_port))
+        try:
+            place = f"env://?rank={found.rank}&world_size={found.world}"
+            self._store = next(dist.rendezvous(place, timeout=timedelta(seconds=_MEET_S)))[0]
+            _meetings.append(self._store)
+            self._connect(found.world, self.from_first)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"process {found.rank} of {found.world} has not met the others within {_MEET_S:.0f} s; start all of "
+                f"them at {os.environ.get('MASTER_ADDR')} by {'srun' if found.by == 'SLURM' else 'torchrun'}."
+            ) from error
+
+    def from_first(self, value: Any) -> Any:
+        """What the first of the processes that have met gives as `value`, on all of them; in one process, that itself.
+
+        A function is called by the first process alone.
+        """
+        if self._store is None or self._rank == 0:
+            value = value() if callable(value) else value
+        if self._store is None:
+            return value
+        self._shared += 1
+        key = f"mobilenet-tasks/{len(_meetings)}/{self._shared}"
+        if self._rank == 0:
+            data = pickle.dumps(value)
+            pieces = [data[i : i + _PIECE] for i in range(0, len(data), _PIECE)]
+            for i, piece in enumerate(pieces):
+                self._store.set(f"{key}/{i}", piece)
+            self._store.set(key, str(len(pieces)))
+            return value
+        self._store.wait([key], timedelta(seconds=_MEET_S) if self._shared == 1 else timedelta(days=1))
+        return pickle.loads(b"".join(self._store.get(f"{key}/{i}") for i in range(int(self._store.get(key)))))
+
+    def _connect(self, world: int, broadcast: Callable[[Any], Any]) -> None:
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-        server = socket.create_server((host, 0)) if self._rank == 0 else None
-        offer: Any = (server.getsockname()[:2], secrets.token_hex(16)) if server else None
-        address, token = trainer.strategy.broadcast(offer)
+        server = _server(host) if self._rank == 0 else None
+        offer: Any = ((host, server.getsockname()[1]), secrets.token_hex(16)) if server else None
+        address, token = broadcast(offer)
         if server:
-            server.settimeout(_CONNECT_S)
-            while len(self._peers) < trainer.world_size - 1:
+            server.settimeout(_CONNECT_S if self._store is None else _MEET_S)
+            while len(self._peers) < world - 1:
                 peer, _ = server.accept()
                 peer.settimeout(_CONNECT_S)
                 rank, said = _read(peer) or (0, "")
@@ -176,7 +276,8 @@ class EndTogether(Callback):
         for child in self._children:
             child.kill()
         with contextlib.suppress(OSError):  # where something is in it
-            self._run.rmdir()
+            if self.run is not None:
+                self.run.rmdir()
         os._exit(code)
 
     def _listen(self, rank: int, peer: socket.socket) -> None:
@@ -190,8 +291,11 @@ class EndTogether(Callback):
         for other in self._peers:
             self._tell(other, self._heard)
         time.sleep(_HEARD_S)  # in which the main thread comes to its own end, if it can
-        if self._speaks and self._heard and self._heard[0]:
+        if self._first_to_say and self._heard and self._heard[0]:
             print(printed(f"error: {self._heard[0]}{self._kept()}"), file=sys.stderr, flush=True)
+        elif self._said:
+            time.sleep(_HEARD_S)  # the main thread is saying it
+        _tell_torchrun(self._heard[0] if self._heard else "")
         self._end(code)
 
     @property
@@ -199,11 +303,22 @@ class EndTogether(Callback):
         """Whether this process says why the run ended: the first, or the second where that is gone."""
         return self._rank == (1 if self._heard and self._heard[0].startswith("process 0 ") else 0)
 
+    @property
+    def _first_to_say(self) -> bool:
+        with self._lock:
+            first, self._said = self._speaks and not self._said, self._said or self._speaks
+        return first
+
     def _tell(self, rank: int, message: Any) -> None:
         with contextlib.suppress(OSError):
             self._peers[rank].sendall(f"{json.dumps(message)}\n".encode())
 
     def __enter__(self) -> Self:
+        try:
+            self._meet()
+        except InputError as error:
+            _tell_torchrun(str(error))
+            raise
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -216,7 +331,8 @@ class EndTogether(Callback):
             self._wait(lambda: self._heard is not None, 2.0)  # a connection that breaks is what is seen first of it
         if isinstance(error, Exception) and self._heard:
             self._leave()
-            if self._speaks:
+            _tell_torchrun(self._heard[0])
+            if self._first_to_say:
                 raise InputError(f"{self._heard[0]}{self._kept()}") from error
             raise SystemExit(self._heard[1]) from None
         message = "", 0
@@ -225,6 +341,7 @@ class EndTogether(Callback):
         elif error is not None:
             sentence = explained(error)
             message = sentence or f"process {self._rank} failed: {type(error).__name__}: {error}", 2 if sentence else 1
+        _tell_torchrun(message[0])
         for rank in self._peers:
             self._tell(rank, message)
         if self._rank and isinstance(error, Exception):
@@ -246,6 +363,27 @@ class EndTogether(Callback):
         end = time.monotonic() + seconds
         while not until() and time.monotonic() < end:
             time.sleep(0.05)
+
+
+def _tell_torchrun(sentence: str) -> None:
+    """Let what torchrun prints at its end, after all that a process has said, end with this sentence."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file and sentence:
+        with contextlib.suppress(OSError):
+            content = {"message": f"error: {printed(sentence)}", "timestamp": str(int(time.time()))}
+            Path(file).write_text(json.dumps(content), "utf-8")
+
+
+def _server(host: str) -> socket.socket:
+    """A server at this address, or where it is that of a gateway, at all addresses."""
+    family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+    try:
+        return socket.create_server((host, 0), family=family)
+    except OSError:
+        return socket.create_server(("", 0), family=family)
+
+
+_meetings: list[Any] = []  # torch's stores, which have to outlive the run: torch's own processes meet there again
 
 
 def _read(peer: socket.socket) -> tuple[Any, Any] | None:

@@ -129,13 +129,30 @@ def _has_trained(run: Path) -> bool:
 
 
 def resumed_from(run: Path) -> str | None:
-    """The name of the run from which this one went on, as the last lines of its config.yaml say; None for others."""
+    """The name of the run from which this one went on; None for others."""
+    path = resumed_path(run)
+    return path.parents[1].name if path and len(path.parts) > 2 else None
+
+
+def resumed_path(run: Path) -> Path | None:
+    """The checkpoint from which a run went on, as the last lines of its config.yaml say; None for others."""
     try:
         text = (run / "config.yaml").read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         return None
     found = re.findall(rf"^{re.escape(RESUMED)}(.*)$", text, re.MULTILINE)
-    return Path(found[-1]).parents[1].name if found and len(Path(found[-1]).parts) > 2 else None
+    return Path(found[-1]) if found else None
 
 
 RESUMED = "# resumed from: "  # a line of config.yaml, before the path of a checkpoint
+JOB = "# job of SLURM: "  # and the job and its step, where there is one
+
+
+def run_of_job(job: str, task: str, root: Path) -> Path | None:
+    """The newest run that this step of a job has trained; None where it has come to no checkpoint."""
+    runs = [run for run in (root / task).glob("*") if not run.is_symlink() and _has_trained(run)]
+    for run in sorted(runs, key=run_order, reverse=True):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if f"{JOB}{job}" in (run / "config.yaml").read_text("utf-8").splitlines():
+                return run
+    return None

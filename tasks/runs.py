@@ -1,6 +1,8 @@
 """The checkpoints of a run: when they are written, and that they are read whole."""
 
 import contextlib
+import csv
+import io
 import re
 import signal
 import sys
@@ -11,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from backbone.errors import InputError
-from backbone.files import copy_whole, keep_as, replacing
+from backbone.files import copy_whole, keep_as, replacing, write_whole
 from backbone.weight_files import load_torch, why_not_loaded
 from data.folders import say
+from tasks.devices import job_step
 from tasks.processes import agreed
 from tasks.run_folders import checkpoint_at
 
@@ -89,8 +94,9 @@ class StopBetweenSteps(Callback):
 
     def __enter__(self) -> None:
         self._before = {}
+        numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if job_step() else [])]  # before its time is over
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._receive) for number in numbers}
         self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
 
     def __exit__(self, *args: object) -> None:
@@ -201,17 +207,19 @@ class BestCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note whether this is a `fit`: a validation or a test loads the state too."""
-        self._stage, self._writes = stage, trainer.is_global_zero
+        self._stage, self._writes, self._strategy = stage, trainer.is_global_zero, trainer.strategy
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy the best checkpoint over, and take its score as the one to beat."""
         before = self._resumed_from.parent / "best.ckpt" if self._resumed_from else None
-        if self._stage != "fit" or before is None or not before.is_file() or state_dict["best_model_score"] is None:
+        if self._stage != "fit" or before is None or state_dict["best_model_score"] is None:
             return
         path = Path(str(self.dirpath)) / "best.ckpt"
-        if not _is_whole(before):
+        there, whole = self._strategy.broadcast((before.is_file(), _is_whole(before)))  # as the first one's disk has it
+        if there and not whole:
             say(f"note: {before} is damaged, so the best of what follows is looked for anew")
+        if not whole:
             return
         if self._writes:
             copy_whole(before, path)
@@ -221,7 +229,18 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint whole. Lightning's own goes through $TMPDIR, whose move to another disk a kill cuts short."""
+    """Write a checkpoint whole. Lightning's own goes through $TMPDIR, whose move to another disk a kill cuts short.
+
+    It is read by the first process alone, as other machines may not have the file, and sent to the others.
+    """
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """Load a checkpoint, on all processes at the same time."""
+        together = dist.is_available() and dist.is_initialized()
+        read = [super().load_checkpoint(path, *args, **options) if not together or dist.get_rank() == 0 else None]
+        if together:
+            dist.broadcast_object_list(read)
+        return read[0]  # type: ignore[return-value]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Save `checkpoint` to `path`, where otherwise what was there stays; a last.ckpt stays as previous.ckpt anyway.
@@ -240,3 +259,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
             if path.name == "last.ckpt" and path.is_file():
                 keep_as(path, path.with_name("previous.ckpt"))
+
+
+def keep_rows(logger: CSVLogger, step: int) -> None:
+    """Let a run that goes on in its own folder keep the rows of its metrics.csv up to `step`; others are made again."""
+    file = Path(logger.log_dir) / "metrics.csv"
+    rows = []
+    if file.is_file():
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = [row for row in csv.DictReader(lines) if int(row["step"]) < step]
+    writer = logger.experiment  # which deletes what is there
+    if rows:
+        text = io.StringIO()
+        table = csv.DictWriter(text, [*rows[0]])
+        table.writeheader()
+        table.writerows(rows)
+        write_whole(file, text.getvalue())
+        writer.metrics_keys = [*rows[0]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backbone.errors import InputError
+from tasks.devices import started
 from tasks.run_folders import checkpoint_at, interrupted_run
 
 
@@ -26,7 +27,7 @@ SHORT = {
     "weights": Short("F", ("model.weights",), "weights to start from: imagenet, coco, a file"),
     "epochs": Short("N", ("trainer.max_epochs",), "how often all images are seen (default: 100)"),
     "time": Short("T", ("trainer.max_time",), "stop after 90s, 10m, 2h, 1h30m or 1d; the learning rate ends with it"),
-    "batch": Short("N", ("data.batch_size",), "images in a batch, on each device"),
+    "batch": Short("N", ("data.batch_size",), "images in a batch, of all devices together"),
     "lr": Short("R", ("model.lr",), "peak learning rate"),
     "size": Short("N", ("data.image_size",), "side of the images in px, or [HEIGHT,WIDTH]"),
     "width": Short("W", ("model.width_mult",), "width of the network: 0.25, 0.5, 0.75, 1, ..."),
@@ -192,7 +193,8 @@ def _refuse(command: str, name: str, option: re.Match[str]) -> None:
 def _meant(task: str, command: str, name: str, value: str, args: Sequence[str]) -> list[tuple[str, str]]:
     """The long options that a short one with this value stands for, each with its value."""
     if name == "resume":
-        value = value or str(interrupted_run(task, _runs_folder(args)))
+        follows = (found := started()) is not None and found.rank > 0  # the first process says which run it is
+        value = value or ("newest" if follows else str(interrupted_run(task, _runs_folder(args))))
     elif name == "time":
         value = as_duration(value)
     elif name == "device" and (number := re.fullmatch(r"(?:cuda:)?([\d,]+)", value)):

@@ -120,13 +120,11 @@ class ClassificationHead(Head):
     def update(self, outputs: Tensor, batch: Mapping[str, Any]) -> None:
         """Keep the logits, and the teacher's beneath them where it is compared with."""
         both = [outputs.float()] + ([batch["teacher"]] if "teacher" in batch else [])
-        rows = torch.stack(both, 1).cpu().numpy()  # (B, 1 or 2, C)
-        self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
+        self.predictions.add(batch["positions"], torch.stack(both, 1).cpu().numpy())  # (B, 1 or 2, C)
 
     def compute(self, records: Records, split: Split) -> dict[str, float]:
         """Accuracies with their interval, calibration, the teacher's figures; on "val" fit the temperature."""
-        self.positions, kept = self.take_predictions()
-        rows = np.stack(kept)  # (N, 1 or 2, C)
+        self.positions, [rows], _ = self.predictions.take()  # (N, 1 or 2, C)
         self.logits = rows[:, 0]
         self.labels = self.output_of_label.cpu().numpy()[records["labels"][self.positions]]
         if split == "val":

@@ -27,7 +27,7 @@ from tasks.deployment.artifact import open_artifact
 from tasks.deployment.graph import Deployed
 from tasks.module import TaskModule, evaluation_images
 from tasks.next_steps import say_next
-from tasks.options import resolve
+from tasks.options import has_source, resolve
 from tasks.runs import as_written
 
 _VERSIONS = {"onnx": ("onnx", "onnxruntime"), "executorch": ("executorch", "torchao")}
@@ -77,7 +77,7 @@ def resolved(module_class: type[TaskModule], datamodule_class: Any, args: Sequen
         return parser.parse_args(args[1:], defaults=False).as_dict()
 
     settings, checkpoint, path = resolve(module_class, ["validate", *args], parse)
-    if checkpoint is None and not settings["data"].get("root"):
+    if checkpoint is None and not has_source(settings["data"]):
         raise InputError(f"--weights {settings['model']['weights']} has no images of its own; give --data DIR.")
     given = parser.instantiate(parser.parse_object(settings))
     module, data = given["model"], given["data"]

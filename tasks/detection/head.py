@@ -20,7 +20,7 @@ from tasks.deployment.suppression import Suppression
 from tasks.detection.anchors import ANCHOR_SHAPES, decode, make_anchors
 from tasks.detection.loss import focal_loss, multibox_loss
 from tasks.detection.matcher import match
-from tasks.detection.metrics import CocoScores, evaluate, measured, stack_detections
+from tasks.detection.metrics import CocoScores, detections_of, evaluate, measured
 from tasks.detection.postprocess import MAX_IOU, MIN_SCORE, Detected, class_scores, postprocess
 from tasks.detection.report import write_report
 from tasks.detection.suppression import BY_OPERATOR, BY_ROUNDS, suppressed
@@ -163,14 +163,17 @@ class DetectionHead(Head):
     def update(self, outputs: Outputs, batch: Mapping[str, Any]) -> None:
         """Keep the boxes, scores and labels found in each image."""
         found = self.detect(outputs, batch["sizes"].tolist())
-        rows = (tuple(value.cpu().numpy() for value in boxes) for boxes in found)
-        self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
+        counts = [len(boxes.scores) for boxes in found]
+        self.predictions.add(
+            batch["positions"], *(torch.cat(column).cpu().numpy() for column in zip(*found, strict=True)), counts=counts
+        )
 
     def compute(self, records: Records, split: Split) -> dict[str, float]:
         """COCO's twelve figures on the images that could be read, NaN where there is no object to measure one on."""
-        self.positions, kept = self.take_predictions()
+        self.positions, columns, counts = self.predictions.take()
+        assert counts is not None
         self.truth = records.take(self.positions)
-        self.detections = stack_detections(*zip(*kept, strict=True))
+        self.detections = detections_of(counts, *columns)
         self.scores: CocoScores = evaluate(self.truth, self.detections)
         return measured(self.scores.figures)
 
@@ -227,7 +230,7 @@ class DetectionHead(Head):
             label = labels[found[:count]]
             known = np.flatnonzero(label >= 0)
             pixels = boxes[known] * np.array([width, height, width, height], np.float32)
-            self.predictions[position] = pixels, scores[known], label[known]
+            self.predictions.add([position], pixels, scores[known], label[known], counts=[len(known)])
 
     def predict(
         self, outputs: Outputs, sizes: Sequence[tuple[int, int]], conf: float = 0.3, **options: Any

@@ -3,13 +3,15 @@
 "Function matching" warns of logits cached for one view and used for another (Beyer et al. 2021, arXiv 2106.05237), so a
 row belongs to one image and one seeded view of it, and a manifest says which teacher, transform and list it is of.
 
-The folder holds logits.npy (V, N, K), done.npy (V, N) and manifest.json. Several processes of one machine may fill it
-at once, each other rows: every row has its own bytes in both files.
+The folder holds logits.npy (V, N, K), done.npy (V, N) and manifest.json. Several processes may fill it at once, each
+other rows: every row has its own bytes in both files. Machines that share no disk fill a folder each.
 """
 
+import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from tqdm import tqdm
 from backbone.errors import InputError
 from backbone.files import room_beside
 from tasks.distillation.teachers import ENOUGH_TO_TELL, digest_of
+from tasks.processes import agreed, gather
 
 Manifest = Mapping[str, Any]  # see `manifest_of`
 Compute = Callable[[Mapping[str, Any]], Tensor]  # a batch of training images to what the teacher outputs for it
@@ -76,15 +79,23 @@ class TeacherCache:
             _create(folder, manifest)
         _check(folder, manifest)
         shape = manifest["views"], manifest["images"], manifest["outputs"]
-        self._logits = _map(folder, "logits.npy", np.float16, shape)  # (V, N, K)
-        self._done = _map(folder, "done.npy", np.uint8, shape[:2])  # (V, N)
+        self._shape = shape
+        self.open()
         missing = int((self._done == _MISSING).sum())
         if cache_only and missing:
             lacks = f"lacks {missing:,} of {self._done.size:,} rows"
             raise InputError(f"the cache {folder} {lacks}; leave out `cache_only` to have it filled.")
 
+    def __len__(self) -> int:
+        return int(self._shape[0])
+
     def __deepcopy__(self, memo: dict) -> "TeacherCache":
         return self  # a copy would read the whole file into memory
+
+    def open(self) -> None:
+        """Look at the files anew, as over a network what others have written is seen then."""
+        self._logits = _map(self.folder, "logits.npy", np.float16, self._shape)  # (V, N, K)
+        self._done = _map(self.folder, "done.npy", np.uint8, self._shape[:2])  # (V, N)
 
     def missing(self, view: int) -> np.ndarray:
         """Positions, int64 and rising, of images without logits for this view, those skipped before among them."""
@@ -179,11 +190,15 @@ def verify_some(cache: TeacherCache, data: Any, compute: Compute) -> None:
 
 
 def fill(cache: TeacherCache, data: Any, compute: Compute) -> None:
-    """Compute what is missing; stopped at any time, it has lost no more than a batch."""
-    together = dist.is_available() and dist.is_initialized()
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-    # By the image, as this list is shorter for a process that comes after another has begun to write.
-    missing = [(rows := cache.missing(view))[rows % ranks == rank] for view in range(data.hparams["views"])]
+    """Compute what is missing; stopped at any time, it has lost no more than a batch.
+
+    Of several processes each has an equal share of what lacks on the disk that it sees, and all of them end together.
+    """
+    agreed(0)  # from here on nobody has begun to write, and all list the same
+    cache.open()
+    rank, sharing = _sharing(cache)
+    missing = [cache.missing(view)[rank::sharing] for view in range(data.hparams["views"])]
+    rounds = agreed(sum(-(-len(positions) // data.device_batch) for positions in missing))
     # The first outputs wait until a teacher of probabilities would have been refused: none of those is to be kept.
     waiting: list[tuple[Tensor, Tensor, Tensor]] = []
     computed = 0
@@ -202,6 +217,8 @@ def fill(cache: TeacherCache, data: Any, compute: Compute) -> None:
                         cache.write(*waiting.pop(0))
                     unread -= set(batch["positions"].tolist())
                     bar.update(len(batch["images"]))
+                    rounds -= 1
+                    agreed(0)  # in step, so that none waits for hours and is taken for one that hangs
                 if unread:  # the disk may be read-only
                     cache.skip(view, sorted(unread))
     except InputError:
@@ -210,8 +227,29 @@ def fill(cache: TeacherCache, data: Any, compute: Compute) -> None:
     finally:  # Ctrl-C too
         for batch_rows in waiting:
             cache.write(*batch_rows)
-    if together:
-        dist.barrier()
+    for _ in range(rounds + 1):  # the last: by then all have written what they held back
+        agreed(0)
+    cache.open()
+
+
+def _sharing(cache: TeacherCache) -> tuple[int, int]:
+    """The number of this process among those that see this folder, on the same disk, and how many they are."""
+    name = gather({0: secrets.token_hex(8)})[0]
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    ranks = [*gather({rank: None})]
+    if len(ranks) == 1 or not agreed(int(any(len(cache.missing(view)) for view in range(len(cache))))):
+        return 0, 1  # nothing is to be written, maybe as nothing can be
+    mine = cache.folder / f".seen~{name}~{rank}"
+    with contextlib.suppress(OSError):  # of a cache that is complete, and may lie where nothing can be written
+        mine.touch()
+    try:
+        agreed(0)
+        seen = [one for one in ranks if mine.with_name(f".seen~{name}~{one}").exists()]
+        agreed(0)
+    finally:
+        with contextlib.suppress(OSError):
+            mine.unlink(missing_ok=True)
+    return (seen.index(rank), len(seen)) if rank in seen else (0, 1)
 
 
 def _create(folder: Path, manifest: Manifest) -> None:

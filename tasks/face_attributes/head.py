@@ -71,13 +71,12 @@ class AttributesHead(Head):
     def update(self, outputs: Tensor, batch: Mapping[str, Any]) -> None:
         """Keep the logits, and the teacher's beneath them where it is compared with."""
         both = [outputs.float()] + ([batch["teacher"]] if "teacher" in batch else [])
-        rows = torch.stack(both, 1).cpu().numpy()  # (B, 1 or 2, K)
-        self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
+        self.predictions.add(batch["positions"], torch.stack(both, 1).cpu().numpy())  # (B, 1 or 2, K)
 
     def compute(self, records: Records, split: Split) -> dict[str, float]:
         """Means over the attributes, the teacher's figures too; on "val" choose the thresholds."""
-        self.positions, kept = self.take_predictions()
-        rows = np.stack(kept, axis=1)  # (1 or 2, N, K)
+        self.positions, [kept], _ = self.predictions.take()
+        rows = kept.swapaxes(0, 1)  # (1 or 2, N, K)
         logits, targets = check_finite(rows[0]), records["attributes"][self.positions]
         if split == "val":
             self.thresholds = choose_thresholds(logits, targets)

@@ -43,7 +43,7 @@ def teacher_names(teacher: str | Sequence[Mapping[str, Any]] | None) -> list[str
 
 def source_of(data: Any) -> Source:
     """A data module's labelled images."""
-    return {"by": "", "data": data.hparams["root"] or "the built-in sample", "licence": data.licence}
+    return {"by": "", "data": data.source or "the built-in sample", "licence": data.licence}
 
 
 def sentence(sources: Sequence[Source]) -> str:

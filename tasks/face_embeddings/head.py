@@ -93,15 +93,13 @@ class EmbeddingHead(Head):
         if "teacher" in batch:
             self.learn_from(batch["teacher"].shape[1])
             parts += [self.project(outputs), batch["teacher"]]
-        rows = zip(*(part.cpu().numpy() for part in parts), strict=True)
-        self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
+        self.predictions.add(batch["positions"], *(part.cpu().numpy() for part in parts))
 
     def compute(self, records: Records, split: Split) -> dict[str, float]:
         """Figures of the pairs of FaceRecords and of the distance from the teacher; on "val" choose the threshold."""
-        self.positions, kept = self.take_predictions()
+        self.positions, [embeddings, *both], _ = self.predictions.take()
         listed = records.pairs if isinstance(records, FaceRecords) else None
         pairs = None if listed is None else pairs_among(listed, self.positions)
-        embeddings, *both = (np.stack(part) for part in zip(*kept, strict=True))
         self.scores = evaluate(embeddings, pairs, *both)
         if listed is not None and pairs is not None and len(pairs.same) < len(listed.same):
             self.scores.figures["pairs_left_out"] = float(len(listed.same) - len(pairs.same))
@@ -128,8 +126,7 @@ class EmbeddingHead(Head):
     def update_from(self, answer: Mapping[str, Tensor], batch: Mapping[str, Any], names: Sequence[str]) -> None:
         """Keep the embeddings, and beside them those that `batch` has of PyTorch, as if these were a teacher's."""
         parts = answer["embedding"], answer["embedding"], batch["embedding"]
-        rows = zip(*(part.numpy() for part in parts), strict=True)
-        self.predictions.update(zip(batch["positions"].tolist(), rows, strict=True))
+        self.predictions.add(batch["positions"], *(part.numpy() for part in parts))
 
     def predict(self, outputs: Tensor, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         """The embedding of each image, float32 (D,) of length 1."""

@@ -11,6 +11,7 @@ from data.folders import say
 from tasks.distillation.module import DistilledModule
 from tasks.face_embeddings.head import Distance, EmbeddingHead
 from tasks.module import TRUNK_OPTIONS
+from tasks.options import has_source
 from tasks.run_folders import best_checkpoints
 from tasks.runs import read_checkpoint
 
@@ -52,7 +53,7 @@ class FaceEmbeddingsModule(DistilledModule):
     @classmethod
     def resolve(cls, command: str, model: dict[str, Any], data: dict[str, Any], runs: Path) -> None:
         """Also: on the built-in sample the teacher is the newest net of face attributes, trained on it as well."""
-        if command == "fit" and not (model.get("teacher") or model.get("cache_only") or data.get("root")):
+        if command == "fit" and not (model.get("teacher") or model.get("cache_only") or has_source(data)):
             try:
                 nets = best_checkpoints("face_attributes", runs)
             except InputError:
@@ -89,4 +90,4 @@ class FaceEmbeddingsModule(DistilledModule):
 
 
 def _is_of_the_sample(checkpoint: Path) -> bool:
-    return read_checkpoint(checkpoint, "face_attributes")["datamodule_hyper_parameters"]["root"] is None
+    return not has_source(read_checkpoint(checkpoint, "face_attributes")["datamodule_hyper_parameters"])

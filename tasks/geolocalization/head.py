@@ -19,10 +19,13 @@ from tasks.geolocalization.hierarchy import CellHierarchy, Decode
 from tasks.geolocalization.loss import cross_entropy, haversine_labels
 from tasks.geolocalization.metrics import Ranks, evaluate, rank_cells
 from tasks.head import Head
+from tasks.kept import Kept
 from tasks.pooled import PooledLinear
 from tasks.predictor import check_at_least_1, check_fraction
+from tasks.processes import of_all
 
 DRAWN_CELLS = 100  # of an image, the likeliest: what is kept for its map
+_DRAWABLE = 20_000  # images of which they are kept, 16 MB; of ten million they would be 8 GB
 
 _LARGE = 3  # a cell above this level of S2's is more than a thousand kilometres across
 OWN_IMAGES = 100, 10  # max_images and min_images of configs/geolocalization/own_images.yaml
@@ -74,6 +77,7 @@ class GeolocalizationHead(Head):
         decode: Decode = "best",
     ) -> None:
         super().__init__()
+        self.drawable = Kept()  # the likeliest cells, best first, and their probabilities
         self._channels, self._bottleneck, self._dropout = channels, bottleneck, dropout
         self._files, self._cell_options = partition, (max_images, min_images, points)
         self.loss_kind, self.tau_km, self.decode = loss_kind, tau_km, decode
@@ -153,20 +157,21 @@ class GeolocalizationHead(Head):
         ranks = rank_cells(probabilities, self.hierarchy.finest.lookup(batch["latlng"].cpu().numpy()))
         reported = batch.get("reported", True)
         radius = self.hierarchy.half_radius_km(probabilities, latlng) if reported else np.full(len(latlng), np.nan)
-        # of each image a row, float64, which holds any cell exactly: all probabilities would not fit into memory
-        columns = [np.column_stack([latlng, *ranks, radius])]
-        if reported:
+        small = ranks._replace(rank=ranks.rank.astype(np.int32), best=ranks.best.astype(np.int32))
+        # of an image 48 bytes: all probabilities would not fit into memory
+        self.predictions.add(batch["positions"], latlng, *small, radius)
+        if reported and len(self.drawable) < _DRAWABLE:
             best = top_cells(probabilities, DRAWN_CELLS)
-            columns += [best.astype(np.int32), np.take_along_axis(probabilities, best, axis=1).astype(np.float32)]
-        self.predictions.update(zip(batch["positions"].tolist(), zip(*columns, strict=True), strict=True))
+            likeliest = np.take_along_axis(probabilities, best, axis=1).astype(np.float32)
+            self.drawable.add(batch["positions"], best.astype(np.int32), likeliest)
 
     def compute(self, records: Records, split: str) -> dict[str, float]:
         """Distances, GeoScore, accuracy and calibration of the cells, and what the cells allow."""
-        self.positions, self.last = self.take_predictions()
-        rows = np.stack([row for row, *_ in self.last])  # (N, 7)
-        rank, probability, best, confidence, self.half_radius_km = rows[:, 2:].T
-        ranks = Ranks(rank.astype(np.int64), probability, best.astype(np.int64), confidence)
-        self.scores = evaluate(rows[:, :2], records["latlng"][self.positions], ranks, self.hierarchy.finest)
+        self.positions, [latlng, *ranks, self.half_radius_km], _ = self.predictions.take()
+        if any(of_all(len(self.drawable))):
+            self.likeliest = self.drawable.take()
+        truth = records["latlng"][self.positions]
+        self.scores = evaluate(latlng, truth, Ranks(*ranks), self.hierarchy.finest)
         return self.scores.figures
 
     def report(self, folder: Path, split: Any, data: GeotaggedDataModule, settings: Mapping[str, Any]) -> None:
@@ -174,14 +179,16 @@ class GeolocalizationHead(Head):
         from tasks.geolocalization.report import write_report  # here, as training needs no matplotlib
 
         positions = self.positions.tolist()
+        drawable, [cells, chances], _ = self.likeliest
+        rows = np.searchsorted(self.positions, drawable).tolist()
         height, width = settings["input_size"]
-        root = data.hparams["root"] or "the built-in sample"
+        root = data.source or "the built-in sample"
         write_report(
             folder,
             split=split,
             scores=self.scores,
             half_radius_km=self.half_radius_km,
-            likeliest=lambda k: self.last[k][1:],
+            likeliest=dict(zip(rows, zip(cells, chances, strict=True), strict=True)),
             partition=self.hierarchy.finest,
             files=[data.file(split, position) for position in positions],
             open_image=lambda k: data.image(split, positions[k]),

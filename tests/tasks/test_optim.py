@@ -4,13 +4,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from backbone import MobileNetV1, trunk_from
 from data.classification import ClassificationDataModule
 from tasks.classification.module import ClassificationModule
-from tasks.optim import EMA, build_optimizer, parameter_groups, set_rates, warmup_cosine
+from tasks.optim import EMA, build_optimizer, move_average, parameter_groups, set_rates, warmup_cosine
 
 
 @pytest.fixture
@@ -223,17 +224,57 @@ def test_a_new_rate_replaces_the_one_that_was_loaded(model):
 
 def test_average_is_the_recurrence_worked_by_hand_and_counters_are_copied():
     """Decay (1 + n) / (10 + n), at most 0.5: 2/11 for the second value, 3/12 for the third, 0.5 from the ninth on."""
-    average = EMA(0.5)._kwargs["multi_avg_fn"]
-    ours, counter = torch.tensor([10.0]), torch.tensor(7)
-    average([ours], [torch.tensor([0.0])], torch.tensor(1))
+    ours, counter = torch.tensor([3.0]), torch.tensor(6)
+    move_average([ours, counter], [torch.tensor([10.0]), torch.tensor(7)], 0.5, 0)
+    assert (ours.item(), counter.item()) == (10.0, 7)
+    move_average([ours, counter], [torch.tensor([0.0]), torch.tensor(8)], 0.5, 1)
     assert ours.item() == pytest.approx(10 * 2 / 11)
-    average([counter], [torch.tensor(8)], torch.tensor(1))
     assert counter.item() == 8
-    average([ours], [torch.tensor([1.0])], torch.tensor(2))
+    move_average([ours], [torch.tensor([1.0])], 0.5, 2)
     assert ours.item() == pytest.approx(10 * 2 / 11 * 0.25 + 0.75)
     ours = torch.tensor([4.0])
-    average([ours], [torch.tensor([0.0])], torch.tensor(1000))
+    move_average([ours], [torch.tensor([0.0])], 0.5, 1000)
     assert ours.item() == 2.0
+
+
+def test_the_average_is_where_the_module_is_and_its_counter_on_the_cpu():
+    """Lightning makes the average first, and moves the module after that."""
+    module, average = LightningModule(), EMA(0.5)
+    module.layer = nn.Linear(2, 2)
+    average.setup(None, module, "fit")
+    module.to("meta")
+    average.on_fit_start(None, module)
+    assert {each.device.type for each in average._average_model.module.parameters()} == {"meta"}
+    assert average._average_model.n_averaged.device.type == "cpu"
+
+
+def test_the_average_takes_each_optimizer_step_once():
+    """Of two batches that share a step the second changes nothing: the counter says how often it was averaged."""
+    module, average = LightningModule(), EMA(0.5)
+    module.layer = nn.Linear(1, 1, bias=False)
+    average.setup(None, module, "fit")
+    average.on_fit_start(None, module)
+    for step, value in ((1, 10.0), (1, 20.0), (2, 0.0)):
+        nn.init.constant_(module.layer.weight, value)
+        average.on_train_batch_end(SimpleNamespace(global_step=step), module, None, None, 0)
+    assert average._average_model.n_averaged == 2
+    assert average._average_model.module.layer.weight.item() == pytest.approx(10 * 2 / 11)
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adamw"])
+def test_a_fused_optimizer_takes_the_same_steps(name):
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(5, 3) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    for layer, fused in zip(layers, (False, True), strict=True):
+        groups = [{"params": [*layer.parameters()], "lr_mult": 1.0, "weight_decay": 0.01}]
+        optimizer = build_optimizer(name, groups, 0.1, fused)
+        assert bool(optimizer.param_groups[0].get("fused")) == (fused and name != "rmsprop")
+        for _ in range(5):
+            optimizer.zero_grad()
+            layer(torch.arange(5.0)).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(layers[0].weight, layers[1].weight)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("rmsprop", torch.optim.RMSprop)])

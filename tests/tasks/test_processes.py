@@ -12,29 +12,11 @@ import pytest
 
 from backbone import InputError
 from tasks import processes
-from tasks.processes import EndTogether, gather, use_devices_of_torchrun
+from tasks.processes import EndTogether, gather
 
 
 def test_in_one_process_its_own_entries_come_back_by_key():
     assert list(gather({9: "b", 2: "a"}).items()) == [(2, "a"), (9, "b")]
-
-
-@pytest.mark.parametrize(
-    ("devices", "nodes", "expected"),
-    [("auto", 1, (4, 2)), (4, 2, (4, 2)), ("4", 2, ("4", 2)), (2, 1, None), ("3", 2, None), (8, 2, None)],
-)
-def test_torchruns_processes_are_the_trainers_devices(devices, nodes, expected, monkeypatch):
-    options = SimpleNamespace(devices=devices, num_nodes=nodes)
-    use_devices_of_torchrun(options)
-    assert (options.devices, options.num_nodes) == (devices, nodes)  # without torchrun
-    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
-        monkeypatch.setenv(name, value)
-    if expected is None:
-        with pytest.raises(InputError, match=f"8 processes, but --trainer.devices {devices}"):
-            use_devices_of_torchrun(options)
-    else:
-        use_devices_of_torchrun(options)
-        assert (options.devices, options.num_nodes) == expected
 
 
 @pytest.fixture
@@ -51,7 +33,7 @@ def connected(monkeypatch, tmp_path):
         offer.put(given)
         return given
 
-    three = [EndTogether(tmp_path, lambda: " Kept.") for _ in range(3)]
+    three = [EndTogether(lambda: " Kept.") for _ in range(3)]
     strategy = SimpleNamespace(launcher=None, broadcast=broadcast)
     threads = [
         threading.Thread(
@@ -140,7 +122,8 @@ def test_a_process_that_fails_before_it_is_connected_ends_the_first(monkeypatch,
         ended, killed = [], []
         monkeypatch.setattr(processes, "_HEARD_S", 0)
         monkeypatch.setattr(processes.os, "_exit", end)
-        one = EndTogether(tmp_path / "run", str)
+        one = EndTogether(str)
+        one.run = tmp_path / "run"
         child = SimpleNamespace(poll=lambda code=code: code, kill=lambda: killed.append(1))  # noqa: B023
         one._children = [child]
         with pytest.raises(SystemExit):

@@ -51,11 +51,11 @@ class CountingHead(Head):
         return {"counts": F.smooth_l1_loss(outputs, batch["counts"])}
 
     def update(self, outputs, batch):
-        self.predictions.update(zip(batch["positions"].tolist(), outputs.float().tolist(), strict=True))
+        self.predictions.add(batch["positions"], outputs.float().cpu().numpy())
 
     def compute(self, records, split):
-        positions, self.counts = self.take_predictions()
-        self.errors = np.abs(np.array(self.counts) - records["counts"][positions])
+        positions, [self.counts], _ = self.predictions.take()
+        self.errors = np.abs(self.counts - records["counts"][positions])
         return {"mae": float(self.errors.mean())}
 
     def report(self, folder, split, data, settings):

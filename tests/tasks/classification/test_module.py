@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Save, data_module, same, trainer
+from helpers import Save, data_module, fit_eager_and_compiled, same, trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from PIL import Image
 from sklearn.metrics import recall_score
@@ -51,6 +51,29 @@ def four_epochs(classes_root, tmp_path_factory):
     module, datamodule = build(classes_root, **DRAWING)
     trainer(tmp_path_factory.mktemp("whole")).fit(module, datamodule)
     return module.state_dict()
+
+
+@pytest.mark.slow
+def test_a_compiled_trunk_takes_the_same_steps_and_leaves_the_same_checkpoint(classes_root, tmp_path, monkeypatch):
+    def make(**options):
+        return build(classes_root, head_steps=1, **options)
+
+    path = fit_eager_and_compiled(make, tmp_path, monkeypatch, "aot_eager")
+    before = read_checkpoint(path, "classification")["current_model_state"]
+    resumed, datamodule = make(compile=True)
+    trainer(tmp_path, max_epochs=3).fit(resumed, datamodule, ckpt_path=str(path), weights_only=True)
+    assert not same(resumed.state_dict(), before)
+
+
+def test_compiling_needs_a_compiler(classes_root, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    for compile in (False, "auto"):
+        module, datamodule = build(classes_root, compile=compile)
+        datamodule.setup("fit")
+        module.prepare(datamodule)
+    module, datamodule = build(classes_root, compile=True)
+    with pytest.raises(InputError, match=r"--model\.compile true"):
+        module.prepare(datamodule)
 
 
 def test_two_workers_give_the_weights_of_none_bit_for_bit(classes_root, four_epochs, tmp_path):

@@ -295,7 +295,8 @@ def test_boxes_of_whole_weights_are_scored_by_the_data_s_names():
     answer["labels"] = torch.tensor([[2, 0, 1, -1]])
     batch = {"positions": torch.tensor([5]), "sizes": torch.tensor([[100, 200]])}
     module.head.update_from(answer, batch, ["dog", "cat", "tv"])
-    found, scores, labels = module.head.predictions[5]
+    positions, [found, scores, labels], counts = module.head.predictions.take()
+    assert (positions.tolist(), counts.tolist()) == ([5], [2])
     assert labels.tolist() == [1, 0]  # the dog is none of the data's
     assert scores.tolist() == pytest.approx([0.9, 0.7])
     assert found.tolist() == [[0, 0, 100, 50], [0, 0, 200, 100]]

@@ -114,7 +114,7 @@ def test_a_resumed_run_begins_with_the_best_of_the_one_before(trained, capsys):
 def test_two_processes_train_score_and_list_bad_images_as_one(write_coco, tmp_path):
     root = write_coco(tmp_path / "data", {"train": 8, "val": 3})
     (root / "train" / "train_03.png").write_bytes(b"")
-    given = ["--data.root", str(root), *SMALL, *QUIET, "--data.max_bad_fraction", "0.5", "--data.batch_size", "1"]
+    given = ["--data.root", str(root), *SMALL, *QUIET, "--data.max_bad_fraction", "0.5", "--data.batch_size", "2"]
     folder = fit_in_two_processes("detection", *given, "--trainer.max_epochs", "1")
     assert "train_03.png\tit is empty" in (folder / "bad_images.txt").read_text()
     assert len({row["image_id"] for row in json.loads((folder / "predictions.json").read_text())}) == 3

@@ -110,7 +110,7 @@ def test_a_figure_without_an_object_to_measure_it_on_is_nan(crowd, map_50):
     head = DetectionHead({16: 16, 32: 16}, {2: "dog", 7: "cat"}, (96, 96))
     truth = content(2, [annotation(1, 1, [5, 6, 20, 10], iscrowd=crowd)])
     found = np.float32([[5, 6, 25, 16]]), np.float32([0.9]), np.array([0])
-    head.predictions = {0: found, 1: tuple(part[:0] for part in found)}
+    head.predictions.add([0, 1], *found, counts=[1, 0])
     figures = head.compute(parse_annotations(truth, "A"), "val")
     np.testing.assert_allclose([figures["map_50"], figures["map_large"]], [map_50, math.nan])
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import data_module, same, trainer
+from helpers import data_module, fit_eager_and_compiled, same, trainer
 from lightning.pytorch.callbacks import Checkpoint
 from PIL import Image
 from torch.nn.functional import avg_pool2d
@@ -174,3 +174,8 @@ def test_of_100_to_1_the_rare_class_is_found_with_weights_and_with_balanced_samp
     for way in ("weighted", "balanced"):
         assert mean[way].mean() > mean["plain"].mean() + 0.1
         assert all(own[1] > plain[1] for own, plain in zip(figures[way], figures["plain"], strict=True))
+
+
+@pytest.mark.slow
+def test_a_compiled_trunk_takes_the_same_steps_and_leaves_the_same_checkpoint(coco_root, tmp_path, monkeypatch):
+    fit_eager_and_compiled(lambda **options: build(coco_root, **options), tmp_path, monkeypatch)

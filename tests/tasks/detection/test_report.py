@@ -8,6 +8,7 @@ from PIL import Image
 
 from backbone.errors import InputError
 from data.readers.coco_file import parse_annotations, parse_results
+from tasks.detection import report
 from tasks.detection.metrics import evaluate
 from tasks.detection.report import KINDS, Scene, arrange, best_threshold, find_errors, match, worst, write_report
 from tasks.plotting import GREEN, VERMILLION, class_color
@@ -183,6 +184,15 @@ def test_the_files_hold_the_figures(tmp_path):
 
 def pixels_of(path, color):
     return is_color(pixels(path), color)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 7])
+def test_results_written_by_parts_are_the_file_as_a_whole(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(report, "_WRITTEN", 3)
+    ground_truth, results = busy_case(np.random.default_rng(2), 4, 3)
+    truth, detections = parsed(ground_truth, results[:count])
+    report._write_results(tmp_path / "r.json", detections, truth)
+    assert (tmp_path / "r.json").read_text() == json.dumps(results[:count]) + "\n"
 
 
 def test_the_pictures_show_truth_left_predictions_right_and_the_miss(tmp_path):

@@ -3,6 +3,8 @@ import copy
 import json
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -27,6 +29,7 @@ class Data:
         self.hparams = {"views": views}
         self.images, self.transform, self.bad, self.asked = images, transform, (), []
         self.grey = lambda view, position: 20 * view + position
+        self.device_batch = 4
         self.bad_images = SimpleNamespace(note=lambda bad, cut_short: None)
 
     def train_keys(self):
@@ -188,17 +191,53 @@ def test_several_processes_fill_one_cache_at_once(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
 
 
-def test_processes_that_do_not_start_together_leave_no_image_to_nobody(tmp_path, monkeypatch):
-    """The second lists what is missing when the first has written all of its own."""
-    data = Data(views=2)
-    for rank in (0, 1):
-        together = {"is_available": True, "is_initialized": True, "get_rank": rank, "get_world_size": 2}
-        fake = {name: lambda value=value: value for name, value in together.items()}
-        monkeypatch.setattr(module, "dist", SimpleNamespace(**fake, barrier=lambda: None))
-        cache = TeacherCache(tmp_path / "cache", manifest_of(data, NAMES, 4, "d1e9"))
-        fill(cache, data, data.ask)
-        half = [cache.missing(view).tolist() for view in (0, 1)]
-        assert half == ([[1, 3, 5, 7, 9]] * 2 if rank == 0 else [[]] * 2)
+class Together:
+    """What processes agree on, for threads that stand for them."""
+
+    def __init__(self, count):
+        self.barrier, self.local, self.given = threading.Barrier(count, timeout=20), threading.local(), {}
+
+    def agreed(self, number):
+        return max(self.gather({self.local.rank: number}).values())
+
+    def gather(self, mine):
+        """As `processes.gather`: of entries with the same key those of the last one."""
+        self.given[self.local.rank] = mine
+        self.barrier.wait()
+        merged = {key: value for rank in sorted(self.given) for key, value in self.given[rank].items()}
+        self.barrier.wait()
+        return merged
+
+
+@pytest.mark.parametrize(
+    ("folders", "shares"), [("aa", [15, 15]), ("ab", [30, 30]), ("aab", [15, 15, 30]), ("abcb", [30, 15, 30, 15])]
+)
+def test_processes_fill_each_disk_once_in_equal_shares(folders, shares, tmp_path, monkeypatch):
+    """Of three views of ten images; a machine's processes see one folder."""
+    together = Together(len(folders))
+    monkeypatch.setattr(module, "agreed", together.agreed)
+    monkeypatch.setattr(module, "gather", together.gather)
+    initialized = {name: lambda: True for name in ("is_available", "is_initialized")}
+    monkeypatch.setattr(module, "dist", SimpleNamespace(**initialized, get_rank=lambda: together.local.rank))
+    data = [Data() for _ in folders]
+
+    def run(rank):
+        together.local.rank = rank
+        cache = TeacherCache(tmp_path / folders[rank], manifest_of(data[rank], NAMES, 4, "d1e9"))
+        fill(cache, data[rank], data[rank].ask)
+        assert not any(len(cache.missing(view)) for view in range(3))
+
+    with ThreadPoolExecutor(len(folders)) as pool:
+        list(pool.map(run, range(len(folders))))
+    assert [len(one.asked) for one in data] == shares
+    for folder in set(folders):
+        asked = [row for one, at in zip(data, folders, strict=True) if at == folder for row in one.asked]
+        assert sorted(asked) == sorted(np.ndindex(3, 10))  # none twice
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [
+            "done.npy",
+            "logits.npy",
+            "manifest.json",
+        ]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

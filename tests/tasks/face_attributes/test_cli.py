@@ -106,7 +106,7 @@ def test_a_net_inherits_what_its_teacher_and_its_first_weights_were_trained_on(b
         (None, {"teacher": "gone.ckpt", "weights": "timm.safetensors"}, "Trained on own."),
         (of_celeba, {}, f"Trained on own and {of_celeba}."),
     ):
-        data = SimpleNamespace(hparams={"root": "own", "unlabelled": unlabelled}, licence="")
+        data = SimpleNamespace(source="own", hparams={"root": "own", "unlabelled": unlabelled}, licence="")
         sources = find_sources(data, {**alone, **options})
         assert sentence(sources) == expected
         assert licences(sources) == (LICENCE if str(faces_root) in expected else "")

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy.special import expit
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
 from backbone.errors import InputError
 from tasks.face_attributes.metrics import by_subgroup, choose_thresholds, evaluate
@@ -71,6 +72,20 @@ def test_every_figure_is_that_of_counting(num_images, num_attributes, ties):
         for name in ("ap", "f1", "accuracy", "ece", "balanced_accuracy", "base_rate"):
             expected = by_attribute[name][kept].mean() if len(kept) else np.nan
             assert figures[name.replace("ap", "map")] == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_every_attribute_is_scored_as_scikit_learn_scores_it(ties):
+    logits, targets = case(3000, 6, seed=5, ties=ties)
+    thresholds = np.array([0.1, 0.3, 0.5, 0.7, 0.9, 1.0])  # the last gives no yes
+    scores = evaluate(logits, targets, thresholds).by_attribute
+    for k in range(6):
+        known = targets[:, k] >= 0
+        truth, own = targets[known, k] == 1, logits[known, k].astype(float)
+        decided = expit(own) >= thresholds[k]
+        assert scores["ap"][k] == pytest.approx(average_precision_score(truth, own), rel=1e-12)
+        assert scores["balanced_accuracy"][k] == pytest.approx(balanced_accuracy_score(truth, decided), rel=1e-12)
+        assert scores["f1"][k] == pytest.approx(f1_score(truth, decided), rel=1e-12)
 
 
 def ap_of(scores, truth):

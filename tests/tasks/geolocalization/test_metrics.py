@@ -4,7 +4,7 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from backbone.errors import InputError
 from tasks.calibration import calibration_error
-from tasks.geolocalization import s2
+from tasks.geolocalization import metrics, s2
 from tasks.geolocalization.cells import Partition
 from tasks.geolocalization.metrics import (
     SHARES,
@@ -48,8 +48,10 @@ def scored(truth, cells, probabilities):
     return evaluate(cells.latlng[ranks.best], truth, ranks, cells)
 
 
+@pytest.mark.parametrize("chunk", [7, 60, 1 << 17])  # images that are located at once
 @pytest.mark.parametrize("seed", range(3))
-def test_every_figure_equals_a_plain_loop(seed):
+def test_every_figure_equals_a_plain_loop(seed, chunk, monkeypatch):
+    monkeypatch.setattr(metrics, "_CHUNK", chunk)
     truth, cells, labels, probabilities = case(seed=seed)
     scores = scored(truth, cells, probabilities)
     points, counts = cells.latlng, cells.counts.tolist()

@@ -60,7 +60,7 @@ def write(folder, truth, probabilities, files=None, open_image=image_at, cells=C
         split="test",
         scores=scores,
         half_radius_km=np.linspace(10, 90, len(truth)),
-        likeliest=lambda k: (np.argsort(-probabilities[k]), np.sort(probabilities[k])[::-1]),
+        likeliest={k: (np.argsort(-row), np.sort(row)[::-1]) for k, row in enumerate(probabilities)},
         partition=cells,
         files=files or [f"images/{k}.jpg" for k in range(len(truth))],
         open_image=open_image,
