@@ -75,6 +75,19 @@ def until_unread(command: Callable[[], int]) -> int:
         return 141
 
 
+def exit_code(command: Callable[[], object], stopped: str) -> int:
+    """0 once the command is done; 2 after the sentence of an InputError; 130 after Ctrl-C, where `stopped` is said."""
+    try:
+        command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130
+    return 0
+
+
 def _is_unread(stream: TextIO | None) -> bool:
     """Whether it is a pipe that nobody reads."""
     try:

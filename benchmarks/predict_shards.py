@@ -9,7 +9,6 @@ larger than a network of --side needs. The net is an untrained classifier.
 """
 
 import argparse
-import functools
 import io
 import os
 import sys
@@ -22,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
@@ -123,15 +121,9 @@ def loop(predictor: Predictor, options: argparse.Namespace, tar: Path) -> float:
 def predict(predictor: Predictor, options: argparse.Namespace, shard: Shard, out: Path) -> Path:
     """Predict the shard into a new folder."""
     out.mkdir()
-    opened = functools.partial(opened_by, predictor)
-    network = Network(predictor.stream, opened, PREDICT.row, PREDICT.fields(()), {"top": 5, "conf": 0.0})
+    network = Network(predictor.stream, predictor.at_least, PREDICT.row, PREDICT.fields(()), {"top": 5, "conf": 0.0})
     predict_shard(shard, network, out, options.batch)
     return parquet_of(shard, out)
-
-
-def opened_by(predictor: Predictor, image: Any) -> np.ndarray:
-    """As the command opens an image of a shard."""
-    return open_image(image.file, at_least=predictor.at_least, content=image.content)
 
 
 def jpeg(height: int, width: int, seed: int) -> bytes:

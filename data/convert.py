@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backbone.errors import Arguments, InputError, until_unread
+from backbone.errors import Arguments, InputError, exit_code, until_unread
 from backbone.files import disk_error, not_written, room_beside
 from backbone.names import printed
 from data.folders import count_of, existing_folder
@@ -30,15 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--copy", action="store_true", help="also copy the images, to DST/images")
     parser.add_argument("--version", default="", help="which of COCO's files in SRC, such as 2017")
     options = parser.parse_args(args)
-    try:
-        convert(options.source, options.target, copy=options.copy, version=options.version)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: convert(**vars(options)), "stopped; nothing was written")
 
 
 def convert(source: Path, target: Path, *, copy: bool = False, version: str = "") -> None:

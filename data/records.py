@@ -74,8 +74,7 @@ class Boxes:
     def take(self, positions: np.ndarray) -> "Boxes":
         """The objects of the images at `positions`, int64 (M,), in that order."""
         counts = np.diff(self.offsets)[positions]
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        rows = np.repeat(self.offsets[:-1][positions] - offsets[:-1], counts) + np.arange(offsets[-1])
+        offsets, rows = np.concatenate([[0], np.cumsum(counts)]), rows_from(self.offsets[:-1][positions], counts)
         return Boxes(offsets, self.xywh[rows], self.labels[rows], self.crowd[rows], self.areas[rows])
 
 
@@ -130,6 +129,11 @@ class Records:
     def with_columns(self, **columns: np.ndarray) -> "Records":
         """The same images with these columns added or replaced."""
         return replace(self, columns={**self.columns, **columns})
+
+
+def rows_from(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The numbers of the rows of N images, of which each has `counts` (N,) that lie together from `starts` (N,) on."""
+    return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
 
 
 def positions_in(listed: np.ndarray, wanted: np.ndarray) -> np.ndarray:

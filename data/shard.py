@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from backbone.errors import Arguments, InputError, until_unread
+from backbone.errors import Arguments, InputError, exit_code, until_unread
 from backbone.files import disk_error, lock, not_written, replacing, sweep, write_whole
 from data.attributes import AttributesDataModule
 from data.bad_images import BadImages
@@ -75,18 +75,14 @@ def main(args: Sequence[str] | None = None) -> int:
     paths, verified = options.pop("paths"), options.pop("verify")
     if len(paths) != 2 - (verified and len(paths) == 1):
         parser.error("give SRC and DST, or --verify and DST")
-    try:
+
+    def run() -> None:
         if len(paths) == 2:
             write(*paths, **options)
         if verified:
             verify(paths[-1])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_code(run, "stopped; the same command goes on")
 
 
 def write(
@@ -290,28 +286,27 @@ def _write_all(
             bad.start(name, _All(), len(order))
             if number == 0:
                 order = np.random.default_rng((facts["seed"], 4)).permutation(order)
-            begun = len(shardlist)
+            begun, images = len(shardlist), None  # those of the shards that are still to be written
             while len(order):
                 path = target / f"{name}-{len(shardlist) - begun:06}.tar"
-                facts_of = _finished(path, order)
-                if facts_of is None:
-                    break
-                order = _after(path, order, shardlist, name, facts_of, bar)
-                missing |= facts_of[1]
-                bad.note((str(records.path(row)), why) for row, why in facts_of[1].items())
-            images = _read_ahead(records, order)
-            while True:
-                left: dict[int, str] = {}
-                first = _next_good(images, left, bad)
+                finished = None if images else _finished(path, order)
+                if finished is None:
+                    images = images or _read_ahead(records, order)
+                    left: dict[int, str] = {}
+                    first = _next_good(images, left, bad)
+                    missing |= left
+                    if first is None:
+                        break
+                    _write_shard(path, records, first, images, limit, left, bad)
+                    finished = _finished(path, order)
+                    assert finished is not None
+                facts_of, left = finished
                 missing |= left
-                if first is None:
-                    break
-                path = target / f"{name}-{len(shardlist) - begun:06}.tar"
-                _write_shard(path, records, first, images, limit, left, bad)
-                missing |= left
-                facts_of = _finished(path, order)
-                assert facts_of is not None
-                order = _after(path, order, shardlist, name, facts_of, bar)
+                bad.note((str(records.path(row)), why) for row, why in left.items())
+                shardlist.append({**facts_of, "split": name})
+                count = facts_of["nsamples"] + len(left)
+                bar.update(count)
+                order = order[count:]
     reasons = {row: _why(records, row) for row in np.flatnonzero(out).tolist()} | missing
     rows = np.array(sorted(reasons), np.int64)
     issues = [
@@ -471,22 +466,6 @@ def _finished(path: Path, order: np.ndarray) -> tuple[dict[str, Any], dict[int, 
             return {**facts, "npz_sha256": hashlib.file_digest(opened, "sha256").hexdigest()}, missing
     except Exception:  # a damaged zip raises a dozen kinds: it is written again
         return None
-
-
-def _after(
-    path: Path,
-    order: np.ndarray,
-    shardlist: list[dict[str, Any]],
-    split: str,
-    found: tuple[dict[str, Any], dict[int, str]],
-    bar: Any,
-) -> np.ndarray:
-    """What is left of an order behind a shard that is there, which goes into the list."""
-    facts, missing = found
-    shardlist.append({**facts, "split": split})
-    count = facts["nsamples"] + len(missing)
-    bar.update(count)
-    return order[count:]
 
 
 def _ending(records: Records, row: int, content: bytes) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backbone.download import download
-from backbone.errors import Arguments, InputError, until_unread
+from backbone.errors import Arguments, InputError, exit_code, until_unread
 from data.archives import extract
 from data.readers.stanford_dogs import read
 from data.records import SPLITS
@@ -45,26 +45,22 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder to make, or one that an earlier call began")
     folder: Path = parser.parse_args(arguments).folder
-    try:
-        _check_target(folder)
-        print(f"Stanford Dogs: {cost}.")
-        print("For non-commercial research only: its images are ImageNet's, whose terms of access hold for them too.")
-        for archive in ARCHIVES:
-            _fetch(archive, folder)
-        records = read(folder)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    return exit_code(lambda: _fetch_all(folder, cost), "stopped; the same command goes on from here")
+
+
+def _fetch_all(folder: Path, cost: str) -> None:
+    _check_target(folder)
+    print(f"Stanford Dogs: {cost}.")
+    print("For non-commercial research only: its images are ImageNet's, whose terms of access hold for them too.")
+    for archive in ARCHIVES:
+        _fetch(archive, folder)
+    records = read(folder)
     for issue in records.issues:
         print(issue)
     test = int((records["split"] == SPLITS.index("test")).sum())
     print(f"{len(records.classes)} breeds, {len(records) - test:,} images to train on and {test:,} to test on.")
     print("The .tar files are not needed any more.")
     print(folder)
-    return 0
 
 
 def _check_target(folder: Path) -> None:

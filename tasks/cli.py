@@ -31,7 +31,7 @@ from backbone.names import escaped, printed, shown
 from backbone.weights import find_weights
 from data.bad_images import said_of_cut_short
 from data.folders import count_of, say
-from tasks.devices import job_step, queue_again, queued_again, use_started_devices
+from tasks.devices import is_first, job_step, queue_again, queued_again, use_started_devices
 from tasks.failures import explained
 from tasks.loggers import ValidationImages, logger_of, said_of_loggers
 from tasks.module import TaskModule
@@ -300,7 +300,7 @@ class _Cli(LightningCLI):
 
         # Of processes on several machines the first alone, as its disk may be another than theirs.
         self._own_run, (settings, self.checkpoint, self.checkpoint_path) = self._together.from_first(resolved)
-        if self.checkpoint_path is None and settings["model"].get("weights"):  # this machine needs them too
+        if not is_first() and self.checkpoint_path is None and settings["model"].get("weights"):  # needed here too
             find_weights(settings["model"]["weights"], settings["model"].get("width_mult"))
         if command == "fit":
             settings["ckpt_path"] = None  # config.yaml says what is trained, from the start or resumed
@@ -367,9 +367,7 @@ class _Cli(LightningCLI):
             config["callbacks"].append(ValidationImages())
         config["plugins"] = [*(config.get("plugins") or []), AtomicCheckpointIO()]
         if job_step() and not any(isinstance(each, ClusterEnvironment) for each in config["plugins"]):
-            config["plugins"].append(
-                SLURMEnvironment(auto_requeue=False)
-            )  # which would save within a step: see runs.py
+            config["plugins"].append(SLURMEnvironment(auto_requeue=False))  # its own would save within a step
         accelerator = config.accelerator
         if accelerator in ("auto", "gpu"):
             mps = torch.backends.mps.is_available()
@@ -477,17 +475,18 @@ class _Cli(LightningCLI):
                     raise KeyboardInterrupt
         except (SystemExit, KeyboardInterrupt):
             last = self.run_dir / "checkpoints" / "last.ckpt"
+            again = self.subcommand == "fit" and job_step() and self.stop.signal == signal.SIGUSR1
             if self.trainer.is_global_zero and last.is_file() and self.subcommand == "fit":
                 saved = "saved" if self.last.saved_at_the_end else "the last whole checkpoint is kept"
                 with contextlib.suppress(InputError):  # of a full disk
                     write_curves(self.run_dir, self.best.monitor or "")
                 print(f"\ninterrupted, {saved}")
-                if job_step() and self.stop.signal == signal.SIGUSR1:
-                    say(queue_again())
-                elif self._runs is None:
+                if self._runs is None and not again:
                     say_next([self.task, "fit", "--resume", self.run_dir, *self._teacher()])
             elif self.trainer.is_global_zero:
                 print("\ninterrupted")
+            if self.trainer.is_global_zero and again:  # also before the first checkpoint
+                say(queue_again())
             raise SystemExit(128 + (self.stop.signal or signal.SIGINT)) from None  # as a shell reports it
         except Exception as error:
             if isinstance(error, RuntimeError) and "loading state_dict" in str(error):

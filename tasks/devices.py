@@ -28,7 +28,8 @@ def started() -> Started | None:
         world, local = int(given["WORLD_SIZE"]), int(given["LOCAL_WORLD_SIZE"])
         nodes = int(given.get("GROUP_WORLD_SIZE", world // local))
         found = Started("torchrun", int(given.get("RANK", 0)), world, local, nodes)
-    elif "SLURM_NTASKS" in given and given.get("SLURM_JOB_NAME") not in _INTERACTIVE:
+    # only srun numbers what it starts: the shell of an allocation has no SLURM_PROCID
+    elif {"SLURM_NTASKS", "SLURM_PROCID"} <= given.keys() and given.get("SLURM_JOB_NAME") not in _INTERACTIVE:
         world, nodes = int(given["SLURM_NTASKS"]), int(given.get("SLURM_NNODES", 1))
         local = int(given.get("SLURM_NTASKS_PER_NODE", world // nodes))
         found = Started("SLURM", int(given["SLURM_PROCID"]), world, local, nodes)
@@ -41,6 +42,12 @@ def started() -> Started | None:
             f"machines the same number, by {option}."
         )
     return found
+
+
+def is_first() -> bool:
+    """Whether this process stands alone, or is the first of those that were started."""
+    found = started()
+    return found is None or found.rank == 0
 
 
 def use_started_devices(options: Any) -> None:

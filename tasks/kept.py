@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.records import rows_from
 from tasks.processes import of_all
 
 
@@ -62,7 +63,7 @@ class Kept:
         rows = chosen
         if counts is not None:
             starts, counts = (np.cumsum(counts) - counts)[chosen], counts[chosen]
-            rows = np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+            rows = rows_from(starts, counts)
         return Rows(unique, [column[rows] for column in columns], counts)
 
 

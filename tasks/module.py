@@ -319,9 +319,8 @@ class TaskModule(LightningModule):
             self.head_steps = int(min(options["head_steps"], steps * WARM_UP)) if options["trunk_lr_mult"] > 0 else 0
         rates = options["trunk_lr_mult"], options["weight_decay"], options["layer_decay"]
         groups = parameter_groups(self, self.trunk, *rates)
-        fused = (
-            self.device.type in ("cpu", "cuda") and not self._scaled
-        )  # fused, it would undo the scale after clipping
+        # a fused step would undo the scale after the clipping
+        fused = self.device.type in ("cpu", "cuda") and not self._scaled
         optimizer = build_optimizer(options["optimizer"], groups, options["lr"], fused)
         spent = functools.partial(getattr, self, "_time_spent")
         scheduler = warmup_cosine(optimizer, options["warmup_steps"], steps, self.head_steps, spent)

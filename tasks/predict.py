@@ -86,6 +86,14 @@ class PredictCommand:
     # takes these, and gives those of head.predict
     adjust: "Callable[[Predictor, Mapping[str, Any]], Mapping[str, Any]] | None" = None
 
+    def predictor(self, module_class: "type[TaskModule]", file: Path, options: argparse.Namespace) -> "Predictor":
+        """The predictor of a file on the device, and with the trunk, that the options name. Raises InputError."""
+        from tasks.predictor import Predictor, device_of
+
+        load = self.load or (lambda path, device: Predictor.from_checkpoint(module_class, path, device))
+        trunk = getattr(options, "trunk", None)
+        return load(file, device_of(options.device), **({"trunk": trunk} if trunk else {}))
+
 
 def main(
     task: str, classes: "Callable[[], tuple[type[TaskModule], Any]]", command: PredictCommand, args: list[str]
@@ -160,12 +168,14 @@ def main(
     if options.weights and options.ckpt_path:
         raise InputError("--weights and --ckpt_path both name the net; give one of them.")
     if options.shards is not None:
+        if options.out is None or options.source or options.resume is not None:
+            raise InputError("--shards needs --out, the folder of the results; leave out --source and --resume.")
         from tasks.predict_shards import Engine, one_by_one, predict_all
 
         outcomes: Engine = one_by_one
         if options.engine == "ray":
             from tasks.ray_engine import outcomes
-        predict_all(task, classes, command, options, outcomes)
+        predict_all(task, classes, command, options, _network(task, options)[1], outcomes)
         return 0
     _predict(task, *classes(), command, options)
     return 0
@@ -224,7 +234,7 @@ def _predict(
     given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     del given["resume"]
     device = device_of(options.device)
-    file, found, predictor = _loaded(task, module_class, command, options, device)
+    file, found, predictor = _loaded(task, module_class, command, options)
     words = options.source
     sources = find_sources(words) if words else _sample_images(file, predictor, datamodule_class)
     files = {name: path for name, path in vars(options).items() if isinstance(path, Path) and path.is_file()}
@@ -268,31 +278,37 @@ def _predict(
     print(f"run: {rows.run}")
 
 
-def _loaded(
-    task: str, module_class: "type[TaskModule]", command: PredictCommand, options: Any, device: str
-) -> "tuple[Path, Path, Predictor]":
-    """The net as it was named, its file, and its predictor; a line says which it is and how good it was."""
-    from backbone.weights import find_weights, table
-    from tasks.predictor import Predictor
+def _network(task: str, options: Any) -> tuple[Path, Path, str]:
+    """The net as it was named, its file, and its name where it is known by one; names are fetched."""
+    from backbone.weights import find_weights
     from tasks.run_folders import newest_checkpoint
 
     file = Path(options.weights) if options.weights else options.ckpt_path or newest_checkpoint(task, options.runs)
     trunk = getattr(options, "trunk", None)
     if trunk and not options.weights:
         raise InputError(f"--model.trunk {trunk} is the network of --weights; name these too, or leave it out.")
-    found, known = checkpoint_at(file), None
+    found, known = checkpoint_at(file), ""
     if options.weights and found == file:
-        known = find_weights(options.weights)
-        found = checkpoint_at(known.file)
-    load = command.load or (lambda path, device: Predictor.from_checkpoint(module_class, path, device))
-    predictor = load(found, device, **({"trunk": trunk} if trunk else {}))
+        weights = find_weights(options.weights)
+        found, known = checkpoint_at(weights.file), weights.name
+    return file, found, known
+
+
+def _loaded(
+    task: str, module_class: "type[TaskModule]", command: PredictCommand, options: Any
+) -> "tuple[Path, Path, Predictor]":
+    """The net as it was named, its file, and its predictor; a line says which it is and how good it was."""
+    from backbone.weights import table
+
+    file, found, known = _network(task, options)
+    predictor = command.predictor(module_class, found, options)
     figure = predictor.figure
     if figure and found.name != "best.ckpt":
         figure = f"its run's best: {figure}"
     if known:
         published = {row.name: row for row in table() if row.published is not None}
-        if row := published.get(known.name):
-            figure = f"{known.name}, published: {'mAP' if row.task == 'coco' else 'top-1'} {row.published:.1f} %"
+        if row := published.get(known):
+            figure = f"{known}, published: {'mAP' if row.task == 'coco' else 'top-1'} {row.published:.1f} %"
     said = found if found.suffix == ".ckpt" else file
     kind = "checkpoint" if found.suffix == ".ckpt" else "weights"
     print(printed(f"{kind}: {said}{f' ({figure})' if figure else ''}"), flush=True)

@@ -47,11 +47,10 @@ class Network(NamedTuple):
     """What makes rows of images: a checkpoint, or an exported file."""
 
     stream: Callable[..., Iterator[Any]]  # `Predictor.stream`
-    open: Callable[[Image], Any]
+    at_least: tuple[int, int] | None  # (height, width) px that an image is decoded to, or above
     row: Callable[[Any, tuple[int, int]], Mapping[str, Any]]  # of a result and the image's (height, width)
     fields: "Mapping[str, pa.DataType]"  # of `row`
     options: Mapping[str, Any]  # of the stream
-    names: tuple[str, ...] = ()
 
 
 class Shard(NamedTuple):
@@ -128,12 +127,16 @@ def predict_shard(shard: Shard, network: Network, out: Path, batch: int | None =
     whose = identity(shard, whole=True)
     schema, keys, bad, rows = schema_of(network).with_metadata({_OF: whose}), set[str](), 0, []
     nothing = dict.fromkeys(network.fields)
+
+    def opened(image: Image) -> Any:
+        return open_image(image.file, at_least=network.at_least, content=image.content)
+
     words = [name for name, kind in _leaves(schema) if pa.types.is_string(kind)]  # a dictionary of floats is in vain
     with (
         replacing(path) as beside,
         pq.ParquetWriter(beside, schema, compression="zstd", use_dictionary=words) as writer,
     ):
-        for seen in network.stream(_images(shard), batch=batch, open_item=network.open, **network.options):
+        for seen in network.stream(_images(shard), batch=batch, open_item=opened, **network.options):
             image: Image = seen.item
             if image.key in keys:
                 raise InputError(f"{shard.shown} has two images of the key {image.key}; give each a key of its own.")
@@ -216,21 +219,27 @@ Engine = Callable[[Sequence[Shard], Callable[[], Network], Path, argparse.Namesp
 
 
 def predict_all(
-    task: str, classes: Callable[[], Any], command: Any, options: argparse.Namespace, outcomes: Engine
+    task: str,
+    classes: Callable[[], Any],
+    command: Any,
+    options: argparse.Namespace,
+    file: Path,
+    outcomes: Engine,
 ) -> None:
-    """Predict the shards that this job has; `command` is a PredictCommand. InputError where one could not be read."""
+    """Predict the shards that this job has by the network of a file; `command` is the task's PredictCommand.
+
+    Raises InputError where a shard could not be read.
+    """
     out, index, jobs = options.out, *_share(options.shard)
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise InputError('--shards writes Parquet by pyarrow; pip install "mobilenet-tasks[parquet]".') from error
-    if out is None or options.source or options.resume is not None:
-        raise InputError("--shards needs --out, the folder of the results; leave out --source and --resume.")
     wanted = located(options.shards)[index::jobs]
-    make, about = _maker(task, classes, command, options)
+    make, about = _maker(task, classes, command, options, file)
     _begin(out, {"task": task, **about})
-    there = [shard for shard in wanted if parquet_of(shard, out).exists()]
-    left = [shard for shard in wanted if not parquet_of(shard, out).exists()]
+    there = {shard for shard in wanted if parquet_of(shard, out).exists()}
+    left = [shard for shard in wanted if shard not in there]
     for shard in there:
         check_done(shard, out)
     if there:
@@ -304,53 +313,27 @@ def _begin(out: Path, config: dict[str, Any]) -> None:
 
 
 def _maker(
-    task: str, classes: Callable[[], Any], command: Any, options: argparse.Namespace
+    task: str, classes: Callable[[], Any], command: Any, options: argparse.Namespace, file: Path
 ) -> tuple[Callable[[], Network], dict[str, Any]]:
     """How each process makes its network, and all that decides the rows."""
     from backbone.download import digest_of
-    from backbone.weights import find_weights
-    from tasks.run_folders import checkpoint_at, newest_checkpoint
 
     given = {name: getattr(options, name) for name in command.of_results if getattr(options, name, None) is not None}
-    word = options.weights or options.ckpt_path or newest_checkpoint(task, options.runs)
-    file = checkpoint_at(Path(word))
-    if options.weights and file == Path(word) and not file.is_file():
-        file = checkpoint_at(find_weights(word).file)
     print(printed(f"network: {file}"), flush=True)
-    about = {"sha256": digest_of(file), "options": given}
-    trunk = getattr(options, "trunk", None)
-    word = str(word) if trunk else str(file.absolute())
+    about, file = {"sha256": digest_of(file), "options": given}, file.absolute()
 
     def make() -> Network:
         from backbone.accelerator import retain_freed_memory
 
         retain_freed_memory()
         if file.suffix == ".onnx":
-            return _exported(task, command, file.absolute(), given)
-        return _of_checkpoint(classes, command, word, options.device, given, trunk)
+            return _exported(task, command, file, given)
+        predictor = command.predictor(classes()[0], file, options)
+        adjusted = command.adjust(predictor, given) if command.adjust else given
+        fields = command.fields(getattr(predictor.head, "names", ()))
+        return Network(predictor.stream, predictor.at_least, command.row, fields, adjusted)
 
     return make, about
-
-
-def _of_checkpoint(
-    classes: Callable[[], Any],
-    command: Any,
-    file: str,
-    device: str,
-    given: Mapping[str, Any],
-    trunk: str | None,
-) -> Network:
-    from tasks.predictor import Predictor, device_of
-
-    load = command.load or (lambda path, device: Predictor.from_checkpoint(classes()[0], path, device))
-    predictor = load(file, device_of(device), **({"trunk": trunk} if trunk else {}))
-    options = command.adjust(predictor, given) if command.adjust else given
-    names = tuple(getattr(predictor.head, "names", ()))
-
-    def opened(image: Image) -> Any:
-        return open_image(image.file, at_least=predictor.at_least, content=image.content)
-
-    return Network(predictor.stream, opened, command.row, command.fields(names), options, names)
 
 
 def _exported(task: str, command: Any, file: Path, given: Mapping[str, Any]) -> Network:
@@ -376,8 +359,4 @@ def _exported(task: str, command: Any, file: Path, given: Mapping[str, Any]) -> 
     def streamed(items: Iterable[Image], *, batch: int | None, open_item: Callable[[Image], Any]) -> Iterator[Any]:
         return stream(items, open_item, model.resized, answer, batch or 8)
 
-    def opened(image: Image) -> Any:
-        return open_image(image.file, at_least=model.at_least, content=image.content)
-
-    names = tuple(model.names)
-    return Network(streamed, opened, lambda row, size: row, command.fields(names), {}, names)
+    return Network(streamed, model.at_least, lambda row, size: row, command.fields(model.names), {})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backbone.errors import InputError
-from tasks.devices import started
+from tasks.devices import is_first
 from tasks.run_folders import checkpoint_at, interrupted_run
 
 
@@ -193,8 +193,8 @@ def _refuse(command: str, name: str, option: re.Match[str]) -> None:
 def _meant(task: str, command: str, name: str, value: str, args: Sequence[str]) -> list[tuple[str, str]]:
     """The long options that a short one with this value stands for, each with its value."""
     if name == "resume":
-        follows = (found := started()) is not None and found.rank > 0  # the first process says which run it is
-        value = value or ("newest" if follows else str(interrupted_run(task, _runs_folder(args))))
+        # the first process says which run it is
+        value = value or (str(interrupted_run(task, _runs_folder(args))) if is_first() else "newest")
     elif name == "time":
         value = as_duration(value)
     elif name == "device" and (number := re.fullmatch(r"(?:cuda:)?([\d,]+)", value)):

@@ -19,7 +19,7 @@ import numpy as np
 from backbone.errors import InputError
 from data.readers.box_checks import like_corners, refuse_other_forms, with_plain_boxes
 from data.readers.coco_fields import FieldList, as_ids
-from data.records import Boxes, Issue, Records, issue_of
+from data.records import Boxes, Issue, Records, issue_of, positions_in
 
 _PIECE = 1 << 17  # bytes of a results file that are Python's objects at once: more of them, and every step is slower
 _BETWEEN = re.compile(rb"}\s*,\s*{")
@@ -181,8 +181,9 @@ def parse_results(content: Any, truth: Records, name: str, truth_name: str) -> t
     call `truth_name`, does not have.
     """
     if isinstance(content, ResultColumns):
-        images, labels = _positions(content[0], truth["image_ids"]), _positions(content[1], as_ids(truth.class_ids))
-        if images is not None and labels is not None:
+        images = positions_in(truth["image_ids"], content.image_ids)
+        labels = positions_in(as_ids(truth.class_ids), content.category_ids)
+        if (images >= 0).all() and (labels >= 0).all():
             return _checked(Detections(images, labels, *content[2:]), truth, name, "results[{}]".format, ())
         content = content.as_json()  # to say which is unknown
     if not isinstance(content, Sequence) or isinstance(content, str):
@@ -207,15 +208,6 @@ def _checked(
     odd = like_corners(found.xywh, sizes, at)
     refuse_other_forms(found.xywh, sizes, name)
     return found, (*issues, *odd)
-
-
-def _positions(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
-    """Where the ids (M,) int64 stand in `ids`, int64 (M,); None where one does not, or they are no int64."""
-    if ids.dtype != np.int64 or not len(ids):
-        return None
-    order = np.argsort(ids)
-    at = order[np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)]
-    return at if np.array_equal(ids[at], wanted) else None
 
 
 def _odd_ids(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -22,11 +22,11 @@ from backbone import InputError
 from data.classification import ClassificationDataModule
 from data.loading import EpochSampler
 from data.records import Boxes, Records
-from tasks import processes
-from tasks.devices import job_step, queue_again, queued_again, started, use_started_devices
+from tasks import cli, processes
+from tasks.devices import is_first, job_step, queue_again, queued_again, started, use_started_devices
 from tasks.processes import EndTogether, SameData
 from tasks.run_folders import JOB, run_of_job
-from tasks.runs import keep_rows
+from tasks.runs import StopBetweenSteps, keep_rows
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",
@@ -88,6 +88,27 @@ def test_torchrun_comes_before_slurm_and_what_is_typed_in_a_job_runs_alone(envir
         environment({**SLURM, "SLURM_JOB_NAME": name})
         assert started() is None
         assert job_step() is None
+    environment({name: value for name, value in SLURM.items() if name != "SLURM_PROCID"})  # in the shell of `salloc`
+    assert started() is None
+    assert is_first()
+
+
+@pytest.mark.parametrize(("number", "asked"), [(signal.SIGUSR1, 1), (signal.SIGTERM, 0)])
+def test_a_job_is_queued_again_before_its_first_checkpoint_too(number, asked, environment, monkeypatch, tmp_path):
+    environment(SLURM)
+    calls = []
+    monkeypatch.setattr(cli, "queue_again", lambda: calls.append(1) or "queued again")
+    command = object.__new__(cli._Cli)
+    command.run_dir, command.subcommand, command.stop = tmp_path / "none", "fit", StopBetweenSteps()
+    command.trainer = SimpleNamespace(is_global_zero=True)
+
+    def interrupted(model, **kwargs):
+        command.stop.signal = number
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        command._guarded(interrupted, None)
+    assert (stop.value.code, len(calls)) == (128 + number, asked)
 
 
 @pytest.mark.parametrize("local", ["1", "2"])  # as each of two machines sees it

@@ -21,7 +21,6 @@ from PIL import Image
 
 from backbone.errors import InputError
 from data.classification import ClassificationDataModule
-from data.images import open_image
 from tasks.classification.module import ClassificationModule
 from tasks.commands import main
 from tasks.predict_shards import Network, _begin, _share, located, predict_shard
@@ -40,10 +39,7 @@ def numpy_network():
     def of(items, *, batch, open_item):
         return stream(items, open_item, lambda image: image, answer, batch or 4)
 
-    def opened(image):
-        return open_image(image.file, content=image.content)
-
-    return Network(of, opened, lambda mean, size: {"mean": mean, "width": size[1]}, {"mean": pa.float64()}, {})
+    return Network(of, None, lambda mean, size: {"mean": mean, "width": size[1]}, {"mean": pa.float64()}, {})
 
 
 def members(*keys, content=None):
