@@ -77,17 +77,14 @@ def located(where: str) -> list[Shard]:
     Raises InputError where there are none, two have one name, or a local one is not there.
     """
     found: dict[str, Shard] = {}
-    for one in (file for part in re.split(r",(?![^{]*\})", where) for file in shards.expanded(part)):
-        remote, named = shard_cache.is_remote(one), one.endswith(".tar")
-        parent, name = os.path.split(one) if named else (one.rstrip("/") or "/", "*.tar")
-        index: Any = None
-        if remote and (not named or glob.has_magic(name)):
-            index = shard_cache.fetch_index(parent)
-        elif not remote and not named and shards.is_there(Path(parent)):
-            index = json.loads((Path(parent) / shards.INDEX).read_bytes())
-        if index is not None:
+    for one in shards.named(where):
+        remote, whole = shard_cache.is_remote(one), not one.endswith(".tar")
+        parent, name = (one.rstrip("/") or "/", "*.tar") if whole else os.path.split(one)
+        if (whole or glob.has_magic(name)) if remote else (whole and shards.is_there(Path(parent))):
             try:
-                names = fnmatch.filter(shards.listed(index), name)
+                names = fnmatch.filter(shards.listed(shards.index_of(parent)), name)
+            except InputError:  # a ValueError too
+                raise
             except (ValueError, TypeError, KeyError) as error:
                 raise InputError(f"{parent}/{shards.INDEX} is no index ({error!r}); write the shards again.") from error
         elif not remote and glob.has_magic(name):

@@ -56,7 +56,7 @@ def read(where: str, targets: str = "") -> Records:
     "<shard>/<key>.<ending>", and the column `member` says where it is. Raises InputError for what is not there, or
     cannot be used.
     """
-    files = [name for one in re.split(r",(?![^{]*\})", where) for name in expanded(one)]
+    files = named(where)
     whole = len(files) == 1 and not re.search(r"\.tar$|[*?[]", files[0].partition("?")[0] if "://" in where else where)
     parents = {files[0] if whole else os.path.dirname(file) or "." for file in files}  # noqa: PTH120  # or URLs
     folder = next(iter(parents))
@@ -81,7 +81,7 @@ def _of_index(where: str, wanted: list[str] | None) -> Records:
     folder = shard_cache.folder_of(where) if remote else Path(where)
     source = shard_cache.shown(where) if remote else str(folder)
     try:
-        index = shard_cache.fetch_index(where) if remote else json.loads((folder / INDEX).read_bytes())
+        index = index_of(where)
         names = listed(index)
         chosen = [n for n in names if wanted is None or any(fnmatch.fnmatchcase(n, pattern) for pattern in wanted)]
         lacking = [n for n in wanted or () if not any(fnmatch.fnmatchcase(name, n) for name in names)]
@@ -115,6 +115,13 @@ def _of_index(where: str, wanted: list[str] | None) -> Records:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{source}/{INDEX} cannot be used ({error!r}); write the shards again.") from error
+
+
+def index_of(where: str) -> Any:
+    """The content of the index in a folder, or at a URL, where it is fetched."""
+    return (
+        shard_cache.fetch_index(where) if shard_cache.is_remote(where) else json.loads(Path(where, INDEX).read_bytes())
+    )
 
 
 def listed(index: Any) -> list[str]:
@@ -214,6 +221,11 @@ def _with_labels(records: Records, words: np.ndarray, where: str) -> Records:
     issues = issue_of("images have no label", ~has, lambda row: os.fsdecode(records.file_names[row]))
     classes, labels = classes_of(words[has])
     return replace(records.take(has).with_columns(labels=labels), classes=classes, issues=tuple(issues))
+
+
+def named(where: str) -> list[str]:
+    """What `where` names, as `read` takes it, one by one: its parts between commas, with their braces expanded."""
+    return [name for part in re.split(r",(?![^{]*\})", where) for name in expanded(part)]
 
 
 def expanded(pattern: str) -> list[str]:
