@@ -16,35 +16,25 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from backbone.errors import Arguments, InputError, exit_code, until_unread
 from backbone.files import disk_error, lock, not_written, replacing, sweep, write_whole
-from data.attributes import AttributesDataModule
 from data.bad_images import BadImages
-from data.classification import ClassificationDataModule
-from data.detection import DetectionDataModule
-from data.face_pairs import FacePairsDataModule
 from data.folders import count_of, existing_folder, list_images, progress, say
-from data.geotagged import GeotaggedDataModule
 from data.images import IMAGE_ENDINGS, ImageError, read_exif, read_file
 from data.layouts import boxes_reader
-from data.module import DataModule
 from data.readers import celeba, class_csv, geotagged_csv, image_folder, imagenet_lists, stanford_dogs
 from data.readers.attribute_csv import CSV_NAME
 from data.readers.coordinates_csv import lists_places
-from data.readers.shards import INDEX, KIND, is_there, listed, table_of
+from data.readers.shards import INDEX, KIND, NEEDED, is_there, listed, table_of
 from data.records import SPLITS, Records, issue_of
 
-_TASKS: dict[str, type[DataModule]] = {
-    "boxes": DetectionDataModule,
-    "classes": ClassificationDataModule,
-    "attributes": AttributesDataModule,
-    "faces": FacePairsDataModule,
-    "places": GeotaggedDataModule,
-}
+if TYPE_CHECKING:
+    from data.module import DataModule
+
 _COLUMNS = ("preset", "path_column", "latitude_column", "longitude_column", "group")  # of a CSV of places
 _BEGUN = "unfinished.json"  # in DST until the index is there
 _LOOKED_AT = 8  # images whose EXIF says whether a folder has places
@@ -61,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "--data.shards and for WebDataset. SRC is never written to. The same command goes on where it was stopped.",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="SRC DST", help="the data set, and a new folder")
-    parser.add_argument("--targets", choices=list(_TASKS), help="what is known of an image; default: by the layout")
+    parser.add_argument("--targets", choices=list(NEEDED), help="what is known of an image; default: by the layout")
     parser.add_argument("--shard_mb", type=float, default=256.0, metavar="MB", help="size of a shard (%(default)g)")
     help = "stop where more than this part of a split's images, and more than 3, cannot be read (%(default)g)"
     parser.add_argument("--max_bad_fraction", type=float, default=0.01, metavar="P", help=help)
@@ -195,7 +185,7 @@ def _records(source: Path, targets: str, options: dict[str, Any]) -> tuple[Recor
     unknown = [name for name in options if name in ("version", *_COLUMNS) and name not in _options_of(targets)]
     if unknown:
         raise InputError(f"--{unknown[0]} is not for {targets}; leave it out.")
-    data = _TASKS[targets](root=str(source), num_workers=0, **options)
+    data = _data_module(targets)(root=str(source), num_workers=0, **options)
     records = data.all_records
     columns = {name: rows for name, rows in records.columns.items() if name != "subgroups"}  # an option's
     records = replace(records, columns=columns)
@@ -213,6 +203,23 @@ def _records(source: Path, targets: str, options: dict[str, Any]) -> tuple[Recor
     if out.all():
         raise InputError(f"{source}: none of its {len(records):,} images can be used; see `check`.")
     return records, out
+
+
+def _data_module(targets: str) -> "type[DataModule]":
+    """The data of the task that learns these targets; imported here, as torch comes with them."""
+    from data.attributes import AttributesDataModule
+    from data.classification import ClassificationDataModule
+    from data.detection import DetectionDataModule
+    from data.face_pairs import FacePairsDataModule
+    from data.geotagged import GeotaggedDataModule
+
+    return {
+        "boxes": DetectionDataModule,
+        "classes": ClassificationDataModule,
+        "attributes": AttributesDataModule,
+        "faces": FacePairsDataModule,
+        "places": GeotaggedDataModule,
+    }[targets]
 
 
 def _options_of(targets: str) -> tuple[str, ...]:

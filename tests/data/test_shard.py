@@ -5,6 +5,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import drawn_boxes
 import numpy as np
@@ -557,3 +560,8 @@ def test_images_of_boxes_that_cannot_be_used_stay_out(tmp_path):
     count, first = issues["images left out of the shards"]
     assert count == 1
     assert first.endswith("b.png: there is no such file")
+
+
+def test_the_help_needs_no_torch():
+    code = "import sys, data.shard; assert not {'torch', 'lightning'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
