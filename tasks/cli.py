@@ -31,7 +31,14 @@ from backbone.names import escaped, printed, shown
 from backbone.weights import find_weights
 from data.bad_images import said_of_cut_short
 from data.folders import count_of, say
-from tasks.devices import is_first, job_step, queue_again, queued_again, use_started_devices
+from tasks.devices import (
+    is_first,
+    job_step,
+    queue_again,
+    queued_again,
+    queued_again_when_told,
+    use_started_devices,
+)
 from tasks.failures import explained
 from tasks.loggers import ValidationImages, logger_of, said_of_loggers
 from tasks.module import TaskModule
@@ -69,7 +76,8 @@ def run(
     for message in _NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=message)
     try:
-        _Cli(module_class, datamodule_class, prepared(args), runs)
+        with queued_again_when_told() if args[0] == "fit" else contextlib.nullcontext():
+            _Cli(module_class, datamodule_class, prepared(args), runs)
     except SystemExit as stop:  # --help, a mistake in the arguments, Ctrl-C
         return int(stop.code or 0)
     return 0

@@ -1,9 +1,14 @@
 """The processes that torchrun or SLURM has started for one run. No torch."""
 
+import contextlib
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from backbone.errors import InputError
+from data.folders import say
 
 _INTERACTIVE = ("bash", "interactive")  # names of jobs in whose shell someone types: what is typed runs alone
 
@@ -99,3 +104,32 @@ def queue_again() -> str:
     if problem:
         return f"the job {job} is not queued again ({problem}); submit it again, with --resume"
     return f"the job {job} is queued again, and goes on with this run"
+
+
+class _TimeIsOver(KeyboardInterrupt):
+    """SIGUSR1, which SLURM can send before a job's time is over."""
+
+
+@contextlib.contextmanager
+def queued_again_when_told() -> Iterator[None]:
+    """Within a job of SLURM, let SIGUSR1 end the process by SystemExit, and its first process queue the job again.
+
+    It is for the time before training, in which data are read and weights fetched; while training, runs.py listens.
+    """
+    if job_step() is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def receive(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise _TimeIsOver
+
+    before = signal.signal(signal.SIGUSR1, receive)
+    try:
+        yield
+    except _TimeIsOver:
+        if is_first():
+            say(queue_again())
+        raise SystemExit(128 + signal.SIGUSR1) from None
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import signal
 import socket
 from pathlib import Path
 
@@ -9,6 +10,19 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageDraw
 from PIL.TiffImagePlugin import IFDRational
+
+_SIGNALS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_as_they_were():
+    """Fail the test that leaves a signal ignored: every process that a later test starts would ignore it too."""
+    yield
+    after = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in _SIGNALS.items():
+        signal.signal(number, handler)
+    assert after == _SIGNALS
+
 
 CATEGORIES = [{"id": 2, "name": "disc"}, {"id": 5, "name": "bar"}]  # ids with gaps
 

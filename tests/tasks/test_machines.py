@@ -23,6 +23,7 @@ from data.classification import ClassificationDataModule
 from data.loading import EpochSampler
 from data.records import Boxes, Records
 from tasks import cli, processes
+from tasks.classification.__main__ import main as classification
 from tasks.devices import is_first, job_step, queue_again, queued_again, started, use_started_devices
 from tasks.processes import EndTogether, SameData
 from tasks.run_folders import JOB, run_of_job
@@ -106,9 +107,27 @@ def test_a_job_is_queued_again_before_its_first_checkpoint_too(number, asked, en
         command.stop.signal = number
         raise KeyboardInterrupt
 
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     with pytest.raises(SystemExit) as stop:
         command._guarded(interrupted, None)
     assert (stop.value.code, len(calls)) == (128 + number, asked)
+    for each, handler in handlers.items():
+        signal.signal(each, handler)  # the rest of a command, which this is not, is undisturbed by a signal
+
+
+def test_a_job_whose_time_is_over_while_its_data_are_read_is_queued_again(
+    classes_root, environment, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    environment({**SLURM, "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1", "SLURM_PROCID": "0"})
+    calls = []
+    monkeypatch.setattr("tasks.devices.queue_again", lambda: calls.append(1) or "queued again")
+    monkeypatch.setattr(ClassificationDataModule, "setup", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    given = ["fit", "--data.root", str(classes_root), "--model.width_mult", "0.25", "--trainer.accelerator", "cpu"]
+    assert classification(given) == 128 + signal.SIGUSR1
+    assert calls == [1]
+    assert not Path("runs").exists() or not list(Path("runs").rglob("2*"))
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("local", ["1", "2"])  # as each of two machines sees it
