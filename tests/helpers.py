@@ -174,10 +174,10 @@ def completed(main, capsys, *args):
     return printed, Path(printed.strip().splitlines()[-1].removeprefix("run: "))
 
 
-def fit_in_two_processes(task, *args):
-    """The run folder of a `fit`."""
+def in_two_processes(task, *args):
+    """The run folder of a command."""
     two = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    command = [sys.executable, "-m", f"tasks.{task}", "fit", *args, *two]
+    command = [sys.executable, "-m", f"tasks.{task}", *args, *two]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return Path(done.stdout.strip().splitlines()[-1].removeprefix("run: "))

@@ -359,7 +359,8 @@ def last(run):
 
 
 @pytest.mark.slow
-def test_a_job_whose_time_is_over_is_queued_again_and_goes_on_to_the_same_bits(classes_root, machines):
+def test_a_job_whose_time_is_over_is_queued_again_and_goes_on_to_the_same_bits(classes_root, machines, monkeypatch):
+    monkeypatch.syspath_prepend(Path.cwd())
     settings = {"trainer": {"callbacks": [{"class_path": "faults.Signal"}]}}
     Path("signal.yaml").write_text(yaml.safe_dump(settings))
     given = ["fit", "--data.root", str(classes_root), *SMALL, *QUIET, *LOGGED]
@@ -370,6 +371,8 @@ def test_a_job_whose_time_is_over_is_queued_again_and_goes_on_to_the_same_bits(c
     runs = machines[0] / "runs" / "classification"
     [run] = [path for path in runs.iterdir() if not path.is_symlink()]
     assert last(run)["global_step"] == 5  # the step in work was done
+    alone = [*given, "--ckpt_path", str(run), "--trainer.default_root_dir", "alone", "--allow_import", "faults"]
+    assert classification(alone) == 0  # on one device, of which no bits are promised
     codes, said = srun(machines, "4711", *signalled, SLURM_RESTART_COUNT="1")
     assert codes == [0, 0], said
     assert [path for path in runs.iterdir() if not path.is_symlink()] == [run]
@@ -381,6 +384,13 @@ def test_a_job_whose_time_is_over_is_queued_again_and_goes_on_to_the_same_bits(c
     one, other = (rows_of(path / "metrics.csv") for path in (run, whole))
     for name in ("epoch", "train/loss", "val/top1"):  # of the steps before the signal and after it
         assert [row[name] for row in one] == [row[name] for row in other]
+    one = Path("alone", "classification", "latest").resolve()
+    assert last(one)["global_step"] == 9
+    resumed = [row for row in rows_of(one / "metrics.csv") if row["train/lr"]]
+    expected = [row for row in rows_of(whole / "metrics.csv") if row["train/lr"]][-len(resumed) :]
+    assert len(resumed) == 9 - 5
+    for name in ("epoch", "train/lr"):  # by one rule, of the batch of all devices
+        assert [row[name] for row in resumed] == [row[name] for row in expected]
     assert not (machines[1] / "runs").exists()
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -89,6 +90,16 @@ def test_a_process_that_is_gone_ends_the_others_with_the_first_speaking(connecte
     time.sleep(1)
     assert set(ended) == {1}
     assert "error: process 1 of the run is gone: it was killed, or its machine was. Kept." in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="the system has no such options")
+def test_a_link_that_is_cut_breaks_every_connection_within_a_minute(connected):
+    """What Linux does where nothing comes back: it asks after so many seconds of silence, again, and then gives up."""
+    for peer in (peer for one in connected[0] for peer in one._peers.values()):
+        names = "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"
+        idle, interval, count = (peer.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names)
+        assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert idle + interval * count + processes._HEARD_S < 60
 
 
 def test_where_the_first_is_gone_the_second_speaks(connected, capsys, monkeypatch):

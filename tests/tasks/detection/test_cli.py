@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from coco_content import CATEGORIES, coco_folder, content
-from helpers import completed, figures, fit_in_two_processes, refused, rows_of, tree
+from helpers import completed, figures, in_two_processes, refused, rows_of, tree
 from hotcoco.primitives import bbox_iou
 from PIL import Image
 
@@ -115,7 +115,7 @@ def test_two_processes_train_score_and_list_bad_images_as_one(write_coco, tmp_pa
     root = write_coco(tmp_path / "data", {"train": 8, "val": 3})
     (root / "train" / "train_03.png").write_bytes(b"")
     given = ["--data.root", str(root), *SMALL, *QUIET, "--data.max_bad_fraction", "0.5", "--data.batch_size", "2"]
-    folder = fit_in_two_processes("detection", *given, "--trainer.max_epochs", "1")
+    folder = in_two_processes("detection", "fit", *given, "--trainer.max_epochs", "1")
     assert "train_03.png\tit is empty" in (folder / "bad_images.txt").read_text()
     assert len({row["image_id"] for row in json.loads((folder / "predictions.json").read_text())}) == 3
     assert [path.name for path in (tmp_path / "runs" / "detection").iterdir() if not path.is_symlink()] == [folder.name]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Save, fit_in_two_processes, refused, same, trainer
+from helpers import Save, in_two_processes, refused, same, trainer
 from tflite_writer import Writer
 
 from backbone import InputError, MobileNetV1, read_pretrained
@@ -217,7 +217,7 @@ def test_a_fit_from_a_detector_in_two_processes_begins_as_in_one(coco_root, file
     module.prepare(data)
     given = ["--data.root", str(coco_root), "--data.image_size", "96", "--data.batch_size", "4", *GIVEN]
     frozen = ["--model.weights", str(file), "--model.trunk_lr_mult", "0", "--trainer.max_epochs", "1"]
-    folder = fit_in_two_processes("detection", *given, *frozen)
+    folder = in_two_processes("detection", "fit", *given, *frozen)
     state = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     for name, value in module.trunk.state_dict().items():
         assert torch.equal(value, state[f"trunk.{name}"]), name

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import completed, figures, refused, rows_of, tree
+from helpers import completed, figures, in_two_processes, refused, rows_of, tree
 from PIL import Image
 
 from backbone import InputError
@@ -51,6 +51,16 @@ def lfw(people_root, tmp_path):
     lines = ["2\t1", "Ann_Lee\t1\t2", "Ann_Lee\t1\tCy\t2", "Bo\t1\t2", "Bo\t2\tCy\t1"]
     (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n")
     return ["--data.pairs", str(tmp_path / "pairs.txt"), "--data.pairs_root", str(tmp_path / "lfw")]
+
+
+def test_two_processes_score_as_one(best, capsys):
+    _, alone = run(capsys, "test", "--ckpt_path", best)
+    together = in_two_processes("face_embeddings", "test", "--ckpt_path", best, "--data.num_workers", "0")
+    assert figures(together) == pytest.approx(figures(alone), rel=1e-5)
+    one, other = (rows_of(folder / "pairs.csv") for folder in (together, alone))
+    assert [(row["first"], row["second"]) for row in one] == [(row["first"], row["second"]) for row in other]
+    distances = [float(row["squared_distance"]) for row in other]
+    assert [float(row["squared_distance"]) for row in one] == pytest.approx(distances, abs=2e-6)
 
 
 def test_a_run_leaves_what_the_readme_promises_and_the_data_as_they_were(best, teacher, people_root, capsys):
