@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +25,7 @@ examples:
   python -m backbone --size 300x480 --classes 10
   python -m backbone trunks                      what our networks and timm's cost on this machine (--json)
   python -m backbone weights                     the names that --weights takes, and what they are (--json)
+  python -m backbone budget --ms 10              which network fits so many milliseconds, mult-adds or params (--help)
 
 A mult-add is one multiplication with a weight and one addition (two FLOPs), in convolutions and fully connected layers.
 Params are all that is learnt, biases and batch norm included.
@@ -335,11 +338,29 @@ def print_weights(arguments: Sequence[str]) -> int:
     return 0
 
 
+def hand_over(arguments: Sequence[str]) -> int:
+    """Run `python -m tasks` with these arguments; its exit code."""
+    # In a process, as nothing here imports `tasks`, where heads are and what exports them.
+    child = subprocess.Popen([sys.executable, "-m", "tasks", *arguments])
+    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        while True:
+            try:
+                code = child.wait()
+                return code if code >= 0 else 128 - code
+            except KeyboardInterrupt:  # which the terminal gives the child too, and it tidies up and ends
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code, 2 for input that cannot be used."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["weights"]:
         return print_weights(arguments[1:])
+    if arguments[:1] == ["budget"]:
+        return hand_over(arguments)
     if arguments[:1] == ["trunks"]:
         return print_trunks(arguments[1:])
     parser = Arguments(

@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backbone.__main__ import print_columns
 from backbone.errors import Arguments, until_unread
+from tasks.commands import dispatch
 
 if TYPE_CHECKING:  # torch takes seconds to import; --help should not wait for it
     from torch import nn
+
+    from tasks.module import TaskModule
 
 DESCRIPTION = """\
 Print the application tables of the MobileNet paper (Howard et al. 2017, arXiv 1704.04861) for the tasks that exist
 here, counted from their models, beside the figures the paper prints: Table 10, Stanford Dogs, Table 11,
 geolocalization, Table 12, face attributes, Table 13, object detection on COCO, and Table 14, face embeddings.
+`python -m tasks budget --help`: which network fits so many mult-adds, parameters or milliseconds.
 """
+# Added to the background's logits of a detector that was not trained: as in a trained one nearly no box has an object,
+# and suppression, which is measured too, has as little to do.
+_BACKGROUND = 10.0
 
 
 class Pooled(NamedTuple):
@@ -114,8 +121,36 @@ def count_row(row: Pooled | Detector) -> tuple[int, int]:
     return cost.mult_adds, cost.params
 
 
+def build_module(head: str, classes: int, trunk: str, width_mult: float | None, size: int) -> "TaskModule":
+    """An untrained network for `budget`; `head` is classifier, ssd or ssdlite."""
+    names: dict[int, str] = {label: str(label) for label in range(classes)}
+    options: dict[str, Any] = {"trunk": trunk, "width_mult": width_mult}
+    if head == "classifier":
+        from tasks.classification.module import ClassificationModule
+
+        return ClassificationModule(names, (size, size), **options)
+    import torch
+
+    from tasks.detection.module import DetectionModule
+
+    module = DetectionModule(names, (size, size), head=head, **options)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for predictor in module.head.class_heads:
+            predictor[-1].bias.view(-1, module.head.columns)[:, 0] += _BACKGROUND  # type: ignore[index]
+    return module
+
+
+def budget(args: list[str]) -> int:
+    """`python -m tasks budget`, also as `python -m backbone budget`."""
+    from tasks.deployment.budget import main
+
+    return main(build_module, args)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    if (sys.argv[1:] if args is None else list(args))[:1] == ["budget"]:
+        return dispatch("python -m tasks", "", {"budget": ("which network fits a budget", budget)}, args)
     parser = Arguments(
         prog="python -m tasks", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -62,7 +62,7 @@ def parse_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda *args, **options: stop(parse(*args, **options)))
     monkeypatch.setattr("tasks.cli.resolve", stop)  # after the options are parsed
     monkeypatch.setattr("tasks.deployment.command.resolve", parse_and_stop)
-    monkeypatch.setattr("tasks.deployment.benchmark._threads", stop)
+    monkeypatch.setattr("tasks.deployment.benchmark.threads_of", stop)
     monkeypatch.setattr("tasks.face_attributes.experiment.plan", stop)
     monkeypatch.setattr("tasks.short_options.interrupted_run", lambda task, root: root / task / "TIME")
     (tmp_path / "configs").symlink_to(ROOT / "configs")

@@ -67,7 +67,7 @@ def main(task: str, classes: Classes, predict: "PredictCommand", args: list[str]
         parser.error(f"unrecognized arguments: {unknown[0]}")
     if rest and not options.root:
         raise InputError(f"{rest[0].partition('=')[0]} says how --data is scored; give that too.")
-    threads = _threads(options.threads)
+    threads = threads_of(options.threads)
     if options.runs < 1:
         raise InputError(f"--runs {options.runs}: give 1 or more.")
     if options.alone:
@@ -78,7 +78,7 @@ def main(task: str, classes: Classes, predict: "PredictCommand", args: list[str]
     return _benchmark(task, classes, options, threads, rest)
 
 
-def _threads(words: Sequence[str]) -> list[int]:
+def threads_of(words: Sequence[str]) -> list[int]:
     """The numbers of threads, each once. Raises InputError."""
     cores, found = _cores(), []
     for word in words:
@@ -138,7 +138,7 @@ def _benchmark(task: str, classes: Classes, options: Any, threads: Sequence[int]
         raise InputError("no file is named; give one that `export` wrote.")
     if options.root and not model:
         raise InputError(f"--data {options.root} is scored in a model's classes; name it by --weights.")
-    machine = _machine()
+    machine = machine_facts()
     if machine["busy"]:
         print(
             f"note: this machine is busy (load average {machine['load_average']:.1f} on {machine['cores']} cores): it "
@@ -155,7 +155,7 @@ def _benchmark(task: str, classes: Classes, options: Any, threads: Sequence[int]
         jobs.append((f"PyTorch: {model[1].name}", [*map(str, model)]))
     with _folder(task, options.out) as folder:
         rows = [
-            row_of(name, count, _in_own_process(task, words, count, options.runs))
+            row_of(name, count, in_own_process(task, words, count, options.runs))
             for name, words in jobs
             for count in threads
         ]
@@ -198,7 +198,8 @@ def _model(task: str, options: Any) -> tuple[str, Path] | None:
     return ("--ckpt_path", options.ckpt_path) if options.ckpt_path else None
 
 
-def _in_own_process(task: str, words: Sequence[str], threads: int, runs: int) -> dict[str, Any]:
+def in_own_process(task: str, words: Sequence[str], threads: int, runs: int) -> dict[str, Any]:
+    """What `latency.measured` finds of the file or the model that `words` name. Raises InputError."""
     environment = {**os.environ, **dict.fromkeys(_THREADS, str(threads))}
     command = [sys.executable, "-m", f"tasks.{task}", "benchmark", *words]
     command += ["--alone", "--threads", str(threads), "--runs", str(runs)]
@@ -258,7 +259,8 @@ def _folder(task: str, out: Path | None) -> Iterator[Path]:
     yield out
 
 
-def _machine() -> dict[str, Any]:
+def machine_facts() -> dict[str, Any]:
+    """The name of the processor, the cores that there are for us, and whether others use them."""
     cores, load = _cores(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -79,7 +79,7 @@ def measured(monkeypatch):
         calls.append((words[-1], threads, runs))
         return {**FOUND, "times_ms": [float(len(calls))] * runs}
 
-    monkeypatch.setattr(benchmark, "_in_own_process", measure)
+    monkeypatch.setattr(benchmark, "in_own_process", measure)
     return calls
 
 
@@ -181,7 +181,7 @@ def test_the_process_has_the_threads_in_its_environment(monkeypatch):
         return subprocess.CompletedProcess(command, 0, json.dumps({"omp": env["OMP_NUM_THREADS"]}), "")
 
     monkeypatch.setattr(subprocess, "run", start)
-    assert benchmark._in_own_process("detection", ["f.onnx"], 3, 9) == {"omp": "3"}
+    assert benchmark.in_own_process("detection", ["f.onnx"], 3, 9) == {"omp": "3"}
 
 
 @pytest.mark.parametrize(("load", "busy"), [(1.9, False), (2.1, True)])
