@@ -21,12 +21,10 @@ import numpy as np
 from backbone.__main__ import print_columns
 from backbone.errors import Arguments, InputError
 from backbone.names import printed
-from backbone.timm_trunk import PREFIX, create_timm, reparameterized
-from backbone.trunk import OURS
 from backbone.trunks import PUBLISHED
 from backbone.trunks import SIZE as PUBLISHED_SIZE
 from backbone.weights import table
-from tasks.deployment import benchmark, onnx_file
+from tasks.deployment import benchmark
 from tasks.next_steps import say_next
 
 if TYPE_CHECKING:  # torch takes seconds to import; --help should not wait for it
@@ -69,7 +67,7 @@ class Candidate(NamedTuple):
     @property
     def network(self) -> str:
         """Its width, or timm's name."""
-        return self.trunk.removeprefix(PREFIX) if self.width_mult is None else f"width {self.width_mult:g}"
+        return self.trunk if self.width_mult is None else f"width {self.width_mult:g}"
 
 
 class Budget(NamedTuple):
@@ -158,7 +156,9 @@ def _checked(options: argparse.Namespace) -> Budget:
     if options.threads is not None:
         benchmark.threads_of([str(options.threads)])
     if budget.ms is not None:
-        onnx_file.check_installed()
+        from tasks.deployment.onnx_file import check_installed
+
+        check_installed()
         if (machine := benchmark.machine_facts())["busy"]:
             _tell(f"note: this machine is busy (load average {machine['load_average']:.1f}); alone it is faster.")
     return budget
@@ -169,6 +169,9 @@ def ranked(build: Build, sizes: Sequence[int], with_timm: bool) -> list[Candidat
 
     Ours have slim's top-1 of their width and size; above 224 px that of 224. timm's are there at 224 px alone.
     """
+    from backbone.timm_trunk import PREFIX, create_timm
+    from backbone.trunk import OURS
+
     rows = [row for row in table() if (row.project, row.task) == ("Google", "imagenet")]
     slim = {(row.width_mult, row.image_size): row.published or 0.0 for row in rows}
     networks: list[tuple[str, float | None, int, float, str]] = [
@@ -192,11 +195,12 @@ def counted(build: Build, trunk: str, width_mult: float | None, size: int, top1:
     import torch
 
     from backbone.cost import count, total
+    from backbone.timm_trunk import reparameterized
 
     with torch.device("meta"):  # no weights are needed to count them
         module: nn.Module = build(trunk, width_mult, size).eval()
         module.trunk = reparameterized(module.trunk)  # type: ignore[arg-type]
-        layers = count(module, torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    layers = count(module, torch.empty(1, 3, size, size, dtype=torch.uint8, device="meta"))
     cost, depthwise = total(layers), sum(layer.mult_adds for layer in layers if " DW " in layer.kind)
     costs = depthwise, cost.mult_adds - depthwise, cost.weights
     return Candidate(trunk, width_mult, size, top1, source, cost.mult_adds, cost.params, costs)
@@ -216,41 +220,42 @@ def choose(candidates: Sequence[Candidate], budget: Budget, measure: Callable[[C
         return Choice(allowed, allowed[0], allowed[1] if len(allowed) > 1 else None, {}, {}, False)
     times = {one: [measure(one)] for one in probes(allowed)}
     estimates: dict[Candidate, float] = {}
-    found: list[Candidate] = []
-    out: set[Candidate] = set()
-    noisy = False
-    while len(found) < 2:
+    while True:
         estimates.update(estimated(times, [one for one in allowed if one not in times]))
         # What has no estimate, as timm's networks, is measured in its turn.
-        expected = {one: times[one][0] if one in times else estimates.get(one, 0.0) for one in allowed}
-        left = (one for one in allowed if one not in out and one not in found)
-        one = next((one for one in left if expected[one] <= _SLACK * budget.ms), None)
-        if one is None:
-            break
-        if one not in times:
-            times[one] = [measure(one)]
-        fits = times[one][0] <= budget.ms
-        if fits and not found:
-            unsteady = measure_again(times[one], partial(measure, one))
-            fits = median(times[one]) <= budget.ms and (unsteady or max(times[one][-2:]) <= budget.ms)
-            noisy = unsteady and fits
-        if fits:
-            found.append(one)
+        hopeful = [
+            one
+            for one in allowed
+            if (fits(times[one], budget.ms) if one in times else estimates.get(one, 0.0) <= _SLACK * budget.ms)
+        ]
+        best = hopeful[:2]
+        if fresh := [one for one in best if one not in times]:
+            times[fresh[0]] = [measure(fresh[0])]
+        elif best and len(times[best[0]]) == 1:
+            measure_again(times[best[0]], partial(measure, best[0]))
         else:
-            out.add(one)
-    if not found:
+            break
+    if not best:
         fastest = min(times, key=lambda one: max(times[one]))
         ms = max(times[fastest])
         raise InputError(
             f"--ms {budget.ms:g}: nothing fits; the fastest that was measured, {fastest.name}, takes {ms:.3g} ms here. "
             f"--ms {float(f'{1.1 * ms:.2g}'):g} would be enough."
         )
-    return Choice(allowed, found[0], found[1] if len(found) > 1 else None, times, estimates, noisy)
+    noisy = difference(times[best[0]]) > _CLOSE
+    return Choice(allowed, best[0], best[1] if len(best) > 1 else None, times, estimates, noisy)
+
+
+def fits(times: Sequence[float], ms: float) -> bool:
+    """Whether these measurements of a network are within `ms`: the last two, or where they do not agree the median."""
+    if len(times) == 1 or difference(times) > _CLOSE:
+        return median(times) <= ms
+    return max(median(times), *times[-2:]) <= ms
 
 
 def probes(allowed: Sequence[Candidate]) -> list[Candidate]:
     """A few that are unlike each other: of each width of ours the smallest and the largest size in turn."""
-    ours = [one for one in allowed if one.trunk == OURS]
+    ours = [one for one in allowed if one.width_mult is not None]
     widths = sorted({one.width_mult or 0.0 for one in ours})
     of_width = [sorted((one for one in ours if one.width_mult == width), key=lambda one: one.size) for width in widths]
     return [group[-(i % 2)] for i, group in enumerate(of_width)]
@@ -264,8 +269,8 @@ def estimated(times: Mapping[Candidate, Sequence[float]], others: Sequence[Candi
     """
     from scipy.optimize import nnls
 
-    known = [one for one in times if one.trunk == OURS]
-    asked = [one for one in others if one.trunk == OURS]
+    known = [one for one in times if one.width_mult is not None]
+    asked = [one for one in others if one.width_mult is not None]
     if not known or not asked:
         return {}
     costs = np.array([(1, *one.costs) for one in (*known, *asked)], float)
@@ -275,12 +280,11 @@ def estimated(times: Mapping[Candidate, Sequence[float]], others: Sequence[Candi
     return dict(zip(asked, (costs[len(known) :] @ prices).tolist(), strict=True))
 
 
-def measure_again(times: list[float], measure: Callable[[], float]) -> bool:
-    """Add measurements until the last two are within 10 % of each other; True where they are not after the fourth."""
+def measure_again(times: list[float], measure: Callable[[], float]) -> None:
+    """Add a measurement, and up to three more until the last two are within 10 % of each other."""
     times.append(measure())
-    while (unsteady := difference(times) > _CLOSE) and len(times) < 2 + _AGAIN:
+    while difference(times) > _CLOSE and len(times) < 2 + _AGAIN:
         times.append(measure())
-    return unsteady
 
 
 def difference(times: Sequence[float]) -> float:
@@ -301,7 +305,7 @@ def _too_small(candidates: Sequence[Candidate], budget: Budget) -> str:
 
 def milliseconds(build: Build, task: str, folder: Path, int8: bool, threads: int, one: Candidate) -> float:
     """The median time of an image, of the network exported into `folder`, where its file may lie already."""
-    file = folder / f"{one.name}.onnx"
+    file = folder / f"{one.name.replace(':', ' ')}.onnx"
     _tell(f"measuring {one.name}{' again' * file.exists()}")
     if not file.exists():
         export(build(one.trunk, one.width_mult, one.size), file, int8)
@@ -310,6 +314,7 @@ def milliseconds(build: Build, task: str, folder: Path, int8: bool, threads: int
 
 def export(module: "TaskModule", file: Path, int8: bool) -> None:
     """Write a module's network as `export` does, in int8 with ranges of random pixels: for time alone."""
+    from tasks.deployment import onnx_file
     from tasks.deployment.graph import Deployed
 
     height, width = module.evaluated_size
@@ -325,10 +330,10 @@ def export(module: "TaskModule", file: Path, int8: bool) -> None:
 def fit_options(one: Candidate, head: str) -> list[str]:
     """The options of `fit` that train a candidate, from ImageNet's weights."""
     options = ["--data", "DIR"]
-    if one.trunk == OURS:
+    if one.width_mult is not None:
         options += ["--weights", "imagenet", "--width", f"{one.width_mult:g}"]
     else:
-        weights = f"hub:timm/{one.trunk.removeprefix(PREFIX)}.{one.source}"
+        weights = f"hub:{one.trunk.replace(':', '/')}.{one.source}"
         options += ["--model.trunk", one.trunk, "--weights", weights]
     return [*options, "--size", str(one.size), *(["--model.head", head] if head == "ssdlite" else [])]
 
@@ -363,19 +368,12 @@ def _print_table(choice: Choice) -> None:
     shown = choice.ranked[max(0, place - _SHOWN) : place + _SHOWN + 1]
     shown += [one for one in choice.ranked if one == choice.runner_up and one not in shown]
     marks = {choice.pick: "pick", choice.runner_up: "runner-up"}
-    rows = [
-        [
-            one.network,
-            f"{one.size}",
-            *_counts(one),
-            _time(choice, one),
-            f"{one.top1:.1f} %",
-            one.source,
-            marks.get(one, ""),
-        ]
-        for one in shown
-    ]
-    print_columns(["Network", "px", "Mult-adds", "Params", "ms", "Top-1", "By", ""], rows)
+    head = ["", "Network", "By", "px", "Mult-adds", "Params", "Top-1", *(["ms"] if choice.times else [])]
+    rows = []
+    for one in shown:
+        cells = [marks.get(one, ""), one.network, one.source, f"{one.size}", *_counts(one), f"{one.top1:.1f} %"]
+        rows.append([*cells, *([_time(choice, one)] if choice.times else [])])
+    print_columns(head, rows, words=3)
     if choice.times:
         print("  ~: estimated, by what mult-adds and weights cost in the files that were measured")
     print()
