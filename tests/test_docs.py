@@ -60,6 +60,7 @@ def parse_alone(monkeypatch, tmp_path):
     """Let commands end where their arguments are parsed, in a folder with what their examples name."""
     parse = argparse.ArgumentParser.parse_args
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda *args, **options: stop(parse(*args, **options)))
+    monkeypatch.setattr("backbone.__main__.hand_over", lambda args: main_of("tasks")(args))
     monkeypatch.setattr("tasks.cli.resolve", stop)  # after the options are parsed
     monkeypatch.setattr("tasks.deployment.command.resolve", parse_and_stop)
     monkeypatch.setattr("tasks.deployment.benchmark.threads_of", stop)
