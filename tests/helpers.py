@@ -80,12 +80,12 @@ def save_checkpoint(path, module, data):
     return path
 
 
-def fit_eager_and_compiled(build, folder, monkeypatch, backend="eager"):
-    """Fit what `build(compile=...)` gives both ways, and compare; the path of the compiled one's checkpoint."""
+def fit_eager_and_compiled(build, folder, monkeypatch):
+    """Fit what `build(compile=...)` gives both ways, and compare."""
     calls, compile_by = [], torch.compile
 
     def quickly(function):  # inductor takes a minute, and what is traced and kept is the same for all backends
-        made = compile_by(function, backend=backend)
+        made = compile_by(function, backend="eager")
         return lambda images: calls.append(len(images)) or made(images)
 
     monkeypatch.setattr(torch, "compile", quickly)
@@ -104,7 +104,7 @@ def fit_eager_and_compiled(build, folder, monkeypatch, backend="eager"):
     for name, value in eager.items():
         torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-3)
     module.train()
-    for batch, side in ((1, 32), (3, 32), (5, 64)):  # where images cannot be read, and where another size is given
+    for batch, side in ((1, 32), (5, 64)):  # where images cannot be read, and where another size is given
         images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(batch))
         maps, expected = module._features(images), module.trunk.features(images)
         assert maps.keys() == expected.keys()
@@ -115,7 +115,6 @@ def fit_eager_and_compiled(build, folder, monkeypatch, backend="eager"):
     with torch.inference_mode():
         again(torch.zeros(2, 3, *data.input_size, dtype=torch.uint8))
     assert not calls  # evaluation is eager
-    return folder / "compiled.ckpt"
 
 
 class Save(Callback):
