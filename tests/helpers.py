@@ -6,19 +6,23 @@ import hashlib
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import resource
+import runpy
 import signal
-import subprocess
+import socket
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 from PIL import Image
@@ -173,13 +177,69 @@ def completed(main, capsys, *args):
     return printed, Path(printed.strip().splitlines()[-1].removeprefix("run: "))
 
 
+# A server that has imported what every command needs, which takes 5 s, forks a process for each.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["helpers", "torch._dynamo", "jsonargparse", "tasks.cli", "tasks.module", "matplotlib.pyplot"]
+)
+
+
+def _be_command(task, args, folder, environment, said):
+    for number, path in enumerate(said, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    sys.argv[1:] = args
+    rank_zero_only.rank = _get_rank() or 0  # as Lightning has it from the environment when it is imported
+    runpy.run_module(f"tasks.{task}", run_name="__main__", alter_sys=True)
+
+
+class Command:
+    """`python -m tasks.<task> args` in a process of its own, in `folder` and with `environment` on top of ours."""
+
+    def __init__(self, task, *args, folder=".", **environment):
+        self._said = [Path(tempfile.mkstemp()[1]) for _ in range(2)]
+        given = (task, args, folder, os.environ | environment, self._said)
+        self.process = _FORKS.Process(target=_be_command, args=given)
+        self.process.start()
+
+    def ended(self, timeout=120):
+        """The exit code, below 0 where a signal killed it, and what it wrote to stdout and stderr."""
+        self.process.join(timeout)
+        said = [path.read_text() for path in self._said]
+        assert self.process.exitcode is not None, said
+        return self.process.exitcode, *said
+
+
+def commands_of_two(task, *args, folders=(".", "."), **environment):
+    """What two processes end with, each in its folder; `{rank}` in `environment` is the number of the process."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    both = [
+        Command(task, *args, folder=folder, **{name: value.format(rank=rank) for name, value in environment.items()})
+        for rank, folder in enumerate(folders)
+    ]
+    try:
+        return [one.ended() for one in both]
+    finally:
+        for one in both:
+            one.process.kill()
+
+
+def as_torchrun(task, *args):
+    """What two processes of a command end with that are started as torchrun starts them."""
+    sizes = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1", "GROUP_RANK": "0"}
+    ranks = {"RANK": "{rank}", "LOCAL_RANK": "{rank}", "TORCHELASTIC_RUN_ID": "none"}
+    return commands_of_two(task, *args, "--trainer.accelerator", "cpu", **sizes, **ranks)
+
+
 def in_two_processes(task, *args):
-    """The run folder of a command."""
-    two = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    command = [sys.executable, "-m", f"tasks.{task}", *args, *two]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Path(done.stdout.strip().splitlines()[-1].removeprefix("run: "))
+    """The run folder of a command of two processes."""
+    ended = as_torchrun(task, *args)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    return Path(ended[0][1].strip().splitlines()[-1].removeprefix("run: "))
 
 
 def figures(run):
