@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import signal
 import socket
 from pathlib import Path
@@ -227,7 +228,7 @@ def _elsewhere(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _rough_figures(request, monkeypatch):
     """Draw the figures of whole commands small and without a layout; the tests of reports draw them whole."""
-    if request.node.get_closest_marker("slow") and "test_report" not in request.node.nodeid:
+    if request.node.get_closest_marker("slow") and not re.search("report|maps|plotting", request.node.nodeid):
         save = Figure.savefig
 
         def roughly(figure, *args, **options):
