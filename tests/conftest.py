@@ -2,12 +2,14 @@
 
 import datetime
 import json
+import re
 import signal
 import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import ExifTags, Image, ImageDraw
 from PIL.TiffImagePlugin import IFDRational
 
@@ -221,3 +223,16 @@ def _elsewhere(tmp_path, monkeypatch):
     """Run every test in a folder of its own, so that `runs/`, `datasets/` and what is cached land there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+
+
+@pytest.fixture(autouse=True)
+def _rough_figures(request, monkeypatch):
+    """Draw the figures of whole commands small and without a layout; the tests of reports draw them whole."""
+    if request.node.get_closest_marker("slow") and not re.search("report|maps|plotting", request.node.nodeid):
+        save = Figure.savefig
+
+        def roughly(figure, *args, **options):
+            figure.set_layout_engine("none")
+            save(figure, *args, **{**options, "dpi": 25, "bbox_inches": None})
+
+        monkeypatch.setattr(Figure, "savefig", roughly)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import completed, figures, fit_in_two_processes, one_sentence
+from helpers import completed, figures, in_two_processes, one_sentence
 from torch.utils.data import Dataset, DistributedSampler
 
 from data import loading
@@ -272,7 +272,7 @@ def test_two_processes_with_one_image_each_split_score_as_one_process(write_coco
     root = write_coco(tmp_path / "data", {"train": 1, "val": 1, "test": 1})
     given = ["--data.root", str(root), "--data.num_workers", "0", "--trainer.precision", "32-true"]
     small = ["--model.width_mult", "0.25", "--data.image_size", "96", "--trainer.enable_progress_bar", "false"]
-    folder = fit_in_two_processes("detection", *given, *small, "--trainer.max_epochs", "4")
+    folder = in_two_processes("detection", "fit", *given, *small, "--trainer.max_epochs", "4")
     best = ["--ckpt_path", str(folder / "checkpoints" / "best.ckpt"), "--trainer.accelerator", "cpu"]
     _, alone = completed(detection, capsys, "validate", *given, *best)
     assert figures(folder) == figures(alone)

@@ -4,8 +4,6 @@ import json
 import multiprocessing
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
 
@@ -13,7 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from helpers import largest_file, one_sentence
+from helpers import as_torchrun, largest_file, one_sentence
 
 from backbone.errors import InputError
 from data import shard, shard_cache
@@ -455,16 +453,13 @@ def test_too_little_room_for_a_run_is_raised_and_too_little_is_refused(server, s
 def test_two_processes_train_on_far_shards_of_which_one_is_gone(server, signs, allowed, code, tmp_path):
     server.files.pop("train-000001.tar")
     server.faults["train-000002.tar"] = ["cut", 500]
-    command = [sys.executable, "-m", "tasks.classification", "fit", "--data.shards", server.url]
-    options = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp --trainer.max_epochs 2 "
-    options += "--model.width_mult 0.25 --data.image_size 32 --data.batch_size 10 --data.num_workers 1"
-    command += options.split()
-    command += ["--trainer.enable_progress_bar", "false", "--data.max_bad_fraction", allowed]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, done.stderr[-3000:]
+    options = "--trainer.max_epochs 2 --trainer.enable_progress_bar false --data.num_workers 1 "
+    options += f"--model.width_mult 0.25 --data.image_size 32 --data.batch_size 10 --data.max_bad_fraction {allowed}"
+    ended, _, said = as_torchrun("classification", "fit", "--data.shards", server.url, *options.split())[0]
+    assert ended == code, said
     if code:
         assert re.search(
-            r"error: 4 of the 48 images of the train split .*train-000001\.tar: there is no such file", done.stderr
+            r"error: 4 of the 48 images of the train split .*train-000001\.tar: there is no such file", said
         )
     else:
         rows = (tmp_path / "runs/classification/latest/bad_images.txt").read_text().splitlines()

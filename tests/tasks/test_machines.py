@@ -3,9 +3,6 @@
 import importlib
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import completed, figures, rows_of, same
+from helpers import commands_of_two, completed, figures, rows_of, same
 from lightning.pytorch.loggers import CSVLogger
 
 from backbone import InputError
@@ -318,25 +315,11 @@ class Signal(Callback):
 
 def srun(folders, job, *args, task="classification", **more):
     """The exit codes and what was said by two tasks of a job, each on a machine that has its own of two folders."""
-    given = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join([str(ROOT), str(Path.cwd())]), **more)
-    given["PATH"] = os.pathsep.join([str(Path.cwd()), given["PATH"]])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    given = {"PYTHONPATH": str(Path.cwd()), "PATH": os.pathsep.join([str(Path.cwd()), os.environ["PATH"]]), **more}
     given |= {"SLURM_JOB_ID": job, "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "2"}
     given |= {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_LOCALID": "0"}
-    tasks = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"tasks.{task}", *args],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env={**given, "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)},
-        )
-        for rank, folder in enumerate(folders)
-    ]
-    said = [task.communicate(timeout=120) for task in tasks]
-    return [task.returncode for task in tasks], said
+    ended = commands_of_two(task, *args, folders=folders, SLURM_PROCID="{rank}", SLURM_NODEID="{rank}", **given)
+    return [code for code, _, _ in ended], [said for _, *said in ended]
 
 
 @pytest.fixture

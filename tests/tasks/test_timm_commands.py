@@ -26,8 +26,14 @@ from tasks.run_folders import run_order
 pytestmark = pytest.mark.slow  # whole commands
 
 # One of each kind: V1, V2 and EfficientNet-Lite are blocks alike, RepViT is reparameterised as MobileOne is; V3 and V4
-# have layers between pooling and classifier. tests/backbone/test_timm_trunk.py has them all.
-KINDS = ["mobilenetv2_100", "mobilenetv3_large_100", "mobilenetv4_conv_small", "repvit_m0_9"]
+# have layers between pooling and classifier. Each with one head;
+# tests/backbone/test_timm_trunk.py has them all.
+KINDS = [
+    ("detection", "mobilenetv2_100"),
+    ("detection", "mobilenetv3_large_100"),
+    ("classification", "mobilenetv4_conv_small"),
+    ("classification", "repvit_m0_9"),
+]
 GIVEN = ["--data.num_workers", "0", "--trainer.enable_progress_bar", "false", "--trainer.precision", "32-true"]
 SIX_STEPS = ["--trainer.max_steps", "6", "--trainer.max_epochs", "-1", "--data.batch_size", "2"]
 SIX_STEPS += ["--trainer.check_val_every_n_epoch", "100"]
@@ -37,8 +43,7 @@ def newest(task):
     return max((path for path in Path("runs", task).iterdir() if not path.is_symlink()), key=run_order)
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("task", ["detection", "classification"])
+@pytest.mark.parametrize(("task", "name"), KINDS)
 def test_a_kind_is_trained_tested_and_loaded(task, name, coco_root, classes_root):
     main, root = (detection, coco_root) if task == "detection" else (classification, classes_root)
     load, image = getattr(tasks, task).load, next((coco_root / "test").glob("*.png"))

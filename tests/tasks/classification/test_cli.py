@@ -485,13 +485,13 @@ def test_a_checkpoint_of_another_task_is_refused_by_name(best, capsys):
 
 
 def test_the_sample_is_learnt_from_nothing(capsys):
-    """Of 96 images, twice the chance of 1 in 8 is 3.7 standard deviations from it; this short schedule reaches 0.4."""
-    quick = ["--trainer.max_epochs", "14", "--data.image_size", "96", "--trainer.enable_progress_bar", "false"]
+    """By chance 5 of 8 are in the top five of 96 images, give or take 0.05; this schedule reaches 0.93 to 0.99."""
+    quick = ["--trainer.max_epochs", "14", "--data.image_size", "64", "--trainer.enable_progress_bar", "false"]
     config = Path(__file__).parents[3] / "configs" / "classification" / "sample.yaml"
     assert main(["fit", "--config", str(config), *quick]) == 0
     _, folder = run(capsys, "test", "--trainer.enable_progress_bar", "false")
     assert figures(folder)["test/images"] == 96
-    assert figures(folder)["test/top1"] > 2 / 8
+    assert figures(folder)["test/top5"] > 0.8
 
 
 def test_a_student_learns_from_a_cache_and_is_compared_with_its_teacher(best, classes_root, tmp_path, capsys):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import fit_eager_and_compiled, fitted, same, trainer
+from helpers import fitted, same, trainer
 
 from backbone import InputError
 from data.attributes import AttributesDataModule
@@ -87,8 +87,3 @@ def test_labels_are_needed_where_they_count(faces_root, teacher, tmp_path):
             fit(faces_root, tmp_path, **settings, **taught)
     module = fit(faces_root, tmp_path, **settings, teacher=teacher)  # the teacher needs none
     assert module.head.teachers == [teacher]
-
-
-@pytest.mark.slow
-def test_a_compiled_trunk_takes_the_same_steps_and_leaves_the_same_checkpoint(faces_root, tmp_path, monkeypatch):
-    fit_eager_and_compiled(lambda **options: build(faces_root, **options), tmp_path, monkeypatch)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import Save, fit_eager_and_compiled, fitted, same, trainer
+from helpers import Save, fitted, same, trainer
 
 from backbone import InputError
 from data.face_pairs import FacePairsDataModule
@@ -146,13 +146,3 @@ def test_options_that_contradict_each_other_are_named(people_root, teacher, sett
 def test_without_pairs_a_cache_cannot_choose_the_best_epoch(faces_root):
     with pytest.raises(InputError, match="cache_only"):
         prepared(faces_root, cache="c", cache_only=True, views=2)
-
-
-@pytest.mark.slow
-def test_a_compiled_trunk_takes_the_same_steps_and_leaves_the_same_checkpoint(
-    people_root, teacher, tmp_path, monkeypatch
-):
-    def make(**options):
-        return build(people_root, teacher=str(teacher), **options)
-
-    fit_eager_and_compiled(make, tmp_path, monkeypatch)

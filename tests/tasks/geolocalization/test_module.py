@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from helpers import Save, fit_eager_and_compiled, same, trainer
+from helpers import Save, same, trainer
 
 from backbone import InputError
 from data.geotagged import GeotaggedDataModule
@@ -170,8 +170,3 @@ def test_options_that_cannot_be_used_are_named_as_they_are_given(places_root, op
     images.setup("fit")
     with pytest.raises(InputError, match=message):
         module(**options).prepare(images)
-
-
-@pytest.mark.slow
-def test_a_compiled_trunk_takes_the_same_steps_and_leaves_the_same_checkpoint(places_root, tmp_path, monkeypatch):
-    fit_eager_and_compiled(lambda **options: (module(**options), data(places_root)), tmp_path, monkeypatch)
