@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from backbone.errors import InputError
-from data.folders import say
+from backbone.names import printed
 
 _INTERACTIVE = ("bash", "interactive")  # names of jobs in whose shell someone types: what is typed runs alone
 
@@ -129,7 +129,7 @@ def queued_again_when_told() -> Iterator[None]:
         yield
     except _TimeIsOver:
         if is_first():
-            say(queue_again())
+            print(printed(queue_again()), flush=True)
         raise SystemExit(128 + signal.SIGUSR1) from None
     finally:
         signal.signal(signal.SIGUSR1, before)

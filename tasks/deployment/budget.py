@@ -328,10 +328,12 @@ def export(module: "TaskModule", file: Path, int8: bool) -> None:
 
 
 def fit_options(one: Candidate, head: str) -> list[str]:
-    """The options of `fit` that train a candidate, from ImageNet's weights."""
+    """The options of `fit` that train a candidate, from ImageNet's weights, or where there are such from COCO's."""
     options = ["--data", "DIR"]
     if one.width_mult is not None:
-        options += ["--weights", "imagenet", "--width", f"{one.width_mult:g}"]
+        detectors = {row.width_mult for row in table() if row.task == "coco"} if head == "ssd" else {}
+        weights = "coco" if one.width_mult in detectors else "imagenet"
+        options += ["--weights", weights, "--width", f"{one.width_mult:g}"]
     else:
         weights = f"hub:{one.trunk.replace(':', '/')}.{one.source}"
         options += ["--model.trunk", one.trunk, "--weights", weights]

@@ -281,7 +281,8 @@ def test_the_command_is_taken_by_the_tasks_own_parser(one, head, monkeypatch):
     assert settings["data"] == {"root": "DIR", "image_size": one.size}
     model = settings["model"]
     ours = one.width_mult is not None
-    assert model["weights"] == ("imagenet" if ours else "hub:timm/mobilenetv2_100.ra_in1k")
+    of_ours = "coco" if head == "ssd" and one.width_mult in (0.75, 1.0) else "imagenet"
+    assert model["weights"] == (of_ours if ours else "hub:timm/mobilenetv2_100.ra_in1k")
     assert model.get("width_mult") == one.width_mult
     assert model.get("trunk") == (None if ours else one.trunk)
     assert model.get("head", "ssd") == ("ssdlite" if head == "ssdlite" else "ssd")
