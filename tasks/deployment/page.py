@@ -75,7 +75,7 @@ def write_site(
         raise InputError(f"--out {out} cannot be written; name a folder in one that exists.")
     if os.path.lexists(out) and not _is_site(out):
         raise InputError(f"--out {out} is there already, and no page of this command; name a new folder.")
-    archive = _runtime(runtime, url, sha256)
+    archive = runtime_package(runtime, url, sha256)
     try:
         with room_beside(out) as room:
             site = room / "site"
@@ -114,8 +114,8 @@ def _asset(name: str) -> bytes:
     return resources.files("tasks.deployment").joinpath("site", name).read_bytes()
 
 
-def _runtime(runtime: Path | None, url: str, sha256: str) -> Path:
-    """onnxruntime-web's package, checked. Raises InputError."""
+def runtime_package(runtime: Path | None = None, url: str = RUNTIME, sha256: str = RUNTIME_SHA256) -> Path:
+    """onnxruntime-web's package, checked: the file `runtime`, or the cache's, fetched once. Raises InputError."""
     if runtime is None:
         runtime = cache_folder().with_name("runtime") / url.rpartition("/")[2]
         runtime.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def _coastline() -> list[list[int]]:
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Gives files of the folder alone, with what lets a page use threads."""
 
-    extensions_map = {  # not by the system's own table, in which some have JavaScript as text/plain
+    extensions_map = {  # noqa: RUF012  # not by the system's own table, in which some have JavaScript as text/plain
         "": "application/octet-stream",
         ".html": "text/html; charset=utf-8",
         ".css": "text/css",

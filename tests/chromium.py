@@ -1,5 +1,6 @@
 """A headless Chromium, spoken to through chromedriver's W3C protocol: what the tests of the page need of selenium."""
 
+import base64
 import contextlib
 import json
 import re
@@ -17,7 +18,7 @@ _FLAGS = (
     *("--use-fake-device-for-media-stream", "--disable-dev-shm-usage", "--force-prefers-reduced-motion"),
 )
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element, by the protocol
-TAB, ENTER, SPACE = "\ue004", "\ue007", "\ue00d"
+TAB, ENTER, SPACE, LEFT = "\ue004", "\ue007", "\ue00d", "\ue012"
 
 
 class Browser:
@@ -74,32 +75,26 @@ class Browser:
         """What the page has written to its console."""
         return [entry["message"] for entry in self.call("POST", "/se/log", {"type": "browser"})]
 
-    def requests(self):
-        """The addresses that were asked for since the last call, by the page and its worker."""
-        entries = self.call("POST", "/se/log", {"type": "performance"})
-        messages = [json.loads(entry["message"])["message"] for entry in entries]
-        return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-
     def give(self, selector, *files):
         """Choose files in an <input type=file>."""
         self.call("POST", f"/element/{self.find(selector)}/value", {"text": "\n".join(map(str, files))})
 
-    def drop(self, *files):
-        """Drop files on the page, as from a desktop."""
+    def drop(self, *files, one_by_one=False):
+        """Drop files on the page, as from a desktop; `one_by_one` without waiting for the page in between."""
         self.script(
-            "document.querySelector('#dropped')?.remove(); const input = document.createElement('input');"
-            "Object.assign(input, {type: 'file', id: 'dropped', multiple: true}); document.body.append(input)"
+            "const input = document.createElement('input'); input.id = 'dropped'; input.type = 'file';"
+            "input.multiple = true; document.body.append(input)"
         )
         self.give("#dropped", *files)
         self.script(
-            "const input = document.querySelector('#dropped'), dataTransfer = new DataTransfer();"
-            "for (const file of input.files) dataTransfer.items.add(file); input.remove();"
-            "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true}))"
+            "const input = document.querySelector('#dropped'), files = [...input.files]; input.remove();"
+            "for (const some of arguments[0] ? files.map((file) => [file]) : [files]) {"
+            "  const dataTransfer = new DataTransfer(); for (const file of some) dataTransfer.items.add(file);"
+            "  document.body.dispatchEvent(new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true})) }",
+            one_by_one,
         )
 
     def screenshot(self, path):
-        import base64
-
         path.write_bytes(base64.b64decode(self.call("GET", "/screenshot")))
 
 
@@ -125,7 +120,7 @@ def browser(driver, *flags, size=(1280, 900)):
         args = [*_FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", *flags]
         wanted = {
             "goog:chromeOptions": {"args": args, "binary": CHROMIUM},
-            "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
+            "goog:loggingPrefs": {"browser": "ALL"},
         }
         session = Browser(f"{driver}/session").call("POST", "", {"capabilities": {"alwaysMatch": wanted}})
         window = Browser(f"{driver}/session/{session['sessionId']}")
