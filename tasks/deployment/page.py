@@ -1,6 +1,6 @@
 """`python -m tasks.<task> page`: a model as a folder that any web server gives, and any browser runs.
 
-What is written are files of `site/`, the model, its metadata as `model.json` (onnxruntime-web tells none), and
+What is written are the files of `web/`, the model, its metadata as `model.json` (onnxruntime-web tells none), and
 onnxruntime-web itself, which is fetched from npm once. The page asks for nothing else, and sends nothing.
 """
 
@@ -111,7 +111,7 @@ def _marked() -> str:
 
 
 def _asset(name: str) -> bytes:
-    return resources.files("tasks.deployment").joinpath("site", name).read_bytes()
+    return resources.files("tasks.deployment").joinpath("web", name).read_bytes()
 
 
 def runtime_package(runtime: Path | None = None, url: str = RUNTIME, sha256: str = RUNTIME_SHA256) -> Path:
@@ -135,7 +135,7 @@ def _write(site: Path, about: dict[str, Any], model: Path, archive: Path) -> Non
     import onnxruntime
 
     (site / "runtime").mkdir(parents=True)
-    for asset in resources.files("tasks.deployment").joinpath("site").iterdir():
+    for asset in resources.files("tasks.deployment").joinpath("web").iterdir():
         if asset.name != "sw.js":
             (site / asset.name).write_bytes(asset.read_bytes())
     shutil.copyfile(model, site / "model.onnx")

@@ -25,7 +25,7 @@ from tasks.deployment import page
 from tasks.detection.__main__ import main as detection
 from tasks.run import Model, resize
 
-SITE = Path(page.__file__).with_name("site")
+WEB = Path(page.__file__).with_name("web")
 NODE = shutil.which("node")
 RUNTIME = {
     "package/dist/ort.wasm.min.mjs": b"export {};",
@@ -62,7 +62,7 @@ def write(task="detection", out="site", data=None, **changes):
 def test_the_folder_has_the_page_the_model_and_the_runtime(task):
     site = write(task, licence="Of strangers.")
     map_of_land = {"coastline.json"} if task == "geolocalization" else set()
-    files = {path.name for path in SITE.iterdir()} | {"model.onnx", "model.json"} | map_of_land
+    files = {path.name for path in WEB.iterdir()} | {"model.onnx", "model.json"} | map_of_land
     runtime = {"ort.js", "ort-wasm.js", "ort-wasm.wasm", "LICENSE.txt", "ThirdPartyNotices.txt"}
     assert {path.as_posix() for path in tree(site)} == files | {f"runtime/{name}" for name in runtime}
     assert (site / "model.onnx").read_bytes() == Path("f.onnx").read_bytes()
@@ -110,7 +110,7 @@ def test_an_older_page_is_replaced_and_no_other_folder():
 
 def test_the_coastline_is_that_of_the_maps():
     rings = json.loads((write("geolocalization") / "coastline.json").read_text())
-    with np.load(SITE.parents[1] / "geolocalization/coastline_110m.npz") as file:
+    with np.load(WEB.parents[1] / "geolocalization/coastline_110m.npz") as file:
         assert np.array_equal(np.concatenate(rings).reshape(-1, 2), file["xy"])
         assert np.array_equal(np.cumsum([0, *map(len, rings)])[: len(file["off"])] // 2, file["off"])
     assert all(len(ring) % 2 == 0 for ring in rings)
@@ -255,7 +255,7 @@ def node(script, data):
     """What a module prints that gets `data` as JSON on its standard input; `site` is the folder of the modules."""
     start = "import { readFileSync } from 'node:fs'; const data = JSON.parse(readFileSync(0));"
     for name in ("resize", "answer"):
-        shutil.copyfile(SITE / f"{name}.js", f"{name}.mjs")
+        shutil.copyfile(WEB / f"{name}.js", f"{name}.mjs")
     Path("script.mjs").write_text(start + script)
     done = subprocess.run([NODE, "script.mjs"], input=json.dumps(data), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
