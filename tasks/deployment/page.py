@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -74,7 +75,7 @@ def write_site(
     if not out.parent.is_dir():
         raise InputError(f"--out {out} cannot be written; name a folder in one that exists.")
     if os.path.lexists(out) and not _is_site(out):
-        raise InputError(f"--out {out} is there already, and no page of this command; name a new folder.")
+        raise InputError(f"--out {out} is there already, and not only a page of this command; name a new folder.")
     archive = runtime_package(runtime, url, sha256)
     try:
         with room_beside(out) as room:
@@ -100,14 +101,13 @@ def _metadata(task: str, model: Path) -> dict[str, Any]:
 
 
 def _is_site(folder: Path) -> bool:
-    """Whether it is what this command wrote."""
+    """Whether it is what this command wrote, and has no other file in it."""
     worker = folder / "sw.js"
-    return worker.is_file() and not folder.is_symlink() and worker.read_text("utf-8", "replace").startswith(_marked())
-
-
-def _marked() -> str:
-    """The first line of sw.js, by which a folder is known as ours."""
-    return _asset("sw.js").decode().splitlines()[0]
+    if folder.is_symlink() or not worker.is_file():
+        return False
+    found = re.search(r"^const FILES = (\[.*\]);$", worker.read_text("utf-8", "replace"), re.MULTILINE)
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}
+    return found is not None and there == {*json.loads(found[1]), "sw.js"} - {""}
 
 
 def _asset(name: str) -> bytes:

@@ -94,7 +94,6 @@ def test_the_service_worker_keeps_all_files_by_a_version_that_follows_their_cont
 
 def test_an_older_page_is_replaced_and_no_other_folder():
     write(licence="Old.")
-    (Path("site") / "left.txt").write_text("of the user")
     write(licence="New.")
     assert json.loads(Path("site/model.json").read_text())["licence"] == "New."
     assert sorted(path.name for path in Path().glob("[!.]*")) == ["f.onnx", "runtime.tgz", "site"]
@@ -104,6 +103,11 @@ def test_an_older_page_is_replaced_and_no_other_folder():
         with one_sentence("mine is there already"):
             write(out="mine")
         shutil.rmtree("mine") if Path("mine").is_dir() and not Path("mine").is_symlink() else Path("mine").unlink()
+    Path("site/mine.txt").write_text("of the user")
+    before = tree(Path("site"))
+    with one_sentence("site is there already"):
+        write(licence="Newer.")
+    assert tree(Path("site")) == before
     with one_sentence("in one that exists"):
         write(out="no/such")
 
