@@ -4,12 +4,14 @@ What is written are the files of `web/`, the model, its metadata as `model.json`
 onnxruntime-web itself, which is fetched from npm once. The page asks for nothing else, and sends nothing.
 """
 
+import contextlib
 import functools
 import hashlib
 import http.server
 import json
 import os
 import re
+import shlex
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -20,7 +22,6 @@ import numpy as np
 from backbone.download import check, download, extract_one
 from backbone.errors import InputError
 from backbone.files import not_written, room_beside
-from backbone.names import printed
 from backbone.weights import cache_folder
 from data.folders import say
 from tasks import run
@@ -36,24 +37,26 @@ _RUNTIME_FILES = {
     "runtime/ort-wasm.wasm": "dist/ort-wasm-simd-threaded.wasm",
 }
 _VERSION, _FILES = "const VERSION = '';", "const FILES = [];"  # lines of sw.js that are filled in
-_COASTLINE = "geolocalization/coastline_110m.npz"
 
 
 def main(task: str, args: list[str]) -> int:
     """Write the folder, and with --serve give it to a browser until Ctrl-C. Raises InputError."""
     options = page_arguments(task).parse_args(args)
-    write_site(task, options.model, options.out, options.runtime)
-    size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
-    print(printed(f"{options.out}: {size / 1e6:.1f} MB"))
-    if not options.serve:
-        print(printed(f"next: python -m http.server --bind 127.0.0.1 --directory {options.out} {options.port}"))
-        return 0
-    with server(options.out, options.port) as serving:
-        say(f"http://127.0.0.1:{serving.server_address[1]}/ until Ctrl-C")
-        try:
-            serving.serve_forever()
-        except KeyboardInterrupt:
+    with contextlib.ExitStack() as stack:
+        # First, as a port that is taken is no reason to write anything.
+        serving = stack.enter_context(server(options.out, options.port)) if options.serve else None
+        write_site(task, options.model, options.out, options.runtime)
+        size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
+        say(f"{options.out}: {size / 1e6:.1f} MB")
+        if serving is None:
+            command = (
+                f"python -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(options.out))} {options.port}"
+            )
+            say(f"next: {command}")
             return 0
+        say(f"http://127.0.0.1:{serving.server_address[1]}/ until Ctrl-C")
+        with contextlib.suppress(KeyboardInterrupt):
+            serving.serve_forever()
     return 0
 
 
@@ -94,6 +97,8 @@ def _metadata(task: str, model: Path) -> dict[str, Any]:
         opened = run.Model(model)
     except run.InputError as error:
         raise InputError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise InputError("page needs onnxruntime, which is not installed: pip install --editable '.[onnx]'.") from error
     if opened.task != task:
         raise InputError(f"{model} is of the task {opened.task}; write `python -m tasks.{opened.task} page` for it.")
     about: dict[str, Any] = json.loads(opened.session.get_modelmeta().custom_metadata_map[METADATA])

@@ -377,6 +377,12 @@ def test_an_old_browser_is_told_which_are_new_enough(window, sites, lacking):
     assert window.script("return document.querySelector('#sources').hidden")
 
 
+def test_a_page_that_is_opened_as_a_file_says_what_it_needs(window, models, package):
+    page.write_site("detection", models["detection"], Path("site"), package)
+    window.open(Path("site/index.html").absolute().as_uri())
+    assert "python -m http.server" in window.text("#status")
+
+
 def test_files_that_are_no_images_are_one_sentence(window, sites, models, photo, tmp_path):
     opened(window, sites["detection"])
     for name, content, sentence in (

@@ -56,7 +56,7 @@ export function seen(text, most = 60) {
   return characters.length <= most ? escaped : characters.slice(0, most - 1).join("") + "…";
 }
 
-// The colour of a class, as CSS: steps of hue by the golden ratio, so that neighbours differ; and of text on it.
+// The colour of a class, as CSS: steps of hue by the golden ratio, so that neighbours differ; and that of letters on it.
 export function colourOf(label) {
   const hue = (0.58 + label * 0.6180339887) % 1;
   const channel = (at) => { // of lightness 0.5 and saturation 0.9
@@ -64,5 +64,5 @@ export function colourOf(label) {
     return Math.round(255 * (0.05 + 0.9 * Math.min(1, Math.max(0, Math.abs(x - 3) - 1))));
   };
   const [red, green, blue] = [channel(hue), channel(hue - 1 / 3), channel(hue - 2 / 3)];
-  return { fill: `rgb(${red}, ${green}, ${blue})`, text: red + green > 255 ? "black" : "white" };
+  return { fill: `rgb(${red}, ${green}, ${blue})`, text: 0.3 * red + 0.6 * green + 0.1 * blue > 115 ? "black" : "white" };
 }

@@ -131,6 +131,9 @@ async function photograph(file) {
     URL.revokeObjectURL(url);
     return false;
   }
+  const enlarged = 480 / Math.max(answer.width, answer.height); // small ones would be hard to see
+  photo.style.width = enlarged > 1 ? `${Math.round(answer.width * enlarged)}px` : "";
+  photo.style.maxHeight = enlarged > 1 ? "none" : "";
   remember(url, answer.outputs.embedding);
   photo.hidden = false;
   $("video").hidden = true;

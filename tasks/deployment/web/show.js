@@ -2,13 +2,14 @@
 
 import { colourOf, seen } from "./answer.js";
 
-// Boxes and their names on a canvas of the picture's shape, no larger than is seen.
+// Boxes and their names on a canvas over the picture, with lines and letters of one size on every screen.
 export function drawBoxes(canvas, objects, width, height) {
-  const scale = Math.min(1, 1600 / Math.max(width, height)), pen = canvas.getContext("2d");
+  const longest = Math.max(width, height), scale = Math.min(1600 / longest, Math.max(1, 960 / longest));
+  const pen = canvas.getContext("2d");
   canvas.width = Math.max(1, Math.round(width * scale));
   canvas.height = Math.max(1, Math.round(height * scale));
-  const size = Math.max(12, Math.round(Math.max(canvas.width, canvas.height) / 40)), labels = [];
-  pen.lineWidth = Math.max(2, size / 6);
+  const size = (13 * canvas.width) / (canvas.clientWidth || canvas.width), labels = [];
+  pen.lineWidth = size / 6;
   pen.font = `600 ${size}px system-ui, sans-serif`;
   pen.textBaseline = "top";
   for (const { name, label, score, box_xyxy } of [...objects].reverse()) { // the best lies on top
@@ -45,8 +46,8 @@ export function drawMap(canvas, coastline, { latitude, longitude, cells }) {
   }
   for (const cell of [...cells].reverse()) {
     pen.beginPath();
-    pen.arc(x(cell.longitude), y(cell.latitude), 6 + 24 * Math.sqrt(cell.probability), 0, 7);
-    pen.fillStyle = `rgba(213, 94, 0, ${0.25 + 0.6 * cell.probability})`;
+    pen.arc(x(cell.longitude), y(cell.latitude), 10 + 22 * Math.sqrt(cell.probability), 0, 7);
+    pen.fillStyle = `rgba(213, 94, 0, ${0.5 + 0.4 * cell.probability})`;
     pen.fill();
   }
   pen.lineWidth = 5;
@@ -88,8 +89,8 @@ function ofFaces({ embedding, distance }, about) {
   if (distance === undefined) return [element("p", `${embedding.length} numbers stand for this face. Give a second photograph to compare.`)];
   const most = about.thresholds;
   const verdict = typeof most !== "number" ? "Squared distance" : distance <= most ? "One person" : "Two people";
-  const rest = typeof most === "number" ? `; up to ${most.toFixed(3)} is taken for one person` : "; the model has no threshold";
-  return [element("p", verdict, "big"), element("p", `The squared distance is ${distance.toFixed(3)}${rest}.`)];
+  const rest = typeof most === "number" ? `; up to ${most.toPrecision(3)} is taken for one person` : "; the model has no threshold";
+  return [element("p", verdict, "big"), element("p", `The squared distance is ${distance.toPrecision(3)}${rest}.`)];
 }
 
 function degrees(latitude, longitude) {

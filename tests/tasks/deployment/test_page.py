@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 import threading
 import urllib.error
@@ -151,6 +152,12 @@ def test_what_is_no_model_for_a_browser_is_refused(capsys):
     assert not Path("site").exists()
 
 
+def test_without_onnxruntime_it_is_said_how_to_have_it(capsys, monkeypatch):
+    write_onnx(Path("f.onnx"), "detection")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    refused(detection, ["page", "--model", "f.onnx"], r"pip install --editable '\.\[onnx\]'", capsys)
+
+
 def test_a_runtime_that_is_damaged_or_another_is_refused():
     with one_sentence("runtime.tgz is not the file of"):
         write(data=package()[0][:-9])
@@ -243,11 +250,14 @@ def test_the_server_has_types_and_headers_for_threads_and_gives_nothing_above(se
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_port_that_is_taken_or_none_is_refused(serving):
+def test_a_port_that_is_taken_or_none_is_refused(serving, capsys):
     taken = page.server(write(), 0)
     serving(taken)
     with one_sentence(f"--port {taken.server_address[1]} cannot be used"):
         page.server(Path("site"), taken.server_address[1])
+    args = ["page", "--model", str(Path("f.onnx")), "--out", "new", "--runtime", "runtime.tgz", "--serve", "--port"]
+    refused(detection, [*args, str(taken.server_address[1])], "cannot be used", capsys)
+    assert not Path("new").exists()
     with one_sentence("--port is 70000"):
         page.server(Path("site"), 70000)
 
