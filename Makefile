@@ -9,18 +9,22 @@ ifdef CPU
 .venv/installed: .venv/torch-cpu
 endif
 
-.PHONY: demo test check format audit licences resolve docs
+.PHONY: demo test test-browser check format audit licences resolve docs
 demo: .venv/installed
 	$(BIN)/python -m tasks.detection fit
 
 test: .venv/installed-dev
-	$(PYTEST)
+	$(PYTEST) -m "not browser"
+
+# The page of `page` in a real Chromium: Debian's packages chromium and chromium-driver, and onnxruntime-web from npm, once.
+test-browser: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not browser"
 
 # Known vulnerabilities of what the base install pulls in, in the versions installed here; a registry is asked for them.
 audit: licences

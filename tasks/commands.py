@@ -67,6 +67,15 @@ def main(
 
         return main(task, classes, rest)
 
+    def page(rest: list[str]) -> int:
+        if _asks_for_help(rest):
+            from tasks.deployment.arguments import page_arguments
+
+            page_arguments(task).parse_args(["--help"])
+        from tasks.deployment.page import main
+
+        return main(task, rest)
+
     def benchmark(rest: list[str]) -> int:
         from tasks.deployment.benchmark import main
 
@@ -79,6 +88,7 @@ def main(
         "test": ("score a checkpoint on the test images, with a report", train("test")),
         "predict": (predict.description.partition(";")[0].lower(), run_predict),
         "export": ("write a model as one file that works alone, and score it", export),
+        "page": ("write an exported model as a page that runs it in a browser", page),
         "benchmark": ("measure the milliseconds and the memory of exported files on this machine", benchmark),
         **(more or {}),
     }

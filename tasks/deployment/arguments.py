@@ -1,4 +1,4 @@
-"""The options of `export`, apart from what exports, so that help is given without torch."""
+"""The options of `export` and `page`, apart from what does it, so that help is given without torch."""
 
 from pathlib import Path
 
@@ -27,4 +27,20 @@ def export_arguments(task: str) -> Arguments:
         parser.add_argument("--nms", choices=("in_graph", "none"), default="in_graph", help=help)
     help = "what the file may lose of the metric, as a part of the most it can be (default: 0.001, and 0.01 in int8)"
     parser.add_argument("--max_loss", type=float, metavar="X", help=help)
+    return parser
+
+
+def page_arguments(task: str) -> Arguments:
+    """The parser of `page`."""
+    parser = Arguments(
+        prog=f"python -m tasks.{task} page",
+        description="Write an exported model as a folder for a web server: a page on which a browser runs it on "
+        "photographs and its camera. Nothing that it sees leaves the machine, and once loaded it needs no network.",
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="F.onnx", help="what `export` wrote")
+    parser.add_argument("--out", type=Path, default=Path("site"), metavar="DIR", help="default: %(default)s")
+    help = "onnxruntime-web's package, where there is no network (default: fetched from npm, once)"
+    parser.add_argument("--runtime", type=Path, metavar="F.tgz", help=help)
+    parser.add_argument("--serve", action="store_true", help="give it to browsers of this machine, until Ctrl-C")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="of --serve; 0: a free one (default: 8000)")
     return parser
