@@ -265,7 +265,7 @@ def test_help_is_on_one_screen_and_imports_nothing_that_takes_time(task):
     more = {"face_attributes": ["experiment"], "detection": ["evaluate"], "geolocalization": ["partition"]}.get(
         task, []
     )
-    names = ["fit", "validate", "test", *more, "predict", "export", "check", "benchmark"]
+    names = ["fit", "validate", "test", *more, "predict", "export", "page", "check", "benchmark"]
     env = os.environ | {"COLUMNS": "80"}
     done = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
