@@ -69,6 +69,7 @@ class Model:
             raise InputError(
                 f"{file} is for ExecuTorch, whose own runtime runs it; export with --format onnx for here."
             )
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its builds send Microsoft what they are used for
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
