@@ -39,7 +39,8 @@ def shown():
 
 
 SHOWN = shown()
-MODULES = [line for line in SHOWN if line.startswith("python -m ") and not line.startswith("python -m venv")]
+PYTHONS = ("python -m venv ", "python -m http.server ")
+MODULES = [line for line in SHOWN if line.startswith("python -m ") and not line.startswith(PYTHONS)]
 
 
 class Parsed(BaseException):

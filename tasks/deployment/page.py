@@ -21,7 +21,7 @@ import numpy as np
 
 from backbone.download import check, download, extract_one
 from backbone.errors import InputError
-from backbone.files import not_written, room_beside
+from backbone.files import disk_error, not_written, room_beside
 from backbone.weights import cache_folder
 from data.folders import say
 from tasks import run
@@ -74,9 +74,11 @@ def write_site(
     InputError where the model is not one for a browser, `out` is another folder, or the runtime is not of this digest.
     """
     about = _metadata(task, model)
-    out = out.absolute()
+    out = Path(os.path.abspath(out))  # noqa: PTH100  # without .., and with a last link as it is
     if not out.parent.is_dir():
         raise InputError(f"--out {out} cannot be written; name a folder in one that exists.")
+    if out == Path.cwd() or out in Path.cwd().parents:
+        raise InputError(f"--out {out} is the folder that you are in, or above it; name another one.")
     if os.path.lexists(out) and not _is_site(out):
         raise InputError(f"--out {out} is there already, and not only a page of this command; name a new folder.")
     archive = runtime_package(runtime, url, sha256)
@@ -87,8 +89,11 @@ def write_site(
             if out.exists():
                 out.rename(room / "old")
             site.rename(out)
-    except OSError as error:
-        raise InputError(f"--out {out} {not_written(error)}") from error
+    except (OSError, InputError) as error:
+        cause = error if isinstance(error, OSError) else disk_error(error)
+        if cause is None:
+            raise
+        raise InputError(f"--out {out} {not_written(cause)}") from error
 
 
 def _metadata(task: str, model: Path) -> dict[str, Any]:
@@ -111,8 +116,8 @@ def _is_site(folder: Path) -> bool:
     if folder.is_symlink() or not worker.is_file():
         return False
     found = re.search(r"^const FILES = (\[.*\]);$", worker.read_text("utf-8", "replace"), re.MULTILINE)
-    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}
-    return found is not None and there == {*json.loads(found[1]), "sw.js"} - {""}
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*")}
+    return found is not None and there == {*json.loads(found[1]), "sw.js", "runtime"} - {""}
 
 
 def _asset(name: str) -> bytes:
@@ -123,7 +128,13 @@ def runtime_package(runtime: Path | None = None, url: str = RUNTIME, sha256: str
     """onnxruntime-web's package, checked: the file `runtime`, or the cache's, fetched once. Raises InputError."""
     if runtime is None:
         runtime = cache_folder().with_name("runtime") / url.rpartition("/")[2]
-        runtime.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            runtime.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{runtime.parent} cannot be made ({error.strerror}); name another cache by MOBILENET_TASKS_CACHE, or "
+                "give --runtime F.tgz."
+            ) from error
         download(url, runtime, sha256)
         return runtime
     if not runtime.is_file():
@@ -198,12 +209,17 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         pass  # of every file
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a browser that is gone in the midst of a file
+
+
 def server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
     """A server of the folder on 127.0.0.1, not yet serving; port 0 takes a free one. Raises InputError."""
     if not 0 <= port <= 65535:
         raise InputError(f"--port is {port}; it must be from 0 to 65535.")
     try:
-        return http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
+        return _Server(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
     except OSError as error:
         raise InputError(
             f"--port {port} cannot be used ({error.strerror}); give another, or 0 for a free one."

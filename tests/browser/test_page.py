@@ -396,6 +396,9 @@ def test_files_that_are_no_images_are_one_sentence(window, sites, models, photo,
     Image.new("1", (10_001, 10_000)).save(tmp_path / "large.png")
     window.drop(tmp_path / "large.png")
     window.until("return document.querySelector('#problem').textContent.includes('10001 x 10000')")
+    Image.new("1", (65_536, 2)).save(tmp_path / "wide.png")
+    window.drop(tmp_path / "wide.png")
+    window.until("return document.querySelector('#problem').textContent.includes('65536 x 2')")
     file = photo()
     window.drop(file)
     same_objects(answer(window)["objects"], Model(models["detection"])(file)["objects"])
@@ -461,8 +464,22 @@ def test_a_page_written_anew_replaces_the_one_that_was_kept(window, package):
         assert window.text("#licence") == "Old."
         window.reload()
         window.until("return document.querySelector('#licence').textContent === 'New.'")
-        names = window.script("return caches.keys()")
-        assert len(names) == 1
+        window.until("return caches.keys().then((names) => names.length === 1)")
+
+
+def test_another_site_at_the_same_address_is_not_hidden(window, package):
+    write_onnx(Path("f.onnx"), "classification")
+    page.write_site("classification", Path("f.onnx"), Path("site"), package)
+    with serving(page.server(Path("site").absolute(), 0)) as address:
+        opened(window, address)
+        kept(window)
+    Path("other").mkdir()
+    Path("other/index.html").write_text("<link rel=stylesheet href=style.css><p id=mine>mine")
+    Path("other/style.css").write_text("#mine { color: rgb(1, 2, 3) }")
+    with serving(page.server(Path("other").absolute(), int(address.rstrip("/").rpartition(":")[2]))):
+        window.open(address)
+        assert window.text("#mine") == "mine"
+        assert window.script("return getComputedStyle(document.querySelector('#mine')).color") == "rgb(1, 2, 3)"
 
 
 def test_nothing_leaves_the_machine(chromedriver, sites, photo, tmp_path):

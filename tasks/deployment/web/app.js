@@ -53,10 +53,6 @@ function lacks() {
 // Offline once loaded; over plain http from another machine browsers have no service workers.
 async function keep() {
   if (!("serviceWorker" in navigator)) return;
-  const old = navigator.serviceWorker.controller;
-  navigator.serviceWorker.addEventListener("controllerchange", () => {
-    if (old && !asked) location.reload(); // a newer page has come; nobody is in the midst of anything
-  });
   try {
     await navigator.serviceWorker.register(new URL("sw.js", import.meta.url));
   } catch {
@@ -153,7 +149,7 @@ function remember(url, embedding) {
 
 function sentence(answer, file) {
   if (answer.problem === "large")
-    return `it has ${answer.width} x ${answer.height} pixels, more than the 100 millions that the page takes; make it smaller.`;
+    return `it has ${answer.width} x ${answer.height} pixels, more than the page takes (100 millions, and 65,535 to a side); make it smaller.`;
   if (answer.problem === "unreadable")
     return NOT_READ.test(file.name)
       ? "this browser does not read such files; save it as JPEG or PNG."
@@ -263,7 +259,7 @@ async function follow(stream) {
     times.push(performance.now());
     if (times.length > 11) times.shift();
     answer.speed = times.length > 1 ? (1000 * (times.length - 1)) / (times.at(-1) - times[0]) : null;
-    shown = { ...answer, name: "camera" };
+    shown = { ...answer, name: "camera", live: true };
     show();
   }
 }
@@ -277,7 +273,7 @@ function show() {
   const { name, outputs, width, height, ms, speed } = shown;
   const row = rowOf(about, outputs, width, height, conf);
   if (row.embedding) {
-    const other = shown.name === "camera" ? photos.at(-1) : photos.at(-2);
+    const other = shown.live ? photos.at(-1) : photos.at(-2);
     if (other) row.distance = distance(other.embedding, row.embedding);
   }
   $("view").hidden = false;

@@ -16,11 +16,10 @@ addEventListener("activate", (event) => {
   event.waitUntil(old.then((names) => Promise.all(names.map((name) => caches.delete(name)))).then(() => clients.claim()));
 });
 
+// The server comes first, as another site may be served at this address one day, or a newer page.
 addEventListener("fetch", (event) => {
   if (event.request.method !== "GET" || new URL(event.request.url).origin !== location.origin) return;
-  event.respondWith(
-    caches.open(NAME)
-      .then((cache) => cache.match(event.request, { ignoreSearch: true, ignoreVary: true }))
-      .then((kept) => kept || fetch(event.request)),
-  );
+  const kept = () => caches.match(event.request, { cacheName: NAME, ignoreSearch: true, ignoreVary: true });
+  const asked = event.request.mode === "navigate" ? {} : { cache: "no-cache" }; // files of one version
+  event.respondWith(fetch(event.request, asked).catch(async (error) => (await kept()) || Promise.reject(error)));
 });

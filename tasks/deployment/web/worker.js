@@ -6,6 +6,7 @@ import { OUTPUTS } from "./answer.js";
 import { cropOf, resize } from "./resize.js";
 
 const MOST = 100e6; // pixels: four bytes for each are in memory
+const LONGEST = 65535; // pixels: of wider ones Chromium draws nothing, without a word
 const STRIP = 4e6; // pixels that are drawn at once: browsers of phones have small canvases alone
 
 let about, session, canvas, pen;
@@ -44,7 +45,7 @@ async function look({ id, picture }) {
     const { width, height } = bitmap;
     let pixels;
     try {
-      if (width * height > MOST) throw new Problem("large", { width, height });
+      if (width * height > MOST || Math.max(width, height) > LONGEST) throw new Problem("large", { width, height });
       pixels = resized(bitmap);
     } finally {
       bitmap.close();

@@ -1,5 +1,6 @@
 """`page` writes a folder for browsers; what runs in them is tried in tests/browser, but for what node can run."""
 
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -104,6 +105,13 @@ def test_an_older_page_is_replaced_and_no_other_folder():
         with one_sentence("mine is there already"):
             write(out="mine")
         shutil.rmtree("mine") if Path("mine").is_dir() and not Path("mine").is_symlink() else Path("mine").unlink()
+    for make in (lambda path: path.mkdir(), lambda path: path.symlink_to("..")):
+        make(Path("site/mine"))
+        with one_sentence("site is there already"):
+            write()
+        Path("site/mine").rmdir() if not Path("site/mine").is_symlink() else Path("site/mine").unlink()
+    with contextlib.chdir("site"), one_sentence("the folder that you are in"):
+        page.write_site("detection", Path("../f.onnx"), Path(), Path("../runtime.tgz"))
     Path("site/mine.txt").write_text("of the user")
     before = tree(Path("site"))
     with one_sentence("site is there already"):
