@@ -69,10 +69,9 @@ def agreement(mult_adds: Sequence[float], milliseconds: Sequence[float]) -> dict
     """How well mult-adds (in millions) say milliseconds, by name."""
     x, y = np.array(mult_adds), np.array(milliseconds)
     price = y / x
-    slope = (x / y).sum() / (
-        (x / y) ** 2
-    ).sum()  # of the line through the origin with the least squared relative errors
-    errors = abs(slope * x / y - 1)
+    part = x / y
+    slope = part.sum() / (part**2).sum()  # of the line through the origin with the least squared relative errors
+    errors = abs(slope * part - 1)
     return {
         "Spearman's correlation": f"{spearmanr(x, y).statistic:.3f}",
         "Pearson's correlation": f"{pearsonr(x, y).statistic:.3f}",

@@ -200,7 +200,10 @@ class Command:
     """`python -m tasks.<task> args` in a process of its own, in `folder` and with `environment` on top of ours."""
 
     def __init__(self, task, *args, folder=".", **environment):
-        self._said = [Path(tempfile.mkstemp()[1]) for _ in range(2)]
+        self._room = tempfile.TemporaryDirectory()
+        self._said = [Path(self._room.name, name) for name in ("out", "err")]
+        for path in self._said:
+            path.touch()
         given = (task, args, folder, os.environ | environment, self._said)
         self.process = _FORKS.Process(target=_be_command, args=given)
         self.process.start()

@@ -86,7 +86,11 @@ class Choice(NamedTuple):
     runner_up: Candidate | None
     times: dict[Candidate, list[float]]  # milliseconds, measurement by measurement
     estimates: dict[Candidate, float]  # of what was not measured, and what was estimated before it was
-    noisy: bool  # measurements of the pick did not agree
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the last two measurements of the pick differ."""
+        return self.pick in self.times and difference(self.times[self.pick]) > _CLOSE
 
 
 def main(build: Callable[..., "TaskModule"], args: Sequence[str]) -> int:
@@ -217,7 +221,7 @@ def choose(candidates: Sequence[Candidate], budget: Budget, measure: Callable[[C
     if not allowed:
         raise InputError(_too_small(candidates, budget))
     if budget.ms is None:
-        return Choice(allowed, allowed[0], allowed[1] if len(allowed) > 1 else None, {}, {}, False)
+        return Choice(allowed, allowed[0], allowed[1] if len(allowed) > 1 else None, {}, {})
     times = {one: [measure(one)] for one in probes(allowed)}
     estimates: dict[Candidate, float] = {}
     while True:
@@ -242,8 +246,7 @@ def choose(candidates: Sequence[Candidate], budget: Budget, measure: Callable[[C
             f"--ms {budget.ms:g}: nothing fits; the fastest that was measured, {fastest.name}, takes {ms:.3g} ms here. "
             f"--ms {float(f'{1.1 * ms:.2g}'):g} would be enough."
         )
-    noisy = difference(times[best[0]]) > _CLOSE
-    return Choice(allowed, best[0], best[1] if len(best) > 1 else None, times, estimates, noisy)
+    return Choice(allowed, best[0], best[1] if len(best) > 1 else None, times, estimates)
 
 
 def fits(times: Sequence[float], ms: float) -> bool:
