@@ -362,14 +362,16 @@ def _read_ahead(records: Records, order: np.ndarray) -> Iterator[tuple[int, byte
         except ImageError as error:
             return row, error
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        waiting = deque[Future[tuple[int, bytes | ImageError]]]()
+    pool, waiting = ThreadPoolExecutor(_THREADS), deque[Future[tuple[int, bytes | ImageError]]]()
+    try:
         for row in order:
             waiting.append(pool.submit(read, int(row)))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:  # not waiting: where garbage is collected, as after an error, a thread that is joined may never end
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _next_good(

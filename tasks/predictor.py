@@ -186,8 +186,8 @@ def stream(
                 group.append(waiting.popleft().result())
                 waiting.extend(pool.submit(prepared, item) for item in itertools.islice(rest, 1))
             yield from _seen(group, answer)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    finally:  # not waiting: where garbage is collected, as after an error, a thread that is joined may never end
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _seen(

@@ -295,8 +295,9 @@ class EndTogether(Callback):
             print(printed(f"error: {self._heard[0]}{self._kept()}"), file=sys.stderr, flush=True)
         elif self._said:
             time.sleep(_HEARD_S)  # the main thread is saying it
-        _tell_torchrun(self._heard[0] if self._heard else "")
-        self._end(code)
+        sentence = self._heard[0] if self._heard else ""
+        _tell_torchrun(sentence)
+        self._end(2 if sentence else code)  # as the main thread would
 
     @property
     def _speaks(self) -> bool:

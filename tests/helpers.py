@@ -178,9 +178,12 @@ def completed(main, capsys, *args):
 
 
 # A server that has imported what every command needs, which takes 5 s, forks a process for each.
+TASKS = ("classification", "detection", "face_attributes", "face_embeddings", "geolocalization")
+
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    ["helpers", "torch._dynamo", "jsonargparse", "tasks.cli", "tasks.module", "matplotlib.pyplot"]
+_FORKS.set_forkserver_preload(  # what a command imports, and what those packages do later
+    ["helpers", "torch._dynamo", "omegaconf", "aiohttp", "matplotlib.pyplot", "tasks.cli"]
+    + [f"tasks.{task}.{part}" for task in TASKS for part in ("module", "predict")]
 )
 
 

@@ -47,8 +47,13 @@ def write_onnx(network: Deployed, path: Path) -> None:
     example = network.example()
     batch = torch.export.Dim("batch", min=1, max=4096)
     with quiet(), torch.no_grad():
+        traced = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
+        # A clamp becomes the same Clip; to take a ReLU6 apart costs torch more than all the rest of the export.
+        for node in traced.graph.find_nodes(op="call_function", target=torch.ops.aten.hardtanh_.default):
+            if len(node.args[0].users) == 1:  # as it is in place, what it changes is nobody else's
+                node.target = torch.ops.aten.clamp.default
         program = torch.onnx.export(
-            torch.export.export(network, (example,), dynamic_shapes=({0: batch},)),
+            traced,
             (example,),
             dynamo=True,
             opset_version=_OPSET,

@@ -474,7 +474,9 @@ def test_another_site_at_the_same_address_is_not_hidden(window, package):
         opened(window, address)
         kept(window)
     Path("other").mkdir()
-    Path("other/index.html").write_text("<link rel=icon href=data:,><link rel=stylesheet href=style.css><p id=mine>mine")
+    Path("other/index.html").write_text(
+        "<link rel=icon href=data:,><link rel=stylesheet href=style.css><p id=mine>mine"
+    )
     Path("other/style.css").write_text("#mine { color: rgb(1, 2, 3) }")
     with serving(page.server(Path("other").absolute(), int(address.rstrip("/").rpartition(":")[2]))):
         window.open(address)

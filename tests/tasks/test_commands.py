@@ -9,6 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 
 import pytest
+from helpers import TASKS
 
 from backbone import InputError
 from data.folders import say
@@ -16,7 +17,6 @@ from tasks.__main__ import main as tables
 from tasks.classification.__main__ import main as classification
 from tasks.commands import dispatch
 
-TASKS = ("classification", "detection", "face_attributes", "face_embeddings", "geolocalization")
 OTHERS = ("backbone", "tasks", "data.samples", "data.stanford_dogs")
 
 

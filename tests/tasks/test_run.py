@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import pixels, tree
+from helpers import TASKS, pixels, tree
 from onnx_writer import BOXES, CELLS, NAMES, metadata, write_onnx
 from PIL import Image
 
@@ -18,7 +18,6 @@ from data import images as opened_in_training
 from data.transforms import _resize, build_classification_eval, build_detection_eval, needed_in_evaluation
 from tasks import run
 
-TASKS = ("detection", "classification", "face_attributes", "face_embeddings", "geolocalization")
 ORANGE = (204, 102, 51)  # its mean colour is .8, .4, .2
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import itertools
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from helpers import one_sentence
+from helpers import TASKS, one_sentence
 
 from backbone.errors import Arguments, InputError, nearest
 from tasks import cli
@@ -22,7 +23,6 @@ from tasks.run_folders import RESUMED, in_use, interrupted_run, resumed_from
 from tasks.runs import read_checkpoint
 from tasks.short_options import SHORT, TAKEN, as_duration, foreign_words, long_options, translated
 
-TASKS = ("classification", "detection", "face_attributes", "face_embeddings", "geolocalization")
 MAINS = {task: importlib.import_module(f"tasks.{task}.__main__") for task in TASKS}
 # A value of each short option, and what the long ones then are.
 VALUES = {
@@ -50,7 +50,7 @@ class Parsed(Exception):
 
 @pytest.fixture(scope="module")
 def parser_of():
-    """The real parser of fit, validate and test, by task."""
+    """The real parsers of fit, validate and test, by task and command."""
 
     def give_up(self, parser, args):
         raise Parsed(parser)
@@ -58,10 +58,10 @@ def parser_of():
     parsers = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli._Cli, "parse_arguments", give_up)
-        for task in TASKS:
+        for task, command in itertools.product(TASKS, ("fit", "validate", "test")):
             with pytest.raises(Parsed) as parsed:
-                cli.run(*MAINS[task]._classes(), ["fit"])
-            parsers[task] = parsed.value.args[0]
+                cli.run(*MAINS[task]._classes(), [command])
+            parsers[task, command] = parsed.value.args[0]
     return parsers
 
 
@@ -79,7 +79,7 @@ def test_every_short_option_sets_its_long_ones_in_the_real_parser(parser_of, tas
     for name in TAKEN[command]:
         typed, meant = VALUES[name]
         long = translated(task, command, [f"--{name}={typed}"] if joined else [f"--{name}", typed])
-        given = parser_of[task].parse_args([command, *long], defaults=False)[command]
+        given = parser_of[task, command].parse_args([command, *long], defaults=False)[command]
         for option in long_options(command, name):
             assert value_at(given, option) == meant, option
 
@@ -169,7 +169,7 @@ def test_no_word_of_another_program_is_an_option_of_ours(command, parser_of, mon
 
     for task in ["face_attributes"] if command == "experiment" else TASKS:
         if command in ("fit", "validate", "test"):
-            options += parser_of[task]._subcommands_action._name_parser_map[command]._option_string_actions
+            options += parser_of[task, command]._subcommands_action._name_parser_map[command]._option_string_actions
         elif command == "experiment":
             own = {"--config", "--runs", "--name", "--teacher", "--students", "--arms", "--steps"}
             assert nearest("--nam", own) == "--name"
@@ -283,14 +283,17 @@ def test_help_is_on_one_screen_and_imports_nothing_that_takes_time(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_what_the_help_of_a_task_names_is_there(parser_of, task):
-    text, parser = MAINS[task]._HELP, parser_of[task]
+    text = MAINS[task]._HELP
     for line in text.own.items():
         for option in re.findall(r"(?:^|--)((?:data|model)\.\w+)", " ".join(line)):
-            assert f"--{option}" in parser._subcommands_action._name_parser_map["fit"]._option_string_actions
+            assert (
+                f"--{option}"
+                in parser_of[task, "fit"]._subcommands_action._name_parser_map["fit"]._option_string_actions
+            )
     for example in text.examples:
         command, *args = example.split()
         if args != ["--resume"]:
-            parser.parse_args([command, *translated(task, command, args)], defaults=False)
+            parser_of[task, command].parse_args([command, *translated(task, command, args)], defaults=False)
 
 
 def test_everything_is_a_question_away(capsys):
@@ -316,7 +319,7 @@ def test_everything_is_a_question_away(capsys):
 )
 def test_a_time_is_taken_as_people_write_it(parser_of, typed, taken):
     assert as_duration(typed) == taken
-    given = parser_of["detection"].parse_args(
+    given = parser_of["detection", "fit"].parse_args(
         ["fit", *translated("detection", "fit", ["--time", typed])], defaults=False
     )
     assert given["fit"]["trainer"]["max_time"] == taken
