@@ -79,8 +79,8 @@ class Browser:
         """Choose files in an <input type=file>."""
         self.call("POST", f"/element/{self.find(selector)}/value", {"text": "\n".join(map(str, files))})
 
-    def drop(self, *files, one_by_one=False):
-        """Drop files on the page, as from a desktop; `one_by_one` without waiting for the page in between."""
+    def drop(self, *files, one_by_one=False, paste=False):
+        """Drop files on the page, as from a desktop, or paste them; `one_by_one` without waiting for it in between."""
         self.script(
             "const input = document.createElement('input'); input.id = 'dropped'; input.type = 'file';"
             "input.multiple = true; document.body.append(input)"
@@ -90,8 +90,11 @@ class Browser:
             "const input = document.querySelector('#dropped'), files = [...input.files]; input.remove();"
             "for (const some of arguments[0] ? files.map((file) => [file]) : [files]) {"
             "  const dataTransfer = new DataTransfer(); for (const file of some) dataTransfer.items.add(file);"
-            "  document.body.dispatchEvent(new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true})) }",
+            "  document.body.dispatchEvent(arguments[1]"
+            "    ? new ClipboardEvent('paste', {clipboardData: dataTransfer, bubbles: true})"
+            "    : new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true})) }",
             one_by_one,
+            paste,
         )
 
     def screenshot(self, path):

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,27 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import ExifTags, Image, ImageDraw
 from PIL.TiffImagePlugin import IFDRational
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+_LOADING: weakref.WeakSet[_MultiProcessingDataLoaderIter] = weakref.WeakSet()  # with processes, in this one
+
+
+def pytest_configure():
+    begin = _MultiProcessingDataLoaderIter.__init__
+
+    def begun(self, loader):
+        begin(self, loader)
+        _LOADING.add(self)
+
+    _MultiProcessingDataLoaderIter.__init__ = begun
+
+
+@pytest.fixture(autouse=True)
+def _loaders_end():
+    """End the processes of loaders that a test leaves; as garbage each would take torch 5 s."""
+    yield
+    for one in list(_LOADING):
+        one._shutdown_workers()
 
 
 def pytest_collection_finish():

@@ -202,6 +202,19 @@ def test_the_boxes_are_the_runners_however_the_camera_was_held(window, sites, mo
     ]
 
 
+def test_of_several_photographs_dropped_or_pasted_the_first_is_looked_at_and_it_is_said(window, sites, models, photo):
+    first, *others = [photo(f"{i}.png", noise(240, 320, seed=i)) for i in range(3)]
+    expected = Model(models["detection"])(first)["objects"]
+    opened(window, sites["detection"])
+    for count, paste in enumerate((False, True), 1):
+        window.drop(first, *others, paste=paste)
+        same_objects(answer(window, count)["objects"], expected)
+        assert "3 files" in problem(window)
+    window.drop(first, paste=True)
+    answer(window, 3)
+    assert window.text("#problem") == ""
+
+
 @pytest.mark.parametrize(
     ("name", "size"), [("large.jpg", (1200, 1600)), ("small.png", (20, 30)), ("wide.png", (40, 900))]
 )

@@ -88,7 +88,7 @@ def test_a_process_that_is_gone_ends_the_others_with_the_first_speaking(connecte
     three, ended = connected
     three[1]._peers[0].shutdown(2)  # as the system does for a process that is killed
     time.sleep(1)
-    assert set(ended) == {1}
+    assert set(ended) == {2}
     assert "error: process 1 of the run is gone: it was killed, or its machine was. Kept." in capsys.readouterr().err
 
 

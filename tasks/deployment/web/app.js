@@ -34,7 +34,8 @@ function start() {
     return fail(`This browser cannot start the network (${error.message}). ${NEEDED}`);
   }
   worker.onmessage = ({ data }) => receive(data);
-  worker.onerror = (event) => fail(`This browser cannot start the network (${event.message || "no reason given"}). ${NEEDED}`);
+  worker.onerror = ({ message }) =>
+    fail(`The network cannot be started: ${message || "worker.js, or a file that it needs, cannot be loaded"}. ${NEEDED}`);
   worker.postMessage({ threads: crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1 });
   listen();
   keep();
@@ -104,8 +105,9 @@ async function photographs(files) {
   if (!about) return;
   stopCamera();
   if (!files.length) return problem("That was no file; drop or choose a photograph.");
-  for (const file of [...files].slice(0, about.task === "face_embeddings" ? 2 : 1))
-    if (!(await photograph(file))) return;
+  const given = [...files], most = about.task === "face_embeddings" ? 2 : 1;
+  for (const file of given.slice(0, most)) if (!(await photograph(file))) return;
+  if (given.length > most) problem(`Of ${given.length} files the page looks at the first${most > 1 ? " two" : ""} alone.`);
 }
 
 // Whether it is on the page; not where another one was given meanwhile, or it cannot be used.
