@@ -158,14 +158,10 @@ def _label_place(
             y0 = min(max(y, 0), max(canvas[1] - height, 0))
             places.append((x0, y0, x0 + width, y0 + height))
 
-    def covered(place: tuple[int, int, int, int]) -> int:
-        return sum(
-            max(0, min(place[2], other[2]) - max(place[0], other[0]))
-            * max(0, min(place[3], other[3]) - max(place[1], other[1]))
-            for other in taken
-        )
-
-    return min(places, key=covered)  # min keeps the first of equals
+    place, others = np.array(places)[:, None], np.array(taken or [(0, 0, 0, 0)])
+    sides = np.minimum(place[..., 2:], others[:, 2:]) - np.maximum(place[..., :2], others[:, :2])
+    covered = sides.clip(min=0).prod(axis=-1).sum(axis=-1)
+    return places[int(covered.argmin())]  # the first of equals
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

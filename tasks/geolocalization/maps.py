@@ -17,10 +17,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Outline
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Affine2D
 
 from data.folders import count_of
 from tasks.geolocalization import s2
@@ -353,20 +356,28 @@ def _coast() -> tuple[list[np.ndarray], list[np.ndarray]]:
     return rings, list(np.concatenate(lines))
 
 
+@functools.lru_cache
+def _coast_paths() -> tuple[list[Outline], Outline]:
+    """The rings of land, and the lines along them as one path, made once for all maps."""
+    rings, lines = _coast()
+    codes = np.tile([Outline.MOVETO, Outline.LINETO], len(lines)).astype(Outline.code_type)
+    return [Outline(ring) for ring in rings], Outline(np.concatenate(lines), codes)
+
+
 def _draw_land(axes: Axes, view: View, line: float = 0.5, cased: bool = False) -> None:
     """Land, sea and, above the cells, faint borders; `cased` ones are seen on cells of any colour."""
-    rings, lines = _coast()
+    rings, lines = _coast_paths()
     axes.set_facecolor(_SEA)
     strokes = [("white", 0.75, 3.2 * line), (_INK, 1.0, 1.4 * line)] if cased else [(_INK, 0.35, line)]
     for turn in _TURNS:
         if -180 + turn >= view.east or 180 + turn <= view.west:
             continue
-        land = [np.add(one, (turn, 0)) for one in rings]
-        axes.add_collection(PolyCollection(land, color=_LAND, linewidths=0.3), autolim=False)
+        place = Affine2D().translate(turn, 0) + axes.transData
+        axes.add_collection(PathCollection(rings, color=_LAND, linewidths=0.3, transform=place), autolim=False)
         for color, alpha, width in strokes:
             # unsnapped, as a snapped straight line leaves its case
-            style: dict[str, Any] = {"colors": color, "alpha": alpha, "linewidths": width, "zorder": 4, "snap": False}
-            axes.add_collection(LineCollection([np.add(one, (turn, 0)) for one in lines], **style), autolim=False)
+            style: dict[str, Any] = {"edgecolor": color, "alpha": alpha, "linewidth": width, "snap": False}
+            axes.add_artist(PathPatch(lines, fill=False, zorder=4, transform=place, **style))
     axes.set(xlim=(view.west, view.east), ylim=(view.south, view.north), xticks=[], yticks=[])
     axes.spines[:].set(color="0.7", linewidth=0.8)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import completed, refused, same, tree
+from helpers import Command, completed, refused, same, tree
 from lightning.pytorch import Trainer
 
 from tasks.classification.__main__ import main
@@ -339,35 +339,31 @@ def test_filling_a_teachers_cache_stops_at_a_signal_and_goes_on_later(classes_ro
     assert sum(written) == 36  # 12 images in three views, none twice
 
 
-def two(*args, start=("-m",), seconds=100):
-    """The exit code, the last line and all that two processes of a fit have said, and how long they took."""
-    root = str(Path(__file__).resolve().parents[2])
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join([root, str(Path.cwd())]))
-    begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, *start, "tasks.classification", "fit", *args, "--trainer.accelerator", "cpu"],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        env=environment,
-    )
-    return done, time.monotonic() - begun
+def both_paths():
+    """Where a process of its own finds our packages, and a module in the working folder."""
+    return os.pathsep.join([str(Path(__file__).resolve().parents[2]), str(Path.cwd())])
 
 
 def test_an_error_of_one_process_ends_both_and_is_the_last_line(classes_root, module):
     given = ["--data.root", str(classes_root), *SMALL, *QUIET, *EPOCHS, *faulty(module, kind="error", step=3, rank=1)]
-    done, took = two(*given, "--trainer.devices", "2", "--trainer.strategy", "ddp")
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error: process 1 failed: RuntimeError: what no one foresaw")
-    assert took < 60
+    given += ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    code, _, told = Command("classification", "fit", *given, PYTHONPATH=both_paths()).ended(60)
+    assert code == 2
+    assert told.strip().splitlines()[-1].startswith("error: process 1 failed: RuntimeError: what no one foresaw")
     assert weights(latest())["global_step"] == 3  # of the first epoch
 
 
 def test_torchrun_is_one_run_of_all_its_processes_and_stops_as_one(classes_root, module, tmp_path):
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    given = ["--data.root", str(classes_root), *SMALL, *QUIET, "--trainer.max_epochs", "50", "--model.head_steps", "1"]
-    done, _ = two(*given, *faulty(module, kind="one", rank=1, step=1), start=start)
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tasks.classification"]
+    given = ["fit", "--data.root", str(classes_root), *SMALL, *QUIET, "--trainer.accelerator", "cpu"]
+    given += ["--trainer.max_epochs", "50", "--model.head_steps", "1", *faulty(module, kind="one", rank=1, step=1)]
+    said = subprocess.run(
+        [sys.executable, *start, *given],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": both_paths()},
+    ).stdout
     [run] = [path for path in Path("runs/classification").iterdir() if not path.is_symlink()]
-    saved = weights(run)
-    assert saved["global_step"] == 2  # the step in work was done
-    assert "interrupted, saved" in done.stdout
+    assert weights(run)["global_step"] == 2  # the step in work was done
+    assert "interrupted, saved" in said

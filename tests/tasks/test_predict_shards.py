@@ -368,9 +368,9 @@ def test_by_ray_with_a_killed_worker_and_a_killed_driver_the_rows_are_those_of_o
     command = [sys.executable, "-m", "tasks.classification", "predict", "--ckpt_path", "net.ckpt", "--shards", "s"]
     assert Command("classification", *command[3:], "--out", "plain", "--device", "cpu").ended()[0] == 0
 
-    def begun(count):
+    def begun(count, workers):
         process = subprocess.Popen(
-            [*command, "--out", "out", "--engine", "ray", "--workers", "2", "--device", "cpu"],
+            [*command, "--out", "out", "--engine", "ray", "--workers", str(workers), "--device", "cpu"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
@@ -381,14 +381,14 @@ def test_by_ray_with_a_killed_worker_and_a_killed_driver_the_rows_are_those_of_o
     def actors_of(family):
         return [one for one in family if one.is_running() and "_Worker" in " ".join(one.cmdline())]
 
-    driver, family = begun(1)
+    driver, family = begun(1, workers=1)
     before = actors_of(family)
     driver.kill()
     driver.communicate()
     assert not psutil.wait_procs(before, timeout=60)[1]
     there = len([*OUT.glob("[!.]*.parquet")])
     assert 1 <= there < 24
-    driver, family = begun(there + 1)
+    driver, family = begun(there + 1, workers=2)
     actors_of(family)[0].kill()
     _, told = driver.communicate(timeout=300)
     assert driver.returncode == 0, told[-500:]
