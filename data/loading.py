@@ -21,17 +21,14 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data._utils import signal_handling
 
 from backbone import scaled_image_size
 from backbone.errors import InputError
 from data.folders import say
 
-SHARED_MEMORY = Path(
-    "/dev/shm"
-)  # through which loading processes hand over their batches; Linux alone has it as a folder
-TIMEOUT = (
-    120  # s without a batch, after which a loading process is given up: one that finds no shared memory says nothing
-)
+SHARED_MEMORY = Path("/dev/shm")  # through which processes hand over their batches; Linux alone has it as a folder
+TIMEOUT = 120  # s without a batch, after which a loading process is given up: one without shared memory says nothing
 _PREFETCHED = 2  # batches that each loading process is ahead: DataLoader's default
 _TARGETS = 16 << 10  # bytes beside an image's pixels: each tensor takes a page of 4 KiB at least
 _AGAIN = 1_000_003  # a prime, so that an image that is drawn several times has all of a few fixed views in turn
@@ -275,6 +272,7 @@ def make_loader(
     batches: dict[str, Any] = {"batch_size": batch_size, "drop_last": shuffle and len(sampler) > batch_size}
     if runs is not None:  # no `batch_sampler`: Lightning knows nothing of it, and would neither tell it the epoch
         dataset, batches = _InBatches(dataset), {"batch_size": None}
+    hear_of_killed_workers()
     return DataLoader(
         dataset,
         **batches,
@@ -374,6 +372,16 @@ def _end_by_the_main_process() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
+
+
+def hear_of_killed_workers() -> None:
+    """Let the loss of a loading process be an error at once, not after TIMEOUT, also in what follows a fit.
+
+    torch listens from its first loader on, and once. A trainer that began before it takes that away at its end.
+    """
+    if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL:
+        signal_handling._SIGCHLD_handler_set = False
+        signal_handling._set_SIGCHLD_handler()
 
 
 def start_worker(worker_id: int) -> None:

@@ -2,6 +2,7 @@ import gc
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -345,6 +346,25 @@ def test_a_loading_process_that_gives_nothing_is_given_up(monkeypatch):
     with pytest.raises(RuntimeError, match="timed out after 1 seconds"):
         list(loader)
     gc.collect()
+
+
+class Killed(Asleep):
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_loading_process_is_heard_of_at_once_after_a_fit_too(monkeypatch):
+    """Which ends with the handlers that it began with: torch's own is not among them."""
+    monkeypatch.setattr(loading, "TIMEOUT", 3)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        loader = make_loader(Killed(2), seed=0, shuffle=False, batch_size=2, num_workers=1, collate=list)
+        monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+        with pytest.raises(RuntimeError) as raised:
+            list(loader)
+        assert "killed by signal" in str(raised.value.__cause__)  # after the timeout it is that nothing came
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from backbone.errors import InputError
 from data.images import ImageError
+from data.loading import hear_of_killed_workers
 from tasks.failures import explained
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,7 @@ def _ended_soon(monkeypatch):
 
 
 def from_worker(fault, timeout=0):
+    hear_of_killed_workers()
     with pytest.raises(Exception) as raised:  # noqa: PT011  # each fault has a kind of its own
         list(DataLoader(Failing(fault), num_workers=1, timeout=timeout))
     error = raised.value.with_traceback(None)  # which holds the loader
