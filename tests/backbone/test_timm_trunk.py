@@ -35,6 +35,7 @@ def images():
     return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_trunk_and_its_classifier_compute_what_timm_does(name, images, tmp_path):
     network, file = whole(name), tmp_path / "model.safetensors"

@@ -152,6 +152,7 @@ def test_augmentation_depends_on_epoch_and_position_alone(classes_root):
     assert not np.array_equal(first["image"], dataset[4, 5]["image"])
 
 
+@pytest.mark.slow
 def test_the_thousand_folders_of_imagenet_get_their_names(tmp_path):
     image = tmp_path / "x.png"
     Image.new("RGB", (4, 4)).save(image)

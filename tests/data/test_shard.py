@@ -247,6 +247,7 @@ def killed_at(call, monkeypatch, root, step):
     return process.exitcode != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "steps"),
     [
@@ -451,6 +452,7 @@ def in_order(loader, records):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_of_shards_has_every_image_of_the_files_once(tmp_path, write_classes, workers):
     """Training images too, which are then in another order."""

@@ -69,6 +69,7 @@ def roots(tmp_path_factory, classes_root, places_root, coco_root, write_classes)
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("task", MODULES)
 def test_splits_and_classes_are_those_of_a_fit(roots, task, number):

@@ -196,6 +196,7 @@ def half_a_file_of_the_end(run):
 TORN = [cut_row, cut_end_of_line, half_a_row_more, kept_without_its_row, zeros_of_a_power_cut]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["detection", "face_embeddings"])
 @pytest.mark.parametrize("tear", [*TORN, half_a_file_of_the_end], ids=lambda tear: tear.__name__)
 def test_what_a_kill_left_torn_is_made_again(tear, task, predict):
@@ -278,6 +279,7 @@ def another_folder_of_these_names(photos):
 CHANGES = [another_net, one_image_more, an_image_renamed, a_done_image_changed, another_folder_of_these_names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_another_net_or_other_images_begin_a_new_run(change, photos, predict, monkeypatch):
     monkeypatch.chdir(Path.cwd())  # so that it comes back

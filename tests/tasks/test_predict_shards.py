@@ -327,6 +327,7 @@ def work(out, end=None):
         predict_shard(shard, network._replace(stream=streamed), Path(out))
 
 
+@pytest.mark.slow
 def test_after_ten_kills_every_key_is_there_once_as_of_the_plain_run():
     write_shards(Path("s"), [5, 5, 1, 5])
     work("plain")

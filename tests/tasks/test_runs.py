@@ -189,6 +189,7 @@ def _save_for_ever(path):
         AtomicCheckpointIO().save_checkpoint(content, path)
 
 
+@pytest.mark.slow
 def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"x": torch.arange(2_000_000)}, path)

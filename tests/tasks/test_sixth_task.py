@@ -95,6 +95,7 @@ def root(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_new_task_is_a_head_and_a_reader(root):
     quick = "--data.image_size 48 --data.batch_size 8 --data.num_workers 0 --trainer.max_epochs 4 --model.lr 0.004"
     shown = ["--model.width_mult", "0.25", "--model.warmup_steps", "2", "--data.val_fraction", "0.3"]

@@ -229,6 +229,7 @@ class _Suppression(nn.Module):
         return suppress(boxes, scores, 0.5, 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 3])
 def test_suppression_in_the_file_is_torchvision_s(images):
     """Boxes that overlap, many of equal scores; of the third image none is good enough."""

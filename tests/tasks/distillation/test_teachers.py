@@ -151,6 +151,7 @@ def test_it_normalises_and_resizes_by_itself(module):
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "pth", "checkpoint"])
 @pytest.mark.parametrize("source", ["torchvision:resnet18", "torchvision:mobilenet_v3_small", "timm:test_resnet"])
 def test_a_foreign_classifier_by_name_with_a_file_of_any_number_of_classes(tmp_path, source, form):

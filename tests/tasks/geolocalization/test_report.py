@@ -155,7 +155,10 @@ def test_any_name_is_drawn_without_a_warning_and_the_same_input_gives_the_same_f
 @pytest.mark.filterwarnings("error")
 def test_names_from_strangers_do_no_harm(tmp_path, monkeypatch):
     monkeypatch.setattr(maps, "DPI", 20)
-    monkeypatch.setattr(maps, "_coast", lambda: ([], []))  # quicker, and no name is in it, nor in the maps left out
+    nothing = maps.Outline(np.empty((0, 2)))
+    monkeypatch.setattr(
+        maps, "_coast_paths", lambda: ([], nothing)
+    )  # quicker, and no name is in it, nor in the maps left out
     for name in ("draw_partition", "draw_error_curve", "draw_errors_map"):
         monkeypatch.setattr(report, name, lambda *_: None)
     monkeypatch.setattr(report, "locator_map", lambda *_: np.zeros((96, 240, 3), np.uint8))
