@@ -5,7 +5,8 @@
 For each task a `fit` on its sample is killed (SIGKILL), and the same run goes on from its last checkpoint, again
 and again; then the same of a teacher's cache while it is filled, and of a run of two processes, of which one or both
 are killed. After each kill all checkpoints are read with their checksums, the run's other files are parsed, and the
-cache is opened.
+cache is opened. Of `predict --shards` on Ray a worker and then the driver are killed, and the same command goes on to
+its end: each of its files has to be that of a run without Ray and without kills.
 """
 
 import argparse
@@ -18,7 +19,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import yaml
+from PIL import Image
 
 from backbone.weight_files import load_torch
 from tasks.distillation.cache import TeacherCache, read_manifest
@@ -29,9 +32,9 @@ ENDLESS = ["--trainer.max_epochs", "100000", "--trainer.check_val_every_n_epoch"
 ENDLESS += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]  # more checkpoints a second
 
 
-def start(task: str, *args: str) -> subprocess.Popen:
-    """A `fit` in the background, in a group of its own."""
-    command = [sys.executable, "-m", f"tasks.{task}", "fit", *args]
+def start(task: str, *args: str, command: str = "fit") -> subprocess.Popen:
+    """A command in the background, in a group of its own."""
+    command = [sys.executable, "-m", f"tasks.{task}", command, *args]
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -108,12 +111,54 @@ def kill_fillings(kills: int, folder: Path, teacher: Path, generator: random.Ran
     return done, looked_at, bad
 
 
+def kill_ray(kills: int, folder: Path, weights: Path, generator: random.Random) -> tuple[int, int, list[str]]:
+    """Kill a worker and the driver of predictions by Ray, half of `kills` each."""
+    import psutil
+    import pyarrow.parquet as pq
+
+    photos, shards, plain = folder / "photos", folder / "shards", folder / "plain"
+    photos.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    for i in range(8000):
+        Image.fromarray(noise.integers(0, 256, (64, 64, 3), np.uint8)).save(photos / f"{i:05}.jpg")
+    words = ["-m", "data.shard", str(photos), str(shards), "--targets", "faces", "--shard_mb", "0.3"]
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+    given = ["--weights", str(weights), "--shards", str(shards), "--device", "cpu", "--out"]
+    assert start("classification", *given, str(plain), command="predict").wait() == 0
+    expected = {path.name: pq.read_table(path) for path in plain.glob("*.parquet")}
+    done, bad = 0, []
+    for turn in range(-(-kills // 2)):
+        out = folder / f"out_{turn}"
+        by_ray = [*given, str(out), "--engine", "ray", "--workers", "2"]
+        process = start("classification", *by_ray, command="predict")
+        while process.poll() is None and not [*out.glob("[!.]*.parquet")]:
+            time.sleep(0.02)
+        time.sleep(generator.uniform(0, 1))
+        family = psutil.Process(process.pid).children(recursive=True)
+        generator.choice([one for one in family if "_Worker" in " ".join(one.cmdline())]).kill()
+        time.sleep(generator.uniform(0, 1.5))
+        if process.poll() is not None or len([*out.glob("[!.]*.parquet")]) == len(expected):
+            raise SystemExit(f"{out}: the prediction came to its end before the kill")
+        process.kill()
+        process.wait()
+        psutil.wait_procs(family, timeout=60)
+        done += 2
+        again = start("classification", *by_ray, command="predict").wait()
+        found = {path.name: pq.read_table(path) for path in out.glob("*.parquet")}
+        if again or found.keys() != expected.keys():
+            bad.append(f"{out}: exit code {again}, {len(found)} of {len(expected)} files")
+        bad += [
+            f"{out / name}: other rows" for name in found.keys() & expected if not found[name].equals(expected[name])
+        ]
+    return done, done // 2 * len(expected), bad
+
+
 def main() -> int:
     """Run it; print a line for each part; 1 where anything was damaged."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30, help="of each task, and of the cache (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("kills"), help="where the runs go (default: %(default)s)")
-    choices = [*SIZES, "cache", "processes"]
+    choices = [*SIZES, "cache", "processes", "ray"]
     parser.add_argument("--parts", nargs="+", choices=choices, default=choices, help="what is killed (default: all)")
     options = parser.parse_args()
     generator, parts = random.Random(0), {}
@@ -123,6 +168,9 @@ def main() -> int:
             kill_fits("classification", 1, folder, generator)  # a teacher
             teacher = next(folder.rglob("last.ckpt"))
             parts[part] = kill_fillings(options.kills, folder, teacher, generator)
+        elif part == "ray":
+            kill_fits("classification", 1, folder, generator)
+            parts[part] = kill_ray(options.kills, folder, next(folder.rglob("last.ckpt")), generator)
         elif part == "processes":
             two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
             parts[part] = kill_fits("classification", -(-options.kills // 3), folder, generator, *two)
