@@ -34,10 +34,10 @@ ENDLESS += ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches",
 
 def start(task: str, *args: str, command: str = "fit") -> subprocess.Popen:
     """A command in the background, in a group of its own."""
-    command = [sys.executable, "-m", f"tasks.{task}", command, *args]
+    words = [sys.executable, "-m", f"tasks.{task}", command, *args]
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
 
 

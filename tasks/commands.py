@@ -68,13 +68,12 @@ def main(
         return main(task, classes, rest)
 
     def page(rest: list[str]) -> int:
-        if _asks_for_help(rest):
-            from tasks.deployment.arguments import page_arguments
+        from tasks.deployment.arguments import page_arguments
 
-            page_arguments(task).parse_args(["--help"])
+        options = page_arguments(task).parse_args(rest)  # --help ends here, before what takes long to import
         from tasks.deployment.page import main
 
-        return main(task, rest)
+        return main(task, options)
 
     def benchmark(rest: list[str]) -> int:
         from tasks.deployment.benchmark import main

@@ -4,6 +4,7 @@ What is written are the files of `web/`, the model, its metadata as `model.json`
 onnxruntime-web itself, which is fetched from npm once. The page asks for nothing else, and sends nothing.
 """
 
+import argparse
 import contextlib
 import functools
 import hashlib
@@ -26,7 +27,6 @@ from backbone.weights import cache_folder
 from data.folders import say
 from tasks import run
 from tasks.deployment import METADATA
-from tasks.deployment.arguments import page_arguments
 
 RUNTIME = "https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-1.30.0.tgz"
 RUNTIME_SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"  # of the file with npm's own sha512
@@ -39,9 +39,8 @@ _RUNTIME_FILES = {
 _VERSION, _FILES = "const VERSION = '';", "const FILES = [];"  # lines of sw.js that are filled in
 
 
-def main(task: str, args: list[str]) -> int:
+def main(task: str, options: argparse.Namespace) -> int:
     """Write the folder, and with --serve give it to a browser until Ctrl-C. Raises InputError."""
-    options = page_arguments(task).parse_args(args)
     with contextlib.ExitStack() as stack:
         # First, as a port that is taken is no reason to write anything.
         serving = stack.enter_context(server(options.out, options.port)) if options.serve else None
@@ -120,10 +119,6 @@ def _is_site(folder: Path) -> bool:
     return found is not None and there == {*json.loads(found[1]), "sw.js", "runtime"} - {""}
 
 
-def _asset(name: str) -> bytes:
-    return resources.files("tasks.deployment").joinpath("web", name).read_bytes()
-
-
 def runtime_package(runtime: Path | None = None, url: str = RUNTIME, sha256: str = RUNTIME_SHA256) -> Path:
     """onnxruntime-web's package, checked: the file `runtime`, or the cache's, fetched once. Raises InputError."""
     if runtime is None:
@@ -151,7 +146,8 @@ def _write(site: Path, about: dict[str, Any], model: Path, archive: Path) -> Non
     import onnxruntime
 
     (site / "runtime").mkdir(parents=True)
-    for asset in resources.files("tasks.deployment").joinpath("web").iterdir():
+    web = resources.files("tasks.deployment").joinpath("web")
+    for asset in web.iterdir():
         if asset.name != "sw.js":
             (site / asset.name).write_bytes(asset.read_bytes())
     shutil.copyfile(model, site / "model.onnx")
@@ -169,7 +165,7 @@ def _write(site: Path, about: dict[str, Any], model: Path, archive: Path) -> Non
         for file in sorted(site.rglob("*"))
         if file.is_file()
     }
-    worker = _asset("sw.js").decode()
+    worker = web.joinpath("sw.js").read_text("utf-8")
     version = hashlib.sha256(json.dumps([worker, digests]).encode()).hexdigest()[:16]
     worker = worker.replace(_VERSION, f"const VERSION = '{version}';")
     (site / "sw.js").write_text(worker.replace(_FILES, f"const FILES = {json.dumps(['', *digests])};"), "utf-8")

@@ -353,7 +353,7 @@ def test_an_error_of_one_process_ends_both_and_is_the_last_line(classes_root, mo
     assert weights(latest())["global_step"] == 3  # of the first epoch
 
 
-def test_torchrun_is_one_run_of_all_its_processes_and_stops_as_one(classes_root, module, tmp_path):
+def test_torchrun_is_one_run_of_all_its_processes_and_stops_as_one(classes_root, module):
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tasks.classification"]
     given = ["fit", "--data.root", str(classes_root), *SMALL, *QUIET, "--trainer.accelerator", "cpu"]
     given += ["--trainer.max_epochs", "50", "--model.head_steps", "1", *faulty(module, kind="one", rank=1, step=1)]
