@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import HOSTILE, is_color, pixels
 
-from tasks.plotting import _font, _shortened, class_color, contact_sheet, draw_boxes, fit
+from tasks.plotting import _font, _label_place, _shortened, class_color, contact_sheet, draw_boxes, fit
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -140,3 +140,23 @@ def test_a_text_too_wide_keeps_as_much_of_both_ends_as_fits_and_is_measured_few_
         assert text.endswith(tail)
         assert 0 <= len(head) - len(tail) <= 1
         assert font.getlength(text[: len(head) + 1] + "…" + text[len(text) - len(tail) - 1 :]) > width
+
+
+def test_a_label_lies_where_it_covers_the_least_of_those_before_it():
+    def shared(one, other):
+        """By counting pixels."""
+        canvas = np.zeros((80, 100), int)
+        for left, top, right, bottom in (one, other):
+            canvas[top:bottom, left:right] += 1
+        return int((canvas == 2).sum())
+
+    rng, taken = np.random.default_rng(0), []
+    for left, top in rng.integers(0, 60, (40, 2)).tolist():
+        box = [left, top, left + 30, top + 18]
+        place = _label_place(box, (25, 9), (100, 80), taken)
+        corners = [(x, y) for y in (top - 9, top, top + 18, top + 9) for x in (left, left + 5)]
+        inside = [(min(max(x, 0), 75), min(max(y, 0), 71)) for x, y in corners]
+        costs = [sum(shared((x, y, x + 25, y + 9), other) for other in taken) for x, y in inside]
+        assert place[:2] == inside[costs.index(min(costs))]
+        taken.append(place)
+    assert min(costs) > 0  # in the end there is no free place

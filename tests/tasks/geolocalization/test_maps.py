@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
 from PIL import Image
 
@@ -274,3 +276,15 @@ def test_a_small_map_has_the_truth_where_it_is():
     assert far.shape == (144, 360, 3)
     assert middle_of(far, (213, 94, 0)) == pytest.approx((269, 114), abs=1.5)
     assert maps.locator_map(np.array([-80.0, 0.0]), PARIS, 240).shape == (96, 240, 3)
+
+
+def test_land_is_drawn_on_both_sides_of_the_antimeridian():
+    figure = Figure((8, 2.5), dpi=50)
+    axes = figure.add_axes((0, 0, 1, 1))
+    maps._draw_land(axes, maps.View(150, 50, 230, 75))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[::-1, :, :3]
+    for latlng, color in (((65, 165), maps._LAND), ((66, 208), maps._LAND), ((56, 190), maps._SEA)):
+        y, x = int((latlng[0] - 50) / 25 * 125), int((latlng[1] - 150) / 80 * 400)
+        assert drawn[y, x].tolist() == [int(color[i : i + 2], 16) for i in (1, 3, 5)]
